@@ -1,0 +1,4 @@
+//! NLM lock failover per virtual server address, with proof from the kernel's
+//! own lock lists.
+
+pub mod observe;

@@ -1,0 +1,3 @@
+//! What the kernel holds: snapshots of lockd's locks and counters per VIP.
+
+pub mod host;
