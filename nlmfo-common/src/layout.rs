@@ -19,8 +19,8 @@ pub struct Layout {
     pub fl_link: u32,
     /// `fl_owner`: for lockd's locks a `struct nlm_lockowner *`.
     pub fl_owner: u32,
-    /// `fl_flags`, 4 bytes.
-    pub fl_flags: u32,
+    /// `fl_list`, from 6.9 `flc_list`: the `list_head` in the inode's `flc_posix`.
+    pub fl_list: u32,
     /// `fl_type`: `F_RDLCK` 0 or `F_WRLCK` 1; its width is in `fl_type_size`.
     pub fl_type: u32,
     /// Width of `fl_type` in bytes.
@@ -33,6 +33,8 @@ pub struct Layout {
     pub fl_end: u32,
     /// `fl_lmops`.
     pub fl_lmops: u32,
+    /// Bytes from the start of `struct file_lock` that hold every field above.
+    pub fl_span: u32,
 
     /// `file.f_inode`.
     pub file_inode: u32,
@@ -40,6 +42,10 @@ pub struct Layout {
     pub inode_ino: u32,
     /// `inode.i_sb`.
     pub inode_sb: u32,
+    /// `inode.i_flctx`, a `struct file_lock_context *`, or null.
+    pub inode_flctx: u32,
+    /// `file_lock_context.flc_posix`, a `list_head` of `fl_list`.
+    pub flctx_posix: u32,
     /// `super_block.s_dev`, 4 bytes, the kernel's own encoding (20 bits of minor).
     pub sb_dev: u32,
 
@@ -56,6 +62,8 @@ pub struct Layout {
     pub host_version: u32,
     /// `nlm_host.h_proto`, 2 bytes: `IPPROTO_TCP` or `IPPROTO_UDP`.
     pub host_proto: u32,
+    /// `nlm_host.h_name`, a `char *`: the name that the client calls itself.
+    pub host_name: u32,
     /// `nlm_host.net`, a `struct net *`.
     pub host_net: u32,
     /// `nlm_host.h_nsmhandle`, a `struct nsm_handle *`, or null.
@@ -88,10 +96,17 @@ pub struct Layout {
     pub block_call: u32,
     /// `nlm_block.b_granted`, 1 byte: the grant is on its way to the client.
     pub block_granted: u32,
+    /// `nlm_rqst.a_host`.
+    pub rqst_host: u32,
+    /// `nlm_rqst.a_args.cookie.data`; lockd numbers its grants in the first 4 bytes.
+    pub rqst_cookie: u32,
     /// `nlm_rqst.a_args.lock.svid`, 4 bytes.
     pub rqst_lock_svid: u32,
     /// `nlm_rqst.a_args.lock.fl`, a `struct file_lock`.
     pub rqst_lock_fl: u32,
+    /// `fl` in the type of `nlm_rqst.a_args.lock` (`nlm_lock`, from 7.2
+    /// `lockd_lock`), which `nlmsvc_unlock` and its kin take.
+    pub lock_fl: u32,
 
     /// `nlm_share.s_next` (the type that `nlm_file.f_shares` points to).
     pub share_next: u32,
@@ -114,8 +129,6 @@ pub struct Layout {
 
     /// Buckets of `nlm_files`, from the array's BTF type.
     pub nlm_files_buckets: u32,
-    /// Keeps the size a multiple of 8.
-    pub pad: u32,
 }
 
 #[cfg(feature = "user")]
