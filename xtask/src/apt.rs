@@ -1,0 +1,664 @@
+//! Debian packages from a named suite, without touching the machine's own apt.
+//!
+//! apt itself does the work, under a private configuration below the cache: it
+//! checks the suite's signature against the machine's `debian-archive-keyring`
+//! and every package against the suite's checksums. The archives' addresses
+//! come from the machine's own apt configuration, as apt reads it (one-line
+//! `.list` and deb822 `.sources` alike); `NLMFO_DEBIAN_ARCHIVE` and
+//! `NLMFO_DEBIAN_SECURITY_ARCHIVE` take their place where set.
+//!
+//! Package indices are fetched again when they are older than [`MAX_AGE`].
+
+use std::{
+    env,
+    ffi::OsStr,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+
+use crate::{cache::Cache, progress};
+
+/// How old a suite's package index may be before it is fetched again.
+pub const MAX_AGE: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The signing keys of Debian's archives, from the package debian-archive-keyring.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A Debian suite that this project takes packages from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Suite {
+    Bookworm,
+    BookwormUpdates,
+    BookwormSecurity,
+    BookwormBackports,
+    Trixie,
+    TrixieSecurity,
+    TrixieBackports,
+    Forky,
+    Sid,
+}
+
+impl Suite {
+    pub const ALL: [Self; 9] = [
+        Self::Bookworm,
+        Self::BookwormUpdates,
+        Self::BookwormSecurity,
+        Self::BookwormBackports,
+        Self::Trixie,
+        Self::TrixieSecurity,
+        Self::TrixieBackports,
+        Self::Forky,
+        Self::Sid,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::BookwormUpdates => "bookworm-updates",
+            Self::BookwormSecurity => "bookworm-security",
+            Self::BookwormBackports => "bookworm-backports",
+            Self::Trixie => "trixie",
+            Self::TrixieSecurity => "trixie-security",
+            Self::TrixieBackports => "trixie-backports",
+            Self::Forky => "forky",
+            Self::Sid => "sid",
+        }
+    }
+
+    fn archive(self) -> Archive {
+        match self {
+            Self::BookwormSecurity | Self::TrixieSecurity => Archive::Security,
+            _ => Archive::Main,
+        }
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Suite {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|suite| suite.name() == name)
+            .ok_or_else(|| anyhow!("{name} is none of the suites {}", join(Self::ALL)))
+    }
+}
+
+/// Debian serves its suites from two trees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Archive {
+    Main,
+    Security,
+}
+
+/// One version of one package, as a suite offers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub package: String,
+    pub version: String,
+    pub suite: Suite,
+}
+
+/// A package pinned to one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    pub package: String,
+    pub version: String,
+}
+
+impl fmt::Display for Pin {
+    /// `package=version`, as apt takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.package, self.version)
+    }
+}
+
+/// The private apt, below `apt/` of the cache.
+#[derive(Clone, Debug)]
+pub struct Apt {
+    cache: Cache,
+    root: PathBuf,
+    archives: Archives,
+}
+
+/// A set of suites whose package indices are at hand.
+#[derive(Clone, Debug)]
+pub struct Index {
+    apt: Apt,
+    suites: Vec<Suite>,
+    config: PathBuf,
+}
+
+impl Apt {
+    /// Reads the machine's apt configuration; fetches nothing yet.
+    ///
+    /// Fails where apt, dpkg-deb or the archive keyring is missing, or where
+    /// neither apt's configuration nor the environment names the archives.
+    pub fn new(cache: &Cache) -> Result<Self> {
+        ensure!(
+            Path::new(KEYRING).exists(),
+            "{KEYRING} is missing, so no package could be verified: install debian-archive-keyring"
+        );
+        let root = cache.dir("apt")?;
+        for dir in ["lists/partial", "debs"] {
+            cache.dir(Path::new("apt").join(dir))?;
+        }
+        Ok(Self {
+            cache: cache.clone(),
+            root,
+            archives: Archives::of_this_machine()?,
+        })
+    }
+
+    /// The package indices of `suites`, fetched where they are missing or older
+    /// than [`MAX_AGE`]. Where several suites hold a package, apt's rule
+    /// decides: the newest version, whichever suite it comes from.
+    pub fn index(&self, suites: &[Suite]) -> Result<Index> {
+        let _lock = self.cache.lock("apt")?;
+        for &suite in suites {
+            let stamp = self.root.join("updated").join(suite.name());
+            if !fresh(&stamp)? {
+                progress::step(&format!("fetching the package index of {suite}"), || {
+                    let config = self.configure(&[suite])?;
+                    run(self.command("apt-get", &config).arg("update")).with_context(|| {
+                        format!(
+                            "fetch the package index of {suite}; if a signing key is missing, \
+                             this machine's debian-archive-keyring is older than the suite"
+                        )
+                    })
+                })?;
+                fs::create_dir_all(self.root.join("updated"))?;
+                fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))?;
+            }
+        }
+        Ok(Index {
+            apt: self.clone(),
+            suites: suites.to_vec(),
+            config: self.configure(suites)?,
+        })
+    }
+
+    /// Writes the private configuration for `suites` and returns its file.
+    fn configure(&self, suites: &[Suite]) -> Result<PathBuf> {
+        let dir = self.root.join("etc").join(join_with(suites, "+"));
+        fs::create_dir_all(dir.join("cache"))
+            .with_context(|| format!("create {}", dir.display()))?;
+        let mut sources = String::new();
+        for suite in suites {
+            let address = self.archives.address(suite.archive())?;
+            sources += &format!("deb [signed-by={KEYRING}] {address} {suite} main\n");
+        }
+        fs::write(dir.join("sources.list"), sources)?;
+        fs::write(dir.join("status"), "")?;
+        let config = dir.join("apt.conf");
+        fs::write(
+            &config,
+            format!(
+                "Dir::State \"{root}\";\n\
+                 Dir::State::lists \"{root}/lists\";\n\
+                 Dir::State::status \"{dir}/status\";\n\
+                 Dir::State::extended_states \"{dir}/extended_states\";\n\
+                 Dir::Cache \"{dir}/cache\";\n\
+                 Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
+                 Dir::Etc::sourceparts \"/dev/null\";\n\
+                 Dir::Etc::preferences \"/dev/null\";\n\
+                 Dir::Etc::preferencesparts \"/dev/null\";\n\
+                 Dir::Etc::main \"/dev/null\";\n\
+                 Dir::Etc::parts \"/dev/null\";\n\
+                 {machine}\
+                 Acquire::Languages \"none\";\n\
+                 Acquire::Check-Valid-Until \"false\";\n\
+                 Acquire::Check-Date \"false\";\n\
+                 APT::Get::List-Cleanup \"false\";\n\
+                 APT::Update::Error-Mode \"any\";\n\
+                 APT::Sandbox::User \"\";\n",
+                root = self.root.display(),
+                dir = dir.display(),
+                machine = self.archives.transport,
+            ),
+        )
+        .with_context(|| format!("write {}", config.display()))?;
+        Ok(config)
+    }
+
+    fn command(&self, program: &str, config: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("APT_CONFIG", config)
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Index {
+    /// The names of all packages that start with `prefix`.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let out = run(self.command("apt-cache").args(["pkgnames", prefix]))?;
+        Ok(out.lines().map(str::to_owned).collect())
+    }
+
+    /// Every version that the index offers of these packages, in apt's order;
+    /// a package that no suite has is simply absent.
+    pub fn offers<S: AsRef<OsStr>>(
+        &self,
+        packages: impl IntoIterator<Item = S>,
+    ) -> Result<Vec<Offer>> {
+        let out = run(self.command("apt-cache").arg("madison").args(packages))?;
+        Ok(parse_madison(&out))
+    }
+
+    /// `packages` (names, or `name=version`) and all that they depend on,
+    /// recommendations left out, as if nothing but `provided` were installed.
+    ///
+    /// `target` prefers that suite's versions, as `apt-get -t` does.
+    pub fn closure(
+        &self,
+        packages: &[&str],
+        provided: &[&str],
+        target: Option<Suite>,
+    ) -> Result<Vec<Pin>> {
+        let status = tempfile::NamedTempFile::new()?;
+        fs::write(status.path(), status_of(provided))?;
+        let mut command = self.command("apt-get");
+        command
+            .args(["install", "--simulate", "--no-install-recommends", "-qq"])
+            .arg("-o")
+            .arg(format!("Dir::State::status={}", status.path().display()));
+        if let Some(suite) = target {
+            command.args(["-t", suite.name()]);
+        }
+        let out = run(command.args(packages))
+            .with_context(|| format!("find the dependencies of {}", packages.join(", ")))?;
+        let pins = parse_simulation(&out);
+        ensure!(
+            !pins.is_empty(),
+            "apt would install nothing for {packages:?}"
+        );
+        Ok(pins)
+    }
+
+    /// Downloads packages and returns their `.deb` files in the order asked
+    /// for. What an earlier run downloaded is used again.
+    pub fn download(&self, pins: &[Pin]) -> Result<Vec<PathBuf>> {
+        let debs = self.apt.root.join("debs");
+        let _lock = self.apt.cache.lock("debs")?;
+        let mut missing = Vec::new();
+        for pin in pins {
+            if find_deb(&debs, pin)?.is_none() {
+                missing.push(pin.to_string());
+            }
+        }
+        if !missing.is_empty() {
+            // A partial file never gets the name of a whole one.
+            let arriving = tempfile::Builder::new()
+                .prefix(".arriving-")
+                .tempdir_in(&debs)?;
+            let what = match missing.as_slice() {
+                [one] => format!("downloading {one}"),
+                many => format!("downloading {} packages", many.len()),
+            };
+            progress::step(&what, || {
+                run(self
+                    .command("apt-get")
+                    .current_dir(arriving.path())
+                    .args(["download", "-q"])
+                    .args(&missing))
+                .with_context(|| {
+                    format!("download {} from {}", missing.join(" "), join(&self.suites))
+                })
+            })?;
+            for entry in fs::read_dir(arriving.path())? {
+                let entry = entry?;
+                fs::rename(entry.path(), debs.join(entry.file_name()))?;
+            }
+        }
+        pins.iter()
+            .map(|pin| {
+                find_deb(&debs, pin)?
+                    .ok_or_else(|| anyhow!("apt-get download left no file for {pin}"))
+            })
+            .collect()
+    }
+
+    /// The newest version of `package` in the index.
+    pub fn newest(&self, package: &str) -> Result<Pin> {
+        self.offers([package])?
+            .into_iter()
+            .max_by(|a, b| deb_version::compare_versions(&a.version, &b.version))
+            .map(|offer| Pin {
+                package: offer.package,
+                version: offer.version,
+            })
+            .ok_or_else(|| anyhow!("{} has no package {package}", join(&self.suites)))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        self.apt.command(program, &self.config)
+    }
+}
+
+/// Unpacks packages into a folder, one over the other, following links to
+/// folders that are already there (a merged `/usr` stays merged).
+pub fn unpack<P: AsRef<Path>>(debs: impl IntoIterator<Item = P>, into: &Path) -> Result<()> {
+    fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
+    for deb in debs {
+        let deb = deb.as_ref();
+        let mut contents = Command::new("dpkg-deb")
+            .arg("--fsys-tarfile")
+            .arg(deb)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start dpkg-deb")?;
+        let tar = contents.stdout.take().expect("stdout is piped");
+        let unpacked = run(Command::new("tar")
+            .args(["--extract", "--keep-directory-symlink", "--directory"])
+            .arg(into)
+            .stdin(tar));
+        let read = contents.wait().context("wait for dpkg-deb")?;
+        unpacked.with_context(|| format!("unpack {} into {}", deb.display(), into.display()))?;
+        ensure!(
+            read.success(),
+            "dpkg-deb --fsys-tarfile {} failed",
+            deb.display()
+        );
+    }
+    Ok(())
+}
+
+/// Where this machine gets Debian from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Archives {
+    main: Option<String>,
+    security: Option<String>,
+    /// Lines of apt configuration that reach them (proxies, certificates).
+    transport: String,
+}
+
+impl Archives {
+    fn of_this_machine() -> Result<Self> {
+        let targets = run(Command::new("apt-get").args([
+            "indextargets",
+            "--no-release-info",
+            "--format",
+            "$(CREATED_BY) $(RELEASE) $(REPO_URI)",
+        ]))
+        .context("read the machine's apt sources")?;
+        let mut archives = Self::from_targets(&targets);
+        if let Ok(address) = env::var("NLMFO_DEBIAN_ARCHIVE") {
+            archives.main = Some(address);
+        }
+        if let Ok(address) = env::var("NLMFO_DEBIAN_SECURITY_ARCHIVE") {
+            archives.security = Some(address);
+        }
+        let dump = run(Command::new("apt-config").args(["dump", "Acquire"]))
+            .context("read the machine's apt configuration")?;
+        archives.transport = transport(&dump);
+        Ok(archives)
+    }
+
+    /// From lines of `CREATED_BY RELEASE REPO_URI`. Only releases named after a
+    /// Debian code name or class count: a third party's repository is no mirror.
+    fn from_targets(targets: &str) -> Self {
+        const RELEASES: [&str; 9] = [
+            "bullseye",
+            "bookworm",
+            "trixie",
+            "forky",
+            "sid",
+            "oldstable",
+            "stable",
+            "testing",
+            "unstable",
+        ];
+        let mut archives = Self::default();
+        for line in targets.lines() {
+            let mut fields = line.split_whitespace();
+            let (Some("Packages"), Some(release), Some(address)) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            let (name, kind) = release.split_once('-').unwrap_or((release, ""));
+            if !RELEASES.contains(&name) {
+                continue;
+            }
+            let archive = match kind {
+                "security" => &mut archives.security,
+                "" | "updates" | "backports" => &mut archives.main,
+                _ => continue,
+            };
+            archive.get_or_insert_with(|| address.to_owned());
+        }
+        archives
+    }
+
+    fn address(&self, archive: Archive) -> Result<&str> {
+        let (address, what, variable) = match archive {
+            Archive::Main => (&self.main, "Debian's archive", "NLMFO_DEBIAN_ARCHIVE"),
+            Archive::Security => (
+                &self.security,
+                "Debian's security archive",
+                "NLMFO_DEBIAN_SECURITY_ARCHIVE",
+            ),
+        };
+        address.as_deref().ok_or_else(|| {
+            anyhow!(
+                "this machine's apt configuration names no {what}: set {variable} to its address"
+            )
+        })
+    }
+}
+
+/// The settings of `apt-config dump Acquire` that reaching a mirror needs.
+fn transport(dump: &str) -> String {
+    dump.lines()
+        .filter(|line| {
+            ["http::", "https::", "Retries"].iter().any(|wanted| {
+                line.strip_prefix("Acquire::")
+                    .is_some_and(|rest| rest.starts_with(wanted))
+            })
+        })
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+/// Lines of `package | version | address suite/component arch Packages`.
+fn parse_madison(out: &str) -> Vec<Offer> {
+    out.lines()
+        .filter_map(|line| {
+            let mut fields = line.split('|').map(str::trim);
+            let (package, version, origin) = (fields.next()?, fields.next()?, fields.next()?);
+            let (suite, _) = origin.split_whitespace().nth(1)?.split_once('/')?;
+            Some(Offer {
+                package: package.to_owned(),
+                version: version.to_owned(),
+                suite: suite.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
+/// Lines of `Inst package (version origin [arch])`.
+fn parse_simulation(out: &str) -> Vec<Pin> {
+    out.lines()
+        .filter_map(|line| {
+            let (package, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+            Some(Pin {
+                package: package.to_owned(),
+                version: rest.split_whitespace().next()?.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// A dpkg status file in which these packages are installed, newer than any.
+fn status_of(provided: &[&str]) -> String {
+    provided
+        .iter()
+        .map(|package| {
+            format!(
+                "Package: {package}\nStatus: install ok installed\nArchitecture: amd64\n\
+                 Multi-Arch: foreign\nVersion: 99:0\nMaintainer: none\nDescription: stand-in\n\n"
+            )
+        })
+        .collect()
+}
+
+/// The file that `apt-get download` makes of a pin, whatever its architecture.
+fn find_deb(dir: &Path, pin: &Pin) -> Result<Option<PathBuf>> {
+    for arch in ["amd64", "all"] {
+        let path = dir.join(format!(
+            "{}_{}_{arch}.deb",
+            pin.package,
+            pin.version.replace(':', "%3a")
+        ));
+        if path.try_exists()? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+fn fresh(stamp: &Path) -> Result<bool> {
+    match fs::metadata(stamp) {
+        // A stamp from the future (a clock set back) counts as stale.
+        Ok(meta) => Ok(meta.modified()?.elapsed().is_ok_and(|age| age < MAX_AGE)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("look at {}", stamp.display())),
+    }
+}
+
+/// Runs a command to its end and returns its standard output; its standard
+/// error becomes part of the error.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let out = command
+        .output()
+        .with_context(|| format!("start {}", command.get_program().display()))?;
+    if !out.status.success() {
+        bail!(
+            "{} {} failed ({}):\n{}{}",
+            command.get_program().display(),
+            join_with(command.get_args().map(OsStr::display), " "),
+            out.status,
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr),
+        );
+    }
+    String::from_utf8(out.stdout).with_context(|| {
+        format!(
+            "{} wrote text that is not UTF-8",
+            command.get_program().display()
+        )
+    })
+}
+
+fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    join_with(items, ", ")
+}
+
+fn join_with<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &str) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    items.join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_found_among_the_machines_sources() {
+        let archives = Archives::from_targets(
+            "Packages nodistro http://a.example/node/\n\
+             DEP-11 bookworm http://b.example/debian/\n\
+             Packages bookworm-security http://s.example/debian-security/\n\
+             Packages bookworm-updates http://m.example/debian/\n\
+             Packages bookworm http://other.example/debian/\n",
+        );
+        assert_eq!(
+            archives.address(Archive::Main).unwrap(),
+            "http://m.example/debian/"
+        );
+        assert_eq!(
+            archives.address(Archive::Security).unwrap(),
+            "http://s.example/debian-security/"
+        );
+    }
+
+    #[test]
+    fn a_missing_archive_says_what_to_set() {
+        let archives = Archives::from_targets("Packages bookworm http://m.example/debian/\n");
+        let error = archives.address(Archive::Security).unwrap_err().to_string();
+        assert!(error.contains("NLMFO_DEBIAN_SECURITY_ARCHIVE"), "{error}");
+    }
+
+    #[test]
+    fn only_transport_settings_are_taken_over() {
+        let dump = "Acquire \"\";\nAcquire::http::Proxy \"http://p.example:3142\";\n\
+                    Acquire::GzipIndexes \"true\";\nAcquire::https::CaInfo \"/ca.pem\";\n\
+                    Acquire::IndexTargets::deb::DEP-11::MetaKey \"x\";\n";
+        assert_eq!(
+            transport(dump),
+            "Acquire::http::Proxy \"http://p.example:3142\";\n\
+             Acquire::https::CaInfo \"/ca.pem\";\n"
+        );
+    }
+
+    #[test]
+    fn madison_lists_versions_with_their_suites() {
+        let out = "linux-image-x |  6.1.176-1 | http://m.example/debian bookworm/main amd64 Packages\n\
+                   linux-image-x | 6.1.192-2 | http://s.example/debian-security bookworm-security/main amd64 Packages\n\
+                   linux | 6.1.192-2 | http://s.example/debian-security bullseye-security/main Sources\n";
+        let offers = parse_madison(out);
+        assert_eq!(offers.len(), 2);
+        assert_eq!(offers[0].version, "6.1.176-1");
+        assert_eq!(offers[0].suite, Suite::Bookworm);
+        assert_eq!(offers[1].suite, Suite::BookwormSecurity);
+    }
+
+    #[test]
+    fn a_simulated_install_gives_pins() {
+        let out = "Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) []\n\
+                   Inst libgcc-s1 (12.2.0-14+deb12u1 Debian:12.15/oldstable [amd64])\n\
+                   Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64])\n";
+        let pins: Vec<_> = parse_simulation(out).iter().map(Pin::to_string).collect();
+        assert_eq!(
+            pins,
+            ["libc6=2.36-9+deb12u14", "libgcc-s1=12.2.0-14+deb12u1"]
+        );
+    }
+
+    #[test]
+    fn suites_are_named_as_debian_names_them() {
+        for suite in Suite::ALL {
+            assert_eq!(suite.name().parse::<Suite>().unwrap(), suite);
+        }
+        assert!("bookwork".parse::<Suite>().is_err());
+    }
+
+    #[test]
+    fn an_epoch_is_escaped_in_a_file_name() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let pin = Pin {
+            package: "rpcbind".into(),
+            version: "1:2.6-4".into(),
+        };
+        assert_eq!(find_deb(dir.path(), &pin)?, None);
+        let path = dir.path().join("rpcbind_1%3a2.6-4_all.deb");
+        fs::write(&path, "")?;
+        assert_eq!(find_deb(dir.path(), &pin)?, Some(path));
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! What a person or CI does with this workspace, as a library, so that the
+//! scenarios in `tests` boot the same lab that `cargo xtask lab` boots.
+
+pub mod apt;
+pub mod cache;
+pub mod progress;
