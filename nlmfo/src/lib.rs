@@ -1,4 +1,5 @@
 //! NLM lock failover per virtual server address, with proof from the kernel's
 //! own lock lists.
 
+pub mod kernel;
 pub mod observe;

@@ -1,0 +1,277 @@
+//! Fills the programs' [`Layout`] from the running kernel: offsets from BTF,
+//! addresses from `/proc/kallsyms`.
+
+use std::io;
+
+use nlmfo_common::layout::Layout;
+
+use super::btf::{BtfError, FieldError, KernelBtf};
+use super::symbols::{Symbols, SymbolsError};
+
+/// The modules whose types the programs read.
+pub const MODULES: [&str; 3] = ["lockd", "nfsd", "sunrpc"];
+
+/// The objects of lockd that the programs compare with or walk.
+pub const OBJECTS: [&str; 2] = [LOCK_OPERATIONS, FILES];
+
+const LOCK_OPERATIONS: &str = "nlmsvc_lock_operations";
+const FILES: &str = "nlm_files";
+
+/// Buckets of `nlm_files`: `FILE_NRHASH` in fs/lockd/svcsubs.c, 6.1 to 7.3. BTF
+/// has no variables of modules, so that the number is not to be read from the
+/// kernel; what can be checked is the room up to the next symbol.
+const FILE_HASH_BUCKETS: u32 = 128;
+/// One `struct hlist_head`.
+const BUCKET_BYTES: u64 = 8;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    #[error(transparent)]
+    Symbols(#[from] SymbolsError),
+    #[error(
+        "kernel {release}: {source}; it is needed for {purpose}. \
+         This kernel's structs are new to nlmfo: please report the release and this line"
+    )]
+    Field {
+        release: String,
+        purpose: &'static str,
+        source: FieldError,
+    },
+    #[error(
+        "kernel {release}: `{path}` has {found} bytes where {expected} were expected; it is needed \
+         for {purpose}. This kernel's structs are new to nlmfo: please report the release and this line"
+    )]
+    Size {
+        release: String,
+        path: &'static str,
+        purpose: &'static str,
+        found: u32,
+        expected: u32,
+    },
+    #[error(
+        "kernel {release}: lockd's hash table {FILES} has room for {room} bytes up to the next \
+         symbol, where {} were expected; waiters and shares cannot be read from it",
+        u64::from(FILE_HASH_BUCKETS) * BUCKET_BYTES
+    )]
+    FileHash { release: String, room: u64 },
+    #[error("cannot tell the kernel's release: {0}")]
+    Release(io::Error),
+}
+
+/// The layout of the running kernel. lockd must be loaded.
+pub fn load() -> Result<Layout, LayoutError> {
+    let symbols = Symbols::load(OBJECTS)?;
+    // First, because without the module the types are missing too, and this
+    // error tells the remedy.
+    symbols.in_module(LOCK_OPERATIONS, "lockd")?;
+    let btf = KernelBtf::load(&MODULES)?;
+    let release = super::release().map_err(LayoutError::Release)?;
+    fill(&btf, &symbols, &release)
+}
+
+/// `release` is for the errors.
+pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout, LayoutError> {
+    let lockd = btf.of("lockd");
+    let field = |path: &'static str, bytes: Option<u32>, purpose: &'static str| {
+        let field = lockd.field(path).map_err(|source| LayoutError::Field {
+            release: release.to_owned(),
+            purpose,
+            source,
+        })?;
+        match bytes {
+            Some(expected) if expected != field.size => Err(LayoutError::Size {
+                release: release.to_owned(),
+                path,
+                purpose,
+                found: field.size,
+                expected,
+            }),
+            _ => Ok(field),
+        }
+    };
+    let offset =
+        |path, bytes, purpose| Ok::<u32, LayoutError>(field(path, Some(bytes), purpose)?.offset);
+
+    let lock_operations = symbols.in_module(LOCK_OPERATIONS, "lockd")?.address;
+    let files = symbols.in_module(FILES, "lockd")?.address;
+    let buckets =
+        file_hash_buckets(symbols.room_at(files)).map_err(|room| LayoutError::FileHash {
+            release: release.to_owned(),
+            room,
+        })?;
+
+    // 6.9 moved what locks and leases share into `file_lock_core c`.
+    let fl_type = field(
+        "file_lock.fl_type | file_lock.c.flc_type",
+        None,
+        "a lock's mode",
+    )?;
+    let fl_fields = [
+        field(
+            "file_lock.fl_link | file_lock.c.flc_link",
+            Some(16),
+            "the locks that /proc/locks shows",
+        )?,
+        field(
+            "file_lock.fl_owner | file_lock.c.flc_owner",
+            Some(8),
+            "a lock's owner",
+        )?,
+        field(
+            "file_lock.fl_list | file_lock.c.flc_list",
+            Some(16),
+            "a file's list of locks",
+        )?,
+        field(
+            "file_lock.fl_file | file_lock.c.flc_file",
+            Some(8),
+            "a lock's file",
+        )?,
+        field("file_lock.fl_start", Some(8), "a lock's range")?,
+        field("file_lock.fl_end", Some(8), "a lock's range")?,
+        field(
+            "file_lock.fl_lmops",
+            Some(8),
+            "telling lockd's locks from others",
+        )?,
+    ];
+    let [
+        fl_link,
+        fl_owner,
+        fl_list,
+        fl_file,
+        fl_start,
+        fl_end,
+        fl_lmops,
+    ] = fl_fields.map(|f| f.offset);
+    let fl_span = fl_fields
+        .iter()
+        .chain([&fl_type])
+        .map(|f| f.offset + f.size)
+        .max();
+
+    let lock = field("nlm_rqst.a_args.lock", None, "blocked requests")?.offset;
+    let rqst_lock_fl = field(
+        "nlm_rqst.a_args.lock.fl",
+        None,
+        "the range of a blocked request",
+    )?
+    .offset;
+
+    Ok(Layout {
+        nlmsvc_lock_operations: lock_operations,
+        nlm_files: files,
+
+        fl_link,
+        fl_owner,
+        fl_list,
+        fl_type: fl_type.offset,
+        fl_type_size: fl_type.size,
+        fl_file,
+        fl_start,
+        fl_end,
+        fl_lmops,
+        fl_span: fl_span.unwrap_or_default(),
+
+        file_inode: offset("file.f_inode", 8, "a locked file's inode")?,
+        inode_ino: offset("inode.i_ino", 8, "a locked file's inode number")?,
+        inode_sb: offset("inode.i_sb", 8, "a locked file's filesystem")?,
+        inode_flctx: offset("inode.i_flctx", 8, "a file's list of locks")?,
+        flctx_posix: offset("file_lock_context.flc_posix", 16, "a file's list of locks")?,
+        sb_dev: offset("super_block.s_dev", 4, "a locked file's device")?,
+
+        lockowner_host: offset("nlm_lockowner.host", 8, "a lock's client and VIP")?,
+        lockowner_svid: offset("nlm_lockowner.pid", 4, "a lock's svid")?,
+
+        host_addr: offset("nlm_host.h_addr", 128, "a lock's client")?,
+        host_srcaddr: offset("nlm_host.h_srcaddr", 128, "a lock's VIP")?,
+        host_version: offset("nlm_host.h_version", 4, "a client's NLM version")?,
+        host_proto: offset("nlm_host.h_proto", 2, "a client's transport")?,
+        host_name: offset("nlm_host.h_name", 8, "the name that a client calls itself")?,
+        host_net: offset("nlm_host.net", 8, "a lock's network namespace")?,
+        host_nsmhandle: offset("nlm_host.h_nsmhandle", 8, "the name that statd monitors")?,
+        nsm_name: offset(
+            "nlm_host.h_nsmhandle->sm_name",
+            8,
+            "the name that statd monitors",
+        )?,
+        nsm_priv: offset(
+            "nlm_host.h_nsmhandle->sm_priv",
+            16,
+            "the cookie that statd hands back",
+        )?,
+        net_inum: offset("net.ns.inum", 4, "a lock's network namespace")?,
+
+        nlm_file_list: offset("nlm_file.f_list", 16, "lockd's table of files")?,
+        nlm_file_fh_size: offset("nlm_file.f_handle.size", 2, "a locked file's NFS handle")?,
+        nlm_file_fh_data: field("nlm_file.f_handle.data", None, "a locked file's NFS handle")?
+            .offset,
+        nlm_file_file: offset("nlm_file.f_file", 16, "a locked file")?,
+        nlm_file_shares: offset("nlm_file.f_shares", 8, "DOS shares")?,
+        nlm_file_blocks: offset("nlm_file.f_blocks", 16, "blocked requests")?,
+
+        block_flist: offset("nlm_block.b_flist", 16, "blocked requests")?,
+        block_host: offset("nlm_block.b_host", 8, "whose request is blocked")?,
+        block_call: offset("nlm_block.b_call", 8, "what a blocked request asks for")?,
+        block_granted: offset(
+            "nlm_block.b_granted",
+            1,
+            "whether a blocked request was granted",
+        )?,
+        rqst_host: offset("nlm_rqst.a_host", 8, "whom a grant goes to")?,
+        rqst_cookie: field(
+            "nlm_rqst.a_args.cookie.data",
+            None,
+            "which grant was answered",
+        )?
+        .offset,
+        rqst_lock_svid: offset(
+            "nlm_rqst.a_args.lock.svid",
+            4,
+            "the svid of a blocked request",
+        )?,
+        rqst_lock_fl,
+        lock_fl: rqst_lock_fl - lock,
+
+        share_next: offset("nlm_file.f_shares->s_next", 8, "DOS shares")?,
+        share_host: offset("nlm_file.f_shares->s_host", 8, "whose DOS share it is")?,
+        share_owner_len: offset("nlm_file.f_shares->s_owner.len", 4, "a DOS share's owner")?,
+        share_owner_data: offset("nlm_file.f_shares->s_owner.data", 8, "a DOS share's owner")?,
+        share_access: offset(
+            "nlm_file.f_shares->s_access",
+            4,
+            "a DOS share's access mode",
+        )?,
+        share_mode: offset("nlm_file.f_shares->s_mode", 4, "a DOS share's deny mode")?,
+
+        sin_addr: offset("sockaddr_in.sin_addr", 4, "IPv4 addresses")?,
+        sin6_addr: offset("sockaddr_in6.sin6_addr", 16, "IPv6 addresses")?,
+
+        nlm_files_buckets: buckets,
+    })
+}
+
+/// Room beyond the table says nothing: it may be padding, or the end of the
+/// module's data. Less room than the table is another table.
+fn file_hash_buckets(room: Option<u64>) -> Result<u32, u64> {
+    let table = u64::from(FILE_HASH_BUCKETS) * BUCKET_BYTES;
+    match room {
+        Some(room) if room < table => Err(room),
+        _ => Ok(FILE_HASH_BUCKETS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_hash_needs_its_room() {
+        assert_eq!(file_hash_buckets(Some(1024)), Ok(128));
+        assert_eq!(file_hash_buckets(Some(1088)), Ok(128));
+        assert_eq!(file_hash_buckets(None), Ok(128));
+        assert_eq!(file_hash_buckets(Some(512)), Err(512));
+    }
+}

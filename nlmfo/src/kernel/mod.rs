@@ -1,0 +1,14 @@
+//! The running kernel: its type layouts, symbols, procfs and netlink files, and
+//! what it supports. Only this room knows a path under `/proc` or `/sys`.
+
+pub mod btf;
+pub mod layout;
+pub mod symbols;
+
+use std::io;
+
+/// The running kernel's release, as `uname -r` prints it.
+pub fn release() -> io::Result<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    Ok(release.trim_end().to_owned())
+}
