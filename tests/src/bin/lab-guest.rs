@@ -1,0 +1,78 @@
+//! The lab's program inside the virtual machine: runs scenarios, and is the
+//! lockers and namespace holders that they need.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use nix::sys::utsname::uname;
+use nlmfo_tests::guest::{locker, place};
+use nlmfo_tests::scenarios::{self, Context, End};
+use nlmfo_tests::verdict::{Report, Verdict};
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one scenario and print its report as one JSON line
+    Scenario {
+        name: String,
+        /// The tool under test
+        #[arg(long, default_value = "/nlmfo")]
+        nlmfo: PathBuf,
+    },
+    /// List the scenarios
+    List,
+    /// Hold locks as told on standard input (used by scenarios)
+    #[command(hide = true)]
+    Locker,
+    /// Hold a namespace until standard input ends (used by scenarios)
+    #[command(hide = true)]
+    Hold { name: String },
+}
+
+fn main() -> Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Scenario { name, nlmfo } => scenario(&name, nlmfo),
+        Command::List => {
+            for scenario in scenarios::all() {
+                println!("{:24} {}", scenario.name, scenario.claim);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
+        Command::Hold { name } => place::hold(&name).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Exits 0 for passed or unsupported, 1 for failed.
+fn scenario(name: &str, nlmfo: PathBuf) -> Result<ExitCode> {
+    let scenario = scenarios::all()
+        .into_iter()
+        .find(|scenario| scenario.name == name)
+        .with_context(|| format!("no scenario {name:?}; `lab-guest list` names them"))?;
+    let kernel = uname()?.release().to_string_lossy().into_owned();
+    let context = Context { nlmfo, kernel };
+    let started = Instant::now();
+    let verdict = match (scenario.run)(&context) {
+        Ok(End::Pass) => Verdict::Pass,
+        Ok(End::Unsupported(reason)) => Verdict::Unsupported(reason),
+        Err(error) => Verdict::Fail(format!("{error:#}")),
+    };
+    let failed = matches!(verdict, Verdict::Fail(_));
+    let report = Report {
+        scenario: name.into(),
+        kernel: context.kernel,
+        verdict,
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    println!("{}", report.to_line());
+    Ok(ExitCode::from(u8::from(failed)))
+}

@@ -1,0 +1,189 @@
+//! A Linux NFSv3 client: namespaces of its own on the server's bridge, mounts
+//! through chosen server addresses, and lockers.
+
+use std::env;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+
+use super::command::run;
+use super::locker::{Locker, Mode, Outcome, Range};
+use super::place::Place;
+use super::server::{BRIDGE, Server, start_rpc};
+
+/// The transport of a mount, and so of its NLM calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    /// The netid that `mount -o proto=` and rpcbind use.
+    pub fn netid(self, address: IpAddr) -> &'static str {
+        match (self, address) {
+            (Transport::Tcp, IpAddr::V4(_)) => "tcp",
+            (Transport::Tcp, IpAddr::V6(_)) => "tcp6",
+            (Transport::Udp, IpAddr::V4(_)) => "udp",
+            (Transport::Udp, IpAddr::V6(_)) => "udp6",
+        }
+    }
+}
+
+/// A client on a server's bridge.
+pub struct Client {
+    place: Place,
+    number: u8,
+    mounts: Mutex<Vec<PathBuf>>,
+}
+
+/// The client's address number `n` on IPv4.
+pub fn v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 1, number)
+}
+
+/// The client's address number `n` on IPv6.
+pub fn v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 1, number.into())
+}
+
+impl Client {
+    /// Client `number` (1 to 254), with host name `c<number>`, cabled to the
+    /// server's bridge and with rpcbind and statd running.
+    pub fn join(server: &Server, number: u8) -> Result<Client> {
+        let name = format!("c{number}");
+        let place = Place::create(&name)?;
+        server.place().ip(&format!(
+            "link add v{name} type veth peer name eth0 netns {pid}\n\
+             link set v{name} master {BRIDGE} up\n",
+            pid = place.pid(),
+        ))?;
+        place.ip(&format!(
+            "link set eth0 up\n\
+             addr add {}/16 dev eth0\n\
+             addr add {}/64 dev eth0 nodad\n",
+            v4(number),
+            v6(number),
+        ))?;
+        start_rpc(&place)?;
+        Ok(Client {
+            place,
+            number,
+            mounts: Mutex::new(Vec::new()),
+        })
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The address that the server sees for a mount through `vip`.
+    pub fn address_for(&self, vip: IpAddr) -> IpAddr {
+        match vip {
+            IpAddr::V4(_) => v4(self.number).into(),
+            IpAddr::V6(_) => v6(self.number).into(),
+        }
+    }
+
+    /// Mounts the server's export by NFSv3 through `vip`. Each mount has its
+    /// own connections (`nosharecache`), and sees the server's files as they
+    /// are (`noac`).
+    pub fn mount(&self, server: &Server, vip: IpAddr, transport: Transport) -> Result<Mount> {
+        let netid = transport.netid(vip);
+        let at = PathBuf::from(format!(
+            "/run/mnt/{}-{netid}",
+            vip.to_string().replace(':', "-")
+        ));
+        run(self.place.command("mkdir").arg("-p").arg(&at))?;
+        let source = match vip {
+            IpAddr::V4(v4) => format!("{v4}:{}", server.export().display()),
+            IpAddr::V6(v6) => format!("[{v6}]:{}", server.export().display()),
+        };
+        run(self
+            .place
+            .command("mount")
+            .args(["-t", "nfs", "-o"])
+            .arg(format!("vers=3,proto={netid},nosharecache,noac"))
+            .arg(source)
+            .arg(&at))
+        .with_context(|| format!("client {} mounting through {vip}", self.place.name()))?;
+        self.mounts
+            .lock()
+            .expect("no panic while held")
+            .push(at.clone());
+        Ok(Mount { at })
+    }
+
+    /// A new lock owner on this client.
+    pub fn locker(&self) -> Result<Locker> {
+        let mut command = self.place.command(env::current_exe()?);
+        command.arg("locker");
+        Locker::spawn(command)
+    }
+
+    /// Takes a lock with an owner of its own, which must be granted.
+    pub fn lock(&self, mount: &Mount, file: &str, range: Range, mode: Mode) -> Result<HeldLock> {
+        let locker = self.locker()?;
+        let path = mount.path(file);
+        match locker.lock(&path, range, mode)? {
+            Outcome::Held => Ok(HeldLock {
+                locker,
+                path,
+                range,
+            }),
+            other => bail!(
+                "{mode:?} lock on {} {range:?} of {}: {other:?}",
+                path.display(),
+                self.place.name()
+            ),
+        }
+    }
+}
+
+/// A mounted export.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    at: PathBuf,
+}
+
+impl Mount {
+    /// Where a file of the export is, as the client's processes see it.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.at.join(file)
+    }
+
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+}
+
+/// A lock that its client believes it holds.
+pub struct HeldLock {
+    locker: Locker,
+    path: PathBuf,
+    range: Range,
+}
+
+impl HeldLock {
+    pub fn locker(&self) -> &Locker {
+        &self.locker
+    }
+
+    /// Unlocks, and waits for the server's answer.
+    pub fn release(self) -> Result<()> {
+        self.locker.unlock(&self.path, self.range)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netids_follow_the_address_family() {
+        assert_eq!(Transport::Tcp.netid("10.77.0.1".parse().unwrap()), "tcp");
+        assert_eq!(Transport::Udp.netid("fd77::1".parse().unwrap()), "udp6");
+    }
+}

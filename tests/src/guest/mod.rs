@@ -1,0 +1,16 @@
+//! The part that runs as root inside the virtual machine: NFS topologies built
+//! with the distribution's own tools, and processes that hold real locks.
+//!
+//! Everything lives in one kernel. The server is in the root network namespace
+//! or in a [`place::Place`] of its own; every client has its own network,
+//! mount and UTS namespace, and so its own `rpcbind`, `rpc.statd` and lockd
+//! host identity.
+
+pub mod client;
+pub mod command;
+pub mod lab;
+pub mod locker;
+pub mod place;
+pub mod proc_locks;
+pub mod server;
+pub mod wait;

@@ -1,0 +1,184 @@
+//! The kernel's NFS server in one place: addresses, export, daemons, grace.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use anyhow::{Context, Result};
+
+use super::command::{run, silent};
+use super::place::Place;
+use super::proc_locks::{self, PosixLock};
+use super::wait::{Seen, until};
+
+/// The bridge that a server's clients hang on.
+pub const BRIDGE: &str = "br0";
+
+/// The server's own address, which no client mounts from.
+const OWN_V4: &str = "10.77.0.254/16";
+const OWN_V6: &str = "fd77::fe/64";
+
+/// A running nfsd and lockd, with everything they need.
+pub struct Server {
+    place: Place,
+    export: PathBuf,
+    nfsdcld: Child,
+}
+
+impl Server {
+    /// Starts the server and ends both grace periods, so that locks can be
+    /// taken at once. `export` is made here as a filesystem of its own, so
+    /// that its device number tells the server's locks from the clients'.
+    pub fn start(place: Place, export: &Path) -> Result<Server> {
+        run(Command::new("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
+        place.ip(&format!(
+            "link set lo up\n\
+             link add {BRIDGE} type bridge\n\
+             link set {BRIDGE} up\n\
+             addr add {OWN_V4} dev {BRIDGE}\n\
+             addr add {OWN_V6} dev {BRIDGE} nodad\n"
+        ))?;
+        start_rpc(&place)?;
+
+        let mount = |kind: &str, at: &Path| -> Result<()> {
+            run(place.command("mkdir").arg("-p").arg(at))?;
+            run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
+            Ok(())
+        };
+        mount("tmpfs", export)?;
+        mount("nfsd", Path::new("/proc/fs/nfsd"))?;
+        mount("rpc_pipefs", Path::new("/run/rpc_pipefs"))?;
+
+        let nfsdcld = start_nfsdcld(&place)?;
+        // Short periods: whatever cannot be ended by hand ends soon.
+        for (file, seconds) in [
+            ("/proc/sys/fs/nfs/nlm_timeout", "3"),
+            ("/proc/sys/fs/nfs/nlm_grace_period", "3"),
+            ("/proc/fs/nfsd/nfsv4leasetime", "10"),
+            ("/proc/fs/nfsd/nfsv4gracetime", "10"),
+        ] {
+            write(&place, file, seconds)?;
+        }
+        run(place
+            .command("exportfs")
+            .args([
+                "-o",
+                "rw,no_root_squash,no_subtree_check,insecure,fsid=1,sec=sys",
+            ])
+            .arg(format!("*:{}", export.display())))?;
+        run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
+        run(&mut place.command("rpc.mountd"))?;
+
+        let server = Server {
+            place,
+            export: export.into(),
+            nfsdcld,
+        };
+        server.end_grace()?;
+        Ok(server)
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The exported directory.
+    pub fn export(&self) -> &Path {
+        &self.export
+    }
+
+    /// Adds a virtual server address.
+    pub fn add_vip(&self, vip: IpAddr) -> Result<()> {
+        self.place.ip(&match vip {
+            IpAddr::V4(v4) => format!("addr add {v4}/32 dev {BRIDGE}\n"),
+            IpAddr::V6(v6) => format!("addr add {v6}/128 dev {BRIDGE} nodad\n"),
+        })
+    }
+
+    pub fn remove_vip(&self, vip: IpAddr) -> Result<()> {
+        let prefix = if vip.is_ipv4() { 32 } else { 128 };
+        self.place
+            .ip(&format!("addr del {vip}/{prefix} dev {BRIDGE}\n"))
+    }
+
+    /// What the kernel holds on the exported filesystem, in order.
+    pub fn locks(&self) -> Result<Vec<PosixLock>> {
+        proc_locks::on_filesystem_of(&self.place.path(&self.export))
+    }
+
+    /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
+    pub fn end_grace(&self) -> Result<()> {
+        for (file, whose) in [
+            ("/proc/fs/lockd/nlm_end_grace", "lockd"),
+            ("/proc/fs/nfsd/v4_end_grace", "nfsd"),
+        ] {
+            until(&format!("the end of {whose}'s grace"), || {
+                let state = run(self.place.command("cat").arg(file))?;
+                if state.starts_with('Y') {
+                    return Ok(Seen::Yes(()));
+                }
+                // EBUSY while client tracking still starts: look again.
+                let said = write(&self.place, file, "Y").err();
+                Ok(Seen::No(format!("{file} reads {state:?}; write: {said:?}")))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Stops nfsd's threads, and with them lockd's serving of this place.
+    pub fn stop_nfsd(&self) -> Result<()> {
+        run(self.place.command("rpc.nfsd").arg("0"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.nfsdcld.kill();
+        let _ = self.nfsdcld.wait();
+    }
+}
+
+/// rpcbind and statd, which an NFSv3 server and client both need. Each returns
+/// once it serves.
+pub fn start_rpc(place: &Place) -> Result<()> {
+    run(place.command("rpcbind").arg("-w"))?;
+    run(place.command("rpc.statd").arg("--no-notify"))?;
+    Ok(())
+}
+
+/// With nfsdcld up before nfsd, nfsd knows that no NFSv4 client can reclaim
+/// and skips a grace of 90 s, which would refuse NLM locks too. nfsd looks for
+/// its pipe's reader at start: wait until nfsdcld watches the directory.
+fn start_nfsdcld(place: &Place) -> Result<Child> {
+    let mut nfsdcld = silent(place.command("nfsdcld"))
+        .args(["-F", "-p", "/run/rpc_pipefs"])
+        .spawn()
+        .context("cannot start nfsdcld")?;
+    // nsenter executes the program in place: the child's id is nfsdcld's.
+    let fdinfo = format!("/proc/{}/fdinfo", nfsdcld.id());
+    until("nfsdcld to watch its pipe's directory", || {
+        if let Some(status) = nfsdcld.try_wait()? {
+            return Ok(Seen::No(format!("it ended: {status}")));
+        }
+        for entry in fs::read_dir(&fdinfo)? {
+            // A descriptor may close between listing and reading.
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            if info.contains("inotify") {
+                return Ok(Seen::Yes(()));
+            }
+        }
+        Ok(Seen::No("no inotify watch among its descriptors".into()))
+    })?;
+    Ok(nfsdcld)
+}
+
+/// Writes to a kernel file as seen in `place`: most of them act on the network
+/// namespace of the process that writes.
+fn write(place: &Place, file: &str, text: &str) -> Result<()> {
+    run(place
+        .command("sh")
+        .args(["-c", &format!("echo {text} > {file}")]))?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Waiting for a condition, never for a length of time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Long enough for the slowest step under emulation, short enough that a hung
+/// scenario says so well before the host gives up on the virtual machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a condition saw when it was looked at.
+pub enum Seen<T> {
+    Yes(T),
+    /// Not yet; the words go into the error if the time runs out.
+    No(String),
+}
+
+/// Looks at `condition` until it says yes, for at most [`DEADLINE`].
+///
+/// # Errors
+/// The condition's own error at once, or, when the time is up, `what` was
+/// waited for and what was seen last.
+pub fn until<T>(what: &str, condition: impl FnMut() -> Result<Seen<T>>) -> Result<T> {
+    until_for(DEADLINE, what, condition)
+}
+
+/// [`until`] with a time limit of its own.
+pub fn until_for<T>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Result<Seen<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match condition()? {
+            Seen::Yes(value) => return Ok(value),
+            Seen::No(seen) if Instant::now() >= deadline => {
+                bail!("waited {limit:?} for {what}; seen last: {seen}")
+            }
+            Seen::No(_) => thread::sleep(POLL),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_looked_at_until_it_holds() {
+        let mut looks = 0;
+        let value = until_for(Duration::from_secs(5), "the third look", || {
+            looks += 1;
+            Ok(if looks == 3 {
+                Seen::Yes(looks)
+            } else {
+                Seen::No(looks.to_string())
+            })
+        });
+        assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn the_error_tells_what_was_seen_last() {
+        let error = until_for(Duration::ZERO, "two locks", || {
+            Ok(Seen::<()>::No("one lock".into()))
+        })
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "waited 0ns for two locks; seen last: one lock"
+        );
+    }
+}

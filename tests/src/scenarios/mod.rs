@@ -1,0 +1,38 @@
+//! The scenarios: one file per capability, one function per claim.
+
+mod topology;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+/// What a scenario may ask about where it runs.
+pub struct Context {
+    /// The tool under test, inside the virtual machine.
+    pub nlmfo: PathBuf,
+    /// `uname -r`.
+    pub kernel: String,
+}
+
+/// How a scenario that did not fail ended.
+pub enum End {
+    Pass,
+    /// Why this kernel or userland cannot show it.
+    Unsupported(String),
+}
+
+/// A claim about the tool or the lab, shown in a virtual machine of its own.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    /// One sentence: what holds if it passes.
+    pub claim: &'static str,
+    /// Returns an error if the claim does not hold: what was expected, and
+    /// what was seen.
+    pub run: fn(&Context) -> Result<End>,
+}
+
+/// Every scenario, in the order in which they are listed and run.
+pub fn all() -> Vec<Scenario> {
+    [topology::SCENARIOS].concat()
+}
