@@ -1,0 +1,62 @@
+//! lockd's private SM_NOTIFY: what statd tells it when a client has rebooted.
+//!
+//! It is procedure 16 of the NLM program, and not the SM_NOTIFY that statds send
+//! each other. lockd takes it from a loopback address and a reserved port only, finds
+//! the client by the cookie that it gave statd with SM_MON, and gives up **all** of
+//! that client's locks, on every VIP and of every version (`nlm_host_rebooted`,
+//! fs/lockd/host.c, 6.1 to 6.12).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::client::{Client, Endpoint, Error, Source};
+use super::message::{Credential, Procedure};
+use super::nlm::PROGRAM;
+use super::xdr::Encoder;
+use crate::observe::host::Transport;
+
+/// Longest name of a monitored host (`SM_MAXSTRLEN`, include/linux/lockd/xdr.h).
+pub const MAX_NAME: usize = 1024;
+
+/// What lockd knows a monitored client by (`SM_PRIV_SIZE` bytes, in statd's record
+/// of the client).
+pub type Cookie = [u8; 16];
+
+const SM_NOTIFY: Procedure = Procedure {
+    program: PROGRAM,
+    program_name: "NLM",
+    version: 4,
+    number: 16,
+    name: "SM_NOTIFY (private)",
+};
+
+/// Tells the lockd of this network namespace that a client has rebooted.
+///
+/// `lockd_port` is its UDP port for IPv4. `state` is the client's NSM state number:
+/// lockd passes over hosts that it has already seen at that number. The answer is
+/// empty, and the same for a cookie that lockd does not know.
+pub async fn notify(
+    lockd_port: u16,
+    name: &str,
+    state: u32,
+    cookie: &Cookie,
+    deadline: Duration,
+) -> Result<(), Error> {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let mut client = Client::connect(Endpoint {
+        peer: SocketAddr::new(loopback, lockd_port),
+        transport: Transport::Udp,
+        source: Source::Reserved(loopback),
+        credential: Credential::Null,
+        deadline,
+    })
+    .await?;
+    let mut arguments = Encoder::default();
+    arguments
+        .opaque("the client's name", name.as_bytes(), MAX_NAME)
+        .map_err(|error| client.error(&SM_NOTIFY, error))?;
+    arguments.u32(state);
+    arguments.fixed(cookie);
+    client.call(&SM_NOTIFY, &arguments.finish()).await?;
+    Ok(())
+}

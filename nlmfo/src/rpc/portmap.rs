@@ -1,0 +1,253 @@
+//! Which port lockd listens on, asked from this node's rpcbind.
+//!
+//! lockd has up to four listeners, each with a port of its own that changes when it
+//! restarts: TCP and UDP, over IPv4 and IPv6. rpcbind v3 and v4 (RFC 1833) know all
+//! four by *netid*; the old portmapper (v2) only those of IPv4.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::client::{Client, Endpoint, Error, Source};
+use super::message::{Credential, Procedure};
+use super::nlm;
+use super::xdr::{self, Decoder};
+use crate::observe::host::{NlmVersion, Transport};
+
+const PROGRAM: u32 = 100_000;
+const PORT: u16 = 111;
+
+/// Longest netid, universal address or owner in rpcbind's list.
+const MAX_STRING: usize = 256;
+
+const DUMP: &str = "DUMP";
+
+/// One address that one version of a program is served at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub program: u32,
+    pub version: u32,
+    pub transport: Transport,
+    pub ipv6: bool,
+    pub port: u16,
+}
+
+/// Where this node's lockd listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockdPorts(Vec<Service>);
+
+impl LockdPorts {
+    /// Asks the rpcbind of this network namespace.
+    pub async fn look_up(deadline: Duration) -> Result<Self, Error> {
+        let mut services = services(deadline).await?;
+        services.retain(|service| service.program == nlm::PROGRAM);
+        Ok(LockdPorts(services))
+    }
+
+    /// From what is known otherwise, or in tests.
+    pub fn new(services: Vec<Service>) -> Self {
+        LockdPorts(services)
+    }
+
+    /// The port that calls of this kind to `vip` go to.
+    pub fn port(&self, vip: IpAddr, version: NlmVersion, transport: Transport) -> Option<u16> {
+        self.0
+            .iter()
+            .find(|service| {
+                service.version == u32::from(version)
+                    && service.transport == transport
+                    && service.ipv6 == vip.is_ipv6()
+            })
+            .map(|service| service.port)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Everything that rpcbind knows of TCP and UDP services.
+async fn services(deadline: Duration) -> Result<Vec<Service>, Error> {
+    let mut client = Client::connect(Endpoint {
+        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
+        transport: Transport::Tcp,
+        source: Source::Any,
+        credential: Credential::Null,
+        deadline,
+    })
+    .await?;
+    for version in [4, 3] {
+        let dump = rpcbind(version, DUMP);
+        if let Ok(results) = client.call(&dump, &[]).await {
+            return decode_v3(&results).map_err(|error| client.error(&dump, error));
+        }
+    }
+    let dump = rpcbind(2, DUMP);
+    let results = client.call(&dump, &[]).await?;
+    decode_v2(&results).map_err(|error| client.error(&dump, error))
+}
+
+/// DUMP is procedure 4 in every version.
+fn rpcbind(version: u32, name: &'static str) -> Procedure {
+    Procedure {
+        program: PROGRAM,
+        program_name: "rpcbind",
+        version,
+        number: 4,
+        name,
+    }
+}
+
+/// `rpcblist`: program, version, netid, universal address, owner. Local (unix
+/// socket) services are passed over.
+fn decode_v3(results: &[u8]) -> Result<Vec<Service>, xdr::Error> {
+    let mut xdr = Decoder::new(results);
+    let mut services = Vec::new();
+    while xdr.bool("is there another entry")? {
+        let program = xdr.u32("the program")?;
+        let version = xdr.u32("the version")?;
+        let netid = xdr.opaque("the netid", MAX_STRING)?;
+        let address = xdr.opaque("the universal address", MAX_STRING)?;
+        xdr.opaque("the owner", MAX_STRING)?;
+        let (transport, ipv6) = match netid {
+            b"tcp" => (Transport::Tcp, false),
+            b"udp" => (Transport::Udp, false),
+            b"tcp6" => (Transport::Tcp, true),
+            b"udp6" => (Transport::Udp, true),
+            _ => continue,
+        };
+        if let Some(port) = universal_port(address) {
+            services.push(Service {
+                program,
+                version,
+                transport,
+                ipv6,
+                port,
+            });
+        }
+    }
+    xdr.finish()?;
+    Ok(services)
+}
+
+/// `pmaplist`: program, version, IP protocol number, port. IPv4 only.
+fn decode_v2(results: &[u8]) -> Result<Vec<Service>, xdr::Error> {
+    let mut xdr = Decoder::new(results);
+    let mut services = Vec::new();
+    while xdr.bool("is there another entry")? {
+        let program = xdr.u32("the program")?;
+        let version = xdr.u32("the version")?;
+        let protocol = xdr.u32("the protocol")?;
+        let port = xdr.u32("the port")?;
+        let transport = u16::try_from(protocol)
+            .ok()
+            .and_then(Transport::from_ip_protocol);
+        if let (Some(transport), Ok(port)) = (transport, u16::try_from(port)) {
+            services.push(Service {
+                program,
+                version,
+                transport,
+                ipv6: false,
+                port,
+            });
+        }
+    }
+    xdr.finish()?;
+    Ok(services)
+}
+
+/// The port in a universal address (RFC 5665): its last two numbers are the port's
+/// two bytes, as in `0.0.0.0.142.13` and `::.142.13`.
+fn universal_port(address: &[u8]) -> Option<u16> {
+    let mut parts = std::str::from_utf8(address).ok()?.rsplit('.');
+    let low: u8 = parts.next()?.parse().ok()?;
+    let high: u8 = parts.next()?.parse().ok()?;
+    Some(u16::from_be_bytes([high, low]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::xdr::Encoder;
+    use super::*;
+
+    fn list_v3(entries: &[(u32, u32, &str, &str)]) -> Vec<u8> {
+        let mut xdr = Encoder::default();
+        for (program, version, netid, address) in entries {
+            xdr.bool(true);
+            xdr.u32(*program);
+            xdr.u32(*version);
+            for text in [netid, address, &"superuser"] {
+                xdr.opaque("text", text.as_bytes(), MAX_STRING).unwrap();
+            }
+        }
+        xdr.bool(false);
+        xdr.finish().to_vec()
+    }
+
+    #[test]
+    fn each_listener_has_a_port_of_its_own() {
+        let list = list_v3(&[
+            (100_000, 4, "local", "/run/rpcbind.sock"),
+            (100_021, 4, "udp", "0.0.0.0.150.1"),
+            (100_021, 4, "tcp", "0.0.0.0.150.2"),
+            (100_021, 1, "tcp", "0.0.0.0.150.2"),
+            (100_021, 4, "udp6", "::.150.3"),
+            (100_021, 4, "tcp6", "::.150.4"),
+        ]);
+        let ports = LockdPorts::new(decode_v3(&list).unwrap());
+        let (v4, v6) = ("10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap());
+        let base = 150 * 256;
+        assert_eq!(
+            ports.port(v4, NlmVersion::V4, Transport::Udp),
+            Some(base + 1)
+        );
+        assert_eq!(
+            ports.port(v4, NlmVersion::V4, Transport::Tcp),
+            Some(base + 2)
+        );
+        assert_eq!(
+            ports.port(v4, NlmVersion::V1, Transport::Tcp),
+            Some(base + 2)
+        );
+        assert_eq!(
+            ports.port(v6, NlmVersion::V4, Transport::Udp),
+            Some(base + 3)
+        );
+        assert_eq!(
+            ports.port(v6, NlmVersion::V4, Transport::Tcp),
+            Some(base + 4)
+        );
+        assert_eq!(ports.port(v6, NlmVersion::V1, Transport::Tcp), None);
+    }
+
+    #[test]
+    fn the_old_portmapper_knows_ipv4() {
+        let mut xdr = Encoder::default();
+        for (protocol, port) in [(17, 700), (6, 701), (200, 702)] {
+            xdr.bool(true);
+            for word in [nlm::PROGRAM, 3, protocol, port] {
+                xdr.u32(word);
+            }
+        }
+        xdr.bool(false);
+        let ports = LockdPorts::new(decode_v2(&xdr.finish()).unwrap());
+        let vip = "10.77.0.1".parse().unwrap();
+        assert_eq!(ports.port(vip, NlmVersion::V3, Transport::Udp), Some(700));
+        assert_eq!(ports.port(vip, NlmVersion::V3, Transport::Tcp), Some(701));
+    }
+
+    #[test]
+    fn a_list_that_is_cut_off_is_an_error() {
+        let list = list_v3(&[(100_021, 4, "tcp", "0.0.0.0.150.2")]);
+        for length in 0..list.len() {
+            assert!(decode_v3(&list[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn only_the_last_two_numbers_are_the_port() {
+        assert_eq!(universal_port(b"127.0.0.1.3.32"), Some(800));
+        assert_eq!(universal_port(b"fe80::1%2.0.111"), Some(111));
+        assert_eq!(universal_port(b"0.0.0.0.256.1"), None);
+        assert_eq!(universal_port(b"12"), None);
+    }
+}
