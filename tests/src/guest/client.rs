@@ -7,28 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
+use nlmfo::observe::host::Transport;
 
 use super::command::run;
 use super::locker::{Locker, Mode, Outcome, Range};
 use super::place::Place;
 use super::server::{BRIDGE, Server, start_rpc};
 
-/// The transport of a mount, and so of its NLM calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    Tcp,
-    Udp,
-}
-
-impl Transport {
-    /// The netid that `mount -o proto=` and rpcbind use.
-    pub fn netid(self, address: IpAddr) -> &'static str {
-        match (self, address) {
-            (Transport::Tcp, IpAddr::V4(_)) => "tcp",
-            (Transport::Tcp, IpAddr::V6(_)) => "tcp6",
-            (Transport::Udp, IpAddr::V4(_)) => "udp",
-            (Transport::Udp, IpAddr::V6(_)) => "udp6",
-        }
+/// The netid that `mount -o proto=` and rpcbind use.
+pub fn netid(transport: Transport, address: IpAddr) -> &'static str {
+    match (transport, address) {
+        (Transport::Tcp, IpAddr::V4(_)) => "tcp",
+        (Transport::Tcp, IpAddr::V6(_)) => "tcp6",
+        (Transport::Udp, IpAddr::V4(_)) => "udp",
+        (Transport::Udp, IpAddr::V6(_)) => "udp6",
     }
 }
 
@@ -91,7 +83,7 @@ impl Client {
     /// own connections (`nosharecache`), and sees the server's files as they
     /// are (`noac`).
     pub fn mount(&self, server: &Server, vip: IpAddr, transport: Transport) -> Result<Mount> {
-        let netid = transport.netid(vip);
+        let netid = netid(transport, vip);
         let at = PathBuf::from(format!(
             "/run/mnt/{}-{netid}",
             vip.to_string().replace(':', "-")
@@ -183,7 +175,7 @@ mod tests {
 
     #[test]
     fn netids_follow_the_address_family() {
-        assert_eq!(Transport::Tcp.netid("10.77.0.1".parse().unwrap()), "tcp");
-        assert_eq!(Transport::Udp.netid("fd77::1".parse().unwrap()), "udp6");
+        assert_eq!(netid(Transport::Tcp, "10.77.0.1".parse().unwrap()), "tcp");
+        assert_eq!(netid(Transport::Udp, "fd77::1".parse().unwrap()), "udp6");
     }
 }

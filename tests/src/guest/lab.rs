@@ -6,8 +6,9 @@ use std::path::Path;
 use std::thread;
 
 use anyhow::{Result, anyhow};
+use nlmfo::observe::host::Transport;
 
-use super::client::{Client, Mount, Transport};
+use super::client::{Client, Mount};
 use super::place::Place;
 use super::server::Server;
 

@@ -8,9 +8,12 @@
 
 pub mod client;
 pub mod command;
+pub mod handles;
 pub mod lab;
+pub mod load;
 pub mod locker;
 pub mod place;
 pub mod proc_locks;
+pub mod raw;
 pub mod server;
 pub mod wait;

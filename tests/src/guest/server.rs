@@ -15,6 +15,9 @@ use super::wait::{Seen, until};
 /// The bridge that a server's clients hang on.
 pub const BRIDGE: &str = "br0";
 
+/// mountd's port, fixed so that raw clients need not ask for it.
+pub const MOUNTD_PORT: u16 = 20048;
+
 /// The server's own address, which no client mounts from.
 const OWN_V4: &str = "10.77.0.254/16";
 const OWN_V6: &str = "fd77::fe/64";
@@ -68,7 +71,9 @@ impl Server {
             ])
             .arg(format!("*:{}", export.display())))?;
         run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
-        run(&mut place.command("rpc.mountd"))?;
+        run(place
+            .command("rpc.mountd")
+            .args(["--port", &MOUNTD_PORT.to_string()]))?;
 
         let server = Server {
             place,

@@ -1,0 +1,292 @@
+//! The load generator: NLM v4 over TCP from many source addresses, with calls
+//! made ready beforehand, so that the machine's time goes to lockd.
+//!
+//! lockd is one thread and answers a connection in order, so calls are sent in
+//! batches without waiting for each reply. It also closes the oldest of more
+//! than about a thousand connections: locks are taken and the connection is
+//! closed, which lockd's hosts and locks outlive.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nlmfo::observe::host::{NlmVersion, Transport};
+use nlmfo::rpc::message::{Procedure, encode_call};
+use nlmfo::rpc::nlm::PROGRAM;
+use nlmfo::rpc::xdr::Encoder;
+use serde::Serialize;
+use socket2::{Domain, Socket, Type};
+
+use super::handles::FileHandle;
+use super::raw::{RawNet, address, credential};
+
+/// LOCK+UNLOCK pairs sent before their replies are read.
+const BATCH: usize = 16;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Whether lockd tells statd of a client that locks. The first LOCK of a
+/// monitored client costs an upcall and a record on disk; NM_LOCK does not
+/// (`nlm4svc_proc_nm_lock` clears `monitor`, fs/lockd/svc4proc.c, 6.1 to 6.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Monitoring {
+    Monitored,
+    Unmonitored,
+}
+
+impl Monitoring {
+    fn lock_procedure(self) -> (u32, &'static str) {
+        match self {
+            Monitoring::Monitored => (2, "LOCK"),
+            Monitoring::Unmonitored => (22, "NM_LOCK"),
+        }
+    }
+}
+
+/// What a run of LOCK+UNLOCK pairs came to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rate {
+    pub pairs: u64,
+    pub seconds: f64,
+}
+
+impl Rate {
+    pub fn per_second(self) -> f64 {
+        self.pairs as f64 / self.seconds
+    }
+}
+
+/// Locks and unlocks, as fast as lockd answers, from one connection per file
+/// and client address, for `duration`.
+///
+/// # Errors
+/// If any reply is not *granted*.
+pub fn pairs(
+    net: &RawNet,
+    vip: IpAddr,
+    files: &[FileHandle],
+    monitoring: Monitoring,
+    duration: Duration,
+) -> Result<Rate> {
+    let lockd = net.lockd(vip, NlmVersion::V4, Transport::Tcp)?;
+    let connections = files
+        .iter()
+        .enumerate()
+        .map(|(i, file)| {
+            let number = u16::try_from(i + 1).context("at most 65,535 clients")?;
+            let stream = connect(net, address(number, vip), lockd)?;
+            let mut calls = Vec::new();
+            for _ in 0..BATCH {
+                calls.extend(lock_call(number, file, 1, 0, monitoring)?);
+                calls.extend(unlock_call(number, file, 1, 0)?);
+            }
+            Ok((stream, calls))
+        })
+        .collect::<Result<Vec<_>>>()?;
+
+    let start = Barrier::new(connections.len() + 1);
+    thread::scope(|scope| {
+        let running: Vec<_> = connections
+            .into_iter()
+            .map(|(stream, calls)| {
+                let start = &start;
+                scope.spawn(move || {
+                    let mut stream = BufReader::new(stream);
+                    start.wait();
+                    let end = Instant::now() + duration;
+                    let mut pairs = 0;
+                    while Instant::now() < end {
+                        exchange(&mut stream, &calls, 2 * BATCH)?;
+                        pairs += BATCH as u64;
+                    }
+                    Ok(pairs)
+                })
+            })
+            .collect();
+        start.wait();
+        let started = Instant::now();
+        let pairs = running
+            .into_iter()
+            .map(|thread| thread.join().expect("a load thread does not panic"))
+            .sum::<Result<u64>>()?;
+        Ok(Rate {
+            pairs,
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    })
+}
+
+/// How many locks are taken, and how they are spread.
+#[derive(Clone, Copy, Debug)]
+pub struct Holding<'a> {
+    pub vips: &'a [IpAddr],
+    /// Client addresses of each family, numbered from 1.
+    pub clients: u16,
+    /// Locks of each client through each VIP.
+    pub locks: u32,
+    pub monitoring: Monitoring,
+}
+
+/// Takes locks of one byte each and leaves them: client `c` has lock `l`
+/// through VIP `v` on a file chosen by `l`, at an offset that nobody else uses
+/// and that touches no other lock, so the kernel merges none of them.
+///
+/// # Errors
+/// If any reply is not *granted*.
+pub fn hold(net: &RawNet, files: &[FileHandle], holding: Holding<'_>) -> Result<()> {
+    ensure!(!files.is_empty(), "no file to lock");
+    for (v, vip) in holding.vips.iter().enumerate() {
+        let lockd = net.lockd(*vip, NlmVersion::V4, Transport::Tcp)?;
+        for client in 1..=holding.clients {
+            let mut stream = BufReader::new(connect(net, address(client, *vip), lockd)?);
+            // Batches stay below what lockd buffers, so neither side waits to
+            // write while the other does.
+            let locks: Vec<u32> = (0..holding.locks).collect();
+            for batch in locks.chunks(2 * BATCH) {
+                let mut calls = Vec::new();
+                for lock in batch {
+                    let nth = (v * usize::from(holding.clients) + usize::from(client - 1))
+                        * holding.locks as usize
+                        + *lock as usize;
+                    let file = &files[nth % files.len()];
+                    let offset = 2 * (nth / files.len()) as u64;
+                    calls.extend(lock_call(client, file, 1, offset, holding.monitoring)?);
+                }
+                exchange(&mut stream, &calls, batch.len())
+                    .with_context(|| format!("client {client} through {vip}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn connect(net: &RawNet, source: IpAddr, lockd: SocketAddr) -> Result<TcpStream> {
+    net.place().within(|| {
+        let socket = Socket::new(Domain::for_address(lockd), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .with_context(|| format!("bind to {source}"))?;
+        socket
+            .connect(&lockd.into())
+            .with_context(|| format!("connect from {source} to {lockd}"))?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        Ok(socket.into())
+    })
+}
+
+/// Sends `calls` and reads `replies`, each of which must say *granted*.
+fn exchange(stream: &mut BufReader<TcpStream>, calls: &[u8], replies: usize) -> Result<()> {
+    stream.get_mut().write_all(calls).context("sending calls")?;
+    let mut record = Vec::new();
+    for _ in 0..replies {
+        let mut marker = [0; 4];
+        stream
+            .read_exact(&mut marker)
+            .context("waiting for a reply")?;
+        let length = u32::from_be_bytes(marker) & !nlmfo::rpc::message::LAST_FRAGMENT;
+        record.resize(length as usize, 0);
+        stream.read_exact(&mut record).context("reading a reply")?;
+        check_granted(&record)?;
+    }
+    Ok(())
+}
+
+/// A granted `nlm4_res` without a cookie: xid, REPLY, accepted, an empty
+/// verifier, success, an empty cookie, status 0.
+fn check_granted(record: &[u8]) -> Result<()> {
+    const GRANTED: [u8; 28] = {
+        let mut words = [0; 28];
+        words[3] = 1;
+        words
+    };
+    if record.get(4..) != Some(&GRANTED[..]) {
+        bail!("a call was not granted; the reply is {record:02x?}");
+    }
+    Ok(())
+}
+
+fn lock_call(
+    client: u16,
+    file: &FileHandle,
+    svid: u32,
+    offset: u64,
+    monitoring: Monitoring,
+) -> Result<Vec<u8>> {
+    let mut arguments = Encoder::default();
+    arguments.opaque("cookie", &[], 0)?;
+    arguments.bool(false); // block
+    arguments.bool(true); // exclusive
+    lock_arguments(&mut arguments, client, file, svid, offset)?;
+    arguments.bool(false); // reclaim
+    arguments.u32(1); // state
+    let (number, name) = monitoring.lock_procedure();
+    Ok(call(number, name, arguments))
+}
+
+fn unlock_call(client: u16, file: &FileHandle, svid: u32, offset: u64) -> Result<Vec<u8>> {
+    let mut arguments = Encoder::default();
+    arguments.opaque("cookie", &[], 0)?;
+    lock_arguments(&mut arguments, client, file, svid, offset)?;
+    Ok(call(4, "UNLOCK", arguments))
+}
+
+fn lock_arguments(
+    arguments: &mut Encoder,
+    client: u16,
+    file: &FileHandle,
+    svid: u32,
+    offset: u64,
+) -> Result<()> {
+    let name = format!("raw{client}");
+    arguments.opaque("caller", name.as_bytes(), 64)?;
+    arguments.opaque("file handle", &file.0, 64)?;
+    arguments.opaque("owner", name.as_bytes(), 64)?;
+    arguments.u32(svid);
+    arguments.u64(offset);
+    arguments.u64(1);
+    Ok(())
+}
+
+/// The transaction number is the same in every call: replies come in order,
+/// and lockd keeps no cache of replies.
+fn call(number: u32, name: &'static str, arguments: Encoder) -> Vec<u8> {
+    let procedure = Procedure {
+        program: PROGRAM,
+        program_name: "NLM",
+        version: 4,
+        number,
+        name,
+    };
+    encode_call(1, &procedure, &credential(), &arguments.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(words: [u32; 8]) -> Vec<u8> {
+        words.into_iter().flat_map(u32::to_be_bytes).collect()
+    }
+
+    #[test]
+    fn only_a_granted_reply_passes() {
+        assert!(check_granted(&reply([7, 1, 0, 0, 0, 0, 0, 0])).is_ok());
+        let denied = check_granted(&reply([7, 1, 0, 0, 0, 0, 0, 1]));
+        assert!(denied.unwrap_err().to_string().contains("not granted"));
+        assert!(check_granted(&[]).is_err());
+    }
+
+    #[test]
+    fn calls_are_whole_records() {
+        let file = FileHandle(vec![1; 20]);
+        let call = lock_call(3, &file, 1, 0, Monitoring::Unmonitored).unwrap();
+        let length = u32::from_be_bytes(call[..4].try_into().unwrap());
+        assert_eq!((length & 0x7fff_ffff) as usize, call.len() - 4);
+        assert_eq!(u32::from_be_bytes(call[24..28].try_into().unwrap()), 22);
+    }
+}

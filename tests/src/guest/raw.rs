@@ -1,0 +1,300 @@
+//! NLM clients that no kernel plays: raw calls from as many source addresses
+//! as a scenario wants, over UDP or TCP, as NLM v1, v3 or v4.
+//!
+//! They live in one namespace, `raw`, to which the server routes a whole
+//! prefix per family. Every address of a prefix is local there (Linux calls it
+//! AnyIP), so an address costs nothing until a socket binds to it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nlmfo::observe::host::{NlmVersion, Transport};
+use nlmfo::rpc::client::{Client, Endpoint, Source};
+use nlmfo::rpc::message::Credential;
+use nlmfo::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status};
+use nlmfo::rpc::portmap::LockdPorts;
+use tokio::runtime::{Builder, Runtime};
+
+use super::command::run;
+use super::handles::{self, FileHandle, NFS_PORT};
+use super::locker::{Mode, Range};
+use super::place::Place;
+use super::server::{BRIDGE, MOUNTD_PORT, Server};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// NLM v1 and v3 take a file handle of exactly this length (fs/lockd/xdr.c);
+/// nfsd ignores the zeros behind its own.
+const OLD_HANDLE: usize = 32;
+
+/// The namespace of the raw clients, on one server's bridge.
+pub struct RawNet {
+    place: Place,
+    ports: LockdPorts,
+}
+
+/// Address of raw client `number` (below 65,536), in the family of `vip`.
+pub fn address(number: u16, vip: IpAddr) -> IpAddr {
+    match vip {
+        IpAddr::V4(_) => {
+            let [high, low] = number.to_be_bytes();
+            Ipv4Addr::new(10, 78, high, low).into()
+        }
+        IpAddr::V6(_) => Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, number).into(),
+    }
+}
+
+impl RawNet {
+    /// Cables the namespace to the server and looks up the ports of its lockd.
+    pub fn join(server: &Server) -> Result<RawNet> {
+        let place = Place::create("raw")?;
+        server.place().ip(&format!(
+            "link add vraw type veth peer name eth0 netns {pid}\n\
+             link set vraw master {BRIDGE} up\n",
+            pid = place.pid(),
+        ))?;
+        // IPv6 has no AnyIP in bind(2) without this.
+        run(place
+            .command("sh")
+            .args(["-c", "echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind"]))?;
+        place.ip("link set eth0 up\n\
+             addr add 10.77.2.1/16 dev eth0\n\
+             addr add fd77::2:1/64 dev eth0 nodad\n\
+             route add local 10.78.0.0/16 dev lo\n\
+             -6 route add local fd78::/64 dev lo\n")?;
+        server.place().ip("route add 10.78.0.0/16 via 10.77.2.1\n\
+             -6 route add fd78::/64 via fd77::2:1\n")?;
+        let ports = server.place().within(|| {
+            runtime()?
+                .block_on(LockdPorts::look_up(DEADLINE))
+                .context("ports of the server's lockd")
+        })?;
+        Ok(RawNet { place, ports })
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where the lockd of `vip` takes calls of this kind.
+    pub fn lockd(
+        &self,
+        vip: IpAddr,
+        version: NlmVersion,
+        transport: Transport,
+    ) -> Result<SocketAddr> {
+        let port = self
+            .ports
+            .port(vip, version, transport)
+            .with_context(|| format!("lockd serves no {version} over {transport} at {vip}"))?;
+        Ok(SocketAddr::new(vip, port))
+    }
+
+    /// Raw client `number`, connected to the lockd of `vip`.
+    pub fn client(
+        &self,
+        number: u16,
+        vip: IpAddr,
+        version: NlmVersion,
+        transport: Transport,
+    ) -> Result<RawClient> {
+        let peer = self.lockd(vip, version, transport)?;
+        let (runtime, rpc) = self.connect(peer, transport, address(number, vip))?;
+        Ok(RawClient {
+            runtime,
+            nlm: NlmClient::new(rpc, version),
+            version,
+            name: format!("raw{number}"),
+        })
+    }
+
+    /// Creates files in the server's export and asks for their handles, as an
+    /// NFSv3 client of `vip` would.
+    pub fn files(&self, server: &Server, vip: IpAddr, names: &[String]) -> Result<Vec<FileHandle>> {
+        for name in names {
+            let path = server.place().path(server.export()).join(name);
+            std::fs::File::create(&path).with_context(|| path.display().to_string())?;
+        }
+        let address = address(0, vip);
+        let connect = |port| self.connect(SocketAddr::new(vip, port), Transport::Tcp, address);
+        let (mount_runtime, mut mountd) = connect(MOUNTD_PORT)?;
+        let root =
+            mount_runtime.block_on(handles::root(&mut mountd, path_text(server.export())?))?;
+        let (runtime, mut nfsd) = connect(NFS_PORT)?;
+        runtime.block_on(async {
+            let mut found = Vec::with_capacity(names.len());
+            for name in names {
+                found.push(handles::lookup(&mut nfsd, &root, name).await?);
+            }
+            Ok(found)
+        })
+    }
+
+    fn connect(
+        &self,
+        peer: SocketAddr,
+        transport: Transport,
+        source: IpAddr,
+    ) -> Result<(Runtime, Client)> {
+        self.place.within(|| {
+            let runtime = runtime()?;
+            let rpc = runtime.block_on(Client::connect(Endpoint {
+                peer,
+                transport,
+                source: Source::Reserved(source),
+                credential: credential(),
+                deadline: DEADLINE,
+            }))?;
+            Ok((runtime, rpc))
+        })
+    }
+}
+
+/// As root, whom the export does not squash.
+pub fn credential() -> Credential {
+    Credential::Unix {
+        machine: "raw".into(),
+        uid: 0,
+        gid: 0,
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
+fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().context("the export's path is not UTF-8")
+}
+
+/// One NLM client in lockd's sense: an address, a transport and a version.
+pub struct RawClient {
+    runtime: Runtime,
+    nlm: NlmClient,
+    version: NlmVersion,
+    name: String,
+}
+
+impl RawClient {
+    /// LOCK (monitored: the server's statd records the client), without
+    /// waiting in the server's queue.
+    pub fn lock(
+        &mut self,
+        file: &FileHandle,
+        svid: u32,
+        range: Range,
+        mode: Mode,
+    ) -> Result<Status> {
+        let call = self.lock_call(file, svid, range, mode, false);
+        Ok(self.runtime.block_on(self.nlm.lock(&call))?)
+    }
+
+    /// NM_LOCK: as [`RawClient::lock`], but unmonitored. NLM v3 and v4 only.
+    pub fn nm_lock(
+        &mut self,
+        file: &FileHandle,
+        svid: u32,
+        range: Range,
+        mode: Mode,
+    ) -> Result<Status> {
+        let call = self.lock_call(file, svid, range, mode, false);
+        Ok(self.runtime.block_on(self.nlm.nm_lock(&call))?)
+    }
+
+    /// NM_LOCK with `block`: [`Status::Blocked`] when it waits in the server's
+    /// queue, or, on kernels that queue no NLM request (6.7 to 6.12), is to be
+    /// asked again.
+    pub fn wait(
+        &mut self,
+        file: &FileHandle,
+        svid: u32,
+        range: Range,
+        mode: Mode,
+    ) -> Result<Status> {
+        let call = self.lock_call(file, svid, range, mode, true);
+        Ok(self.runtime.block_on(self.nlm.nm_lock(&call))?)
+    }
+
+    pub fn unlock(&mut self, file: &FileHandle, svid: u32, range: Range) -> Result<Status> {
+        let lock = self.lock_arguments(file, svid, range);
+        Ok(self.runtime.block_on(self.nlm.unlock(&lock))?)
+    }
+
+    /// SHARE: access and deny are 1 for read, 2 for write, 3 for both. NLM v3
+    /// and v4 only.
+    pub fn share(&mut self, file: &FileHandle, access: u32, deny: u32) -> Result<Status> {
+        let share = Share {
+            caller: self.name.clone(),
+            file_handle: self.handle(file),
+            owner: self.name.clone().into_bytes(),
+            deny,
+            access,
+        };
+        Ok(self.runtime.block_on(self.nlm.share(&share, false))?)
+    }
+
+    /// Makes a call that must be granted.
+    pub fn granted(&mut self, call: impl FnOnce(&mut Self) -> Result<Status>) -> Result<()> {
+        let status = call(self)?;
+        ensure!(
+            status == Status::Granted,
+            "{} (NLM {}): {status:?}",
+            self.name,
+            self.version
+        );
+        Ok(())
+    }
+
+    fn lock_call(
+        &self,
+        file: &FileHandle,
+        svid: u32,
+        range: Range,
+        mode: Mode,
+        block: bool,
+    ) -> LockCall {
+        LockCall {
+            lock: self.lock_arguments(file, svid, range),
+            exclusive: mode == Mode::Write,
+            block,
+            reclaim: false,
+            state: 1,
+        }
+    }
+
+    fn lock_arguments(&self, file: &FileHandle, svid: u32, range: Range) -> Lock {
+        Lock {
+            caller: self.name.clone(),
+            file_handle: self.handle(file),
+            owner: format!("{svid}@{}", self.name).into_bytes(),
+            svid,
+            range: nlm::Range {
+                offset: range.start,
+                length: range.len,
+            },
+        }
+    }
+
+    fn handle(&self, file: &FileHandle) -> Vec<u8> {
+        let mut handle = file.0.clone();
+        if self.version != NlmVersion::V4 {
+            handle.resize(OLD_HANDLE, 0);
+        }
+        handle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_clients_have_addresses_of_the_vips_family() {
+        let v4: IpAddr = "10.77.0.1".parse().unwrap();
+        let v6: IpAddr = "fd77::1".parse().unwrap();
+        assert_eq!(address(258, v4).to_string(), "10.78.1.2");
+        assert_eq!(address(258, v6).to_string(), "fd78::102");
+    }
+}
