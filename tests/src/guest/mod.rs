@@ -6,9 +6,11 @@
 //! mount and UTS namespace, and so its own `rpcbind`, `rpc.statd` and lockd
 //! host identity.
 
+pub mod churn;
 pub mod client;
 pub mod command;
 pub mod handles;
+pub mod known;
 pub mod lab;
 pub mod load;
 pub mod locker;
@@ -16,4 +18,5 @@ pub mod place;
 pub mod proc_locks;
 pub mod raw;
 pub mod server;
+pub mod tool;
 pub mod wait;

@@ -1,0 +1,121 @@
+//! Running the tool under test, `nlmfo`, where a scenario wants it.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::command::{Finished, finish};
+use super::place::Place;
+use super::wait::{Seen, until};
+
+/// Exit codes of every command of `nlmfo`.
+pub mod exit {
+    /// Done and confirmed.
+    pub const CONFIRMED: i32 = 0;
+    pub const COULD_NOT_RUN: i32 = 1;
+    pub const USAGE: i32 = 2;
+    pub const NOT_CONFIRMED: i32 = 3;
+    /// This kernel or node lacks something needed.
+    pub const LACKING: i32 = 4;
+}
+
+/// The tool under test, in one place.
+pub struct Tool<'a> {
+    path: PathBuf,
+    place: &'a Place,
+}
+
+impl<'a> Tool<'a> {
+    pub fn new(path: impl Into<PathBuf>, place: &'a Place) -> Tool<'a> {
+        Tool {
+            path: path.into(),
+            place,
+        }
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.place.command(&self.path);
+        command.args(arguments);
+        command
+    }
+
+    /// Runs it to its end, whatever comes of it.
+    pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
+        finish(&mut self.command(arguments), "")
+    }
+
+    /// Runs it, and it must end with `code`.
+    pub fn expect(&self, code: i32, arguments: &[&str]) -> Result<Finished> {
+        let finished = self.run(arguments)?;
+        ensure!(
+            finished.code() == code,
+            "nlmfo {}: exit code {} where {code} was expected\n{}{}",
+            arguments.join(" "),
+            finished.code(),
+            finished.stdout,
+            finished.stderr
+        );
+        Ok(finished)
+    }
+
+    /// Runs it with `--json`; it must end with `code` and print one document.
+    pub fn json(&self, code: i32, arguments: &[&str]) -> Result<Value> {
+        let arguments = [arguments, &["--json"]].concat();
+        let finished = self.expect(code, &arguments)?;
+        serde_json::from_str(&finished.stdout).with_context(|| {
+            format!(
+                "nlmfo {} printed no JSON: {}",
+                arguments.join(" "),
+                finished.stdout
+            )
+        })
+    }
+
+    /// Starts it without waiting for its end.
+    pub fn start(&self, arguments: &[&str]) -> Result<Running> {
+        let child = self
+            .command(arguments)
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start nlmfo {}", arguments.join(" ")))?;
+        Ok(Running { child })
+    }
+}
+
+/// An `nlmfo` on its way. Dropping it kills it.
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).context("process id")?;
+        kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to nlmfo"))
+    }
+
+    /// Waits for its end and returns the exit code, as [`Finished::code`] does.
+    pub fn code(&mut self) -> Result<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        until("nlmfo to end", || {
+            Ok(match self.child.try_wait()? {
+                Some(status) => Seen::Yes(
+                    status
+                        .code()
+                        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+                ),
+                None => Seen::No("it still runs".into()),
+            })
+        })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
