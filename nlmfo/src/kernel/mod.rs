@@ -3,6 +3,10 @@
 
 pub mod btf;
 pub mod layout;
+pub mod lockd;
+pub mod netlink;
+pub mod netns;
+pub mod nfsd;
 pub mod symbols;
 
 use std::io;

@@ -1,0 +1,92 @@
+//! Which namespaces this process is in, and which addresses its node has.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::socket::SockaddrStorage;
+use rustix::fs::{major, minor};
+
+/// A namespace as the kernel numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Device of the kernel's namespace filesystem, (major, minor).
+    pub device: (u32, u32),
+    /// The number in `/proc/PID/ns/*`; of a network namespace also `net.ns.inum`.
+    pub inode: u64,
+}
+
+impl Namespace {
+    /// `stat`'s 64-bit device number as `bpf_get_ns_current_pid_tgid` takes it:
+    /// the kernel's new encoding, 12 bits of major and 20 of minor.
+    pub fn encoded_device(&self) -> u64 {
+        let (major, minor) = (u64::from(self.device.0), u64::from(self.device.1));
+        (minor & 0xff) | major << 8 | (minor & !0xff) << 12
+    }
+}
+
+/// The network namespace of this process.
+pub fn network() -> io::Result<Namespace> {
+    namespace("/proc/self/ns/net")
+}
+
+/// The process namespace of this process.
+pub fn process() -> io::Result<Namespace> {
+    namespace("/proc/self/ns/pid")
+}
+
+fn namespace(path: &str) -> io::Result<Namespace> {
+    let metadata = std::fs::metadata(path)?;
+    Ok(Namespace {
+        device: (major(metadata.dev()), minor(metadata.dev())),
+        inode: metadata.ino(),
+    })
+}
+
+/// Whether `address` is one of an interface of this network namespace. Asked of
+/// the interfaces, because nodes of a cluster often have `ip_nonlocal_bind` set,
+/// and then a socket can be bound to any address.
+pub fn has_address(address: IpAddr) -> io::Result<bool> {
+    let address = address.to_canonical();
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(io::Error::from)?;
+    Ok(interfaces
+        .filter_map(|interface| ip(&interface.address?))
+        .any(|found| found == address))
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_are_numbered() {
+        let net = network().unwrap();
+        let link = std::fs::read_link("/proc/self/ns/net").unwrap();
+        assert_eq!(link.to_string_lossy(), format!("net:[{}]", net.inode));
+        assert_ne!(process().unwrap().inode, net.inode);
+    }
+
+    #[test]
+    fn a_device_is_encoded_as_the_kernel_does() {
+        let namespace = Namespace {
+            device: (8, 0x1_23),
+            inode: 1,
+        };
+        assert_eq!(namespace.encoded_device(), 0x10_0823);
+    }
+
+    #[test]
+    fn an_address_is_here_or_not() {
+        assert!(has_address("127.0.0.1".parse().unwrap()).unwrap());
+        assert!(has_address("::1".parse().unwrap()).unwrap());
+        assert!(has_address("::ffff:127.0.0.1".parse().unwrap()).unwrap());
+        // TEST-NET-1, which no node has.
+        assert!(!has_address("192.0.2.1".parse().unwrap()).unwrap());
+        assert!(!has_address("0.0.0.0".parse().unwrap()).unwrap());
+    }
+}

@@ -1,0 +1,264 @@
+//! nfsd's control files, `/proc/fs/nfsd`, of this network namespace.
+//!
+//! Their answers end in a NUL byte on some kernels (6.1 to 7.3), and every write
+//! is one command: a success says that the command was understood, never that
+//! anything was released.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+const ROOT: &str = "/proc/fs/nfsd";
+
+#[derive(Debug, thiserror::Error)]
+pub enum NfsdError {
+    #[error(
+        "{0} is not there: nfsd is not loaded or its filesystem is not mounted \
+         (`modprobe nfsd`, then `mount -t nfsd nfsd {ROOT}`)"
+    )]
+    NotMounted(PathBuf),
+    /// Before 6.19 `unlock_filesystem` crashes a kernel whose nfsd is stopped.
+    #[error(
+        "nothing was written to {0}: nfsd is stopped in this network namespace (its `threads` is 0); \
+         start it first (`systemctl start nfs-server`)"
+    )]
+    Stopped(PathBuf),
+    #[error("this kernel has no {0}")]
+    Absent(PathBuf),
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} says {text:?}, which is not what it should say")]
+    Unexpected { path: PathBuf, text: String },
+    #[error("the kernel refused {text:?} written to {path}: {source}")]
+    Refused {
+        path: PathBuf,
+        text: String,
+        source: io::Error,
+    },
+}
+
+/// A file that takes commands about locks or grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Releases the locks taken through a server address, in all network namespaces.
+    UnlockIp,
+    /// Releases all locks on a filesystem, named by a path on it.
+    UnlockFilesystem,
+    /// Ends nfsd's own (NFSv4) grace period.
+    EndGraceV4,
+    /// Per-address release, in kernels patched with the RFC of lock failover.
+    NlmUnlock,
+    /// Per-address grace, in the same kernels.
+    NlmSetIpGrace,
+}
+
+impl Control {
+    fn file(self) -> &'static str {
+        match self {
+            Control::UnlockIp => "unlock_ip",
+            Control::UnlockFilesystem => "unlock_filesystem",
+            Control::EndGraceV4 => "v4_end_grace",
+            Control::NlmUnlock => "nlm_unlock",
+            Control::NlmSetIpGrace => "nlm_set_ip_grace",
+        }
+    }
+}
+
+/// nfsd's mounted filesystem.
+#[derive(Clone, Debug)]
+pub struct Nfsd {
+    root: PathBuf,
+}
+
+impl Nfsd {
+    pub fn mounted() -> Result<Self, NfsdError> {
+        Self::at(Path::new(ROOT))
+    }
+
+    fn at(root: &Path) -> Result<Self, NfsdError> {
+        // The folder alone is there as soon as the module is loaded.
+        match root.join("threads").exists() {
+            true => Ok(Nfsd {
+                root: root.to_owned(),
+            }),
+            false => Err(NfsdError::NotMounted(root.to_owned())),
+        }
+    }
+
+    pub fn path(&self, control: Control) -> PathBuf {
+        self.root.join(control.file())
+    }
+
+    pub fn has(&self, control: Control) -> bool {
+        self.path(control).exists()
+    }
+
+    /// Server threads of this network namespace; 0 means stopped.
+    pub fn threads(&self) -> Result<u32, NfsdError> {
+        let path = self.root.join("threads");
+        let text = self.read("threads")?;
+        text.parse()
+            .map_err(|_| NfsdError::Unexpected { path, text })
+    }
+
+    /// Whether NFSv3 is served, by a line like `+2 +3 -4 -4.0`; a stopped server
+    /// may have an empty one.
+    pub fn serves_v3(&self) -> Result<bool, NfsdError> {
+        Ok(self
+            .read("versions")?
+            .split_ascii_whitespace()
+            .any(|version| version == "+3"))
+    }
+
+    /// Whether nfsd's own grace period is over. It denies NLM locks too.
+    pub fn v4_grace_ended(&self) -> Result<bool, NfsdError> {
+        Ok(self.read(Control::EndGraceV4.file())? == "Y")
+    }
+
+    /// Writes an address to [`Control::UnlockIp`], [`Control::NlmUnlock`] or
+    /// [`Control::NlmSetIpGrace`]. Up to 7.3 `unlock_ip` refuses IPv6 addresses
+    /// with EINVAL, because it counts the newline that it insists on.
+    pub fn write_address(&self, control: Control, vip: IpAddr) -> Result<(), NfsdError> {
+        self.write(control, format!("{}\n", vip.to_canonical()).as_bytes())
+    }
+
+    /// Releases all locks on the filesystem that holds `path`; since 6.9 this
+    /// revokes its NFSv4 state too.
+    pub fn unlock_filesystem(&self, path: &Path) -> Result<(), NfsdError> {
+        let mut line = quote(path);
+        line.push('\n');
+        self.write(Control::UnlockFilesystem, line.as_bytes())
+    }
+
+    pub fn end_v4_grace(&self) -> Result<(), NfsdError> {
+        self.write(Control::EndGraceV4, b"Y\n")
+    }
+
+    fn write(&self, control: Control, command: &[u8]) -> Result<(), NfsdError> {
+        let path = self.path(control);
+        if self.threads()? == 0 {
+            return Err(NfsdError::Stopped(path));
+        }
+        let mut file = match fs::OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(NfsdError::Absent(path));
+            }
+            other => other.map_err(|source| refused(&path, command, source))?,
+        };
+        // One write call is one command, and the kernel takes it whole or not at all.
+        file.write_all(command)
+            .map_err(|source| refused(&path, command, source))
+    }
+
+    fn read(&self, file: &str) -> Result<String, NfsdError> {
+        let path = self.root.join(file);
+        read_control(&path).map_err(|source| NfsdError::Read { path, source })
+    }
+}
+
+fn refused(path: &Path, command: &[u8], source: io::Error) -> NfsdError {
+    let text = String::from_utf8_lossy(command).trim_end().to_owned();
+    NfsdError::Refused {
+        path: path.to_owned(),
+        text,
+        source,
+    }
+}
+
+/// The file's text without the newline and NUL bytes at its end.
+pub(super) fn read_control(path: &Path) -> io::Result<String> {
+    let bytes = fs::read(path)?;
+    Ok(String::from_utf8_lossy(&bytes)
+        .trim_end_matches(['\0', '\n'])
+        .to_owned())
+}
+
+/// A path in one word: the kernel's `qword_get()` (net/sunrpc/cache.c) ends a
+/// word at a blank and reads `\ooo` as a byte.
+fn quote(path: &Path) -> String {
+    let mut word = String::new();
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | 0x80.. => {
+                write!(word, "\\{byte:03o}").expect("writing to a String")
+            }
+            _ => word.push(char::from(byte)),
+        }
+    }
+    word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nfsd(files: &[(&str, &str)]) -> (tempfile::TempDir, Nfsd) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let nfsd = Nfsd::at(folder.path()).unwrap();
+        (folder, nfsd)
+    }
+
+    #[test]
+    fn an_address_is_written_with_a_newline() {
+        let (folder, nfsd) = nfsd(&[("threads", "8\n"), ("unlock_ip", "")]);
+        nfsd.write_address(Control::UnlockIp, "::ffff:10.77.0.1".parse().unwrap())
+            .unwrap();
+        assert_eq!(
+            fs::read(folder.path().join("unlock_ip")).unwrap(),
+            b"10.77.0.1\n"
+        );
+    }
+
+    #[test]
+    fn nothing_is_written_while_nfsd_is_stopped() {
+        let (folder, nfsd) = nfsd(&[("threads", "0\n"), ("unlock_filesystem", "")]);
+        let error = nfsd.unlock_filesystem(Path::new("/srv")).unwrap_err();
+        assert!(matches!(error, NfsdError::Stopped(_)), "{error}");
+        assert_eq!(
+            fs::read(folder.path().join("unlock_filesystem")).unwrap(),
+            b""
+        );
+    }
+
+    #[test]
+    fn a_path_is_one_word() {
+        let (folder, nfsd) = nfsd(&[("threads", "8\n"), ("unlock_filesystem", "")]);
+        nfsd.unlock_filesystem(Path::new("/srv/my data\\x"))
+            .unwrap();
+        let written = fs::read(folder.path().join("unlock_filesystem")).unwrap();
+        assert_eq!(written, b"/srv/my\\040data\\134x\n");
+    }
+
+    #[test]
+    fn answers_may_end_in_a_nul_byte() {
+        let (_folder, nfsd) = nfsd(&[
+            ("threads", "8\n"),
+            ("v4_end_grace", "N\n\0"),
+            ("versions", "-2 +3 +4\n"),
+        ]);
+        assert!(!nfsd.v4_grace_ended().unwrap());
+        assert!(nfsd.serves_v3().unwrap());
+        assert!(!nfsd.has(Control::NlmUnlock));
+    }
+
+    #[test]
+    fn a_file_that_the_kernel_lacks_is_told_from_a_refusal() {
+        let (_folder, nfsd) = nfsd(&[("threads", "8\n")]);
+        let vip = "10.77.0.1".parse().unwrap();
+        let error = nfsd.write_address(Control::NlmUnlock, vip).unwrap_err();
+        assert!(matches!(error, NfsdError::Absent(_)), "{error}");
+    }
+
+    #[test]
+    fn a_folder_without_its_files_is_not_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Nfsd::at(folder.path()).unwrap_err();
+        assert!(error.to_string().contains("mount -t nfsd"), "{error}");
+    }
+}
