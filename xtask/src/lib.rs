@@ -2,5 +2,7 @@
 //! scenarios in `tests` boot the same lab that `cargo xtask lab` boots.
 
 pub mod apt;
+pub mod build;
 pub mod cache;
 pub mod progress;
+pub mod toolchain;

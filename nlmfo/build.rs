@@ -1,0 +1,142 @@
+//! Builds the kernel side (`nlmfo-ebpf`) into `OUT_DIR/nlmfo-ebpf`.
+//!
+//! The compiler and the linker are those that `cargo xtask toolchain` prepared,
+//! in the folder that `xtask/src/toolchain` describes. `NLMFO_EBPF_ELF` names a
+//! ready-made ELF instead; then nothing is compiled here.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+const TARGET: &str = "bpfel-unknown-none";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                println!("cargo::error={line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    for variable in ["NLMFO_EBPF_ELF", "NLMFO_CACHE"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let elf = match non_empty("NLMFO_EBPF_ELF") {
+        Some(ready) => PathBuf::from(ready),
+        None => build(&out_dir)?,
+    };
+    println!("cargo::rerun-if-changed={}", elf.display());
+    fs::copy(&elf, out_dir.join("nlmfo-ebpf"))
+        .with_context(|| format!("copy the eBPF programs from {}", elf.display()))?;
+    Ok(())
+}
+
+/// Runs cargo for the kernel side; a rebuild after a change takes seconds.
+fn build(out_dir: &Path) -> Result<PathBuf> {
+    let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let workspace = manifest_dir
+        .parent()
+        .context("nlmfo lies in the workspace")?;
+    for source in ["nlmfo-ebpf", "nlmfo-common", "Cargo.lock", "Cargo.toml"] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(source).display()
+        );
+    }
+    let toolchain = toolchain(workspace)?;
+    println!(
+        "cargo::rerun-if-changed={}",
+        toolchain.join("about").display()
+    );
+
+    // One for all profiles of the host: the kernel side is always optimised. Not
+    // the folder that the outer cargo has locked.
+    let target_dir = target_dir(out_dir)?.join("ebpf");
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo
+        .args(["build", "--locked", "--package", "nlmfo-ebpf"])
+        .args(["--profile", "ebpf", "--target", TARGET, "--target-dir"])
+        .arg(&target_dir)
+        .current_dir(workspace)
+        .env("RUSTC", toolchain.join("bin/rustc"))
+        // aya-ebpf uses inline assembly for BPF, which is not stable yet.
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        // Whose registers the kernel hands to a kprobe.
+        .env("AYA_BPF_TARGET_ARCH", variable("CARGO_CFG_TARGET_ARCH")?)
+        .env(
+            "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER",
+            toolchain.join("bin/bpf-linker"),
+        )
+        .env(
+            "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
+            "-Clink-arg=--btf",
+        );
+    // What concerns the host's compiler alone, clippy's wrapper for example.
+    for variable in [
+        "CARGO_BUILD_TARGET",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_WRAPPER",
+        "RUSTFLAGS",
+    ] {
+        cargo.env_remove(variable);
+    }
+    let output = cargo.output().context("start cargo for nlmfo-ebpf")?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "building the eBPF programs failed ({}):\n{messages}",
+        output.status
+    );
+    if messages.contains("\nwarning: ") || messages.starts_with("warning: ") {
+        for line in messages.lines() {
+            println!("cargo::warning={line}");
+        }
+    }
+    Ok(target_dir.join(TARGET).join("ebpf/nlmfo-ebpf"))
+}
+
+/// Where `cargo xtask toolchain` keeps what it prepared.
+fn toolchain(workspace: &Path) -> Result<PathBuf> {
+    let cache = match non_empty("NLMFO_CACHE") {
+        Some(dir) => PathBuf::from(dir),
+        None => workspace.join("target/lab"),
+    };
+    let toolchain = cache.join("ebpf-toolchain");
+    if !toolchain.join("about").exists() {
+        bail!(
+            "there is no eBPF toolchain in {}: run `cargo xtask build`, \
+             or name a ready-made ELF in NLMFO_EBPF_ELF",
+            toolchain.display()
+        );
+    }
+    Ok(toolchain)
+}
+
+/// The folder of the outer cargo's output, from `TARGET/PROFILE/build/PACKAGE/out`.
+fn target_dir(out_dir: &Path) -> Result<&Path> {
+    out_dir
+        .ancestors()
+        .nth(4)
+        .with_context(|| format!("no target folder above {}", out_dir.display()))
+}
+
+fn variable(name: &str) -> Result<OsString> {
+    env::var_os(name).with_context(|| format!("cargo did not set {name}"))
+}
+
+fn non_empty(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}

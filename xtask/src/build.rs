@@ -1,0 +1,47 @@
+//! Builds what the lab and the operator run: the tool with the kernel side in
+//! it, and the guest program of the scenarios.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    cache::{Cache, workspace_root},
+    toolchain::Toolchain,
+};
+
+/// Prepares the eBPF toolchain where it is needed, builds, and returns the
+/// folder with the programs.
+pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
+    if env::var_os("NLMFO_EBPF_ELF").is_none_or(|elf| elf.is_empty()) {
+        Toolchain::prepare(cache)?;
+    }
+    let root = workspace_root();
+    let target = match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root.join(dir),
+        None => root.join("target"),
+    };
+    let mut cargo = cargo(cache);
+    cargo
+        .args(["build", "--locked"])
+        .args(["--package", "nlmfo", "--package", "nlmfo-tests"]);
+    if release {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().context("start cargo")?;
+    ensure!(status.success(), "cargo build failed ({status})");
+    Ok(target.join(if release { "release" } else { "debug" }))
+}
+
+/// cargo in the workspace, with the toolchain of this cache.
+pub fn cargo(cache: &Cache) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace_root())
+        .env("NLMFO_CACHE", cache.path(Path::new("")));
+    cargo
+}
