@@ -7,7 +7,9 @@ pub mod lockd;
 pub mod netlink;
 pub mod netns;
 pub mod nfsd;
+pub mod preflight;
 pub mod symbols;
+pub mod unlock_bug;
 
 use std::io;
 
