@@ -2,6 +2,9 @@
 //! running kernel's BTF and hands them to the programs as one read-only global:
 //! nothing here is a number of some kernel.
 
+/// The most bytes of a `file_lock` that the programs copy; 192 do on 6.1 to 7.3.
+pub const FL_SPAN_MAX: usize = 256;
+
 /// Byte offsets of the fields that the programs read, each from the start of
 /// the struct that the name begins with, and the addresses of the kernel's
 /// objects that they compare with or walk.
@@ -129,6 +132,12 @@ pub struct Layout {
 
     /// Buckets of `nlm_files`, from the array's BTF type.
     pub nlm_files_buckets: u32,
+}
+
+impl Layout {
+    /// Every field 0: what the programs are built with, and the loader replaces.
+    // SAFETY: integers only; all-zero bytes are a value of each.
+    pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
 #[cfg(feature = "user")]

@@ -4,5 +4,6 @@
 
 pub mod addr;
 pub mod layout;
+pub mod record;
 
 pub use addr::Addr;

@@ -1,7 +1,56 @@
 //! The maps that the programs share with the tool.
 
-use aya_ebpf::{macros::map, maps::Array};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf};
+use nlmfo_common::Addr;
+use nlmfo_common::layout::FL_SPAN_MAX;
+use nlmfo_common::record::{Control, VipCounters};
 
-/// One counter: calls of `locks_show` since the programs were attached.
+/// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
+/// so the reader empties this after some eighty records: it cannot overflow
+/// while he does.
 #[map]
-pub static LOCKS_SHOWN: Array<u64> = Array::with_max_entries(1, 0);
+pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Where `kernel::FileLock` copies to.
+#[map]
+pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counters per VIP. LRU, so that a node which had thousands of addresses over
+/// the years cannot fill it.
+#[map]
+pub static COUNTERS: LruPerCpuHashMap<Addr, VipCounters> =
+    LruPerCpuHashMap::with_max_entries(4096, 0);
+
+/// A LOCK call between entry and return.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call {
+    pub thread: u64,
+    pub host: u64,
+    pub began: u64,
+    pub reclaim: u64,
+}
+
+/// Calls under way, at the thread id's low bits: lockd is one thread on every
+/// kernel seen, and an array lookup is the cheapest there is. A second thread
+/// on the same slot is noticed by its id and goes uncounted in latency only.
+#[map]
+pub static CALLS: Array<Call> = Array::with_max_entries(CALL_SLOTS, 0);
+pub const CALL_SLOTS: u32 = 64;
+
+/// Why a thread is dropping locks, while it does (`record::cause`).
+#[map]
+pub static CAUSES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(256, 0);
+
+/// Grants already told once: `nlm_rqst` address → the cookie that it carried.
+#[map]
+pub static GRANTS_TOLD: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16384, 0);
+
+/// A VIP's counters as they are when it is seen for the first time. A map's
+/// value, as it is too large for the stack.
+#[map]
+pub static NO_COUNTS: Array<VipCounters> = Array::with_max_entries(1, 0);

@@ -1,18 +1,450 @@
-//! What `/proc/locks` shows, seen from inside the kernel.
+//! The snapshot: what lockd holds now.
+//!
+//! Two independent walks see every held lock. While our own thread reads
+//! `/proc/locks`, `show` notes each of lockd's locks, by the kernel's own walk
+//! under the kernel's own lock. `walk_bucket` then goes through lockd's file
+//! table for what `/proc/locks` lacks (file handles, waiters, shares), and sums
+//! up the locks on each file's inode; the tool accepts the snapshot only if both
+//! walks saw the same locks.
+//!
+//! `walk_bucket` takes no kernel lock. It checks at each step that the list's
+//! links agree in both directions, and gives up (`TORN`) when they do not; a
+//! list that changed unnoticed shows in the sums.
 
-use aya_ebpf::{macros::kprobe, programs::ProbeContext};
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
+use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
+use core::ffi::c_void;
+use nlmfo_common::Addr;
+use nlmfo_common::record::{
+    Control, FH_MAX, FileRecord, HostRecord, LockRecord, NAME_MAX, ShareRecord, WaiterRecord, kind,
+    lock_digest, walk,
+};
 
-use crate::{layout::layout, maps::LOCKS_SHOWN};
+use crate::kernel::{FileLock, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr};
+use crate::maps::{CONTROL, RECORDS};
 
-// static int locks_show(struct seq_file *f, void *v)   fs/locks.c, 6.1 to 6.12
-#[kprobe]
-pub fn locks_show(_ctx: ProbeContext) -> u32 {
-    if layout!(nlm_files) == 0 {
-        return 0;
+/// The reader looks by itself, so no record needs to wake anyone.
+const NO_WAKEUP: u64 = 1;
+
+/// Steps of one `bpf_loop`: more than any bucket of a sane server has entries.
+const WALK_STEPS: u32 = 1 << 21;
+
+fn control() -> Option<&'static mut Control> {
+    // SAFETY: one entry, used by one thread at a time (`Control::reader`).
+    CONTROL
+        .get_ptr_mut(0)
+        .map(|control| unsafe { &mut *control })
+}
+
+fn current_task() -> u64 {
+    // SAFETY: no arguments, no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Writes one record in place; `Ok(false)` when there is no room.
+#[inline(always)]
+fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool, i32> {
+    let Some(mut entry) = RECORDS.reserve::<T>(0) else {
+        return Ok(false);
+    };
+    match fill(entry.as_mut_ptr()) {
+        Ok(()) => {
+            entry.submit(NO_WAKEUP);
+            Ok(true)
+        }
+        Err(error) => {
+            entry.discard(NO_WAKEUP);
+            Err(error)
+        }
     }
-    if let Some(count) = LOCKS_SHOWN.get_ptr_mut(0) {
-        // SAFETY: the map's own value, alive as long as the program.
-        unsafe { *count += 1 };
+}
+
+/// Assigns fields behind a raw pointer into a reserved record.
+macro_rules! fill {
+    ($record:expr, { $($field:ident: $value:expr),+ $(,)? }) => {{
+        let record = $record;
+        $(
+            let value = $value;
+            // SAFETY: `emit` hands over a reserved record, aligned to 8.
+            unsafe { (&raw mut (*record).$field).write(value) };
+        )+
+    }};
+}
+
+/// Makes the calling thread the reader. Run by the tool itself
+/// (`BPF_PROG_TEST_RUN`), so it is right in any pid namespace.
+#[raw_tracepoint]
+pub fn snapshot_begin(_ctx: RawTracePointContext) -> i32 {
+    if let Some(control) = control() {
+        *control = Control {
+            reader: current_task(),
+            ..Control::default()
+        };
     }
     0
+}
+
+// kernel: int locks_show(struct seq_file *f, void *v)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: process, under blocked_lock_lock and file_rwsem
+#[kprobe]
+pub fn show(ctx: ProbeContext) -> u32 {
+    let Some(control) = control() else { return 0 };
+    if control.reader != current_task() {
+        return 0;
+    }
+    control.shown += 1;
+    if let Some(link) = ctx.arg::<u64>(1)
+        && show_lock(link).is_err()
+    {
+        control.lost += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn show_lock(link: u64) -> Result<(), i32> {
+    let lock = FileLock::read(link - layout!(fl_link) as u64)?;
+    if !lock.is_lockds() {
+        return Ok(());
+    }
+    let owner = lock.owner();
+    let wrote = emit(|record: *mut LockRecord| {
+        fill!(record, {
+            kind: kind::LOCK,
+            mode: lock.mode(),
+            fl: lock.base(),
+            owner: owner,
+            host: pointer(owner, layout!(lockowner_host))?,
+            file: lock.file(),
+            start: lock.start(),
+            end: lock.end(),
+            svid: read(owner, layout!(lockowner_svid))?,
+            pad: 0,
+        });
+        Ok(())
+    })?;
+    if wrote { Ok(()) } else { Err(-1) }
+}
+
+/// What a bucket's walk is looking at.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u32)]
+enum At {
+    File,
+    Lock,
+    Waiter,
+    Share,
+}
+
+/// Where a bucket's walk is. Records already emitted in an earlier run are
+/// passed over by count.
+#[repr(C)]
+struct Walk {
+    one_vip: u64,
+    vip: [u64; 2],
+    at: At,
+    outcome: u32,
+    skip: u64,
+    passed: u64,
+    /// The `nlm_file`'s `f_list`, and the pointer that must point at it.
+    node: u64,
+    nlm_file: u64,
+    files: [u64; 2],
+    inode: u64,
+    /// Head and next entry of the list being walked.
+    head: u64,
+    entry: u64,
+    locks: u64,
+    digest: u64,
+}
+
+const CONTINUE: i64 = 0;
+const STOP: i64 = 1;
+
+/// Walks one bucket of `nlm_files`: `args[0]` is its number. If `args[1]` is not
+/// 0, only the locks of the VIP in `args[2]` and `args[3]` are summed up.
+/// Continues behind `Control::emitted` records, and leaves `Control::walk`.
+#[raw_tracepoint]
+pub fn walk_bucket(ctx: RawTracePointContext) -> i32 {
+    let bucket: u64 = ctx.arg(0);
+    let Some(control) = control() else { return 0 };
+    let Ok(first) = pointer(layout!(nlm_files) + bucket * 8, 0) else {
+        control.walk = walk::TORN;
+        return 0;
+    };
+    let mut state = Walk {
+        one_vip: ctx.arg(1),
+        vip: [ctx.arg(2), ctx.arg(3)],
+        at: At::File,
+        outcome: walk::LIMIT as u32,
+        skip: control.emitted,
+        passed: 0,
+        node: first,
+        nlm_file: 0,
+        files: [0; 2],
+        inode: 0,
+        head: 0,
+        entry: 0,
+        locks: 0,
+        digest: 0,
+    };
+    // SAFETY: the callback has the helper's signature and gets `state`.
+    unsafe {
+        bpf_loop(
+            WALK_STEPS,
+            walk_step as *mut c_void,
+            (&raw mut state).cast(),
+            0,
+        );
+    }
+    control.emitted = state.passed;
+    control.walk = state.outcome as u64;
+    0
+}
+
+extern "C" fn walk_step(_index: u64, state: *mut Walk) -> i64 {
+    // SAFETY: `bpf_loop` hands over what `walk_bucket` gave it.
+    let state = unsafe { &mut *state };
+    let step = match state.at {
+        At::File => walk_file(state),
+        At::Lock => walk_lock(state),
+        At::Waiter => walk_waiter(state),
+        At::Share => walk_share(state),
+    };
+    match step {
+        Ok(verdict) => verdict,
+        Err(_) => end(state, walk::TORN),
+    }
+}
+
+#[inline(always)]
+fn end(state: &mut Walk, outcome: u64) -> i64 {
+    state.outcome = outcome as u32;
+    STOP
+}
+
+/// Emits a record unless an earlier run of this bucket did. False: no room.
+#[inline(always)]
+fn pass<T: 'static>(
+    state: &mut Walk,
+    fill: impl FnOnce(*mut T) -> Result<(), i32>,
+) -> Result<bool, i32> {
+    if state.passed >= state.skip && !emit(fill)? {
+        return Ok(false);
+    }
+    state.passed += 1;
+    Ok(true)
+}
+
+/// Whether a `list_head` at `node` is still linked to its successor both ways.
+#[inline(always)]
+fn linked(node: u64, next: u64) -> Result<bool, i32> {
+    Ok(pointer(next, 8)? == node)
+}
+
+/// Opens the `nlm_file` at `state.node`, or ends the bucket.
+#[inline(always)]
+fn walk_file(state: &mut Walk) -> Result<i64, i32> {
+    if state.node == 0 {
+        return Ok(end(state, walk::DONE));
+    }
+    // hlist_node: next, pprev; *pprev must lead back here.
+    let pprev = pointer(state.node, 8)?;
+    if pointer(pprev, 0)? != state.node {
+        return Ok(end(state, walk::TORN));
+    }
+    let nlm_file = state.node - layout!(nlm_file_list) as u64;
+    let files: [u64; 2] = read(nlm_file, layout!(nlm_file_file))?;
+    let file = if files[0] != 0 { files[0] } else { files[1] };
+    let inode = pointer(file, layout!(file_inode))?;
+    let flctx = pointer(inode, layout!(inode_flctx))?;
+
+    state.nlm_file = nlm_file;
+    state.files = files;
+    state.inode = inode;
+    state.locks = 0;
+    state.digest = 0;
+    state.at = At::Lock;
+    if flctx == 0 {
+        state.head = 0;
+        state.entry = 0;
+    } else {
+        state.head = flctx + layout!(flctx_posix) as u64;
+        state.entry = pointer(state.head, 0)?;
+    }
+    Ok(CONTINUE)
+}
+
+/// Whether the host of `owner` uses the VIP.
+#[inline(always)]
+fn has_vip(owner: u64, vip: [u64; 2]) -> Result<bool, i32> {
+    let Addr(bytes) = host_vip(pointer(owner, layout!(lockowner_host))?)?;
+    // SAFETY: both are 16 plain bytes.
+    Ok(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(bytes) } == vip)
+}
+
+/// Sums up one POSIX lock of the inode, or, at the list's end, emits the file.
+#[inline(always)]
+fn walk_lock(state: &mut Walk) -> Result<i64, i32> {
+    if state.entry != state.head {
+        let lock = FileLock::read(state.entry - layout!(fl_list) as u64)?;
+        if pointer(lock.prev(), 0)? != state.entry {
+            return Ok(end(state, walk::TORN));
+        }
+        // Two file handles may lead to one inode: each lock belongs to the
+        // nlm_file that it was taken through.
+        let file = lock.file();
+        if lock.is_lockds()
+            && (file == state.files[0] || file == state.files[1])
+            && (state.one_vip == 0 || has_vip(lock.owner(), state.vip)?)
+        {
+            state.locks += 1;
+            state.digest = state.digest.wrapping_add(lock_digest(
+                lock.base(),
+                lock.owner(),
+                lock.start(),
+                lock.end(),
+                lock.mode(),
+            ));
+        }
+        state.entry = lock.next();
+        return Ok(CONTINUE);
+    }
+
+    let file = state.nlm_file;
+    let (files, inode, locks, digest) = (state.files, state.inode, state.locks, state.digest);
+    let room = pass(state, |record: *mut FileRecord| {
+        let sb = pointer(inode, layout!(inode_sb))?;
+        fill!(record, {
+            kind: kind::FILE,
+            dev: read(sb, layout!(sb_dev))?,
+            nlm_file: file,
+            files: files,
+            ino: read(inode, layout!(inode_ino))?,
+            locks: locks,
+            digest: digest,
+            fh_len: read::<u16>(file, layout!(nlm_file_fh_size))? as u32,
+            pad: 0,
+        });
+        // SAFETY: as in `fill!`.
+        let fh = unsafe { &raw mut (*record).fh };
+        read_bytes(fh, FH_MAX as u32, file + layout!(nlm_file_fh_data) as u64)
+    })?;
+    if !room {
+        return Ok(end(state, walk::FULL));
+    }
+    state.head = state.nlm_file + layout!(nlm_file_blocks) as u64;
+    state.entry = pointer(state.head, 0)?;
+    state.at = At::Waiter;
+    Ok(CONTINUE)
+}
+
+/// Emits one blocked request of the file, or goes on to its shares.
+#[inline(always)]
+fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
+    if state.entry == state.head {
+        state.entry = pointer(state.nlm_file, layout!(nlm_file_shares))?;
+        state.at = At::Share;
+        return Ok(CONTINUE);
+    }
+    let next = pointer(state.entry, 0)?;
+    if !linked(state.entry, next)? {
+        return Ok(end(state, walk::TORN));
+    }
+    let block = state.entry - layout!(block_flist) as u64;
+    let call = pointer(block, layout!(block_call))?;
+    let lock = FileLock::read(call + layout!(rqst_lock_fl) as u64)?;
+    let file = state.nlm_file;
+    let room = pass(state, |record: *mut WaiterRecord| {
+        fill!(record, {
+            kind: kind::WAITER,
+            mode: lock.mode(),
+            block: block,
+            nlm_file: file,
+            host: pointer(block, layout!(block_host))?,
+            start: lock.start(),
+            end: lock.end(),
+            svid: read(call, layout!(rqst_lock_svid))?,
+            granted: read::<u8>(block, layout!(block_granted))? as u32,
+        });
+        Ok(())
+    })?;
+    if !room {
+        return Ok(end(state, walk::FULL));
+    }
+    state.entry = next;
+    Ok(CONTINUE)
+}
+
+/// Emits one DOS share of the file, or goes on to the next file.
+#[inline(always)]
+fn walk_share(state: &mut Walk) -> Result<i64, i32> {
+    if state.entry == 0 {
+        state.node = pointer(state.node, 0)?;
+        state.at = At::File;
+        return Ok(CONTINUE);
+    }
+    let share = state.entry;
+    let file = state.nlm_file;
+    let room = pass(state, |record: *mut ShareRecord| {
+        let owner_len: u32 = read(share, layout!(share_owner_len))?;
+        fill!(record, {
+            kind: kind::SHARE,
+            access: read(share, layout!(share_access))?,
+            mode: read(share, layout!(share_mode))?,
+            owner_len: owner_len,
+            nlm_file: file,
+            host: pointer(share, layout!(share_host))?,
+            owner: [0; NAME_MAX],
+        });
+        // SAFETY: as in `fill!`.
+        let owner = unsafe { &raw mut (*record).owner };
+        read_bytes(owner, owner_len, pointer(share, layout!(share_owner_data))?)
+    })?;
+    if !room {
+        return Ok(end(state, walk::FULL));
+    }
+    state.entry = pointer(share, layout!(share_next))?;
+    Ok(CONTINUE)
+}
+
+/// Emits the [`HostRecord`] of the `nlm_host` whose address is `args[0]`.
+#[raw_tracepoint]
+pub fn read_host(ctx: RawTracePointContext) -> i32 {
+    let host: u64 = ctx.arg(0);
+    let Some(control) = control() else { return 0 };
+    if emit_host(host).is_err() {
+        control.lost += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn emit_host(host: u64) -> Result<(), i32> {
+    let wrote = emit(|record: *mut HostRecord| {
+        let net = pointer(host, layout!(host_net))?;
+        fill!(record, {
+            kind: kind::HOST,
+            version: read(host, layout!(host_version))?,
+            host: host,
+            vip: host_vip(host)?,
+            client: sockaddr(host + layout!(host_addr) as u64)?,
+            proto: read::<u16>(host, layout!(host_proto))? as u32,
+            netns: read(net, layout!(net_inum))?,
+            nsm_priv: [0; 16],
+            nsm_name: [0; NAME_MAX],
+        });
+        // SAFETY: as in `fill!`.
+        let (name, nsm_name) = unsafe { (&raw mut (*record).name, &raw mut (*record).nsm_name) };
+        read_str(name, pointer(host, layout!(host_name))?);
+        let nsm = pointer(host, layout!(host_nsmhandle))?;
+        if nsm != 0 {
+            fill!(record, { nsm_priv: read(nsm, layout!(nsm_priv))? });
+            read_str(nsm_name, pointer(nsm, layout!(nsm_name))?);
+        }
+        Ok(())
+    })?;
+    if wrote { Ok(()) } else { Err(-1) }
 }

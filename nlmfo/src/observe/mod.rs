@@ -1,3 +1,10 @@
 //! What the kernel holds: snapshots of lockd's locks and counters per VIP.
+//!
+//! Gauges come from snapshots, counters from probes; no state of ours lives long
+//! enough to drift from the kernel's.
 
+pub mod counters;
 pub mod host;
+pub mod programs;
+pub mod snapshot;
+pub mod table;

@@ -1,0 +1,240 @@
+//! What the programs write and the tool reads: ring-buffer records and map
+//! values. Plain integers in the machine's byte order, addresses in network
+//! order; every struct's size is a multiple of 8 and asserted here.
+
+use crate::Addr;
+
+/// What a ring-buffer record is; its first four bytes.
+pub mod kind {
+    pub const LOCK: u32 = 1;
+    pub const FILE: u32 = 2;
+    pub const WAITER: u32 = 3;
+    pub const SHARE: u32 = 4;
+    pub const HOST: u32 = 5;
+}
+
+/// The largest NFS file handle that lockd keeps (`NFS_MAXFHSIZE`, include/linux/nfs.h).
+pub const FH_MAX: usize = 128;
+
+/// Bytes of a client's name or share owner that a record carries.
+pub const NAME_MAX: usize = 64;
+
+/// One held lock, written while `/proc/locks` is read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockRecord {
+    pub kind: u32,
+    /// `F_RDLCK` 0 or `F_WRLCK` 1.
+    pub mode: u32,
+    /// Address of the `file_lock`: which lock it is, within one pass.
+    pub fl: u64,
+    /// Address of the `nlm_lockowner`.
+    pub owner: u64,
+    /// Address of the `nlm_host`.
+    pub host: u64,
+    /// Address of the `struct file`, as in [`FileRecord::files`].
+    pub file: u64,
+    /// First byte of the range.
+    pub start: u64,
+    /// Last byte of the range; `i64::MAX` means to the end of the file.
+    pub end: u64,
+    pub svid: u32,
+    pub pad: u32,
+}
+
+/// One `nlm_file`: a file that lockd holds open for its clients.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileRecord {
+    pub kind: u32,
+    /// The kernel's own `dev_t` encoding: major << 20 | minor.
+    pub dev: u32,
+    /// Address of the `nlm_file`.
+    pub nlm_file: u64,
+    /// Addresses of the files open for reading and for writing, 0 if not open.
+    pub files: [u64; 2],
+    pub ino: u64,
+    /// How many of lockd's locks the inode holds through this `nlm_file`.
+    pub locks: u64,
+    /// The sum of [`lock_digest`] over them.
+    pub digest: u64,
+    /// Length of the file handle in bytes.
+    pub fh_len: u32,
+    pub pad: u32,
+    pub fh: [u8; FH_MAX],
+}
+
+/// One blocked request (`nlm_block`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaiterRecord {
+    pub kind: u32,
+    pub mode: u32,
+    /// Address of the `nlm_block`.
+    pub block: u64,
+    pub nlm_file: u64,
+    pub host: u64,
+    pub start: u64,
+    pub end: u64,
+    pub svid: u32,
+    /// Not 0: the lock is granted and the client is being told.
+    pub granted: u32,
+}
+
+/// One DOS share reservation (`nlm_share`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShareRecord {
+    pub kind: u32,
+    /// `fsh_access`: 0 none, 1 read, 2 write, 3 both.
+    pub access: u32,
+    /// `fsh_mode`: what others are denied, in the same numbers.
+    pub mode: u32,
+    /// Length of the owner handle; `owner` holds its first bytes.
+    pub owner_len: u32,
+    pub nlm_file: u64,
+    pub host: u64,
+    pub owner: [u8; NAME_MAX],
+}
+
+/// One lockd host (`nlm_host`): a client as seen through one server address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRecord {
+    pub kind: u32,
+    /// NLM version: 1, 3 or 4.
+    pub version: u32,
+    pub host: u64,
+    /// The server address that the client used.
+    pub vip: Addr,
+    pub client: Addr,
+    /// IP protocol number.
+    pub proto: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// The cookie that lockd gave statd for this client; zeros if it is not monitored.
+    pub nsm_priv: [u8; 16],
+    /// The name that the client calls itself, NUL-terminated unless cut.
+    pub name: [u8; NAME_MAX],
+    /// The name that statd monitors, NUL-terminated unless cut.
+    pub nsm_name: [u8; NAME_MAX],
+}
+
+/// What makes two observations of a lock the same lock: an order-free sum of
+/// these over a file's locks is compared between the two walks of a snapshot.
+/// FNV-style mixing, a word at a time: a change detector, no cryptography.
+#[inline(always)]
+pub fn lock_digest(fl: u64, owner: u64, start: u64, end: u64, mode: u32) -> u64 {
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let mut sum = 0xcbf2_9ce4_8422_2325u64;
+    sum = (sum ^ fl).wrapping_mul(PRIME);
+    sum ^= sum >> 29;
+    sum = (sum ^ owner).wrapping_mul(PRIME);
+    sum ^= sum >> 31;
+    sum = (sum ^ start).wrapping_mul(PRIME);
+    sum ^= sum >> 30;
+    sum = (sum ^ end).wrapping_mul(PRIME);
+    sum ^= sum >> 32;
+    (sum ^ mode as u64).wrapping_mul(PRIME)
+}
+
+/// How the reader and the snapshot programs talk; one entry, written by one
+/// thread of ours at a time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Address of the reading thread's `task_struct`; only its reads are
+    /// recorded. 0: nobody is reading.
+    pub reader: u64,
+    /// Calls of `locks_show` that the reader caused.
+    pub shown: u64,
+    /// Records that found no room, and reads of kernel memory that failed.
+    pub lost: u64,
+    /// Records that the walk has written for this bucket so far.
+    pub emitted: u64,
+    /// How the walk of the bucket ended; see [`walk`].
+    pub walk: u64,
+}
+
+/// How a walk of one bucket ended.
+pub mod walk {
+    /// The whole bucket was walked.
+    pub const DONE: u64 = 0;
+    /// The ring buffer is full: read it, then walk on.
+    pub const FULL: u64 = 1;
+    /// The list changed underfoot: start the snapshot again.
+    pub const TORN: u64 = 2;
+    /// More entries than the walk's limit of steps.
+    pub const LIMIT: u64 = 3;
+}
+
+/// Buckets of the LOCK latency histogram: bucket `i` counts calls that took
+/// from 2^i to 2^(i+1) - 1 nanoseconds, the last one all that took longer.
+pub const LATENCY_BUCKETS: usize = 36;
+
+/// What lockd did for one VIP since the counters were attached. Per CPU in the
+/// kernel; the tool adds the CPUs up.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipCounters {
+    /// LOCK answered with granted, not a reclaim.
+    pub granted: u64,
+    /// A blocked request that was granted later (GRANTED_MSG sent, first try).
+    pub granted_later: u64,
+    /// A reclaim that was granted.
+    pub reclaimed: u64,
+    /// LOCK refused: conflicting lock, no locks available, deadlock and the like.
+    pub denied: u64,
+    /// LOCK refused because of grace, reclaim or not.
+    pub denied_grace: u64,
+    /// LOCK answered with blocked.
+    pub blocked: u64,
+    /// CANCEL calls.
+    pub cancelled: u64,
+    /// UNLOCK calls.
+    pub unlocked: u64,
+    /// TEST calls.
+    pub tested: u64,
+    /// Owners whose locks on one file lockd dropped by itself, per [`cause`].
+    pub released: [u64; cause::COUNT],
+    /// LOCK latency, see [`LATENCY_BUCKETS`].
+    pub latency: [u64; LATENCY_BUCKETS],
+}
+
+/// Why lockd dropped locks that no client had unlocked.
+pub mod cause {
+    /// `unlock_ip`, by procfs or netlink.
+    pub const UNLOCK_IP: usize = 0;
+    /// `unlock_filesystem`, by procfs or netlink.
+    pub const UNLOCK_FILESYSTEM: usize = 1;
+    /// The client's statd reported a reboot.
+    pub const CLIENT_REBOOT: usize = 2;
+    /// The client, or nlmfo in its name, called FREE_ALL.
+    pub const FREE_ALL: usize = 3;
+    /// lockd went down.
+    pub const SHUTDOWN: usize = 4;
+    /// A path that none of the probes above announced.
+    pub const OTHER: usize = 5;
+    pub const COUNT: usize = 6;
+}
+
+const _: () = {
+    assert!(size_of::<LockRecord>() == 64);
+    assert!(size_of::<FileRecord>() == 64 + FH_MAX);
+    assert!(size_of::<WaiterRecord>() == 56);
+    assert!(size_of::<ShareRecord>() == 32 + NAME_MAX);
+    assert!(size_of::<HostRecord>() == 72 + 2 * NAME_MAX);
+    assert!(size_of::<Control>() == 40);
+    assert!(size_of::<VipCounters>() == 8 * (9 + cause::COUNT + LATENCY_BUCKETS));
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: `repr(C)`, integers and arrays of integers only, no padding
+    // (the sizes are asserted above).
+    unsafe impl aya::Pod for super::Control {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::VipCounters {}
+    // SAFETY: 16 bytes, no padding.
+    unsafe impl aya::Pod for crate::Addr {}
+}

@@ -1,0 +1,221 @@
+//! lockd's lock path, counted per VIP. Runs for every NLM call of every client,
+//! so: no loops, two reads of kernel memory at most per probe, per-CPU counters.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use nlmfo_common::Addr;
+use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters};
+
+use crate::kernel::{host_vip, layout, pointer, read};
+use crate::maps::{CALL_SLOTS, CALLS, COUNTERS, Call, GRANTS_TOLD, NO_COUNTS};
+
+/// NLM status codes (RFC 1813 appendix II; `nlm_stats` / `nlm4_stats`).
+const NLM_GRANTED: u32 = 0;
+const NLM_BLOCKED: u32 = 3;
+const NLM_DENIED_GRACE: u32 = 4;
+/// lockd's own "send no answer" (`nlm_drop_reply`, include/linux/lockd/bind.h
+/// 6.1, fs/lockd/lockd.h 7.2): the call comes again and is counted then.
+const NLM_DROP_REPLY: u32 = 30000;
+
+/// `NLMPROC_GRANTED_MSG`.
+const GRANTED_MSG: u32 = 10;
+
+/// The counters of the VIP that `host`'s client uses.
+#[inline(always)]
+pub fn counters(host: u64) -> Option<&'static mut VipCounters> {
+    let vip: Addr = host_vip(host).ok()?;
+    if COUNTERS.get_ptr_mut(vip).is_none() {
+        // BPF_NOEXIST: another CPU may have been quicker.
+        let none = NO_COUNTS.get(0)?;
+        let _ = COUNTERS.insert(vip, none, 1);
+    }
+    // SAFETY: this CPU's value; programs on a CPU do not preempt one another's
+    // increments in a way that tears an aligned u64.
+    COUNTERS
+        .get_ptr_mut(vip)
+        .map(|counters| unsafe { &mut *counters })
+}
+
+/// The `nlm_host` behind an `nlm_lock`, by the owner of its `file_lock`.
+#[inline(always)]
+fn lock_host(lock: u64) -> Result<u64, i32> {
+    let owner = pointer(lock, layout!(lock_fl) + layout!(fl_owner))?;
+    pointer(owner, layout!(lockowner_host))
+}
+
+/// `nlmsvc_lock`'s seventh argument, which x86-64 passes on the stack, above
+/// the return address; arm64 has it in a register.
+#[inline(always)]
+fn reclaim(ctx: &ProbeContext) -> u64 {
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        // SAFETY: the context of a kprobe is its pt_regs.
+        let sp = unsafe { (*ctx.regs).rsp };
+        read::<u32>(sp, 8).unwrap_or(0) as u64
+    }
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    {
+        ctx.arg::<u32>(6).unwrap_or(0) as u64
+    }
+}
+
+// kernel: __be32 nlmsvc_lock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, int wait, struct nlm_cookie *cookie, int reclaim)
+// seen: 6.1 6.12 6.18 7.2 7.3 (from 7.2 struct lockd_lock, struct lockd_cookie)
+// context: lockd's thread, no lock held
+#[kprobe]
+pub fn lock_enter(ctx: ProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    let Some(host) = ctx.arg::<u64>(2) else {
+        return 0;
+    };
+    if let Some(call) = CALLS.get_ptr_mut(thread as u32 % CALL_SLOTS) {
+        let now = Call {
+            thread,
+            host,
+            // SAFETY: no preconditions.
+            began: unsafe { bpf_ktime_get_ns() },
+            reclaim: reclaim(&ctx),
+        };
+        // SAFETY: an element of our array; the thread's own slot.
+        unsafe { *call = now };
+    }
+    0
+}
+
+// kernel: __be32 nlmsvc_lock(...), on return; the status is in network byte order
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread, no lock held
+#[kretprobe]
+pub fn lock_return(ctx: RetProbeContext) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    let Some(call) = CALLS.get_ptr_mut(thread as u32 % CALL_SLOTS) else {
+        return 0;
+    };
+    // SAFETY: an element of our array.
+    let call = unsafe { &mut *call };
+    if call.thread != thread {
+        return 0;
+    }
+    call.thread = 0;
+    let Some(counters) = counters(call.host) else {
+        return 0;
+    };
+    match u32::from_be(ctx.ret::<u32>()) {
+        NLM_GRANTED if call.reclaim != 0 => counters.reclaimed += 1,
+        NLM_GRANTED => counters.granted += 1,
+        NLM_BLOCKED => counters.blocked += 1,
+        NLM_DENIED_GRACE => counters.denied_grace += 1,
+        NLM_DROP_REPLY => return 0,
+        _ => counters.denied += 1,
+    }
+    // SAFETY: no preconditions.
+    let took = unsafe { bpf_ktime_get_ns() }.saturating_sub(call.began);
+    let bucket = log2(took).min(LATENCY_BUCKETS as u32 - 1) as usize;
+    if let Some(count) = counters.latency.get_mut(bucket) {
+        *count += 1;
+    }
+    0
+}
+
+/// The position of the highest bit; 0 for 0. By halves: BPF has no such
+/// instruction, and a loop would cost more.
+#[inline(always)]
+fn log2(mut value: u64) -> u32 {
+    let mut log = 0;
+    if value >= 1 << 32 {
+        value >>= 32;
+        log += 32;
+    }
+    if value >= 1 << 16 {
+        value >>= 16;
+        log += 16;
+    }
+    if value >= 1 << 8 {
+        value >>= 8;
+        log += 8;
+    }
+    if value >= 1 << 4 {
+        value >>= 4;
+        log += 4;
+    }
+    if value >= 1 << 2 {
+        value >>= 2;
+        log += 2;
+    }
+    if value >= 2 {
+        log += 1;
+    }
+    log
+}
+
+// kernel: __be32 nlmsvc_unlock(struct net *net, struct nlm_file *file, struct nlm_lock *lock)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread, no lock held
+#[kprobe]
+pub fn unlock(ctx: ProbeContext) -> u32 {
+    if let Some(lock) = ctx.arg::<u64>(2)
+        && let Ok(host) = lock_host(lock)
+        && let Some(counters) = counters(host)
+    {
+        counters.unlocked += 1;
+    }
+    0
+}
+
+// kernel: __be32 nlmsvc_cancel_blocked(struct net *net, struct nlm_file *file, struct nlm_lock *lock)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread, or the thread that drops locks (from nlmsvc_unlock); no lock held
+#[kprobe]
+pub fn cancel(ctx: ProbeContext) -> u32 {
+    if let Some(lock) = ctx.arg::<u64>(2)
+        && let Ok(host) = lock_host(lock)
+        && let Some(counters) = counters(host)
+    {
+        counters.cancelled += 1;
+    }
+    0
+}
+
+// kernel: __be32 nlmsvc_testlock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, struct nlm_lock *conflock)
+// seen: 6.1 6.12 (with a sixth argument, cookie) 6.18 7.2 7.3
+// context: lockd's thread, no lock held
+#[kprobe]
+pub fn test(ctx: ProbeContext) -> u32 {
+    if let Some(host) = ctx.arg::<u64>(2)
+        && let Some(counters) = counters(host)
+    {
+        counters.tested += 1;
+    }
+    0
+}
+
+// kernel: int nlm_async_call(struct nlm_rqst *req, u32 proc, const struct rpc_call_ops *tk_ops)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread, no lock held
+//
+// A blocked request is granted inside nlmsvc_grant_blocked, which is inlined
+// everywhere; this is the call that tells the client, made again when the
+// client does not answer. Only the first one for a cookie counts.
+#[kprobe]
+pub fn grant_told(ctx: ProbeContext) -> u32 {
+    let (Some(request), Some(GRANTED_MSG)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) else {
+        return 0;
+    };
+    let Ok(cookie) = read::<u32>(request, layout!(rqst_cookie)) else {
+        return 0;
+    };
+    if let Some(told) = GRANTS_TOLD.get_ptr(request) {
+        // SAFETY: an element of our map; a u32 is read whole.
+        if unsafe { *told } == cookie {
+            return 0;
+        }
+    }
+    let _ = GRANTS_TOLD.insert(request, cookie, 0);
+    if let Ok(host) = pointer(request, layout!(rqst_host))
+        && let Some(counters) = counters(host)
+    {
+        counters.granted_later += 1;
+    }
+    0
+}

@@ -1,0 +1,137 @@
+//! The ways in which lockd drops locks that no client unlocked, counted per VIP
+//! and cause. All of them end in `nlm_unlock_files`; what called it is noted per
+//! thread on the way in.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use nlmfo_common::record::cause;
+
+use crate::kernel::{layout, pointer};
+use crate::lock_path::counters;
+use crate::maps::CAUSES;
+
+/// Notes why this thread drops locks; the outermost reason stands (a reboot
+/// frees a host's resources through the same function as FREE_ALL).
+#[inline(always)]
+fn enter(cause: usize) -> u32 {
+    // BPF_NOEXIST
+    let _ = CAUSES.insert(bpf_get_current_pid_tgid(), cause as u32, 1);
+    0
+}
+
+#[inline(always)]
+fn leave(cause: usize) -> u32 {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: an element of our map; a u32 is read whole.
+    if CAUSES.get_ptr(thread).map(|noted| unsafe { *noted }) == Some(cause as u32) {
+        let _ = CAUSES.remove(thread);
+    }
+    0
+}
+
+// kernel: int nlmsvc_unlock_all_by_ip(struct sockaddr *server_addr)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: the thread that writes unlock_ip, no lock held
+#[kprobe]
+pub fn unlock_ip_enter(_ctx: ProbeContext) -> u32 {
+    enter(cause::UNLOCK_IP)
+}
+
+// kernel: int nlmsvc_unlock_all_by_ip(...), on return
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: as on entry
+#[kretprobe]
+pub fn unlock_ip_return(_ctx: RetProbeContext) -> u32 {
+    leave(cause::UNLOCK_IP)
+}
+
+// kernel: int nlmsvc_unlock_all_by_sb(struct super_block *sb)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: the thread that writes unlock_filesystem, no lock held
+#[kprobe]
+pub fn unlock_sb_enter(_ctx: ProbeContext) -> u32 {
+    enter(cause::UNLOCK_FILESYSTEM)
+}
+
+// kernel: int nlmsvc_unlock_all_by_sb(...), on return
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: as on entry
+#[kretprobe]
+pub fn unlock_sb_return(_ctx: RetProbeContext) -> u32 {
+    leave(cause::UNLOCK_FILESYSTEM)
+}
+
+// kernel: void nlm_host_rebooted(const struct net *net, const struct nlm_reboot *info)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread, no lock held
+#[kprobe]
+pub fn reboot_enter(_ctx: ProbeContext) -> u32 {
+    enter(cause::CLIENT_REBOOT)
+}
+
+// kernel: void nlm_host_rebooted(...), on return
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: as on entry
+#[kretprobe]
+pub fn reboot_return(_ctx: RetProbeContext) -> u32 {
+    leave(cause::CLIENT_REBOOT)
+}
+
+// kernel: void nlmsvc_free_host_resources(struct nlm_host *host)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread, no lock held
+#[kprobe]
+pub fn free_all_enter(_ctx: ProbeContext) -> u32 {
+    enter(cause::FREE_ALL)
+}
+
+// kernel: void nlmsvc_free_host_resources(...), on return
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: as on entry
+#[kretprobe]
+pub fn free_all_return(_ctx: RetProbeContext) -> u32 {
+    leave(cause::FREE_ALL)
+}
+
+// kernel: void nlmsvc_invalidate_all(void)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: lockd's thread on its way out, no lock held
+#[kprobe]
+pub fn shutdown_enter(_ctx: ProbeContext) -> u32 {
+    enter(cause::SHUTDOWN)
+}
+
+// kernel: void nlmsvc_invalidate_all(void), on return
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: as on entry
+#[kretprobe]
+pub fn shutdown_return(_ctx: RetProbeContext) -> u32 {
+    leave(cause::SHUTDOWN)
+}
+
+// kernel: int nlm_unlock_files(struct nlm_file *file, const struct file_lock *fl)
+// seen: 6.1 6.12 6.18 7.2 7.3
+// context: process, no lock held; drops all of one owner's locks on one file
+#[kprobe]
+pub fn released(ctx: ProbeContext) -> u32 {
+    let Some(lock) = ctx.arg::<u64>(1) else {
+        return 0;
+    };
+    let Ok(owner) = pointer(lock, layout!(fl_owner)) else {
+        return 0;
+    };
+    let Ok(host) = pointer(owner, layout!(lockowner_host)) else {
+        return 0;
+    };
+    // SAFETY: an element of our map; a u32 is read whole.
+    let cause = CAUSES
+        .get_ptr(bpf_get_current_pid_tgid())
+        .map_or(cause::OTHER, |noted| unsafe { *noted } as usize);
+    if let Some(counters) = counters(host)
+        && let Some(count) = counters.released.get_mut(cause)
+    {
+        *count += 1;
+    }
+    0
+}

@@ -1,0 +1,166 @@
+//! The eBPF programs: loaded with the running kernel's layout, attached by name.
+
+use std::io;
+
+use aya::programs::{KProbe, ProgramError, RawTracePoint};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use nlmfo_common::layout::{FL_SPAN_MAX, Layout};
+
+use crate::kernel;
+
+/// Why the kernel cannot be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error(transparent)]
+    Layout(#[from] kernel::layout::LayoutError),
+    #[error(
+        "struct file_lock needs {0} bytes of this kernel, the programs copy {FL_SPAN_MAX}: nlmfo must be built for it"
+    )]
+    FileLockTooLarge(u32),
+    #[error("loading the eBPF programs: {}", chain(.0))]
+    Load(#[source] Box<EbpfError>),
+    #[error("the eBPF program {program} was refused by the kernel: {}", chain(.source))]
+    Refused {
+        program: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error(
+        "the probe {program} cannot be attached to the kernel function {function}: {} \
+         (is lockd loaded, and does /proc/kallsyms list the function?)", chain(.source)
+    )]
+    Attach {
+        program: &'static str,
+        function: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("the eBPF object has no {0}: it was built from another version of nlmfo")]
+    Foreign(&'static str),
+    #[error("running the eBPF program {program}: {}", chain(.source))]
+    Run {
+        program: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("the eBPF map {map}: {}", chain(.source))]
+    Map {
+        map: &'static str,
+        #[source]
+        source: Box<aya::maps::MapError>,
+    },
+    #[error("reading /proc/locks: {0}")]
+    ProcLocks(#[source] io::Error),
+    #[error(
+        "{lost} records were lost while the locks were read; this snapshot would not be complete"
+    )]
+    Lost { lost: u64 },
+    #[error("bucket {bucket} of lockd's file table has more than two million entries")]
+    TooMany { bucket: u32 },
+}
+
+/// An error and its causes on one line: aya's own messages name only the step.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The ELF, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-ebpf"));
+
+/// A probe on a kernel function.
+pub(super) struct Probe {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// Name of the kernel function.
+    pub function: &'static str,
+}
+
+/// Every kernel function that a probe of ours sits on: the snapshot's first,
+/// then the counters'.
+pub fn probed_functions() -> impl Iterator<Item = &'static str> {
+    (super::snapshot::PROBES.iter())
+        .chain(super::counters::PROBES)
+        .map(|probe| probe.function)
+}
+
+/// The programs in the kernel. Dropping it detaches them all.
+pub struct Programs {
+    pub(super) ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Reads the kernel's layout and loads the object; attaches nothing.
+    pub fn load() -> Result<Self, ObserveError> {
+        let layout: Layout = kernel::layout::load()?;
+        if layout.fl_span as usize > FL_SPAN_MAX {
+            return Err(ObserveError::FileLockTooLarge(layout.fl_span));
+        }
+        let ebpf = EbpfLoader::new()
+            .override_global("LAYOUT", &layout, true)
+            .load(OBJECT)
+            .map_err(|error| ObserveError::Load(Box::new(error)))?;
+        Ok(Programs { ebpf })
+    }
+
+    /// Loads a probe and attaches it; it stays until `self` is dropped.
+    pub(super) fn attach(&mut self, probe: &Probe) -> Result<(), ObserveError> {
+        let kprobe: &mut KProbe = self.program(probe.program)?;
+        kprobe.load().map_err(|source| ObserveError::Refused {
+            program: probe.program,
+            source: Box::new(source),
+        })?;
+        kprobe
+            .attach(probe.function, 0)
+            .map_err(|source| ObserveError::Attach {
+                program: probe.program,
+                function: probe.function,
+                source: Box::new(source),
+            })?;
+        Ok(())
+    }
+
+    /// Loads a program that we run ourselves.
+    pub(super) fn load_runnable(&mut self, program: &'static str) -> Result<(), ObserveError> {
+        let runnable: &mut RawTracePoint = self.program(program)?;
+        runnable.load().map_err(|source| ObserveError::Refused {
+            program,
+            source: Box::new(source),
+        })
+    }
+
+    /// Runs a program of [`Programs::load_runnable`] on this thread.
+    pub(super) fn run(&self, program: &'static str, args: &[u64]) -> Result<(), ObserveError> {
+        use aya::programs::{RawTracePointRunOptions, TestRun};
+
+        let runnable: &RawTracePoint = (self.ebpf.program(program))
+            .and_then(|program| program.try_into().ok())
+            .ok_or(ObserveError::Foreign(program))?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[..args.len()].copy_from_slice(args);
+        runnable
+            .test_run(options)
+            .map_err(|source| ObserveError::Run {
+                program,
+                source: Box::new(source),
+            })?;
+        Ok(())
+    }
+
+    fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, ObserveError>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    {
+        (self.ebpf.program_mut(name))
+            .and_then(|program| program.try_into().ok())
+            .ok_or(ObserveError::Foreign(name))
+    }
+}

@@ -1,0 +1,259 @@
+//! Taking a snapshot: exact for locks of any age, at any moment, and it costs
+//! lockd's clients nothing.
+//!
+//! Our thread reads `/proc/locks` while a probe on `locks_show` writes a record
+//! for each of lockd's locks; then a program of ours walks lockd's file table
+//! for file handles, waiters and shares, and sums up each file's locks by
+//! another of the kernel's lists. Only when both walks saw the same locks is the
+//! snapshot settled; until then it is taken again.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use aya::Pod;
+use aya::maps::{Array, MapData, RingBuf};
+use nlmfo_common::Addr;
+use nlmfo_common::record::{Control, HostRecord, LockRecord, kind, walk};
+use tracing::debug;
+
+use super::programs::{ObserveError, Probe, Programs};
+use super::table::{Assembled, LockTable, Records, assemble};
+use crate::kernel;
+
+pub(super) const PROBES: &[Probe] = &[Probe {
+    program: "show",
+    function: "locks_show",
+}];
+
+const BEGIN: &str = "snapshot_begin";
+const WALK: &str = "walk_bucket";
+const HOST: &str = "read_host";
+
+/// What a snapshot found.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub table: LockTable,
+    /// Files whose locks kept changing while they were read; empty in an exact
+    /// snapshot.
+    pub unsettled: Vec<super::table::FileId>,
+    /// How often the kernel's lists were read.
+    pub passes: u32,
+    pub took: Duration,
+}
+
+impl Snapshot {
+    /// Whether the two walks of the last pass agreed on every file.
+    pub fn is_exact(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+}
+
+/// The snapshot's programs in the kernel, and the maps they write to.
+pub struct Snapshots {
+    programs: Programs,
+    records: RingBuf<MapData>,
+    control: Array<MapData, Control>,
+    buckets: u32,
+    text: Vec<u8>,
+}
+
+impl Snapshots {
+    /// Loads and attaches what a snapshot needs.
+    pub fn attach(mut programs: Programs) -> Result<Self, ObserveError> {
+        for program in [BEGIN, WALK, HOST] {
+            programs.load_runnable(program)?;
+        }
+        for probe in PROBES {
+            programs.attach(probe)?;
+        }
+        let map = |map, source| ObserveError::Map {
+            map,
+            source: Box::new(source),
+        };
+        let records = programs.ebpf.take_map("RECORDS");
+        let control = programs.ebpf.take_map("CONTROL");
+        Ok(Snapshots {
+            buckets: programs.layout.nlm_files_buckets,
+            records: RingBuf::try_from(records.ok_or(ObserveError::Foreign("RECORDS"))?)
+                .map_err(|source| map("RECORDS", source))?,
+            control: Array::try_from(control.ok_or(ObserveError::Foreign("CONTROL"))?)
+                .map_err(|source| map("CONTROL", source))?,
+            programs,
+            // seq_file hands out a page at a time, and more only for a record
+            // larger than that.
+            text: vec![0; 1 << 17],
+        })
+    }
+
+    /// The programs, to attach more of them.
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    /// Takes snapshots until one is exact or `patience` runs out; then the last
+    /// one is returned, with the files that kept changing. With `only`, exact
+    /// means that VIP's locks: what others do meanwhile does not matter.
+    pub fn take(
+        &mut self,
+        only: Option<IpAddr>,
+        patience: Duration,
+    ) -> Result<Snapshot, ObserveError> {
+        let began = Instant::now();
+        let mut passes = 0;
+        loop {
+            passes += 1;
+            let Assembled {
+                table,
+                unsettled,
+                orphans,
+            } = assemble(self.pass(only)?, only);
+            let settled = unsettled.is_empty() && orphans == 0;
+            if settled || began.elapsed() >= patience {
+                return Ok(Snapshot {
+                    table,
+                    unsettled,
+                    passes,
+                    took: began.elapsed(),
+                });
+            }
+            debug!(passes, unsettled = unsettled.len(), orphans, "locks changed while read");
+        }
+    }
+
+    /// Reads the kernel's lists once.
+    fn pass(&mut self, only: Option<IpAddr>) -> Result<Records, ObserveError> {
+        let mut records = Records::default();
+        self.programs.run(BEGIN, &[])?;
+        self.read_locks(&mut records.locks)?;
+        for bucket in 0..self.buckets {
+            self.walk_bucket(bucket, only, &mut records)?;
+        }
+        records.hosts = self.read_hosts(&records.host_addresses())?;
+        let Control { lost, .. } = self.control()?;
+        if lost > 0 {
+            return Err(ObserveError::Lost { lost });
+        }
+        Ok(records)
+    }
+
+    /// Reads `/proc/locks` to its end. Each read shows at most a page of text,
+    /// and the records are fetched after each: the ring cannot overflow.
+    fn read_locks(&mut self, locks: &mut Vec<LockRecord>) -> Result<(), ObserveError> {
+        let mut file = kernel::locks::open().map_err(ObserveError::ProcLocks)?;
+        let mut lines = 0;
+        let mut repeated = 0;
+        loop {
+            let length = file.read(&mut self.text).map_err(ObserveError::ProcLocks)?;
+            lines += kernel::locks::holders(&self.text[..length]);
+            let mut first = true;
+            while let Some(item) = self.records.next() {
+                let Some(lock) = record::<LockRecord>(&item, kind::LOCK) else {
+                    continue;
+                };
+                // A lock whose line no longer fitted the page is shown again by
+                // the next read.
+                if std::mem::take(&mut first) && locks.last().is_some_and(|last| last.fl == lock.fl) {
+                    locks.pop();
+                    repeated += 1;
+                }
+                locks.push(lock);
+            }
+            if length == 0 {
+                break;
+            }
+        }
+        // A line without a call of the probe is a lock that we did not see.
+        let shown = self.control()?.shown;
+        if lines > shown {
+            return Err(ObserveError::Lost { lost: lines - shown });
+        }
+        debug!(lines, shown, repeated, locks = locks.len(), "read /proc/locks");
+        Ok(())
+    }
+
+    /// Walks one bucket of lockd's file table, from its beginning again when it
+    /// changed underfoot.
+    fn walk_bucket(
+        &mut self,
+        bucket: u32,
+        only: Option<IpAddr>,
+        into: &mut Records,
+    ) -> Result<(), ObserveError> {
+        let Addr(vip) = only.map(Addr::from).unwrap_or_default();
+        let half = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+        let args = [
+            bucket.into(),
+            only.is_some().into(),
+            half(&vip[..8]),
+            half(&vip[8..]),
+        ];
+        let begin = (into.files.len(), into.waiters.len(), into.shares.len());
+        self.update(|control| control.emitted = 0)?;
+        loop {
+            self.programs.run(WALK, &args)?;
+            while let Some(item) = self.records.next() {
+                if let Some(file) = record(&item, kind::FILE) {
+                    into.files.push(file);
+                } else if let Some(waiter) = record(&item, kind::WAITER) {
+                    into.waiters.push(waiter);
+                } else if let Some(share) = record(&item, kind::SHARE) {
+                    into.shares.push(share);
+                }
+            }
+            match self.control()?.walk {
+                walk::DONE => return Ok(()),
+                walk::FULL => {}
+                walk::LIMIT => return Err(ObserveError::TooMany { bucket }),
+                _ => {
+                    into.files.truncate(begin.0);
+                    into.waiters.truncate(begin.1);
+                    into.shares.truncate(begin.2);
+                    self.update(|control| control.emitted = 0)?;
+                }
+            }
+        }
+    }
+
+    fn read_hosts(&mut self, addresses: &[u64]) -> Result<HashMap<u64, HostRecord>, ObserveError> {
+        let mut hosts = HashMap::with_capacity(addresses.len());
+        for &address in addresses {
+            self.programs.run(HOST, &[address])?;
+            while let Some(item) = self.records.next() {
+                if let Some(host) = record::<HostRecord>(&item, kind::HOST) {
+                    hosts.insert(address, host);
+                }
+            }
+        }
+        Ok(hosts)
+    }
+
+    fn control(&self) -> Result<Control, ObserveError> {
+        self.control.get(&0, 0).map_err(control_error)
+    }
+
+    fn update(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), ObserveError> {
+        let mut control = self.control()?;
+        change(&mut control);
+        self.control.set(0, control, 0).map_err(control_error)
+    }
+}
+
+fn control_error(source: aya::maps::MapError) -> ObserveError {
+    ObserveError::Map {
+        map: "CONTROL",
+        source: Box::new(source),
+    }
+}
+
+/// The record in a ring-buffer item, if it is of this kind.
+fn record<R: Pod>(item: &[u8], kind: u32) -> Option<R> {
+    let tag = u32::from_ne_bytes(item.first_chunk().copied()?);
+    if tag != kind || item.len() < size_of::<R>() {
+        return None;
+    }
+    // SAFETY: `R` is plain old data and the item is long enough; the ring aligns
+    // to 8, but the read does not depend on it.
+    Some(unsafe { std::ptr::read_unaligned(item.as_ptr().cast()) })
+}
