@@ -230,11 +230,22 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    // SAFETY: `repr(C)`, integers and arrays of integers only, no padding
-    // (the sizes are asserted above).
-    unsafe impl aya::Pod for super::Control {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for super::VipCounters {}
-    // SAFETY: 16 bytes, no padding.
-    unsafe impl aya::Pod for crate::Addr {}
+    macro_rules! plain {
+        ($($type:ty),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, integers and arrays of integers only, no
+            // padding (the sizes are asserted above).
+            unsafe impl aya::Pod for $type {}
+        )+};
+    }
+
+    plain!(
+        crate::Addr,
+        super::LockRecord,
+        super::FileRecord,
+        super::WaiterRecord,
+        super::ShareRecord,
+        super::HostRecord,
+        super::Control,
+        super::VipCounters,
+    );
 }

@@ -1,6 +1,10 @@
 //! NLM lock failover per virtual server address, with proof from the kernel's
 //! own lock lists.
 
+pub mod cli;
+pub mod commands;
+pub mod exit;
+pub mod failover;
 pub mod kernel;
 pub mod observe;
 pub mod rpc;

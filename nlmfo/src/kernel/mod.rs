@@ -4,6 +4,7 @@
 pub mod btf;
 pub mod layout;
 pub mod lockd;
+pub mod locks;
 pub mod netlink;
 pub mod netns;
 pub mod nfsd;

@@ -4,6 +4,7 @@
 //! enough to drift from the kernel's.
 
 pub mod counters;
+pub mod describe;
 pub mod host;
 pub mod programs;
 pub mod snapshot;

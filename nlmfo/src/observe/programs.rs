@@ -59,6 +59,21 @@ pub enum ObserveError {
     TooMany { bucket: u32 },
 }
 
+impl ObserveError {
+    /// Whether the kernel or the node lacks something, as against a failure that
+    /// may be gone the next time.
+    pub fn is_lack(&self) -> bool {
+        matches!(
+            self,
+            ObserveError::Layout(_)
+                | ObserveError::FileLockTooLarge(_)
+                | ObserveError::Load(_)
+                | ObserveError::Refused { .. }
+                | ObserveError::Attach { .. }
+        )
+    }
+}
+
 /// An error and its causes on one line: aya's own messages name only the step.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -95,6 +110,7 @@ pub fn probed_functions() -> impl Iterator<Item = &'static str> {
 /// The programs in the kernel. Dropping it detaches them all.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
+    pub(super) layout: Layout,
 }
 
 impl Programs {
@@ -108,7 +124,7 @@ impl Programs {
             .override_global("LAYOUT", &layout, true)
             .load(OBJECT)
             .map_err(|error| ObserveError::Load(Box::new(error)))?;
-        Ok(Programs { ebpf })
+        Ok(Programs { ebpf, layout })
     }
 
     /// Loads a probe and attaches it; it stays until `self` is dropped.

@@ -118,7 +118,12 @@ impl Snapshots {
                     took: began.elapsed(),
                 });
             }
-            debug!(passes, unsettled = unsettled.len(), orphans, "locks changed while read");
+            debug!(
+                passes,
+                unsettled = unsettled.len(),
+                orphans,
+                "locks changed while read"
+            );
         }
     }
 
@@ -154,7 +159,8 @@ impl Snapshots {
                 };
                 // A lock whose line no longer fitted the page is shown again by
                 // the next read.
-                if std::mem::take(&mut first) && locks.last().is_some_and(|last| last.fl == lock.fl) {
+                if std::mem::take(&mut first) && locks.last().is_some_and(|last| last.fl == lock.fl)
+                {
                     locks.pop();
                     repeated += 1;
                 }
@@ -167,9 +173,17 @@ impl Snapshots {
         // A line without a call of the probe is a lock that we did not see.
         let shown = self.control()?.shown;
         if lines > shown {
-            return Err(ObserveError::Lost { lost: lines - shown });
+            return Err(ObserveError::Lost {
+                lost: lines - shown,
+            });
         }
-        debug!(lines, shown, repeated, locks = locks.len(), "read /proc/locks");
+        debug!(
+            lines,
+            shown,
+            repeated,
+            locks = locks.len(),
+            "read /proc/locks"
+        );
         Ok(())
     }
 

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
-use nlmfo_common::record::{FileRecord, HostRecord, LockRecord, ShareRecord, WaiterRecord, lock_digest};
+use nlmfo_common::record::{
+    FileRecord, HostRecord, LockRecord, ShareRecord, WaiterRecord, lock_digest,
+};
 use serde::{Serialize, Serializer};
 
 use super::host::{Host, NlmVersion, Transport};
@@ -82,6 +84,13 @@ pub struct HostId(u32);
 /// Place of a file in [`LockTable::files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(u32);
+
+impl FileId {
+    /// Its place in [`LockTable::files`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A lockd host and what else the kernel knows of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,7 +256,15 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
 
     let mut hosts = HashMap::with_capacity(records.hosts.len());
     let mut listed: Vec<&HostRecord> = records.hosts.values().collect();
-    listed.sort_by_key(|record| (record.vip, record.client, record.version, record.proto, record.netns));
+    listed.sort_by_key(|record| {
+        (
+            record.vip,
+            record.client,
+            record.version,
+            record.proto,
+            record.netns,
+        )
+    });
     for record in listed {
         if let Some(info) = host_info(record) {
             hosts.insert(record.host, HostId(table.hosts.len() as u32));
@@ -289,7 +306,8 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
 
     table.locks.reserve_exact(records.locks.len());
     for record in &records.locks {
-        let (Some(&host), Some(&file)) = (hosts.get(&record.host), by_file.get(&record.file)) else {
+        let (Some(&host), Some(&file)) = (hosts.get(&record.host), by_file.get(&record.file))
+        else {
             *orphans += 1;
             continue;
         };
@@ -352,7 +370,8 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
 
     // Hosts and files are sorted already, so their places sort by name.
     (table.locks).sort_unstable_by_key(|lock| (lock.host, lock.file, lock.range, lock.svid));
-    (table.waiters).sort_unstable_by_key(|waiter| (waiter.host, waiter.file, waiter.range, waiter.svid));
+    (table.waiters)
+        .sort_unstable_by_key(|waiter| (waiter.host, waiter.file, waiter.range, waiter.svid));
     table.shares.sort_by_key(|share| (share.host, share.file));
     assembled
 }
@@ -374,7 +393,10 @@ fn host_info(record: &HostRecord) -> Option<HostInfo> {
 
 /// A client's name as it sent it, with what is no UTF-8 replaced.
 fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 

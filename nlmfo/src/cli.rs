@@ -1,0 +1,190 @@
+//! Every argument of the tool, in one place.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// NLM lock failover per virtual server address, with proof from the kernel's own
+/// lock lists.
+///
+/// Exit status: 0 done and confirmed; 1 could not run; 2 wrong usage; 3 ran, but
+/// the result is not confirmed; 4 this kernel or node lacks something needed;
+/// 5 confirmed, with clients unreachable or reclaims missing.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What this kernel and node support, each with the reason and the remedy
+    Check(CheckArgs),
+    /// Who holds which lock through which address
+    Locks(LocksArgs),
+    /// Move a VIP's locks: release them here, and prove it
+    Failover(FailoverArgs),
+    /// Remove every trace of nlmfo from the kernel
+    Cleanup(CleanupArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LocksArgs {
+    /// Only locks taken through this server address (repeatable)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub vip: Vec<IpAddr>,
+    /// Only locks of this client (repeatable)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub client: Vec<IpAddr>,
+    /// Locks of every network namespace, not of this one alone
+    #[arg(long)]
+    pub all_netns: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A part of a failover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Phase {
+    /// On the node that gives the VIP up: release its locks and prove it
+    Release,
+}
+
+#[derive(Debug, Args)]
+pub struct FailoverArgs {
+    /// The virtual server address that moves (repeatable)
+    #[arg(long, value_name = "ADDRESS", required = true, value_parser = address)]
+    pub vip: Vec<IpAddr>,
+    /// Which part to do on this node
+    #[arg(long, value_enum)]
+    pub phase: Phase,
+    /// Write the VIPs, clients and locks to FILE, for the node that takes over
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Show what would be done; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// If locks remain, also unlock this exported filesystem, through whichever
+    /// address its locks were taken (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub unlock_filesystem: Vec<PathBuf>,
+    /// If locks remain, also tell this node's lockd that clients have rebooted
+    /// which use no other address
+    #[arg(long)]
+    pub reboot_notice: bool,
+    /// How long to try before giving up, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub deadline: Duration,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An address as lockd sees it: no name, prefix, port or scope; an IPv4-mapped
+/// IPv6 address is the IPv4 one.
+fn address(text: &str) -> Result<IpAddr, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return usable(ip.to_canonical());
+    }
+    let hint = if let Some((ip, _)) = text.split_once('/')
+        && ip.parse::<IpAddr>().is_ok()
+    {
+        format!("give the address without its prefix length: {ip}")
+    } else if let Ok(socket) = text.parse::<SocketAddr>() {
+        format!("give the address without the port: {}", socket.ip())
+    } else if let Some((ip, _)) = text.split_once('%')
+        && ip.parse::<IpAddr>().is_ok()
+    {
+        format!("lockd's hosts have no scope; give the address alone: {ip}")
+    } else if text.starts_with('[') {
+        "give an IPv6 address without brackets".to_owned()
+    } else if text.is_empty() {
+        "an address is needed, like 192.0.2.1 or 2001:db8::1".to_owned()
+    } else {
+        "names are not looked up, as the answer may be another server's: \
+         give the address itself, like 192.0.2.1 or 2001:db8::1"
+            .to_owned()
+    };
+    Err(format!("this is not an IP address; {hint}"))
+}
+
+fn usable(ip: IpAddr) -> Result<IpAddr, String> {
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err("no client can reach a server at this address".to_owned());
+    }
+    Ok(ip)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("give seconds, more than 0 and at most 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_are_taken_in_one_form_only() {
+        let v4: IpAddr = "10.77.0.1".parse().unwrap();
+        assert_eq!(address("10.77.0.1"), Ok(v4));
+        assert_eq!(address("::ffff:10.77.0.1"), Ok(v4));
+        assert_eq!(address("fd77::1"), Ok("fd77::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_no_address_says_what_to_give() {
+        for (text, hint) in [
+            ("", "an address is needed"),
+            ("nfs1.example", "names are not looked up"),
+            ("10.77.0.1/24", "without its prefix length: 10.77.0.1"),
+            ("fd77::1/64", "without its prefix length: fd77::1"),
+            ("10.77.0.1:2049", "without the port: 10.77.0.1"),
+            ("[fd77::1]:2049", "without the port: fd77::1"),
+            ("[fd77::1]", "without brackets"),
+            ("fe80::1%eth0", "no scope"),
+            ("10.77.1", "names are not looked up"),
+            ("10.77.0.1 10.77.0.2", "names are not looked up"),
+            ("0.0.0.0", "no client can reach"),
+            ("::", "no client can reach"),
+            ("224.0.0.1", "no client can reach"),
+        ] {
+            let error = address(text).unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_positive_and_sane() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "nan", "inf", "1e9", "soon"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! One file per subcommand: take the arguments, call, print.
+
+mod locks;
+mod table;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{Exit, Failure};
+
+/// Runs the command and tells how it ended.
+pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    match cli.command {
+        Command::Locks(args) => locks::run(&args),
+        _ => Err(anyhow!("not yet").into()),
+    }
+}
+
+/// Prints one JSON object on a line of its own.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    serde_json::to_writer(&mut out, value).context("writing JSON to standard output")?;
+    (out.write_all(b"\n").and_then(|()| out.flush())).context("writing to standard output")?;
+    Ok(())
+}
+
+/// eBPF, lockd's lists and routing rules are root's.
+fn require_root() -> Result<(), Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "this needs root: nlmfo loads eBPF programs and reads the kernel's lists; run it with sudo"
+    )
+    .into())
+}

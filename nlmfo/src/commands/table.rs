@@ -1,0 +1,51 @@
+//! Plain text tables: columns as wide as their widest cell, two blanks between.
+
+use std::io::{self, Write};
+
+/// Writes the rows under their headings. The last column is not padded.
+pub fn write<const N: usize>(
+    out: &mut impl Write,
+    headings: [&str; N],
+    rows: impl Iterator<Item = [String; N]> + Clone,
+) -> io::Result<()> {
+    let mut widths = headings.map(str::len);
+    for row in rows.clone() {
+        for (width, cell) in widths.iter_mut().zip(&row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    line(out, &widths, headings.iter().copied())?;
+    for row in rows {
+        line(out, &widths, row.iter().map(String::as_str))?;
+    }
+    Ok(())
+}
+
+fn line<'a>(
+    out: &mut impl Write,
+    widths: &[usize],
+    cells: impl Iterator<Item = &'a str>,
+) -> io::Result<()> {
+    for (i, cell) in cells.enumerate() {
+        if i + 1 == widths.len() {
+            write!(out, "{cell}")?;
+        } else {
+            write!(out, "{cell:<width$}  ", width = widths[i])?;
+        }
+    }
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn columns_fit_their_widest_cell() {
+        let rows = [["10.77.0.1".to_owned(), "x".to_owned()]];
+        let mut out = Vec::new();
+        super::write(&mut out, ["VIP", "FILE"], rows.into_iter()).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "VIP        FILE\n10.77.0.1  x\n"
+        );
+    }
+}

@@ -1,0 +1,440 @@
+//! What two snapshots and the counters between them prove. Pure: facts in,
+//! verdict out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::observe::counters::{Counters, PerVip};
+use crate::observe::host::Host;
+use crate::observe::table::{FileId, HostId, LockTable, Mode, Range};
+
+/// A lock, waiter or share as it is compared between snapshots. What the kernel
+/// calls it, not where it keeps it: the same lock may move in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Item {
+    pub host: Host,
+    /// Device and inode.
+    pub file: (u32, u32, u64),
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum What {
+    Lock {
+        svid: u32,
+        mode: Mode,
+        range: Range,
+    },
+    Waiter {
+        svid: u32,
+        mode: Mode,
+        range: Range,
+    },
+    Share {
+        owner: Vec<u8>,
+        access: u32,
+        deny: u32,
+    },
+}
+
+/// Everything in the table, each with how often it is there.
+pub fn items(table: &LockTable) -> HashMap<Item, usize> {
+    let item = |host: HostId, file: FileId, what: What| {
+        let info = table.file(file);
+        Item {
+            host: table.host(host).key,
+            file: (info.major, info.minor, info.ino),
+            what,
+        }
+    };
+    let locks = table.locks.iter().map(|lock| {
+        let (svid, mode, range) = (lock.svid, lock.mode, lock.range);
+        item(lock.host, lock.file, What::Lock { svid, mode, range })
+    });
+    let waiters = table.waiters.iter().map(|waiter| {
+        let (svid, mode, range) = (waiter.svid, waiter.mode, waiter.range);
+        item(waiter.host, waiter.file, What::Waiter { svid, mode, range })
+    });
+    let shares = table.shares.iter().map(|share| {
+        let (owner, access, deny) = (share.owner.clone(), share.access, share.deny);
+        item(
+            share.host,
+            share.file,
+            What::Share {
+                owner,
+                access,
+                deny,
+            },
+        )
+    });
+    let mut counted = HashMap::new();
+    for item in locks.chain(waiters).chain(shares) {
+        *counted.entry(item).or_insert(0) += 1;
+    }
+    counted
+}
+
+/// How many locks, waiters and shares there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    pub locks: usize,
+    pub waiters: usize,
+    pub shares: usize,
+}
+
+impl Counts {
+    pub fn of(table: &LockTable) -> Self {
+        Counts {
+            locks: table.locks.len(),
+            waiters: table.waiters.len(),
+            shares: table.shares.len(),
+        }
+    }
+
+    pub fn is_none(self) -> bool {
+        self == Counts::default()
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let plural = |n| if n == 1 { "" } else { "s" };
+        write!(f, "{} lock{}", self.locks, plural(self.locks))?;
+        if self.waiters > 0 {
+            write!(f, ", {} waiter{}", self.waiters, plural(self.waiters))?;
+        }
+        if self.shares > 0 {
+            write!(f, ", {} share{}", self.shares, plural(self.shares))?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of a VIP that was not to be touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// The same locks, waiters and shares as before.
+    Untouched,
+    /// Changed, and its own clients' requests account for it.
+    ChangedByClients,
+    /// lockd dropped locks of it that no client had unlocked, or locks went or
+    /// came without a request.
+    Disturbed,
+}
+
+/// A VIP that was not to be touched, before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Other {
+    pub vip: IpAddr,
+    pub netns: u32,
+    /// Locks, waiters and shares before.
+    pub before: usize,
+    pub gone: usize,
+    pub new: usize,
+    /// Its clients' calls meanwhile that change what is held or waited for.
+    pub requests: u64,
+    /// Owners whose locks lockd dropped meanwhile by itself.
+    pub dropped: u64,
+    pub fate: Fate,
+}
+
+/// Compares everything that is not of a released VIP in our namespace. `meanwhile`
+/// is what the counters saw between the snapshots.
+pub fn others(
+    before: &LockTable,
+    after: &LockTable,
+    meanwhile: &PerVip,
+    is_target: impl Fn(&Host) -> bool,
+) -> Vec<Other> {
+    let (before, after) = (items(before), items(after));
+    let mut others: BTreeMap<(IpAddr, u32), Other> = BTreeMap::new();
+    let hosts = before.keys().chain(after.keys()).map(|item| item.host);
+    for host in hosts.filter(|host| !is_target(host)) {
+        let (vip, netns) = (host.vip, host.netns);
+        others.entry((vip, netns)).or_insert_with(|| {
+            let counters = meanwhile.get(&vip).copied().unwrap_or_default();
+            Other {
+                vip,
+                netns,
+                before: 0,
+                gone: 0,
+                new: 0,
+                requests: counters.client_changes(),
+                dropped: counters.released.total(),
+                fate: Fate::Untouched,
+            }
+        });
+    }
+    let mut tally = |item: &Item, add: &dyn Fn(&mut Other)| {
+        if let Some(other) = others.get_mut(&(item.host.vip, item.host.netns))
+            && !is_target(&item.host)
+        {
+            add(other);
+        }
+    };
+    for (item, &count) in &before {
+        let still = after.get(item).copied().unwrap_or(0);
+        tally(item, &|other| {
+            other.before += count;
+            other.gone += count.saturating_sub(still);
+        });
+    }
+    for (item, &count) in &after {
+        let had = before.get(item).copied().unwrap_or(0);
+        tally(item, &|other| other.new += count.saturating_sub(had));
+    }
+    // The counters know the address alone: where the released VIP has a twin in
+    // another namespace, its releases are counted with the twin's.
+    let shared: Vec<IpAddr> = (before.keys().chain(after.keys()))
+        .filter(|item| is_target(&item.host))
+        .map(|item| item.host.vip)
+        .collect();
+    let mut others: Vec<Other> = others.into_values().collect();
+    for other in &mut others {
+        let dropped = other.dropped > 0 && !shared.contains(&other.vip);
+        let changed = other.gone + other.new > 0;
+        other.fate = if dropped || (changed && other.requests == 0) {
+            Fate::Disturbed
+        } else if changed {
+            Fate::ChangedByClients
+        } else {
+            Fate::Untouched
+        };
+    }
+    others
+}
+
+/// One look at a VIP after its release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub left: Counts,
+    /// Whether both walks of the snapshot agreed on the VIP's locks.
+    pub exact: bool,
+}
+
+/// Why a release is not confirmed; empty if it is.
+///
+/// `looks` are the snapshots after the release, `meanwhile` what the counters saw
+/// of the VIP from the first of them on.
+pub fn doubts(looks: [Look; 2], meanwhile: Option<&Counters>) -> Vec<String> {
+    let mut doubts = Vec::new();
+    let [first, second] = looks;
+    if !second.left.is_none() {
+        doubts.push(format!("{} left after the release", second.left));
+    } else if !first.left.is_none() {
+        doubts.push(format!(
+            "{} seen after the release, gone on a second look: the VIP's locks are still changing",
+            first.left
+        ));
+    }
+    if !(first.exact && second.exact) {
+        doubts.push(
+            "the kernel's lists changed each time they were read: no two walks agreed".to_owned(),
+        );
+    }
+    let granted = meanwhile.map_or(0, Counters::grants);
+    if granted > 0 {
+        doubts.push(format!(
+            "{granted} locks were granted through the VIP after its release: its clients still \
+             reach this node; take the address down first, or drop its lock traffic"
+        ));
+    }
+    doubts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::host::{NlmVersion, Transport};
+    use crate::observe::table::{Assembled, Records, assemble};
+    use nlmfo_common::Addr;
+    use nlmfo_common::record::{FH_MAX, FileRecord, HostRecord, LockRecord, NAME_MAX, kind};
+    use proptest::prelude::*;
+
+    const NETNS: u32 = 1;
+
+    fn is_target(host: &Host) -> bool {
+        host.vip == IpAddr::from([10, 77, 0, 1]) && host.netns == NETNS
+    }
+
+    /// A table of locks given as (last byte of the VIP, namespace, first byte).
+    fn table(locks: &[(u8, u32, u64)]) -> LockTable {
+        let mut records = Records::default();
+        records.files.push(FileRecord {
+            kind: kind::FILE,
+            dev: 1,
+            nlm_file: 100,
+            files: [101, 0],
+            ino: 9,
+            locks: 0,
+            digest: 0,
+            fh_len: 4,
+            pad: 0,
+            fh: [7; FH_MAX],
+        });
+        for (i, &(vip, netns, start)) in locks.iter().enumerate() {
+            let host = u64::from(vip) << 32 | u64::from(netns);
+            records.hosts.insert(
+                host,
+                HostRecord {
+                    kind: kind::HOST,
+                    version: 4,
+                    host,
+                    vip: Addr::from_v4([10, 77, 0, vip]),
+                    client: Addr::from_v4([10, 77, 0, 11]),
+                    proto: 6,
+                    netns,
+                    nsm_priv: [0; 16],
+                    name: [0; NAME_MAX],
+                    nsm_name: [0; NAME_MAX],
+                },
+            );
+            records.locks.push(LockRecord {
+                kind: kind::LOCK,
+                mode: 1,
+                fl: i as u64,
+                owner: host,
+                host,
+                file: 101,
+                start,
+                end: start,
+                svid: 1,
+                pad: 0,
+            });
+        }
+        let Assembled { table, orphans, .. } = assemble(records, None);
+        assert_eq!(orphans, 0);
+        table
+    }
+
+    fn meanwhile(vip: u8, change: impl FnOnce(&mut Counters)) -> PerVip {
+        let mut counters = Counters::default();
+        change(&mut counters);
+        [(IpAddr::from([10, 77, 0, vip]), counters)].into()
+    }
+
+    #[test]
+    fn a_vip_with_the_same_locks_is_untouched() {
+        let before = table(&[(1, NETNS, 0), (2, NETNS, 0), (2, NETNS, 5)]);
+        let after = table(&[(2, NETNS, 5), (2, NETNS, 0)]);
+        let others = others(&before, &after, &PerVip::new(), is_target);
+        assert_eq!(others.len(), 1);
+        assert_eq!(others[0].fate, Fate::Untouched);
+        assert_eq!(others[0].before, 2);
+    }
+
+    #[test]
+    fn a_lock_that_goes_without_a_request_is_a_disturbance() {
+        let before = table(&[(1, NETNS, 0), (2, NETNS, 0)]);
+        let after = table(&[]);
+        let others = others(&before, &after, &PerVip::new(), is_target);
+        assert_eq!((others[0].gone, others[0].fate), (1, Fate::Disturbed));
+    }
+
+    #[test]
+    fn a_clients_own_unlock_accounts_for_the_change() {
+        let before = table(&[(1, NETNS, 0), (2, NETNS, 0)]);
+        let unlocked = meanwhile(2, |counters| counters.unlocked = 1);
+        let others = others(&before, &table(&[]), &unlocked, is_target);
+        assert_eq!(others[0].fate, Fate::ChangedByClients);
+    }
+
+    #[test]
+    fn what_lockd_dropped_by_itself_no_request_excuses() {
+        let before = table(&[(1, NETNS, 0), (2, NETNS, 0)]);
+        let dropped = meanwhile(2, |counters| {
+            counters.unlocked = 1;
+            counters.released.free_all = 1;
+        });
+        let others = others(&before, &table(&[]), &dropped, is_target);
+        assert_eq!(others[0].fate, Fate::Disturbed);
+    }
+
+    #[test]
+    fn the_same_address_in_another_namespace_is_another_vip() {
+        let before = table(&[(1, NETNS, 0), (1, 2, 0)]);
+        let released = meanwhile(1, |counters| counters.released.free_all = 1);
+        let kept = others(&before, &table(&[(1, 2, 0)]), &released, is_target);
+        assert_eq!((kept[0].netns, kept[0].fate), (2, Fate::Untouched));
+        let lost = others(&before, &table(&[]), &released, is_target);
+        assert_eq!(lost[0].fate, Fate::Disturbed);
+    }
+
+    #[test]
+    fn the_key_of_an_item_is_what_the_kernel_calls_it() {
+        let items = items(&table(&[(2, NETNS, 3)]));
+        let (item, count) = items.iter().next().unwrap();
+        assert_eq!(*count, 1);
+        assert_eq!(item.host.version, NlmVersion::V4);
+        assert_eq!(item.host.transport, Transport::Tcp);
+        assert_eq!(item.file, (0, 1, 9));
+    }
+
+    const CLEAN: Look = Look {
+        left: Counts {
+            locks: 0,
+            waiters: 0,
+            shares: 0,
+        },
+        exact: true,
+    };
+
+    #[test]
+    fn two_clean_looks_without_a_grant_leave_no_doubt() {
+        assert!(doubts([CLEAN, CLEAN], None).is_empty());
+        assert!(doubts([CLEAN, CLEAN], Some(&Counters::default())).is_empty());
+    }
+
+    #[test]
+    fn each_kind_of_doubt_is_named() {
+        let waiter = Look {
+            left: Counts {
+                waiters: 1,
+                ..Counts::default()
+            },
+            ..CLEAN
+        };
+        let vague = Look {
+            exact: false,
+            ..CLEAN
+        };
+        let granted = Counters {
+            granted_later: 1,
+            ..Counters::default()
+        };
+        for (looks, meanwhile, word) in [
+            ([CLEAN, waiter], None, "0 locks, 1 waiter left"),
+            ([waiter, CLEAN], None, "on a second look"),
+            ([vague, CLEAN], None, "no two walks agreed"),
+            ([CLEAN, CLEAN], Some(&granted), "1 locks were granted"),
+        ] {
+            let doubts = doubts(looks, meanwhile);
+            assert_eq!(doubts.len(), 1, "{doubts:?}");
+            assert!(doubts[0].contains(word), "{doubts:?}");
+        }
+    }
+
+    proptest! {
+        /// Nothing that another VIP loses goes unnoticed.
+        #[test]
+        fn a_loss_is_never_untouched(
+            locks in proptest::collection::vec((1u8..4, 1u32..3, 0u64..50), 1..30),
+            lost in any::<prop::sample::Index>(),
+        ) {
+            let before = table(&locks);
+            let mut rest = locks.clone();
+            let (vip, netns, _) = rest.remove(lost.index(locks.len()));
+            let others = others(&before, &table(&rest), &PerVip::new(), is_target);
+            let hit = others.iter().find(|other| {
+                other.vip == IpAddr::from([10, 77, 0, vip]) && other.netns == netns
+            });
+            match hit {
+                Some(other) => prop_assert_eq!(other.fate, Fate::Disturbed),
+                None => prop_assert!(vip == 1 && netns == NETNS),
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Moving a VIP's locks: phases as plans, their execution, and what they prove.
+
+pub mod evidence;
+pub mod exclusive;
+pub mod record;

@@ -1,0 +1,173 @@
+//! Locks, waiters and shares as people and JSON readers see them: with the host,
+//! the file and its path in each line.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::host::{NlmVersion, Transport};
+use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
+
+/// Finds the paths of locked files, where they can be found.
+pub trait Paths {
+    /// The path of the file with this NFS handle, device and inode.
+    fn path(&mut self, file: &FileInfo) -> Option<String>;
+}
+
+/// What a line says of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostLine {
+    pub vip: IpAddr,
+    pub client: IpAddr,
+    /// The name that the client calls itself.
+    pub client_name: String,
+    pub version: NlmVersion,
+    pub transport: Transport,
+    pub netns: u32,
+}
+
+/// What a line says of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileLine {
+    /// `major:minor`, in decimal.
+    pub dev: String,
+    pub ino: u64,
+    /// The NFS file handle in hexadecimal.
+    pub fh: String,
+    /// Null where it cannot be found.
+    pub path: Option<String>,
+}
+
+impl std::fmt::Display for FileLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.path {
+            Some(path) => f.pad(path),
+            None => f.pad(&format!("device {} inode {}", self.dev, self.ino)),
+        }
+    }
+}
+
+/// A held lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LockLine {
+    #[serde(flatten)]
+    pub host: HostLine,
+    /// With the host, the lock's owner.
+    pub svid: u32,
+    pub mode: Mode,
+    pub range: Range,
+    pub file: FileLine,
+}
+
+/// A blocked request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WaiterLine {
+    #[serde(flatten)]
+    pub lock: LockLine,
+    /// The lock is granted already, and the client is being told.
+    pub granted: bool,
+}
+
+/// A DOS share reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShareLine {
+    #[serde(flatten)]
+    pub host: HostLine,
+    /// 0 none, 1 read, 2 write, 3 both.
+    pub access: u32,
+    /// What others are denied: the same numbers.
+    pub deny: u32,
+    /// The owner handle in hexadecimal, its first 64 bytes.
+    pub owner: String,
+    pub file: FileLine,
+}
+
+/// A table with the paths of its files, to make lines of.
+pub struct Described<'a> {
+    table: &'a LockTable,
+    files: Vec<Option<FileLine>>,
+}
+
+impl<'a> Described<'a> {
+    /// Looks up the path of every file that something is held on.
+    pub fn new(table: &'a LockTable, paths: &mut dyn Paths) -> Self {
+        let mut files = vec![None; table.files.len()];
+        let used = (table.locks.iter().map(|lock| lock.file))
+            .chain(table.waiters.iter().map(|waiter| waiter.file))
+            .chain(table.shares.iter().map(|share| share.file));
+        for id in used {
+            let slot: &mut Option<FileLine> = &mut files[id.index()];
+            if slot.is_none() {
+                let info = table.file(id);
+                *slot = Some(FileLine {
+                    dev: format!("{}:{}", info.major, info.minor),
+                    ino: info.ino,
+                    fh: hex(&info.fh),
+                    path: paths.path(info),
+                });
+            }
+        }
+        Described { table, files }
+    }
+
+    /// The held locks, in the table's order.
+    pub fn locks(&self) -> impl Iterator<Item = LockLine> + Clone {
+        self.table.locks.iter().map(|lock| LockLine {
+            host: self.host(lock.host),
+            svid: lock.svid,
+            mode: lock.mode,
+            range: lock.range,
+            file: self.file(lock.file),
+        })
+    }
+
+    /// The blocked requests.
+    pub fn waiters(&self) -> impl Iterator<Item = WaiterLine> + Clone {
+        self.table.waiters.iter().map(|waiter| WaiterLine {
+            lock: LockLine {
+                host: self.host(waiter.host),
+                svid: waiter.svid,
+                mode: waiter.mode,
+                range: waiter.range,
+                file: self.file(waiter.file),
+            },
+            granted: waiter.granted,
+        })
+    }
+
+    /// The DOS shares.
+    pub fn shares(&self) -> impl Iterator<Item = ShareLine> + Clone {
+        self.table.shares.iter().map(|share| ShareLine {
+            host: self.host(share.host),
+            access: share.access,
+            deny: share.deny,
+            owner: hex(&share.owner),
+            file: self.file(share.file),
+        })
+    }
+
+    fn host(&self, id: HostId) -> HostLine {
+        let info = self.table.host(id);
+        HostLine {
+            vip: info.key.vip,
+            client: info.key.client,
+            client_name: info.name.clone(),
+            version: info.key.version,
+            transport: info.key.transport,
+            netns: info.key.netns,
+        }
+    }
+
+    fn file(&self, id: FileId) -> FileLine {
+        (self.files[id.index()].clone()).expect("every file in use was described")
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("writing to a string");
+    }
+    text
+}
