@@ -7,4 +7,5 @@ pub mod exit;
 pub mod failover;
 pub mod kernel;
 pub mod observe;
+pub mod release;
 pub mod rpc;

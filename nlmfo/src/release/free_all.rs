@@ -1,0 +1,269 @@
+//! NLM FREE_ALL in the name of each client, over `lo`.
+//!
+//! lockd looks up the host of a call by (client address, server address, transport,
+//! NLM version) in its network namespace (`nlmsvc_lookup_host`), and FREE_ALL gives up
+//! the locks, waiting requests and shares of that host and of no other: hosts are
+//! compared by pointer (`nlmsvc_same_host`). One call for each host of the VIP therefore
+//! releases exactly that VIP, on every kernel, IPv4 and IPv6 alike.
+//!
+//! Read in fs/lockd, 6.1.192 and 6.12.117:
+//!
+//! - FREE_ALL checks no grace period, no privilege and no port.
+//! - It exists in v3 and v4. The table of v1 ends at procedure 16, so that hosts of v1
+//!   get an UNLOCK of the whole file for each owner, and a CANCEL for each waiter. Those
+//!   are refused in grace.
+//! - lockd answers only addresses that some export names (`svc_set_client`): release
+//!   before the last export of a client goes.
+//! - While no nfsd runs it answers and does nothing.
+//! - lockd is one thread, so that no other call of lockd's walks its files meanwhile:
+//!   `unlock_ip` lacks that safety on kernels before 6.1.188 and 6.12.109.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::{Instant, timeout_at};
+
+use super::route::Detour;
+use super::{Error, HostReport, Job, Report, Request, RequestKind, Target, Way, WayKind};
+use crate::observe::host::{Host, NlmVersion};
+use crate::rpc::client::{self, Client, Endpoint, Source};
+use crate::rpc::message::Credential;
+use crate::rpc::nlm::{Lock, NlmClient, Range, Status};
+use crate::rpc::portmap::LockdPorts;
+
+/// See the module's documentation.
+#[derive(Clone, Copy, Debug)]
+pub struct FreeAll {
+    /// Inode number of the network namespace that this process is in. Hosts of others
+    /// cannot be reached.
+    pub netns: u32,
+    /// Time for connecting to lockd, and then for each call.
+    pub deadline: Duration,
+    /// Time for all hosts together.
+    pub overall: Duration,
+}
+
+impl FreeAll {
+    pub fn in_netns(netns: u32) -> Self {
+        FreeAll {
+            netns,
+            deadline: Duration::from_secs(10),
+            overall: Duration::from_secs(120),
+        }
+    }
+}
+
+/// Hosts called at a time. lockd works through them one by one, and a backlog of 64
+/// connections is what its listener takes.
+const CONCURRENT: usize = 32;
+
+/// Tries for a host. A first one may meet the real client's own connection on the same
+/// source port, or lockd closing it for another.
+const TRIES: u32 = 2;
+
+impl Way for FreeAll {
+    fn kind(&self) -> WayKind {
+        WayKind::FreeAll
+    }
+
+    async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
+        let start = Instant::now();
+        let ports = LockdPorts::look_up(self.deadline)
+            .await
+            .map_err(Error::Ports)?;
+        if ports.is_empty() {
+            return Err(Error::NoLockd);
+        }
+        let clients: BTreeSet<IpAddr> = job.targets.iter().map(|t| t.host.client).collect();
+        let detour = Detour::open(job.vip, &clients).await?;
+        let hosts = stream::iter(job.targets)
+            .map(|target| self.release_host(target, &ports, start + self.overall))
+            .buffer_unordered(CONCURRENT)
+            .collect::<Vec<_>>()
+            .await;
+        detour.close().await?;
+        Ok(Report {
+            way: WayKind::FreeAll,
+            action: format!("NLM calls over lo in the name of {} hosts", hosts.len()),
+            hosts,
+            took: start.elapsed(),
+        })
+    }
+}
+
+impl FreeAll {
+    async fn release_host(
+        &self,
+        target: &Target,
+        ports: &LockdPorts,
+        until: Instant,
+    ) -> HostReport {
+        let start = Instant::now();
+        let outcome = match address_of_lockd(&target.host, self.netns, ports) {
+            Err(reason) => Err(reason),
+            Ok(peer) => match timeout_at(until, self.call_for(target, peer)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("not done within {:?} for all hosts", self.overall)),
+            },
+        };
+        HostReport {
+            host: target.host,
+            outcome,
+            took: start.elapsed(),
+        }
+    }
+
+    async fn call_for(&self, target: &Target, peer: SocketAddr) -> Result<String, String> {
+        let mut tries = 1;
+        loop {
+            match self.try_call_for(target, peer).await {
+                Ok(outcome) => return outcome,
+                Err(_) if tries < TRIES => tries += 1,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// The outer error is one that another try may mend.
+    async fn try_call_for(
+        &self,
+        target: &Target,
+        peer: SocketAddr,
+    ) -> Result<Result<String, String>, client::Error> {
+        let Target {
+            host,
+            caller,
+            requests,
+        } = target;
+        let caller = caller.clone().unwrap_or_else(|| host.client.to_string());
+        let rpc = Client::connect(Endpoint {
+            peer,
+            transport: host.transport,
+            source: Source::InNameOf(host.client),
+            // As the kernel's own NFS client presents itself.
+            credential: Credential::Unix {
+                machine: caller.clone(),
+                uid: 0,
+                gid: 0,
+            },
+            deadline: self.deadline,
+        })
+        .await?;
+        let mut nlm = NlmClient::new(rpc, host.version);
+        match host.version {
+            NlmVersion::V3 | NlmVersion::V4 => {
+                nlm.free_all(&caller, 0).await?;
+                Ok(Ok("FREE_ALL".into()))
+            }
+            NlmVersion::V1 => give_up_each(&mut nlm, &caller, requests).await,
+        }
+    }
+}
+
+/// Where the lockd that has this host listens, or why it cannot be called.
+fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<SocketAddr, String> {
+    if host.netns != netns {
+        return Err(format!(
+            "it belongs to the network namespace {}: run nlmfo there",
+            host.netns
+        ));
+    }
+    if let IpAddr::V6(client) = host.client
+        && client.is_unicast_link_local()
+    {
+        return Err("link-local clients cannot be called for: which link is not recorded".into());
+    }
+    let port = ports
+        .port(host.vip, host.version, host.transport)
+        .ok_or_else(|| {
+            let family = if host.vip.is_ipv4() { "IPv4" } else { "IPv6" };
+            format!(
+                "rpcbind knows no port of NLM {} over {} and {family}",
+                host.version, host.transport
+            )
+        })?;
+    Ok(SocketAddr::new(host.vip, port))
+}
+
+/// For v1: waiters first, so that none is granted when a lock of the same host goes.
+async fn give_up_each(
+    nlm: &mut NlmClient,
+    caller: &str,
+    requests: &[Request],
+) -> Result<Result<String, String>, client::Error> {
+    let mut refused = Vec::new();
+    let (waiting, held): (Vec<_>, Vec<_>) = requests
+        .iter()
+        .partition(|request| request.kind != RequestKind::Held);
+    for request in waiting.iter().chain(&held) {
+        let lock = |range| Lock {
+            caller: caller.to_owned(),
+            file_handle: request.file_handle.clone(),
+            owner: Vec::new(),
+            svid: request.svid,
+            range,
+        };
+        let (name, status) = match request.kind {
+            RequestKind::Held => ("UNLOCK", nlm.unlock(&lock(Range::WHOLE_FILE)).await?),
+            RequestKind::Waiting { range, exclusive } => {
+                ("CANCEL", nlm.cancel(&lock(range), exclusive).await?)
+            }
+        };
+        if status != Status::Granted {
+            refused.push(format!("{name} for svid {}: {status:?}", request.svid));
+        }
+    }
+    if refused.is_empty() {
+        Ok(Ok(format!("{} UNLOCK and CANCEL calls", requests.len())))
+    } else {
+        Ok(Err(format!("lockd refused {}", refused.join(", "))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::host::Transport;
+    use crate::rpc::portmap::Service;
+
+    fn host(vip: &str, client: &str, netns: u32) -> Host {
+        Host {
+            vip: vip.parse().unwrap(),
+            client: client.parse().unwrap(),
+            version: NlmVersion::V4,
+            transport: Transport::Tcp,
+            netns,
+        }
+    }
+
+    fn ports() -> LockdPorts {
+        LockdPorts::new(vec![Service {
+            program: crate::rpc::nlm::PROGRAM,
+            version: 4,
+            transport: Transport::Tcp,
+            ipv6: false,
+            port: 700,
+        }])
+    }
+
+    #[test]
+    fn a_host_is_called_at_its_own_vip() {
+        let peer = address_of_lockd(&host("10.77.0.1", "10.77.0.11", 5), 5, &ports());
+        assert_eq!(peer, Ok("10.77.0.1:700".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_host_that_cannot_be_called_says_why() {
+        let elsewhere = address_of_lockd(&host("10.77.0.1", "10.77.0.11", 6), 5, &ports());
+        assert!(elsewhere.unwrap_err().contains("network namespace 6"));
+        let no_port = address_of_lockd(&host("fd77::1", "fd77::11", 5), 5, &ports());
+        assert_eq!(
+            no_port.unwrap_err(),
+            "rpcbind knows no port of NLM v4 over tcp and IPv6"
+        );
+        let link_local = address_of_lockd(&host("fe80::1", "fe80::11", 5), 5, &ports());
+        assert!(link_local.unwrap_err().contains("link-local"));
+    }
+}

@@ -1,0 +1,450 @@
+//! The detour: packets between one VIP and some of its clients stay on this node.
+//!
+//! A call in a client's name comes from an address that is not ours, and lockd's
+//! answer to it would go out to the real client. While a [`Detour`] stands, a table of
+//! our own says that these clients are *local*, and rules send what this node itself
+//! emits from the VIP (and, if need be, to the VIP) to that table first:
+//!
+//! ```text
+//! 1: from VIP iif lo lookup TABLE         answers of lockd
+//! 1: from all to VIP iif lo lookup TABLE  our calls, if the VIP is no longer here
+//!    local CLIENT dev lo table TABLE      for each client
+//!    local VIP dev lo table TABLE         if the VIP is no longer here
+//! ```
+//!
+//! What else there is to know:
+//!
+//! - `iif lo` holds for packets that this node emits: nothing that is forwarded or
+//!   arrives sees these rules, and no other address's traffic matches them.
+//! - A packet sent to `lo` keeps the route it was sent with, so neither `rp_filter`
+//!   nor the martian check looks at it again, and no sysctl needs to change.
+//! - The real clients' own packets to the VIP are dropped while the detour stands
+//!   (IPv4: their source looks local, a martian) or go unanswered (the answer stays on
+//!   this node). Only the VIP that is being given up is concerned.
+//! - Linux sends IPv4 only from an address it finds on some device. For a VIP that has
+//!   been taken off the node, that is a dummy device of ours which stays **down**: the
+//!   address then counts as ours, yet it gets no local route, so that the node does not
+//!   answer ARP for a VIP that may be up on another node already. For IPv6, lockd's
+//!   UDP answers need the same; neighbour solicitations are answered per device only.
+//!
+//! All of it carries a routing protocol number, a table number and a device name of
+//! our own, by which [`cleanup`] finds it, also after a kill. One detour at a time.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_core::ErrorMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, LinkBridge, LinkDummy, RouteMessageBuilder};
+use tokio::task::JoinHandle;
+
+/// Marks our rules and routes: a number that no routing daemon of iproute2's
+/// `rt_protos` has.
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(178);
+
+/// Our table, "nlmf" in ASCII: far from the small numbers that people choose.
+const TABLE: u32 = u32::from_be_bytes(*b"nlmf");
+
+/// Before the rules of any administrator, after the local table's own.
+const PRIORITY: u32 = 1;
+
+/// The device that a VIP which has left this node is put on.
+const DEVICE: &str = "nlmfo0";
+
+/// Every device has the name `lo` in its network namespace, with index 1.
+const LOOPBACK: &str = "lo";
+
+/// A change to routes or rules that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {cause}")]
+pub struct Error {
+    what: String,
+    cause: String,
+}
+
+impl Error {
+    fn new(what: impl Into<String>, cause: impl ToString) -> Self {
+        Error {
+            what: what.into(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+/// What [`cleanup`] took out of the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    pub rules: usize,
+    pub routes: usize,
+    pub devices: usize,
+}
+
+impl Removed {
+    pub fn is_nothing(self) -> bool {
+        self == Removed::default()
+    }
+}
+
+/// Stands until it is closed; dropping it removes it too, with nobody to tell of
+/// errors but the log.
+#[derive(Debug)]
+#[must_use = "the detour is removed when this is dropped"]
+pub struct Detour {
+    open: bool,
+}
+
+impl Detour {
+    /// Keeps packets between `vip` and `clients` on this node. Clients that are this
+    /// node's own addresses need nothing and get nothing.
+    pub async fn open(vip: IpAddr, clients: &BTreeSet<IpAddr>) -> Result<Self, Error> {
+        cleanup().await?;
+        let detour = Detour { open: true };
+        let netlink = Netlink::connect()?;
+        let lo = netlink.link_index(LOOPBACK).await?.ok_or_else(|| {
+            Error::new(
+                "find the loopback device",
+                "there is none in this network namespace",
+            )
+        })?;
+        let ours = netlink.addresses().await?;
+        for client in clients
+            .difference(&ours)
+            .filter(|client| same_family(client, &vip))
+        {
+            netlink.add_local_route(*client, lo).await?;
+        }
+        if !ours.contains(&vip) {
+            netlink.add_local_route(vip, lo).await?;
+            netlink.add_device(vip).await?;
+            netlink.add_rule(Match::To(vip)).await?;
+        }
+        // Last, so that the VIP's packets change their way once all is in place.
+        netlink.add_rule(Match::From(vip)).await?;
+        Ok(detour)
+    }
+
+    pub async fn close(mut self) -> Result<(), Error> {
+        self.open = false;
+        cleanup().await.map(drop)
+    }
+}
+
+impl Drop for Detour {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        // Dropped in an error path or by ctrl-C, perhaps inside a runtime that cannot
+        // be blocked on: a thread with a runtime of its own can.
+        let removal = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = runtime.map_err(|error| Error::new("start a runtime", error))?;
+            runtime.block_on(cleanup())
+        });
+        match removal.join() {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::error!("routes of nlmfo remain, run `nlmfo cleanup`: {error}");
+            }
+            Err(_) => tracing::error!("routes of nlmfo remain, run `nlmfo cleanup`"),
+        }
+    }
+}
+
+/// Removes every rule, route and device of ours from this network namespace.
+pub async fn cleanup() -> Result<Removed, Error> {
+    let netlink = Netlink::connect()?;
+    let mut removed = Removed::default();
+    for family in [IpVersion::V4, IpVersion::V6] {
+        removed.rules += netlink.remove_rules(family.clone()).await?;
+        removed.routes += netlink.remove_routes(family).await?;
+    }
+    removed.devices = netlink.remove_device().await?;
+    Ok(removed)
+}
+
+/// Which packets a rule sends to our table.
+#[derive(Clone, Copy)]
+enum Match {
+    From(IpAddr),
+    To(IpAddr),
+}
+
+struct Netlink {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Netlink {
+    fn connect() -> Result<Self, Error> {
+        // Strict checking makes the kernel dump our table only, and not a router's
+        // million routes for us to pick from.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|error| Error::new("open a route netlink socket", error))?;
+        Ok(Netlink {
+            handle,
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    async fn addresses(&self) -> Result<BTreeSet<IpAddr>, Error> {
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| Error::new("list this node's addresses", error))?;
+        // On a point-to-point device `Address` is the other end and `Local` ours.
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| {
+                let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+                    message.attributes.iter().find_map(wanted)
+                };
+                find(|attribute| match attribute {
+                    AddressAttribute::Local(address) => Some(*address),
+                    _ => None,
+                })
+                .or_else(|| {
+                    find(|attribute| match attribute {
+                        AddressAttribute::Address(address) => Some(*address),
+                        _ => None,
+                    })
+                })
+            })
+            .collect())
+    }
+
+    async fn link_index(&self, name: &str) -> Result<Option<u32>, Error> {
+        let links: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| Error::new("list this node's network devices", error))?;
+        let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(found) if found == name);
+        let link = links
+            .into_iter()
+            .find(|link| link.attributes.iter().any(named));
+        Ok(link.map(|link| link.header.index))
+    }
+
+    async fn add_local_route(&self, address: IpAddr, lo: u32) -> Result<(), Error> {
+        self.handle
+            .route()
+            .add(local_route(address, lo))
+            .execute()
+            .await
+            .map_err(|error| Error::new(format!("add a local route for {address}"), error))
+    }
+
+    async fn add_rule(&self, packets: Match) -> Result<(), Error> {
+        let add = self
+            .handle
+            .rule()
+            .add()
+            .priority(PRIORITY)
+            .table_id(TABLE)
+            .action(RuleAction::ToTable)
+            .input_interface(LOOPBACK);
+        let (result, name) = match packets {
+            Match::From(IpAddr::V4(vip)) => (
+                ours(add.v4().source_prefix(vip, 32)).execute().await,
+                format!("from {vip}"),
+            ),
+            Match::From(IpAddr::V6(vip)) => (
+                ours(add.v6().source_prefix(vip, 128)).execute().await,
+                format!("from {vip}"),
+            ),
+            Match::To(IpAddr::V4(vip)) => (
+                ours(add.v4().destination_prefix(vip, 32)).execute().await,
+                format!("to {vip}"),
+            ),
+            Match::To(IpAddr::V6(vip)) => (
+                ours(add.v6().destination_prefix(vip, 128)).execute().await,
+                format!("to {vip}"),
+            ),
+        };
+        result.map_err(|error| Error::new(format!("add a routing rule for packets {name}"), error))
+    }
+
+    async fn add_device(&self, vip: IpAddr) -> Result<(), Error> {
+        let what = || format!("put {vip} on a device {DEVICE} that is down");
+        // Any kind of device does; nearly every kernel has the first.
+        let mut added = self
+            .handle
+            .link()
+            .add(LinkDummy::new(DEVICE).down().build())
+            .execute()
+            .await;
+        if added.as_ref().is_err_and(kind_is_absent) {
+            added = self
+                .handle
+                .link()
+                .add(LinkBridge::new(DEVICE).down().build())
+                .execute()
+                .await;
+        }
+        added.map_err(|error| Error::new(what(), error))?;
+        let index = self
+            .link_index(DEVICE)
+            .await?
+            .ok_or_else(|| Error::new(what(), "it vanished as soon as it was made"))?;
+        let mut add = self.handle.address().add(index, vip, host_prefix(vip));
+        if vip.is_ipv6() {
+            // On a device that is down, an address would stay tentative for ever.
+            add.message_mut()
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        add.execute()
+            .await
+            .map_err(|error| Error::new(what(), error))
+    }
+
+    async fn remove_rules(&self, family: IpVersion) -> Result<usize, Error> {
+        let rules: Vec<_> = match self.handle.rule().get(family).execute().try_collect().await {
+            Ok(rules) => rules,
+            Err(error) if family_is_absent(&error) => return Ok(0),
+            Err(error) => return Err(Error::new("list the routing rules", error)),
+        };
+        let ours: Vec<_> = rules.into_iter().filter(rule_is_ours).collect();
+        let count = ours.len();
+        for rule in ours {
+            let removal = self.handle.rule().del(rule).execute().await;
+            removal.map_err(|error| Error::new("remove a routing rule of ours", error))?;
+        }
+        Ok(count)
+    }
+
+    async fn remove_routes(&self, family: IpVersion) -> Result<usize, Error> {
+        let routes = self.handle.route().get(table_filter(family));
+        let routes: Vec<_> = match routes.execute().try_collect().await {
+            Ok(routes) => routes,
+            // A table that was never used does not exist.
+            Err(error) if is_not_there(&error) || family_is_absent(&error) => return Ok(0),
+            Err(error) => return Err(Error::new("list the routes of our table", error)),
+        };
+        let ours: Vec<_> = routes.into_iter().filter(route_is_ours).collect();
+        let count = ours.len();
+        for route in ours {
+            let removal = self.handle.route().del(route).execute().await;
+            removal.map_err(|error| Error::new("remove a route of ours", error))?;
+        }
+        Ok(count)
+    }
+
+    async fn remove_device(&self) -> Result<usize, Error> {
+        let Some(index) = self.link_index(DEVICE).await? else {
+            return Ok(0);
+        };
+        self.handle
+            .link()
+            .del(index)
+            .execute()
+            .await
+            .map_err(|error| Error::new(format!("remove the device {DEVICE}"), error))?;
+        Ok(1)
+    }
+}
+
+/// Marks a rule as ours.
+fn ours<T>(mut add: rtnetlink::RuleAddRequest<T>) -> rtnetlink::RuleAddRequest<T> {
+    add.message_mut()
+        .attributes
+        .push(RuleAttribute::Protocol(PROTOCOL));
+    add
+}
+
+fn rule_is_ours(rule: &RuleMessage) -> bool {
+    rule.attributes.contains(&RuleAttribute::Protocol(PROTOCOL))
+        && rule.attributes.contains(&RuleAttribute::Table(TABLE))
+}
+
+fn route_is_ours(route: &RouteMessage) -> bool {
+    route.header.protocol == PROTOCOL && route.attributes.contains(&RouteAttribute::Table(TABLE))
+}
+
+fn local_route(address: IpAddr, lo: u32) -> RouteMessage {
+    match address {
+        IpAddr::V4(address) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .output_interface(lo)
+            .table_id(TABLE)
+            .protocol(PROTOCOL)
+            .scope(RouteScope::Host)
+            .kind(RouteType::Local)
+            .build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+            .destination_prefix(address, 128)
+            .output_interface(lo)
+            .table_id(TABLE)
+            .protocol(PROTOCOL)
+            .scope(RouteScope::Host)
+            .kind(RouteType::Local)
+            .build(),
+    }
+}
+
+/// A dump request for our table alone. Under strict checking every other field of the
+/// header must be zero.
+fn table_filter(family: IpVersion) -> RouteMessage {
+    let mut filter = RouteMessage::default();
+    filter.header.address_family = match family {
+        IpVersion::V4 => rtnetlink::packet_route::AddressFamily::Inet,
+        IpVersion::V6 => rtnetlink::packet_route::AddressFamily::Inet6,
+    };
+    filter.attributes.push(RouteAttribute::Table(TABLE));
+    filter
+}
+
+fn host_prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn same_family(a: &IpAddr, b: &IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}
+
+fn is_not_there(error: &rtnetlink::Error) -> bool {
+    errno(error) == Some(rustix::io::Errno::NOENT)
+}
+
+/// IPv6 can be compiled out or switched off at boot.
+fn family_is_absent(error: &rtnetlink::Error) -> bool {
+    matches!(
+        errno(error),
+        Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::OPNOTSUPP)
+    )
+}
+
+fn kind_is_absent(error: &rtnetlink::Error) -> bool {
+    errno(error) == Some(rustix::io::Errno::OPNOTSUPP)
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<rustix::io::Errno> {
+    match error {
+        rtnetlink::Error::NetlinkError(ErrorMessage {
+            code: Some(code), ..
+        }) => Some(rustix::io::Errno::from_raw_os_error(-code.get())),
+        _ => None,
+    }
+}
