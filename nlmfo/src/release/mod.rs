@@ -4,16 +4,25 @@
 //! table in [`choose`], which decides. Each way is a [`Way`] in a file of its own. None
 //! of them is believed: what counts is a snapshot of lockd's locks afterwards.
 
+pub mod choose;
+pub mod filesystem;
 pub mod free_all;
+pub mod reboot;
+pub mod rfc_file;
 pub mod route;
+pub mod unlock_ip;
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::kernel::netlink::NetlinkError;
+use crate::kernel::nfsd::NfsdError;
 use crate::observe::host::Host;
 use crate::rpc::nlm::Range;
 
@@ -122,17 +131,33 @@ pub struct HostReport {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "this node's rpcbind does not tell where lockd listens: {0}; is rpcbind running, and lo up?"
+        "this node's rpcbind does not tell where lockd listens: {0}; \
+         is rpcbind running, and lo up?"
     )]
     Ports(#[source] crate::rpc::client::Error),
     #[error(
-        "no NLM service is registered with this node's rpcbind: lockd is not running, or rpcbind was restarted after it; restart the NFS server or run `rpc.nfsd` again"
+        "no NLM service is registered with this node's rpcbind: lockd is not running, or rpcbind \
+         was restarted after it (restart the NFS server)"
     )]
     NoLockd,
-    #[error(
-        "{0}; the detour for calls in the clients' names needs CAP_NET_ADMIN and policy routing"
-    )]
+    #[error("{0}; calls in the clients' names need CAP_NET_ADMIN and a kernel with policy routing")]
     Route(#[from] route::Error),
+    #[error(transparent)]
+    Nfsd(#[from] NfsdError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("cannot read statd's records of clients in {0}: {1}")]
+    StatdRecords(PathBuf, #[source] io::Error),
+    #[error("the write to the kernel did not come to its end: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// Runs what blocks in the kernel (a release walks all of lockd's files) beside the
+/// runtime, so that ctrl-C is heard meanwhile.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await?
 }
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

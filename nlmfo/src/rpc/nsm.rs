@@ -32,10 +32,11 @@ const SM_NOTIFY: Procedure = Procedure {
 
 /// Tells the lockd of this network namespace that a client has rebooted.
 ///
-/// `lockd_port` is its UDP port for IPv4. `state` is the client's NSM state number:
+/// `lockd_port` is its port for `transport` over IPv4. `state` is the client's NSM state number:
 /// lockd passes over hosts that it has already seen at that number. The answer is
 /// empty, and the same for a cookie that lockd does not know.
 pub async fn notify(
+    transport: Transport,
     lockd_port: u16,
     name: &str,
     state: u32,
@@ -45,7 +46,7 @@ pub async fn notify(
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut client = Client::connect(Endpoint {
         peer: SocketAddr::new(loopback, lockd_port),
-        transport: Transport::Udp,
+        transport,
         source: Source::Reserved(loopback),
         credential: Credential::Null,
         deadline,

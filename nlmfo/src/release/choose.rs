@@ -1,0 +1,425 @@
+//! Which way to go next: a pure choice from what the node offers and what was tried.
+//!
+//! | way | on | passed over when |
+//! |---|---|---|
+//! | `nlm_unlock` | kernels patched with the RFC | the VIP is a server address of another network namespace too |
+//! | `unlock_ip` | every kernel, but before 6.1.191, 6.12.112 and 7.2 it releases nothing (CVE-2026-93231) | the same; known broken; IPv6 without netlink |
+//! | FREE_ALL | every kernel | - |
+//! | `unlock_filesystem` | every kernel | the operator named no filesystem |
+//! | SM_NOTIFY | every kernel | the operator did not ask for it |
+//!
+//! The next way is gone only if a snapshot after the last one still shows something of
+//! the VIP. While nfsd is stopped nothing is tried: kernels before 6.19 crash on some of
+//! these writes then, and lockd answers FREE_ALL without doing it.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::WayKind;
+
+/// What the choice rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    pub vip: IpAddr,
+    /// Threads of nfsd in this network namespace; 0 means stopped.
+    pub nfsd_threads: u32,
+    /// `/proc/fs/nfsd/nlm_unlock` exists.
+    pub rfc_file: bool,
+    pub unlock_ip: UnlockIp,
+    /// The VIP is a server address in another network namespace as well.
+    pub in_other_netns: bool,
+    /// The operator named filesystems that may be released as a whole.
+    pub filesystems_named: bool,
+    /// The operator allows SM_NOTIFY for clients that use no other VIP.
+    pub reboot_allowed: bool,
+}
+
+/// What is known of the kernel's own release by address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnlockIp {
+    /// Netlink `NFSD_CMD_UNLOCK_IP` exists. It takes IPv6.
+    pub netlink: bool,
+    /// `/proc/fs/nfsd/unlock_ip` exists. It takes IPv4 only.
+    pub file: bool,
+    pub verdict: Verdict,
+}
+
+/// Whether `unlock_ip` does on this kernel what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Works,
+    /// It has the swapped arguments of 2008, and releases nothing.
+    Broken,
+    Unknown,
+}
+
+/// A way that was gone, and what a snapshot showed before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub way: WayKind,
+    /// Locks, waiting requests and shares of the VIP.
+    pub before: usize,
+    pub after: usize,
+    /// Why the way could not be gone at all.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing of the VIP is left.
+    Done,
+    Go {
+        way: WayKind,
+        reason: String,
+    },
+    GiveUp {
+        reason: String,
+    },
+}
+
+/// FREE_ALL is worth another round while it gets somewhere: a client may have taken a
+/// lock between the snapshot and the call.
+const FREE_ALL_ROUNDS: usize = 3;
+
+/// What to do next, with `left` locks, waiting requests and shares of the VIP in the
+/// newest snapshot.
+pub fn next(facts: &Facts, left: usize, tried: &[Attempt]) -> Decision {
+    if left == 0 {
+        return Decision::Done;
+    }
+    if facts.nfsd_threads == 0 {
+        let reason = "nfsd is stopped in this network namespace, and nothing is written to a \
+                      stopped nfsd: start it (`systemctl start nfs-server`), or stop lockd too, \
+                      which gives up all of its locks"
+            .to_owned();
+        return Decision::GiveUp { reason };
+    }
+    let mut passed_over = Vec::new();
+    for way in WAYS {
+        match suitability(way, facts, tried) {
+            Suitability::Fit => {
+                passed_over.extend(merit(way, facts, tried));
+                return Decision::Go {
+                    way,
+                    reason: passed_over.join("; "),
+                };
+            }
+            Suitability::Unfit(reason) => passed_over.push(reason),
+            Suitability::Absent => {}
+        }
+    }
+    Decision::GiveUp {
+        reason: passed_over.join("; "),
+    }
+}
+
+/// In order of preference: what is made for it, then what is exact, then what is not.
+const WAYS: [WayKind; 5] = [
+    WayKind::RfcFile,
+    WayKind::UnlockIp,
+    WayKind::FreeAll,
+    WayKind::Filesystem,
+    WayKind::Reboot,
+];
+
+enum Suitability {
+    Fit,
+    Unfit(String),
+    /// Not to be had here, and not worth a word.
+    Absent,
+}
+
+fn suitability(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Suitability {
+    let absent = match way {
+        WayKind::RfcFile => !facts.rfc_file,
+        WayKind::Filesystem => !facts.filesystems_named,
+        WayKind::Reboot => !facts.reboot_allowed,
+        WayKind::UnlockIp | WayKind::FreeAll => false,
+    };
+    if absent {
+        return Suitability::Absent;
+    }
+    if let Some(last) = tried.iter().rfind(|attempt| attempt.way == way)
+        && !worth_repeating(way, tried)
+    {
+        return Suitability::Unfit(outcome(last));
+    }
+    let by_address = matches!(way, WayKind::RfcFile | WayKind::UnlockIp);
+    if by_address && facts.in_other_netns {
+        return Suitability::Unfit(format!(
+            "{way} acts in all network namespaces, and {} is a server address in another one too",
+            facts.vip
+        ));
+    }
+    if way == WayKind::UnlockIp
+        && let Some(reason) = unlock_ip_is_unfit(facts)
+    {
+        return Suitability::Unfit(reason);
+    }
+    Suitability::Fit
+}
+
+fn unlock_ip_is_unfit(facts: &Facts) -> Option<String> {
+    let UnlockIp {
+        netlink,
+        file,
+        verdict,
+    } = facts.unlock_ip;
+    if !netlink && !file {
+        Some("this kernel has no unlock_ip".into())
+    } else if verdict == Verdict::Broken {
+        Some("unlock_ip of this kernel succeeds and releases nothing".into())
+    } else if !netlink && facts.vip.is_ipv6() {
+        Some("unlock_ip of this kernel takes no IPv6 address".into())
+    } else {
+        None
+    }
+}
+
+fn worth_repeating(way: WayKind, tried: &[Attempt]) -> bool {
+    let mut rounds = tried.iter().filter(|attempt| attempt.way == way);
+    way == WayKind::FreeAll
+        && rounds.clone().count() < FREE_ALL_ROUNDS
+        && rounds.all(|round| round.error.is_none() && round.after < round.before)
+}
+
+fn outcome(attempt: &Attempt) -> String {
+    let Attempt {
+        way,
+        before,
+        after,
+        error,
+    } = attempt;
+    match error {
+        Some(error) => format!("{way} failed: {error}"),
+        None => format!("{way} left {after} of {before} in place"),
+    }
+}
+
+/// What speaks for a way, where that is not only that the others are unfit.
+fn merit(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
+    match way {
+        WayKind::RfcFile => Some("this kernel has the RFC's nlm_unlock".into()),
+        WayKind::UnlockIp if facts.unlock_ip.verdict == Verdict::Works => {
+            Some("unlock_ip of this kernel works".into())
+        }
+        WayKind::UnlockIp => Some("it is not known whether unlock_ip of this kernel works".into()),
+        WayKind::FreeAll => tried
+            .iter()
+            .rfind(|attempt| attempt.way == WayKind::FreeAll)
+            .map(|last| format!("{} and may release the rest", outcome(last))),
+        WayKind::Filesystem => Some("the operator named filesystems to release".into()),
+        WayKind::Reboot => Some("the operator allows SM_NOTIFY".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXED: UnlockIp = UnlockIp {
+        netlink: false,
+        file: true,
+        verdict: Verdict::Works,
+    };
+    const BROKEN: UnlockIp = UnlockIp {
+        netlink: false,
+        file: true,
+        verdict: Verdict::Broken,
+    };
+    const UNKNOWN: UnlockIp = UnlockIp {
+        netlink: false,
+        file: true,
+        verdict: Verdict::Unknown,
+    };
+    const NETLINK: UnlockIp = UnlockIp {
+        netlink: true,
+        file: true,
+        verdict: Verdict::Works,
+    };
+
+    fn facts(vip: &str, unlock_ip: UnlockIp) -> Facts {
+        Facts {
+            vip: vip.parse().unwrap(),
+            nfsd_threads: 8,
+            rfc_file: false,
+            unlock_ip,
+            in_other_netns: false,
+            filesystems_named: false,
+            reboot_allowed: false,
+        }
+    }
+
+    fn attempt(way: WayKind, before: usize, after: usize) -> Attempt {
+        Attempt {
+            way,
+            before,
+            after,
+            error: None,
+        }
+    }
+
+    fn way(decision: Decision) -> Option<WayKind> {
+        match decision {
+            Decision::Go { way, reason } => {
+                assert!(!reason.is_empty(), "{way} without a reason");
+                Some(way)
+            }
+            _ => None,
+        }
+    }
+
+    const V4: &str = "10.77.0.1";
+    const V6: &str = "fd77::1";
+
+    #[test]
+    fn the_first_way_on_each_kind_of_node() {
+        let rfc = |vip| Facts {
+            rfc_file: true,
+            ..facts(vip, BROKEN)
+        };
+        let elsewhere = |facts| Facts {
+            in_other_netns: true,
+            ..facts
+        };
+        let absent = UnlockIp {
+            netlink: false,
+            file: false,
+            verdict: Verdict::Unknown,
+        };
+        let table = [
+            ("RFC kernel", rfc(V4), WayKind::RfcFile),
+            ("RFC kernel, IPv6", rfc(V6), WayKind::RfcFile),
+            (
+                "RFC kernel, other netns",
+                elsewhere(rfc(V4)),
+                WayKind::FreeAll,
+            ),
+            ("7.3", facts(V4, NETLINK), WayKind::UnlockIp),
+            ("7.3, IPv6", facts(V6, NETLINK), WayKind::UnlockIp),
+            (
+                "7.3, other netns",
+                elsewhere(facts(V4, NETLINK)),
+                WayKind::FreeAll,
+            ),
+            ("6.1 fixed", facts(V4, FIXED), WayKind::UnlockIp),
+            ("6.1 fixed, IPv6", facts(V6, FIXED), WayKind::FreeAll),
+            ("6.12 broken", facts(V4, BROKEN), WayKind::FreeAll),
+            ("6.12 broken, IPv6", facts(V6, BROKEN), WayKind::FreeAll),
+            ("unknown kernel", facts(V4, UNKNOWN), WayKind::UnlockIp),
+            ("no unlock_ip at all", facts(V4, absent), WayKind::FreeAll),
+        ];
+        for (name, facts, expected) in table {
+            let decision = next(&facts, 6, &[]);
+            assert_eq!(way_or_panic(&decision), expected, "{name}");
+        }
+    }
+
+    fn way_or_panic(decision: &Decision) -> WayKind {
+        way(decision.clone()).unwrap_or_else(|| panic!("no way: {decision:?}"))
+    }
+
+    #[test]
+    fn nothing_left_is_done_even_on_a_stopped_node() {
+        let stopped = Facts {
+            nfsd_threads: 0,
+            ..facts(V4, NETLINK)
+        };
+        assert_eq!(next(&stopped, 0, &[]), Decision::Done);
+    }
+
+    #[test]
+    fn a_stopped_nfsd_is_never_written_to() {
+        let stopped = Facts {
+            nfsd_threads: 0,
+            rfc_file: true,
+            filesystems_named: true,
+            reboot_allowed: true,
+            ..facts(V4, NETLINK)
+        };
+        let Decision::GiveUp { reason } = next(&stopped, 1, &[]) else {
+            panic!()
+        };
+        assert!(reason.contains("nfsd is stopped"), "{reason}");
+    }
+
+    #[test]
+    fn a_way_that_left_locks_gives_way_to_the_next() {
+        let facts = Facts {
+            filesystems_named: true,
+            reboot_allowed: true,
+            ..facts(V4, UNKNOWN)
+        };
+        let mut tried = Vec::new();
+        let mut seen = Vec::new();
+        while let Decision::Go { way, .. } = next(&facts, 6, &tried) {
+            seen.push(way);
+            tried.push(attempt(way, 6, 6));
+        }
+        let expected = [
+            WayKind::UnlockIp,
+            WayKind::FreeAll,
+            WayKind::Filesystem,
+            WayKind::Reboot,
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_reason_tells_what_the_last_way_left() {
+        let decision = next(&facts(V4, UNKNOWN), 6, &[attempt(WayKind::UnlockIp, 6, 6)]);
+        let reason = "unlock_ip left 6 of 6 in place".to_owned();
+        assert_eq!(
+            decision,
+            Decision::Go {
+                way: WayKind::FreeAll,
+                reason
+            }
+        );
+    }
+
+    #[test]
+    fn the_inexact_ways_are_never_gone_unasked() {
+        let tried = [
+            attempt(WayKind::UnlockIp, 2, 2),
+            attempt(WayKind::FreeAll, 2, 2),
+        ];
+        let Decision::GiveUp { reason } = next(&facts(V4, UNKNOWN), 2, &tried) else {
+            panic!()
+        };
+        assert_eq!(
+            reason,
+            "unlock_ip left 2 of 2 in place; FREE_ALL left 2 of 2 in place"
+        );
+    }
+
+    #[test]
+    fn free_all_goes_on_while_it_gets_somewhere() {
+        let facts = facts(V4, BROKEN);
+        let round = |before, after| attempt(WayKind::FreeAll, before, after);
+        assert_eq!(way(next(&facts, 1, &[round(9, 1)])), Some(WayKind::FreeAll));
+        assert_eq!(way(next(&facts, 1, &[round(9, 1), round(1, 1)])), None);
+        let three = [round(9, 5), round(5, 2), round(2, 1)];
+        assert_eq!(way(next(&facts, 1, &three)), None);
+    }
+
+    #[test]
+    fn a_way_that_could_not_be_gone_is_not_tried_again() {
+        let error = Some("permission denied".to_owned());
+        let tried = [Attempt {
+            error,
+            ..attempt(WayKind::UnlockIp, 3, 3)
+        }];
+        let decision = next(&facts(V4, FIXED), 3, &tried);
+        let reason = "unlock_ip failed: permission denied".to_owned();
+        assert_eq!(
+            decision,
+            Decision::Go {
+                way: WayKind::FreeAll,
+                reason
+            }
+        );
+    }
+}

@@ -1,0 +1,44 @@
+//! `/proc/fs/nfsd/unlock_filesystem`, for exports that the operator names.
+//!
+//! It releases every lock on the filesystem, whichever address it was taken through,
+//! and since 6.9 the NFSv4 state too: only on request, and only for a filesystem that
+//! leaves this node.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::{Error, Job, Report, Way, WayKind, blocking};
+use crate::kernel::nfsd::Nfsd;
+
+#[derive(Clone, Debug)]
+pub struct Filesystem {
+    /// A path on each filesystem.
+    pub paths: Vec<PathBuf>,
+}
+
+impl Way for Filesystem {
+    fn kind(&self) -> WayKind {
+        WayKind::Filesystem
+    }
+
+    async fn release(&self, _job: &Job<'_>) -> Result<Report, Error> {
+        let start = Instant::now();
+        let paths = self.paths.clone();
+        let action = blocking(move || {
+            let nfsd = Nfsd::mounted()?;
+            let mut released = Vec::new();
+            for path in &paths {
+                nfsd.unlock_filesystem(path)?;
+                released.push(path.display().to_string());
+            }
+            Ok(format!("unlock_filesystem for {}", released.join(", ")))
+        })
+        .await?;
+        Ok(Report {
+            way: self.kind(),
+            action,
+            hosts: Vec::new(),
+            took: start.elapsed(),
+        })
+    }
+}

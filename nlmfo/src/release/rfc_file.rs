@@ -1,0 +1,36 @@
+//! `/proc/fs/nfsd/nlm_unlock`, the file that the RFC for lock failover proposed and
+//! that some vendors' kernels carry: the VIP is written to it.
+
+use std::time::Instant;
+
+use super::{Error, Job, Report, Way, WayKind, blocking};
+use crate::kernel::nfsd::{Control, Nfsd};
+
+#[derive(Clone, Copy, Debug)]
+pub struct RfcFile;
+
+impl Way for RfcFile {
+    fn kind(&self) -> WayKind {
+        WayKind::RfcFile
+    }
+
+    async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
+        let start = Instant::now();
+        let vip = job.vip;
+        let action = blocking(move || {
+            let nfsd = Nfsd::mounted()?;
+            nfsd.write_address(Control::NlmUnlock, vip)?;
+            Ok(format!(
+                "{vip} written to {}",
+                nfsd.path(Control::NlmUnlock).display()
+            ))
+        })
+        .await?;
+        Ok(Report {
+            way: self.kind(),
+            action,
+            hosts: Vec::new(),
+            took: start.elapsed(),
+        })
+    }
+}
