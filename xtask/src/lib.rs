@@ -4,5 +4,6 @@
 pub mod apt;
 pub mod build;
 pub mod cache;
+pub mod lab;
 pub mod progress;
 pub mod toolchain;

@@ -1,8 +1,10 @@
 //! `cargo xtask …`: what a person or CI does with this workspace.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
-use xtask::{build, cache::Cache, toolchain::Toolchain};
+use xtask::{build, cache::Cache, lab, toolchain::Toolchain};
 
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -17,10 +19,20 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Distribution kernels with a real NFS server, in QEMU
+    #[command(subcommand)]
+    Lab(lab::cli::Command),
 }
 
-fn main() -> Result<()> {
-    let task = Task::parse();
+fn main() -> ExitCode {
+    execute(Task::parse()).unwrap_or_else(|error| {
+        // Without a backtrace, which says nothing to an operator.
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn execute(task: Task) -> Result<ExitCode> {
     let cache = Cache::open()?;
     match task {
         Task::Toolchain => println!("{}", Toolchain::prepare(&cache)?.describe()?),
@@ -29,6 +41,7 @@ fn main() -> Result<()> {
             let programs = build::workspace(&cache, release)?;
             println!("built in {}", programs.display());
         }
+        Task::Lab(command) => return lab::cli::execute(command),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,161 @@
+//! The lab: distribution kernels with a real NFS server and real clients, in
+//! QEMU.
+//!
+//! A run boots a kernel from nothing with a Debian 12 userland in memory, runs
+//! one command, and brings back its output, exit status and files. Nothing of
+//! one run is left for the next, so every run starts from the same machine.
+//! Where the processor cannot be lent to the guest (KVM), QEMU translates: a
+//! boot takes seconds either way.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use xtask::lab::{Lab, Run};
+//!
+//! let lab = Lab::open()?;
+//! let kernel = lab.kernel(&"bookworm-security".parse()?)?;
+//! let outcome = lab.run(&Run::new(kernel, ["uname", "-r"]), &mut |_, _| {})?;
+//! assert_eq!(outcome.status()?, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | room | does |
+//! |---|---|
+//! | [`kernel`] | names a kernel and finds it in the archive |
+//! | [`image`] | makes it bootable: ELF image, modules layer |
+//! | [`rootfs`] | the userland layers |
+//! | [`layer`] | writes a layer |
+//! | [`tools`] | QEMU and helpers, unpacked privately |
+//! | [`qemu`] | one QEMU process |
+//! | [`console`] | finds trouble in what the kernel says |
+//! | [`run`] | one run, from layers to outcome |
+
+pub mod cli;
+mod console;
+pub mod image;
+pub mod kernel;
+mod layer;
+mod qemu;
+mod rootfs;
+pub mod run;
+mod tools;
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+
+pub use self::{
+    image::Kernel,
+    kernel::{KernelName, Offered, UnlockIp, Version},
+    run::{Ending, Outcome, Run, Stream},
+};
+use self::{qemu::Accelerator, tools::Tools};
+use crate::{apt::Apt, cache::Cache};
+
+/// A working KVM boots in a second or two; a machine that emulates it takes
+/// minutes, or forever.
+const KVM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Everything that runs share: the cache, QEMU, the userland.
+#[derive(Clone, Debug)]
+pub struct Lab {
+    cache: Cache,
+    apt: Apt,
+    tools: Tools,
+    userland: PathBuf,
+}
+
+impl Lab {
+    /// Downloads and builds what every run needs, the first time.
+    pub fn open() -> Result<Self> {
+        let cache = Cache::open()?;
+        let apt = Apt::new(&cache)?;
+        Ok(Self {
+            tools: Tools::get(&cache, &apt)?,
+            userland: rootfs::userland(&cache, &apt)?,
+            cache,
+            apt,
+        })
+    }
+
+    /// The kernel that `name` means now, ready to boot.
+    pub fn kernel(&self, name: &KernelName) -> Result<Kernel> {
+        Kernel::get(&self.cache, &self.apt, &self.tools, name)
+            .with_context(|| format!("get the kernel {name}"))
+    }
+
+    /// All kernels that the archive offers now, suite by suite, newest first.
+    pub fn kernels(&self) -> Result<Vec<Offered>> {
+        kernel::offered(&self.apt, &kernel::SUITES)
+    }
+
+    /// The newest offered kernel that satisfies `wanted`, those of Debian's
+    /// stable releases first; nothing is downloaded but package indices.
+    pub fn newest(&self, wanted: impl Fn(&Offered) -> bool) -> Result<Option<Offered>> {
+        Ok(kernel::newest(&self.kernels()?, wanted).cloned())
+    }
+
+    /// Boots and runs the command; `output` gets what it writes, as it comes.
+    ///
+    /// An error means that the run could not be made; how it went, well or not,
+    /// is the [`Outcome`]'s to say.
+    pub fn run(&self, run: &Run, output: &mut dyn FnMut(Stream, &[u8])) -> Result<Outcome> {
+        let accelerator = self.accelerator(&run.kernel)?;
+        run::run(&self.tools, &self.layers(run)?, accelerator, run, output)
+    }
+
+    /// A shell in the guest, on this terminal; `run`'s command is ignored.
+    pub fn shell(&self, run: &Run) -> Result<()> {
+        let accelerator = self.accelerator(&run.kernel)?;
+        run::shell(&self.tools, &self.layers(run)?, accelerator, run)
+    }
+
+    fn layers(&self, run: &Run) -> Result<Vec<PathBuf>> {
+        let mut layers = vec![self.userland.clone()];
+        if run.bpf_tools {
+            layers.push(rootfs::bpf_tools(&self.cache, &self.apt)?);
+        }
+        layers.extend(run.kernel.modules.clone());
+        Ok(layers)
+    }
+
+    /// KVM where it boots a kernel, found out once per boot of this machine;
+    /// `NLMFO_ACCEL` (kvm, tcg) decides without trying.
+    fn accelerator(&self, kernel: &Kernel) -> Result<Accelerator> {
+        match env::var("NLMFO_ACCEL").as_deref() {
+            Ok("kvm") => return Ok(Accelerator::Kvm),
+            Ok("tcg") => return Ok(Accelerator::Tcg),
+            Ok(other) => bail!("NLMFO_ACCEL is {other}: say kvm or tcg"),
+            Err(_) => {}
+        }
+        let usable = fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok();
+        if !usable {
+            return Ok(Accelerator::Tcg);
+        }
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context("read this machine's boot id")?;
+        let verdict = self.cache.once(&format!("accel/{}", boot.trim()), |to| {
+            let mut run = Run::new(kernel.clone(), ["true"]);
+            run.deadline = KVM_DEADLINE;
+            let layers = self.layers(&run)?;
+            let works = crate::progress::step("trying KVM", || {
+                run::run(&self.tools, &layers, Accelerator::Kvm, &run, &mut |_, _| {})
+            })?
+            .succeeded();
+            fs::write(to, if works { "kvm" } else { "tcg" }).context("keep the verdict on KVM")
+        })?;
+        Ok(match fs::read_to_string(verdict)?.as_str() {
+            "kvm" => Accelerator::Kvm,
+            _ => Accelerator::Tcg,
+        })
+    }
+
+    fn has(&self, kernel: &Offered) -> bool {
+        let entry = image::entry(&kernel.release, &kernel.package_version);
+        self.cache.path(entry).exists()
+    }
+}

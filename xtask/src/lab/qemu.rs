@@ -1,0 +1,262 @@
+//! One QEMU process: its command line, and the streams that connect it.
+//!
+//! Every stream of the guest is a socket pair whose other end QEMU inherits, so
+//! when QEMU ends each stream ends, and nothing is left in the file system.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::Read,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, Sender},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::{
+    io::{FdFlags, fcntl_setfd},
+    process::{Signal, set_parent_process_death_signal},
+};
+
+use super::tools::Tools;
+
+/// What executes the guest's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The processor itself, where the machine can.
+    Kvm,
+    /// QEMU's translator: slower, and works everywhere.
+    Tcg,
+}
+
+/// Where bytes from the guest come from. The first four are virtio-serial
+/// ports, numbered from 1 in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Stdout,
+    Stderr,
+    Status,
+    Files,
+    /// The kernel's console.
+    Console,
+    /// QEMU's own complaints.
+    Qemu,
+}
+
+impl Source {
+    pub const PORTS: [Self; 4] = [Self::Stdout, Self::Stderr, Self::Status, Self::Files];
+}
+
+/// Bytes that arrived; none when the stream has ended.
+#[derive(Debug)]
+pub struct Event {
+    pub source: Source,
+    pub bytes: Vec<u8>,
+}
+
+/// What to boot.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    pub image: &'a Path,
+    /// The concatenated layers; QEMU reads it at start.
+    pub initrd: &'a File,
+    /// In MiB.
+    pub memory: u32,
+    pub accelerator: Accelerator,
+    /// Connect a terminal of the guest to ours instead of the four ports.
+    pub interactive: bool,
+}
+
+/// A running QEMU; killed when dropped, and by the kernel when the thread that
+/// started it dies.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    pub events: Receiver<Event>,
+}
+
+/// `quiet` keeps the emulated serial line from slowing the boot, errors are
+/// still shown. An oops ends the run at once, its trace is on the console.
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 quiet panic=-1 oops=panic cryptomgr.notests rdinit=/lab/init net.ifnames=0";
+
+impl Qemu {
+    pub fn start(tools: &Tools, machine: &Machine<'_>) -> Result<Self> {
+        let mut ours = Vec::new();
+        let mut theirs: Vec<(Source, OwnedFd)> = Vec::new();
+        let ports: &[Source] = if machine.interactive {
+            &[]
+        } else {
+            &Source::PORTS
+        };
+        for &source in ports.iter().chain(&[Source::Console]) {
+            let (host, guest) = UnixStream::pair().context("create a socket pair")?;
+            ours.push((source, host));
+            theirs.push((source, guest.into()));
+        }
+        let initrd = machine
+            .initrd
+            .try_clone()
+            .context("duplicate the initramfs file")?;
+        let fds: Vec<(Source, i32)> = theirs.iter().map(|(s, fd)| (*s, fd.as_raw_fd())).collect();
+
+        let mut command = tools.command("qemu-system-x86_64")?;
+        for dir in tools.firmware() {
+            command.arg("-L").arg(dir);
+        }
+        command.args(arguments(machine, initrd.as_raw_fd(), &fds));
+        if machine.interactive {
+            command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
+        } else {
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+        }
+        command.stderr(Stdio::piped());
+        inherit(
+            &mut command,
+            theirs.into_iter().map(|(_, fd)| fd).chain([initrd.into()]),
+        );
+        let mut child = command.spawn().context("start QEMU")?;
+        // The command holds our copies of QEMU's ends: without closing them no
+        // stream would ever end.
+        drop(command);
+
+        let (sender, events) = mpsc::channel();
+        for (source, stream) in ours {
+            pump(source, stream, sender.clone());
+        }
+        let stderr = child.stderr.take().expect("stderr is piped");
+        pump(Source::Qemu, stderr, sender);
+        Ok(Self { child, events })
+    }
+
+    /// Ends the machine now.
+    pub fn kill(&mut self) {
+        // It may have ended by itself: nothing to do then.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        self.child.wait().context("wait for QEMU")
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Lets the child keep these descriptors, and die with us.
+fn inherit(command: &mut Command, fds: impl Iterator<Item = OwnedFd>) {
+    let fds: Vec<OwnedFd> = fds.collect();
+    let prepare = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        for fd in &fds {
+            fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes only prctl and fcntl
+    // system calls; it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+fn pump(source: Source, mut stream: impl Read + Send + 'static, to: Sender<Event>) {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            // A stream that breaks because QEMU was killed has simply ended.
+            let size = stream.read(&mut buffer).unwrap_or(0);
+            let bytes = buffer[..size].to_vec();
+            if to.send(Event { source, bytes }).is_err() || size == 0 {
+                return;
+            }
+        }
+    });
+}
+
+/// QEMU's arguments; `fds` are the inherited sockets, `initrd` an inherited file.
+fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut arg = |name: &str, value: String| args.extend([name.into(), value.into()]);
+    arg(
+        "-M",
+        "q35,sata=off,smbus=off,usb=off,i8042=off,vmport=off".into(),
+    );
+    let (accelerator, processor) = match machine.accelerator {
+        Accelerator::Kvm => ("kvm", "host"),
+        Accelerator::Tcg => ("tcg,thread=multi", "max"),
+    };
+    arg("-accel", accelerator.into());
+    arg("-cpu", processor.into());
+    arg("-smp", "2".into());
+    arg("-m", machine.memory.to_string());
+    arg("-display", "none".into());
+    arg("-initrd", format!("/proc/self/fd/{initrd}"));
+    arg("-append", KERNEL_ARGUMENTS.into());
+    arg("-device", "virtio-serial-pci".into());
+    if machine.interactive {
+        arg("-chardev", "stdio,id=terminal,signal=off".into());
+        arg("-device", "virtconsole,nr=0,chardev=terminal".into());
+    }
+    for &(source, fd) in fds {
+        let id = format!("{source:?}").to_lowercase();
+        arg("-chardev", format!("socket,id={id},fd={fd}"));
+        match Source::PORTS.iter().position(|port| *port == source) {
+            Some(at) => arg(
+                "-device",
+                format!("virtserialport,nr={},chardev={id}", at + 1),
+            ),
+            None => arg("-serial", format!("chardev:{id}")),
+        }
+    }
+    args.extend(["-kernel".into(), machine.image.into()]);
+    args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_numbered_as_the_guest_expects() -> Result<()> {
+        let initrd = tempfile::tempfile()?;
+        let machine = Machine {
+            image: Path::new("/k/image"),
+            initrd: &initrd,
+            memory: 1024,
+            accelerator: Accelerator::Tcg,
+            interactive: false,
+        };
+        let fds = [
+            (Source::Stdout, 7),
+            (Source::Files, 9),
+            (Source::Console, 10),
+        ];
+        let args: Vec<String> = arguments(&machine, 5, &fds)
+            .into_iter()
+            .map(|arg| arg.into_string().expect("UTF-8"))
+            .collect();
+        let line = args.join(" ");
+        for part in [
+            "-initrd /proc/self/fd/5",
+            "-chardev socket,id=stdout,fd=7 -device virtserialport,nr=1,chardev=stdout",
+            "-chardev socket,id=files,fd=9 -device virtserialport,nr=4,chardev=files",
+            "-chardev socket,id=console,fd=10 -serial chardev:console",
+            "-m 1024",
+            "-kernel /k/image",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+        Ok(())
+    }
+}

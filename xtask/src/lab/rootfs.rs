@@ -1,0 +1,248 @@
+//! The guest's userland: Debian 12 with the kernel NFS server's and client's
+//! tools, as layers that every run shares.
+//!
+//! bookworm's, whatever kernel is booted: programs built on a Debian 12 machine
+//! run in it. Nothing is configured by package scripts, so what they would have
+//! made (users, links, state folders) is made here.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::layer::Layer;
+use crate::{
+    apt::{self, Apt, Suite},
+    cache::Cache,
+    progress,
+};
+
+const PACKAGES: [&str; 34] = [
+    "base-files",
+    "bash",
+    "bsdutils",
+    "busybox-static",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "e2fsprogs",
+    "ethtool",
+    "findutils",
+    "gawk",
+    "grep",
+    "gzip",
+    "hostname",
+    "iproute2",
+    "iputils-arping",
+    "iputils-ping",
+    "jq",
+    "kmod",
+    "libc-bin",
+    "mount",
+    "netbase",
+    "netcat-openbsd",
+    "nfs-common",
+    "nfs-kernel-server",
+    "nftables",
+    "procps",
+    "psmisc",
+    "rpcbind",
+    "sed",
+    "tar",
+    "tcpdump",
+    "util-linux",
+    "util-linux-extra",
+];
+
+/// For measuring against: Debian's own BPF tools. Large (LLVM), so apart.
+const BPF_PACKAGES: [&str; 2] = ["bpftool", "bpftrace"];
+
+/// What those depend on only to be installed and configured.
+const LEFT_OUT: [&str; 19] = [
+    "adduser",
+    "debconf",
+    "dpkg",
+    "init-system-helpers",
+    "install-info",
+    "libldap-2.5-0",
+    "libpam-modules",
+    "libpam-modules-bin",
+    "libpam-runtime",
+    "lsb-base",
+    "passwd",
+    "perl",
+    "perl-base",
+    "python3",
+    "sensible-utils",
+    "systemd",
+    "sysvinit-utils",
+    "ucf",
+    "usrmerge",
+];
+
+/// No program reads these in the lab.
+const PRUNED: [&str; 13] = [
+    "boot",
+    "usr/share/bash-completion",
+    "usr/share/bug",
+    "usr/share/common-licenses",
+    "usr/share/doc",
+    "usr/share/i18n",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/locale",
+    "usr/share/man",
+    "usr/share/zoneinfo",
+    "usr/lib/systemd",
+    "usr/lib/x86_64-linux-gnu/gconv",
+];
+
+/// Folders that package scripts or an init would make.
+const FOLDERS: [&str; 14] = [
+    "dev",
+    "export",
+    "mnt",
+    "proc",
+    "root",
+    "run",
+    "sys",
+    "tmp",
+    "var/lib/nfs/nfsdcld",
+    "var/lib/nfs/rpc_pipefs",
+    "var/lib/nfs/v4recovery",
+    "var/lock",
+    "var/log",
+    "var/tmp",
+];
+
+const PASSWD: &str = "\
+root:x:0:0:root:/root:/bin/sh
+_rpc:x:101:65534::/run/rpcbind:/usr/sbin/nologin
+statd:x:102:65534::/var/lib/nfs:/usr/sbin/nologin
+tcpdump:x:103:103::/nonexistent:/usr/sbin/nologin
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+";
+const GROUP: &str = "root:x:0:\ntcpdump:x:103:\nnogroup:x:65534:\n";
+const STATD: (u32, u32) = (102, 65534);
+const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: files\n\
+                        protocols: files\nservices: files\nethers: files\nrpc: files\n";
+
+/// The userland that every run has.
+pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
+    cache
+        .once("rootfs/userland-1.cpio", |to| {
+            build(cache, apt, &PACKAGES, to, |tree, layer| {
+                busybox_links(tree)?;
+                configure(tree)?;
+                layer.tree(tree, "")?;
+                layer.directory("tmp", 0o1777, (0, 0))?;
+                layer.directory("root", 0o700, (0, 0))?;
+                for dir in ["var/lib/nfs/sm", "var/lib/nfs/sm.bak"] {
+                    // statd drops its privileges to the owner of this folder.
+                    layer.directory(dir, 0o700, STATD)?;
+                }
+                Ok(())
+            })
+        })
+        .context("build the guest's userland")
+}
+
+/// bpftool and bpftrace with what only they need, on top of the userland.
+pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
+    cache
+        .once("rootfs/bpf-tools-1.cpio", |to| {
+            build(cache, apt, &BPF_PACKAGES, to, |tree, layer| {
+                layer.tree(&tree.join("usr"), "usr")
+            })
+        })
+        .context("build the layer with bpftool and bpftrace")
+}
+
+fn build(
+    cache: &Cache,
+    apt: &Apt,
+    packages: &[&str],
+    to: &Path,
+    fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
+) -> Result<()> {
+    let index = apt.index(&[
+        Suite::Bookworm,
+        Suite::BookwormUpdates,
+        Suite::BookwormSecurity,
+    ])?;
+    let debs = index.download(&index.closure(packages, &LEFT_OUT, None)?)?;
+    let what = format!("building a layer of {} packages", debs.len());
+    progress::step(&what, || {
+        let scratch = tempfile::tempdir_in(cache.dir("rootfs")?)?;
+        let tree = scratch.path();
+        for dir in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
+            fs::create_dir_all(tree.join("usr").join(dir))?;
+            symlink(format!("usr/{dir}"), tree.join(dir))?;
+        }
+        apt::unpack(debs, tree)?;
+        for path in PRUNED {
+            if let Err(error) = fs::remove_dir_all(tree.join(path))
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                return Err(error).with_context(|| format!("remove {path}"));
+            }
+        }
+        let mut layer = Layer::new(File::create(to)?);
+        fill(tree, &mut layer)?;
+        layer.finish()?;
+        Ok(())
+    })
+}
+
+/// Links busybox under the name of every program that the packages lack.
+fn busybox_links(tree: &Path) -> Result<()> {
+    let list = apt::run(Command::new(tree.join("bin/busybox")).arg("--list"))?;
+    for applet in list.lines() {
+        let present = ["usr/bin", "usr/sbin"]
+            .iter()
+            .any(|dir| tree.join(dir).join(applet).symlink_metadata().is_ok());
+        if !present {
+            symlink("busybox", tree.join("usr/bin").join(applet))?;
+        }
+    }
+    Ok(())
+}
+
+fn configure(tree: &Path) -> Result<()> {
+    for dir in FOLDERS {
+        fs::create_dir_all(tree.join(dir)).with_context(|| format!("create {dir}"))?;
+    }
+    for (path, contents) in [
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/hosts", HOSTS),
+        ("etc/hostname", "lab\n"),
+        ("etc/nsswitch.conf", NSSWITCH),
+        ("etc/exports", ""),
+        ("var/lib/nfs/etab", ""),
+        ("var/lib/nfs/rmtab", ""),
+    ] {
+        fs::write(tree.join(path), contents).with_context(|| format!("write {path}"))?;
+    }
+    for (path, target) in [
+        ("etc/mtab", "../proc/self/mounts"),
+        ("usr/bin/awk", "gawk"),
+        ("usr/bin/nc", "nc.openbsd"),
+        ("var/run", "../run"),
+    ] {
+        let path = tree.join(path);
+        // A busybox link, or an empty folder that a package brought.
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path)?,
+            Ok(_) => fs::remove_file(&path)?,
+            Err(_) => {}
+        }
+        symlink(target, &path).with_context(|| format!("link {}", path.display()))?;
+    }
+    Ok(())
+}

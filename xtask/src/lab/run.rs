@@ -1,0 +1,530 @@
+//! One run in the lab: boot, one command, its output, status and files.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt,
+    fs::{self, File},
+    io::{self, Seek as _, Write as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc::RecvTimeoutError,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::{
+    console::{Lines, trouble},
+    image::Kernel,
+    layer::Layer,
+    qemu::{Accelerator, Event, Machine, Qemu, Source},
+    tools::Tools,
+};
+
+/// After the kernel announced trouble: how long its trace may take to come out.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// What to do in the guest.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub kernel: Kernel,
+    /// Program and arguments; it runs as root in `/root`, with no input.
+    pub command: Vec<OsString>,
+    /// Files or folders of the host, and where the guest has them (absolute).
+    /// Permissions are kept; missing folders above them are made.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// Files or folders of the guest to bring back when the command has ended.
+    pub collect: Vec<PathBuf>,
+    /// The host folder they are put below, with their whole guest path.
+    pub collect_into: PathBuf,
+    /// In MiB.
+    pub memory: u32,
+    /// From the start of QEMU.
+    pub deadline: Duration,
+    /// Have Debian's bpftool and bpftrace in the guest.
+    pub bpf_tools: bool,
+}
+
+impl Run {
+    /// A run with 1 GiB, five minutes and no files.
+    pub fn new<S: Into<OsString>>(kernel: Kernel, command: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            kernel,
+            command: command.into_iter().map(Into::into).collect(),
+            files: Vec::new(),
+            collect: Vec::new(),
+            collect_into: PathBuf::from("."),
+            memory: 1024,
+            deadline: Duration::from_secs(300),
+            bpf_tools: false,
+        }
+    }
+}
+
+/// Which of the command's streams bytes came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The command ended with this status (128 + n: by signal n), and the
+    /// kernel's console shows no trouble.
+    Exited(i32),
+    /// The kernel's console shows trouble, whatever the command said.
+    Trouble(&'static str),
+    /// The deadline came first.
+    Deadline,
+    /// QEMU ended before the command did.
+    Gone,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "the command exited with status {status}"),
+            Self::Trouble(what) => write!(f, "the kernel is in trouble: {what}"),
+            Self::Deadline => f.write_str("the deadline passed"),
+            Self::Gone => f.write_str("the machine went away before the command ended"),
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub ending: Ending,
+    /// From the start of QEMU to the end.
+    pub duration: Duration,
+    /// From the start of QEMU to the start of the command.
+    pub boot: Option<Duration>,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    /// The kernel's console and QEMU's own messages, line by line.
+    pub console: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether the command exited with 0 and the kernel is well.
+    pub fn succeeded(&self) -> bool {
+        self.ending == Ending::Exited(0)
+    }
+
+    /// The command's status, or an error that shows the console's end.
+    pub fn status(&self) -> Result<i32> {
+        match self.ending {
+            Ending::Exited(status) => Ok(status),
+            _ => bail!(
+                "{} after {:.1} s; the console's last lines:\n{}",
+                self.ending,
+                self.duration.as_secs_f32(),
+                self.console_tail(60)
+            ),
+        }
+    }
+
+    pub fn console_tail(&self, lines: usize) -> String {
+        let from = self.console.len().saturating_sub(lines);
+        match &self.console[from..] {
+            [] => "(the console is empty)".into(),
+            lines => lines.join("\n"),
+        }
+    }
+}
+
+/// Boots and sees the run through; `output` gets what the command writes, as it
+/// writes it.
+pub(super) fn run(
+    tools: &Tools,
+    layers: &[PathBuf],
+    accelerator: Accelerator,
+    run: &Run,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<Outcome> {
+    let end = end_marker();
+    let initrd = initrd(layers, |layer| describe(layer, run, &end))?;
+    let start = Instant::now();
+    let mut qemu = Qemu::start(
+        tools,
+        &Machine {
+            image: &run.kernel.image,
+            initrd: &initrd,
+            memory: run.memory,
+            accelerator,
+            interactive: false,
+        },
+    )?;
+    let mut watch = Watch::new(&end);
+    let mut until = start + run.deadline;
+    let ending = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match qemu.events.recv_timeout(left) {
+            Ok(event) => watch.take(event, start, output),
+            Err(RecvTimeoutError::Timeout) => break Ending::Deadline,
+            Err(RecvTimeoutError::Disconnected) => break Ending::Gone,
+        }
+        if watch.trouble.is_some() {
+            until = until.min(Instant::now() + LAST_WORDS);
+        }
+        if let Some(status) = watch.complete()? {
+            break Ending::Exited(status);
+        }
+    };
+    let duration = start.elapsed();
+    qemu.kill();
+    // What was under way when the machine ended, the console above all.
+    while let Ok(event) = qemu.events.recv() {
+        watch.take(event, start, output);
+    }
+    watch.console.extend(watch.lines.rest());
+    if matches!(ending, Ending::Exited(_)) && !run.collect.is_empty() {
+        extract(&watch.files, &run.collect_into)?;
+    }
+    Ok(Outcome {
+        ending: watch.trouble.map_or(ending, Ending::Trouble),
+        duration,
+        boot: watch.started,
+        stdout: watch.stdout.seen,
+        stderr: watch.stderr.seen,
+        console: watch.console,
+    })
+}
+
+/// An interactive shell in the guest on our own terminal.
+pub(super) fn shell(
+    tools: &Tools,
+    layers: &[PathBuf],
+    accelerator: Accelerator,
+    run: &Run,
+) -> Result<()> {
+    let size = rustix::termios::tcgetwinsize(io::stdin())
+        .context("a shell needs a terminal; use `lab run` without one")?;
+    let initrd = initrd(layers, |layer| {
+        describe(layer, run, "")?;
+        let size = format!("{} {}\n", size.ws_row, size.ws_col);
+        layer.file("lab/console", 0o644, size.as_bytes())
+    })?;
+    let mut qemu = Qemu::start(
+        tools,
+        &Machine {
+            image: &run.kernel.image,
+            initrd: &initrd,
+            memory: run.memory,
+            accelerator,
+            interactive: true,
+        },
+    )?;
+    let mut lines = Lines::default();
+    while let Ok(event) = qemu.events.recv() {
+        for line in lines.push(&event.bytes) {
+            // The terminal is raw while QEMU has it.
+            eprint!("{line}\r\n");
+        }
+    }
+    let status = qemu.wait()?;
+    ensure!(status.success(), "QEMU failed ({status})");
+    Ok(())
+}
+
+/// What has come out of the guest so far.
+struct Watch {
+    stdout: Marked,
+    stderr: Marked,
+    status: Vec<u8>,
+    files: Vec<u8>,
+    lines: Lines,
+    console: Vec<String>,
+    trouble: Option<&'static str>,
+    started: Option<Duration>,
+}
+
+impl Watch {
+    fn new(end: &str) -> Self {
+        Self {
+            stdout: Marked::new(end),
+            stderr: Marked::new(end),
+            status: Vec::new(),
+            files: Vec::new(),
+            lines: Lines::default(),
+            console: Vec::new(),
+            trouble: None,
+            started: None,
+        }
+    }
+
+    fn take(&mut self, event: Event, start: Instant, output: &mut dyn FnMut(Stream, &[u8])) {
+        match event.source {
+            Source::Stdout => output(Stream::Stdout, self.stdout.push(&event.bytes)),
+            Source::Stderr => output(Stream::Stderr, self.stderr.push(&event.bytes)),
+            Source::Status => {
+                self.status.extend(event.bytes);
+                if self.started.is_none() && self.status.starts_with(b"started\n") {
+                    self.started = Some(start.elapsed());
+                }
+            }
+            Source::Files => self.files.extend(event.bytes),
+            Source::Console => {
+                for line in self.lines.push(&event.bytes) {
+                    self.trouble = self.trouble.or_else(|| trouble(&line));
+                    self.console.push(line);
+                }
+            }
+            Source::Qemu => {
+                let text = String::from_utf8_lossy(&event.bytes);
+                self.console
+                    .extend(text.lines().map(|line| format!("QEMU: {line}")));
+            }
+        }
+    }
+
+    /// The command's status, once all that it wrote has arrived too.
+    fn complete(&self) -> Result<Option<i32>> {
+        let Some((status, size)) = parse_status(&self.status)? else {
+            return Ok(None);
+        };
+        let whole = self.stdout.ended && self.stderr.ended && self.files.len() >= size;
+        Ok(whole.then_some(status))
+    }
+}
+
+/// Reads what `init.sh` says on the status port: `started`, then
+/// `exit STATUS files SIZE`.
+fn parse_status(text: &[u8]) -> Result<Option<(i32, usize)>> {
+    let text = String::from_utf8_lossy(text);
+    let Some(line) = text
+        .strip_prefix("started\n")
+        .and_then(|rest| rest.strip_suffix('\n'))
+    else {
+        return Ok(None);
+    };
+    let words: Vec<&str> = line.split(' ').collect();
+    if let ["exit", status, "files", size] = words.as_slice()
+        && let (Ok(status), Ok(size)) = (status.parse(), size.parse())
+    {
+        return Ok(Some((status, size)));
+    }
+    bail!("the guest's init said {line:?} on the status port")
+}
+
+/// A stream up to a marker, which may arrive in pieces.
+struct Marked {
+    marker: Vec<u8>,
+    seen: Vec<u8>,
+    /// How much of `seen` was handed out; the rest may start the marker.
+    handed: usize,
+    ended: bool,
+}
+
+impl Marked {
+    fn new(marker: &str) -> Self {
+        Self {
+            marker: marker.into(),
+            seen: Vec::new(),
+            handed: 0,
+            ended: false,
+        }
+    }
+
+    /// What these bytes add before the marker. What follows it is not the
+    /// command's but of processes that it left behind.
+    fn push(&mut self, bytes: &[u8]) -> &[u8] {
+        if self.ended {
+            return &[];
+        }
+        let from = self.handed;
+        self.seen.extend(bytes);
+        let fresh = &self.seen[from..];
+        let marker = self.marker.as_slice();
+        let at = fresh
+            .windows(marker.len())
+            .position(|window| window == marker);
+        self.handed += match at {
+            Some(at) => at,
+            None if bytes.is_empty() => fresh.len(),
+            None => {
+                let held = (1..marker.len().min(fresh.len() + 1))
+                    .rev()
+                    .find(|&n| fresh.ends_with(&marker[..n]));
+                fresh.len() - held.unwrap_or(0)
+            }
+        };
+        if at.is_some() {
+            self.ended = true;
+            self.seen.truncate(self.handed);
+        }
+        &self.seen[from..self.handed]
+    }
+}
+
+/// No program writes this by chance.
+fn end_marker() -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("\x1e end of {}.{} \x1e", std::process::id(), now.as_nanos())
+}
+
+/// The layers one after the other, the run's own last, in a nameless file.
+fn initrd(
+    layers: &[PathBuf],
+    describe: impl FnOnce(&mut Layer<&mut File>) -> Result<()>,
+) -> Result<File> {
+    let mut initrd = tempfile::tempfile().context("create the initramfs")?;
+    for path in layers {
+        let mut layer = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        io::copy(&mut layer, &mut initrd).with_context(|| format!("copy {}", path.display()))?;
+    }
+    let mut own = Layer::new(&mut initrd);
+    describe(&mut own)?;
+    own.finish()?;
+    initrd.flush()?;
+    initrd.rewind()?;
+    Ok(initrd)
+}
+
+/// The run's own layer: init, the command, and the caller's files.
+fn describe<W: io::Write>(layer: &mut Layer<W>, run: &Run, end: &str) -> Result<()> {
+    layer.directory("lab", 0o755, (0, 0))?;
+    layer.file("lab/init", 0o755, include_bytes!("init.sh"))?;
+    layer.file("lab/end", 0o644, end.as_bytes())?;
+    let mut command = b"exec".to_vec();
+    for word in &run.command {
+        command.push(b' ');
+        command.extend(quoted(word));
+    }
+    command.push(b'\n');
+    layer.file("lab/command", 0o755, &command)?;
+    let mut collect = Vec::new();
+    for path in &run.collect {
+        collect.extend(inside(path)?.as_bytes());
+        collect.push(b'\n');
+    }
+    layer.file("lab/collect", 0o644, &collect)?;
+    for (host, guest) in &run.files {
+        let path = inside(guest)?;
+        for (at, _) in path.match_indices('/') {
+            // An existing folder keeps what is in it.
+            layer.directory(&path[..at], 0o755, (0, 0))?;
+        }
+        let meta = fs::metadata(host).with_context(|| format!("read {}", host.display()))?;
+        if meta.is_dir() {
+            layer.directory(&path, 0o755, (0, 0))?;
+            layer.tree(host, &path)?;
+        } else {
+            let contents = fs::read(host).with_context(|| format!("read {}", host.display()))?;
+            layer.file(&path, meta.permissions().mode() & 0o7777, &contents)?;
+        }
+    }
+    Ok(())
+}
+
+/// An absolute guest path as layers name it. The top level's links into `/usr`
+/// are followed: the kernel would replace a link by a folder of that name.
+fn inside(path: &Path) -> Result<String> {
+    let text = path
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))?;
+    let text = text
+        .strip_prefix('/')
+        .with_context(|| format!("{text}: give the guest's path from / on"))?
+        .trim_end_matches('/');
+    ensure!(
+        !text.is_empty() && !text.split('/').any(|part| matches!(part, "" | "." | "..")),
+        "/{text} is no plain path in the guest"
+    );
+    let (top, _) = text.split_once('/').unwrap_or((text, ""));
+    Ok(match top {
+        "bin" | "sbin" | "lib" | "lib64" => format!("usr/{text}"),
+        _ => text.to_owned(),
+    })
+}
+
+/// A word for the shell that stands for itself.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let mut out = vec![b'\''];
+    for &byte in word.as_bytes() {
+        match byte {
+            b'\'' => out.extend(b"'\\''"),
+            _ => out.push(byte),
+        }
+    }
+    out.push(b'\'');
+    out
+}
+
+fn extract(tar: &[u8], into: &Path) -> Result<()> {
+    fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
+    let mut file = tempfile::tempfile()?;
+    file.write_all(tar)?;
+    file.rewind()?;
+    crate::apt::run(
+        Command::new("tar")
+            .args(["--extract", "--no-same-owner", "--directory"])
+            .arg(into)
+            .stdin(file),
+    )
+    .with_context(|| format!("unpack the guest's files into {}", into.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_ends_at_its_marker_however_it_arrives() {
+        let whole = b"one\ntwo#END#rest";
+        for size in 1..whole.len() {
+            let mut stream = Marked::new("#END#");
+            let mut got: Vec<u8> = Vec::new();
+            for piece in whole.chunks(size) {
+                got.extend(stream.push(piece));
+            }
+            assert_eq!(got, b"one\ntwo", "in pieces of {size}");
+            assert!(stream.ended);
+            assert_eq!(stream.seen, b"one\ntwo");
+        }
+    }
+
+    #[test]
+    fn a_stream_hands_out_all_that_cannot_be_the_marker() {
+        let mut stream = Marked::new("#END#");
+        assert_eq!(stream.push(b"a#EN"), b"a");
+        assert_eq!(stream.push(b"T#"), b"#ENT");
+        assert_eq!(stream.push(b""), b"#", "the stream broke off");
+        assert!(!stream.ended);
+    }
+
+    #[test]
+    fn the_status_port_is_read() {
+        let read = |text: &str| parse_status(text.as_bytes());
+        assert_eq!(read("star").unwrap(), None);
+        assert_eq!(read("started\nexit 3 fi").unwrap(), None);
+        assert_eq!(
+            read("started\nexit 3 files 10240\n").unwrap(),
+            Some((3, 10240))
+        );
+        assert!(read("started\nexit files\n").is_err());
+    }
+
+    #[test]
+    fn guest_paths_are_plain_and_follow_the_merged_usr() {
+        let inside = |path: &str| inside(Path::new(path)).ok();
+        assert_eq!(inside("/bin/lk").as_deref(), Some("usr/bin/lk"));
+        assert_eq!(inside("/share/a").as_deref(), Some("share/a"));
+        assert_eq!(inside("/binary").as_deref(), Some("binary"));
+        for bad in ["share/a", "/", "/a/../b", "/a//b"] {
+            assert_eq!(inside(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_reach_the_command_unchanged() {
+        assert_eq!(quoted(OsStr::new("a b")), b"'a b'");
+        assert_eq!(quoted(OsStr::new("it's $x")), b"'it'\\''s $x'");
+    }
+}

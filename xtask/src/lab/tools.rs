@@ -1,0 +1,107 @@
+//! Programs of the host side that the machine need not have: QEMU, depmod and
+//! the decompressors, unpacked from Debian packages below the cache.
+//!
+//! bookworm's own QEMU conflicts with packages of newer suites that a machine
+//! may have, so nothing is installed; the backport's QEMU 10 is used.
+
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    apt::{self, Apt, Suite},
+    cache::Cache,
+    progress,
+};
+
+/// Changes when what is unpacked changes.
+const ENTRY: &str = "tools/1";
+
+/// What programs bring along but no lab run needs, the C library first: the
+/// machine's own must match its own dynamic loader.
+const LEFT_OUT: [&str; 14] = [
+    "libc6",
+    "adduser",
+    "passwd",
+    "systemd",
+    "dmsetup",
+    "libpam0g",
+    "libpam-modules",
+    "debconf",
+    "perl-base",
+    "dpkg",
+    "install-info",
+    "sensible-utils",
+    "libgtk-3-0",
+    "qemu-system-gui",
+];
+
+/// A tree of unpacked programs.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    root: PathBuf,
+}
+
+impl Tools {
+    /// Downloads and unpacks them, the first time.
+    pub fn get(cache: &Cache, apt: &Apt) -> Result<Self> {
+        let root = cache
+            .once(ENTRY, |tree| {
+                let index = apt.index(&[
+                    Suite::Bookworm,
+                    Suite::BookwormSecurity,
+                    Suite::BookwormBackports,
+                ])?;
+                let qemu = index.closure(
+                    &[
+                        "qemu-system-x86",
+                        "qemu-system-data",
+                        "seabios",
+                        "ipxe-qemu",
+                    ],
+                    &LEFT_OUT,
+                    Some(Suite::BookwormBackports),
+                )?;
+                let mut debs = index.download(&qemu)?;
+                let rest = index.closure(
+                    &["kmod", "xz-utils", "zstd", "lz4", "gzip"],
+                    &LEFT_OUT,
+                    None,
+                )?;
+                debs.extend(index.download(&rest)?);
+                progress::step("unpacking QEMU and its helpers", || apt::unpack(debs, tree))
+            })
+            .context("get QEMU and the tools around it")?;
+        Ok(Self { root })
+    }
+
+    /// A command that runs one of the programs, with its own libraries.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let path = ["usr/bin", "usr/sbin", "bin", "sbin"]
+            .iter()
+            .map(|dir| self.root.join(dir).join(program))
+            .find(|path| path.symlink_metadata().is_ok())
+            .with_context(|| format!("{program} is not in {}", self.root.display()))?;
+        // kmod is one program under many names, by links from the root.
+        let path = match path.read_link() {
+            Ok(target) if target.is_absolute() => self.root.join(target.strip_prefix("/")?),
+            _ => path,
+        };
+        let mut command = Command::new(path);
+        command.arg0(program);
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+            .map(|dir| self.root.join(dir).display().to_string());
+        command.env("LD_LIBRARY_PATH", libraries.join(":"));
+        Ok(command)
+    }
+
+    /// Where QEMU finds firmware and option ROMs.
+    pub fn firmware(&self) -> [PathBuf; 3] {
+        ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"]
+            .map(|dir| self.root.join(Path::new(dir)))
+    }
+}
