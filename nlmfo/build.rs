@@ -34,7 +34,7 @@ fn run() -> Result<()> {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let elf = match non_empty("NLMFO_EBPF_ELF") {
-        Some(ready) => PathBuf::from(ready),
+        Some(ready) => workspace()?.join(ready),
         None => build(&out_dir)?,
     };
     println!("cargo::rerun-if-changed={}", elf.display());
@@ -45,17 +45,14 @@ fn run() -> Result<()> {
 
 /// Runs cargo for the kernel side; a rebuild after a change takes seconds.
 fn build(out_dir: &Path) -> Result<PathBuf> {
-    let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
-    let workspace = manifest_dir
-        .parent()
-        .context("nlmfo lies in the workspace")?;
+    let workspace = workspace()?;
     for source in ["nlmfo-ebpf", "nlmfo-common", "Cargo.lock", "Cargo.toml"] {
         println!(
             "cargo::rerun-if-changed={}",
             workspace.join(source).display()
         );
     }
-    let toolchain = toolchain(workspace)?;
+    let toolchain = toolchain(&workspace)?;
     println!(
         "cargo::rerun-if-changed={}",
         toolchain.join("about").display()
@@ -66,10 +63,10 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
     let target_dir = target_dir(out_dir)?.join("ebpf");
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
-        .args(["build", "--locked", "--package", "nlmfo-ebpf"])
+        .args(["build", "--quiet", "--locked", "--package", "nlmfo-ebpf"])
         .args(["--profile", "ebpf", "--target", TARGET, "--target-dir"])
         .arg(&target_dir)
-        .current_dir(workspace)
+        .current_dir(&workspace)
         .env("RUSTC", toolchain.join("bin/rustc"))
         // aya-ebpf uses inline assembly for BPF, which is not stable yet.
         .env("RUSTC_BOOTSTRAP", "aya_ebpf")
@@ -100,10 +97,8 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
         "building the eBPF programs failed ({}):\n{messages}",
         output.status
     );
-    if messages.contains("\nwarning: ") || messages.starts_with("warning: ") {
-        for line in messages.lines() {
-            println!("cargo::warning={line}");
-        }
+    for line in messages.lines() {
+        println!("cargo::warning={line}");
     }
     Ok(target_dir.join(TARGET).join("ebpf/nlmfo-ebpf"))
 }
@@ -111,7 +106,7 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
 /// Where `cargo xtask toolchain` keeps what it prepared.
 fn toolchain(workspace: &Path) -> Result<PathBuf> {
     let cache = match non_empty("NLMFO_CACHE") {
-        Some(dir) => PathBuf::from(dir),
+        Some(dir) => workspace.join(dir),
         None => workspace.join("target/lab"),
     };
     let toolchain = cache.join("ebpf-toolchain");
@@ -131,6 +126,13 @@ fn target_dir(out_dir: &Path) -> Result<&Path> {
         .ancestors()
         .nth(4)
         .with_context(|| format!("no target folder above {}", out_dir.display()))
+}
+
+/// Paths in the environment are relative to it, wherever cargo was started.
+fn workspace() -> Result<PathBuf> {
+    let nlmfo = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let workspace = nlmfo.parent().context("nlmfo lies in the workspace")?;
+    Ok(workspace.to_path_buf())
 }
 
 fn variable(name: &str) -> Result<OsString> {

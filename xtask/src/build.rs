@@ -20,11 +20,6 @@ pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
     if env::var_os("NLMFO_EBPF_ELF").is_none_or(|elf| elf.is_empty()) {
         Toolchain::prepare(cache)?;
     }
-    let root = workspace_root();
-    let target = match env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => root.join(dir),
-        None => root.join("target"),
-    };
     let mut cargo = cargo(cache);
     cargo
         .args(["build", "--locked"])
@@ -34,7 +29,16 @@ pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
     }
     let status = cargo.status().context("start cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
-    Ok(target.join(if release { "release" } else { "debug" }))
+    Ok(target_dir().join(if release { "release" } else { "debug" }))
+}
+
+/// Where cargo puts what it builds here.
+pub fn target_dir() -> PathBuf {
+    let root = workspace_root();
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root.join(dir),
+        None => root.join("target"),
+    }
 }
 
 /// cargo in the workspace, with the toolchain of this cache.

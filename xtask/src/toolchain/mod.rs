@@ -30,7 +30,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    apt,
+    apt, build,
     cache::{Cache, workspace_root},
     progress,
 };
@@ -97,7 +97,7 @@ impl Toolchain {
             .args(["clippy", "--locked", "--package", "nlmfo-ebpf"])
             .args(["--profile", "ebpf", "--target", TARGET])
             .arg("--target-dir")
-            .arg(workspace_root().join("target/ebpf"))
+            .arg(build::target_dir().join("ebpf"))
             .args(["--", "-Dwarnings"])
             .current_dir(workspace_root())
             .env("RUSTC", self.rustc())
