@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use object::build::elf::{Builder, SectionData};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -34,13 +35,39 @@ fn run() -> Result<()> {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let elf = match non_empty("NLMFO_EBPF_ELF") {
-        Some(ready) => workspace()?.join(ready),
+        Some(ready) => {
+            let elf = workspace()?.join(ready);
+            println!("cargo::rerun-if-changed={}", elf.display());
+            elf
+        }
         None => build(&out_dir)?,
     };
-    println!("cargo::rerun-if-changed={}", elf.display());
-    fs::copy(&elf, out_dir.join("nlmfo-ebpf"))
-        .with_context(|| format!("copy the eBPF programs from {}", elf.display()))?;
+    let built =
+        fs::read(&elf).with_context(|| format!("read the eBPF programs of {}", elf.display()))?;
+    let stripped = without_dwarf(&built)
+        .with_context(|| format!("strip the eBPF programs of {}", elf.display()))?;
+    fs::write(out_dir.join("nlmfo-ebpf"), stripped)?;
     Ok(())
+}
+
+/// The ELF less its DWARF, from which bpf-linker has made the BTF that stays:
+/// no one reads it, and it is most of the file.
+fn without_dwarf(elf: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(elf)?;
+    for section in builder.sections.iter_mut() {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM puts all names into one table; the writer wants the sections' apart.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Runs cargo for the kernel side; a rebuild after a change takes seconds.
