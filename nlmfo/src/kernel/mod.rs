@@ -2,12 +2,16 @@
 //! what it supports. Only this room knows a path under `/proc` or `/sys`.
 
 pub mod btf;
+pub mod exports;
+pub mod handle;
 pub mod layout;
 pub mod lockd;
 pub mod locks;
+pub mod mounts;
 pub mod netlink;
 pub mod netns;
 pub mod nfsd;
+pub mod path;
 pub mod preflight;
 pub mod symbols;
 pub mod unlock_bug;

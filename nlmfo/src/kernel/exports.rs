@@ -1,0 +1,46 @@
+//! What this node exports, by nfs-utils' table (`/var/lib/nfs/etab`) and by the
+//! kernel's cache of it (`/proc/fs/nfsd/exports`), which has those in use only.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use super::mounts::unquote;
+
+const TABLES: [&str; 2] = ["/var/lib/nfs/etab", "/proc/fs/nfsd/exports"];
+
+/// An exported folder, in the order of paths, each once.
+pub fn exported() -> io::Result<BTreeSet<PathBuf>> {
+    let mut folders = BTreeSet::new();
+    for table in TABLES {
+        match std::fs::read_to_string(table) {
+            Ok(text) => folders.extend(parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{table}: {error}"))),
+        }
+    }
+    Ok(folders)
+}
+
+/// Both tables have the folder first, then a blank or tab and what the clients may.
+fn parse(table: &str) -> impl Iterator<Item = PathBuf> {
+    let lines = table.lines().filter(|line| line.starts_with('/'));
+    lines.filter_map(|line| line.split([' ', '\t']).next().map(unquote))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_both_tables() {
+        let etab = "/srv/my\\040data\t10.77.0.0/24(rw,sync,fsid=1)\n";
+        let cache = "# Version 1.1\n# Path Client(Flags) # IPs\n\
+                     /srv/a\t*(rw,no_root_squash,sync,wdelay,uuid=1:2:3:4)\n";
+        assert_eq!(
+            parse(etab).collect::<Vec<_>>(),
+            [PathBuf::from("/srv/my data")]
+        );
+        assert_eq!(parse(cache).collect::<Vec<_>>(), [PathBuf::from("/srv/a")]);
+    }
+}
