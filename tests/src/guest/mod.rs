@@ -17,6 +17,8 @@ pub mod locker;
 pub mod place;
 pub mod proc_locks;
 pub mod raw;
+pub mod report;
 pub mod server;
 pub mod tool;
+pub mod traces;
 pub mod wait;

@@ -97,6 +97,15 @@ impl Running {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to nlmfo"))
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended by now.
+    pub fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Waits for its end and returns the exit code, as [`Finished::code`] does.
     pub fn code(&mut self) -> Result<i32> {
         use std::os::unix::process::ExitStatusExt;

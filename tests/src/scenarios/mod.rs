@@ -1,5 +1,8 @@
 //! The scenarios: one file per capability, one function per claim.
 
+mod bad_days;
+mod locks;
+mod release;
 mod topology;
 
 use std::path::PathBuf;
@@ -34,5 +37,11 @@ pub struct Scenario {
 
 /// Every scenario, in the order in which they are listed and run.
 pub fn all() -> Vec<Scenario> {
-    [topology::SCENARIOS].concat()
+    [
+        topology::SCENARIOS,
+        locks::SCENARIOS,
+        release::SCENARIOS,
+        bad_days::SCENARIOS,
+    ]
+    .concat()
 }

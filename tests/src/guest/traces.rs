@@ -1,0 +1,81 @@
+//! What a tool may leave behind in the kernel: routing rules and tables,
+//! pinned BPF objects, probes, tc filters.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+
+use anyhow::Result;
+
+use super::command::run;
+use super::known::ensure_same;
+use super::place::Place;
+
+/// The persistent state of one place, one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces(BTreeSet<String>);
+
+impl Traces {
+    /// Looks now.
+    pub fn of(place: &Place) -> Result<Traces> {
+        let mut traces = BTreeSet::new();
+        for arguments in [
+            &["rule", "show"][..],
+            &["-6", "rule", "show"],
+            &["route", "show", "table", "all"],
+            &["-6", "route", "show", "table", "all"],
+        ] {
+            let output = run(place.command("ip").args(arguments))?;
+            let name = arguments.join(" ");
+            traces.extend(
+                output
+                    .lines()
+                    .filter(|line| !is_the_kernels_own(line))
+                    .map(|line| format!("ip {name}: {}", line.trim())),
+            );
+        }
+        for directory in ["/sys/fs/bpf", "/run"] {
+            for name in names(directory)? {
+                if directory == "/sys/fs/bpf" || name.starts_with("nlmfo") {
+                    traces.insert(format!("{directory}/{name}"));
+                }
+            }
+        }
+        let probes = fs::read_to_string("/sys/kernel/tracing/kprobe_events").unwrap_or_default();
+        traces.extend(probes.lines().map(|line| format!("kprobe {line}")));
+        Ok(Traces(traces))
+    }
+
+    /// The rules for routing, apart from those the kernel made.
+    pub fn has_rule_beyond(&self, before: &Traces) -> bool {
+        self.0
+            .difference(&before.0)
+            .any(|line| line.contains("rule show"))
+    }
+
+    /// Whether it is as it was `before`.
+    ///
+    /// # Errors
+    /// Names what appeared and what vanished.
+    pub fn ensure_as(&self, before: &Traces) -> Result<()> {
+        ensure_same("traces left in the kernel", &before.0, &self.0)
+    }
+}
+
+/// Routes that come and go with neighbours and multicast, whoever is running.
+fn is_the_kernels_own(line: &str) -> bool {
+    ["multicast", "anycast", "ff00::", "expires"]
+        .iter()
+        .any(|word| line.contains(word))
+}
+
+/// Names in a directory; one that does not exist has none.
+fn names(directory: &str) -> Result<Vec<String>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<_>>()?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,294 @@
+//! Bad input and bad days: each ends with a sentence, the right exit code, and
+//! nothing of ours left in the kernel.
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{Context, End, Scenario};
+use crate::guest::command::{finish, run};
+use crate::guest::lab::Lab;
+use crate::guest::load::{self, Holding, Monitoring};
+use crate::guest::locker::{Mode, Range};
+use crate::guest::place::Place;
+use crate::guest::raw::RawNet;
+use crate::guest::tool::{Tool, exit};
+use crate::guest::traces::Traces;
+use crate::guest::wait::{Seen, until};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "bad-addresses",
+        claim: "names, prefixes and ports are refused with exit 2; an IPv4-mapped VIP is the IPv4 one",
+        run: bad_addresses,
+    },
+    Scenario {
+        name: "not-root",
+        claim: "without root it says so and does nothing",
+        run: not_root,
+    },
+    Scenario {
+        name: "no-lockd",
+        claim: "with lockd not loaded there is nothing to release, and it says so",
+        run: no_lockd,
+    },
+    Scenario {
+        name: "nfsd-stopped",
+        claim: "with nfsd stopped it neither crashes the kernel nor claims what it cannot know",
+        run: nfsd_stopped,
+    },
+    Scenario {
+        name: "interrupted",
+        claim: "SIGINT in the middle of a release leaves nothing of ours in the kernel",
+        run: |context| cut_short(context, Signal::SIGINT),
+    },
+    Scenario {
+        name: "killed",
+        claim: "after SIGKILL in the middle of a release, cleanup removes what it left",
+        run: |context| cut_short(context, Signal::SIGKILL),
+    },
+    Scenario {
+        name: "two-at-once",
+        claim: "a second release at the same time is refused and says who runs",
+        run: two_at_once,
+    },
+    Scenario {
+        name: "check",
+        claim: "check says what this kernel supports, and touches nobody's locks",
+        run: check,
+    },
+];
+
+const RELEASE: [&str; 3] = ["failover", "--phase", "release"];
+
+fn bad_addresses(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let mounted = &lab.clients[0];
+    let _held = mounted
+        .client
+        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    for bad in [
+        "",
+        "vip1",
+        "10.77.0",
+        "10.77.0.1/24",
+        "10.77.0.1:2049",
+        "[fd77::1]:2049",
+        "10.77.0.1,10.77.0.2",
+        " 10.77.0.1",
+    ] {
+        let arguments = [&RELEASE[..], &["--vip", bad]].concat();
+        let finished = tool.expect(exit::USAGE, &arguments)?;
+        ensure!(
+            finished.stderr.contains("--vip") || finished.stderr.contains("address"),
+            "--vip {bad:?}: the error does not say what is wrong: {}",
+            finished.stderr
+        );
+    }
+    tool.expect(exit::USAGE, &RELEASE)?;
+    ensure!(
+        lab.server.locks()?.len() == 1,
+        "a bad address released a lock"
+    );
+    let mapped = [&RELEASE[..], &["--vip", "::ffff:10.77.0.1"]].concat();
+    tool.expect(exit::CONFIRMED, &mapped)?;
+    ensure!(
+        lab.server.locks()?.is_empty(),
+        "the IPv4-mapped VIP was confirmed, but its lock is still held"
+    );
+    Ok(End::Pass)
+}
+
+fn not_root(context: &Context) -> Result<End> {
+    const NOBODY: u32 = 65534;
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let mounted = &lab.clients[0];
+    let _held = mounted
+        .client
+        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
+    for arguments in [&arguments[..], &["locks"]] {
+        let finished = finish(tool.command(arguments).uid(NOBODY), "")?;
+        ensure!(
+            finished.code() != exit::CONFIRMED && finished.stderr.contains("root"),
+            "{arguments:?} as nobody: exit code {}: {}",
+            finished.code(),
+            finished.stderr
+        );
+    }
+    ensure!(lab.server.locks()?.len() == 1, "nobody released a lock");
+    Ok(End::Pass)
+}
+
+fn no_lockd(context: &Context) -> Result<End> {
+    let root = Place::root();
+    let tool = Tool::new(&context.nlmfo, &root);
+    let before = Traces::of(&root)?;
+    let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
+    for arguments in [&arguments[..], &["locks"]] {
+        let finished = tool.run(arguments)?;
+        ensure!(
+            finished.stderr.contains("lockd") || finished.stdout.contains("lockd"),
+            "{arguments:?} without lockd does not name it: exit code {}: {}{}",
+            finished.code(),
+            finished.stdout,
+            finished.stderr
+        );
+        ensure!(
+            [exit::CONFIRMED, exit::LACKING].contains(&finished.code()),
+            "{arguments:?} without lockd: exit code {}",
+            finished.code()
+        );
+    }
+    Traces::of(&root)?.ensure_as(&before)?;
+    Ok(End::Pass)
+}
+
+fn nfsd_stopped(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 0)?;
+    lab.server.stop_nfsd()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let before = Traces::of(lab.server.place())?;
+    // With nfsd gone so are its clients' locks: nothing is held, and that can
+    // be confirmed without a write to nfsd's files.
+    let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
+    let finished = tool.run(&arguments)?;
+    ensure!(
+        [exit::CONFIRMED, exit::LACKING].contains(&finished.code()),
+        "exit code {}: {}",
+        finished.code(),
+        finished.stderr
+    );
+    Traces::of(lab.server.place())?.ensure_as(&before)?;
+    Ok(End::Pass)
+}
+
+/// Enough lockd hosts behind one VIP to make a release last.
+const HOSTS: u16 = 400;
+
+/// A server with [`HOSTS`] clients of an IPv6 VIP, which needs a call in each
+/// client's name where the kernel's own way cannot take IPv6.
+fn long_release() -> Result<(Lab, RawNet)> {
+    let lab = Lab::up(&["fd77::1"], 0)?;
+    let net = RawNet::join(&lab.server)?;
+    let names: Vec<_> = (0..16).map(|i| format!("held{i}")).collect();
+    let files = net.files(&lab.server, lab.vips[0], &names)?;
+    load::hold(
+        &net,
+        &files,
+        Holding {
+            vips: &lab.vips,
+            clients: HOSTS,
+            locks: 2,
+            monitoring: Monitoring::Unmonitored,
+        },
+    )?;
+    Ok((lab, net))
+}
+
+fn cut_short(context: &Context, signal: Signal) -> Result<End> {
+    let (lab, _net) = long_release()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let before = Traces::of(lab.server.place())?;
+    let arguments = [&RELEASE[..], &["--vip", "fd77::1"]].concat();
+    let mut running = tool.start(&arguments)?;
+    let all = lab.server.locks()?.len();
+    let caught = until("the release to be in its middle, or over", || {
+        if running.ended()? {
+            return Ok(Seen::Yes(false));
+        }
+        Ok(match lab.server.locks()?.len() {
+            left if left < all && left > 0 => Seen::Yes(true),
+            left => Seen::No(format!("{left} of {all} locks are held")),
+        })
+    })?;
+    if !caught {
+        return Ok(End::Unsupported(
+            "the release is over before its middle can be seen: the kernel's own way takes IPv6"
+                .into(),
+        ));
+    }
+    running.signal(signal)?;
+    let code = running.code()?;
+    ensure!(code != exit::CONFIRMED, "{signal} and yet exit code 0");
+    if signal == Signal::SIGKILL {
+        tool.expect(exit::CONFIRMED, &["cleanup"])?;
+    }
+    Traces::of(lab.server.place())?.ensure_as(&before)?;
+
+    tool.expect(exit::CONFIRMED, &arguments)?;
+    let left = lab.server.locks()?.len();
+    ensure!(left == 0, "the second release left {left} locks");
+    Ok(End::Pass)
+}
+
+fn two_at_once(context: &Context) -> Result<End> {
+    let (lab, _net) = long_release()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let arguments = [&RELEASE[..], &["--vip", "fd77::1"]].concat();
+    let mut first = tool.start(&arguments)?;
+    // Stopped, it holds its lock file for as long as we like; it has taken it
+    // before it touches any lock.
+    until("the first release to begin", || {
+        Ok(match fs_locked_by(first.id())? {
+            true => Seen::Yes(()),
+            false => Seen::No("it holds no lock file".into()),
+        })
+    })?;
+    first.signal(Signal::SIGSTOP)?;
+    let second = tool.run(&arguments)?;
+    first.signal(Signal::SIGCONT)?;
+    ensure!(
+        second.code() == exit::COULD_NOT_RUN && second.stderr.contains(&first.id().to_string()),
+        "the second: exit code {}, and its error must name process {}: {}",
+        second.code(),
+        first.id(),
+        second.stderr
+    );
+    let code = first.code()?;
+    ensure!(code == exit::CONFIRMED, "the first: exit code {code}");
+    Ok(End::Pass)
+}
+
+/// Whether a process holds any file lock, by `/proc/locks`.
+fn fs_locked_by(pid: u32) -> Result<bool> {
+    let pid = pid.to_string();
+    Ok(std::fs::read_to_string("/proc/locks")?
+        .lines()
+        .any(|line| line.split_whitespace().any(|word| word == pid)))
+}
+
+fn check(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let mounted = &lab.clients[0];
+    let _held = mounted
+        .client
+        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let before = (Traces::of(lab.server.place())?, lab.server.locks()?);
+    let report = tool.json(exit::CONFIRMED, &["check"])?;
+    before.0.ensure_as(&Traces::of(lab.server.place())?)?;
+    ensure!(
+        lab.server.locks()? == before.1,
+        "check touched a lock: {report}"
+    );
+
+    // The proof is in trying: the kernel's own way, on a lock that is ours.
+    run(lab
+        .server
+        .place()
+        .command("sh")
+        .args(["-c", "echo 10.77.0.1 > /proc/fs/nfsd/unlock_ip"]))?;
+    let works = lab.server.locks()?.is_empty();
+    let text = report.to_string();
+    let said = text.contains("\"unlock_ip\":\"works\"");
+    ensure!(
+        said == works,
+        "unlock_ip {}, and check says: {text}",
+        if works { "works" } else { "releases nothing" }
+    );
+    Ok(End::Pass)
+}

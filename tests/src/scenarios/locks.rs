@@ -1,0 +1,257 @@
+//! `nlmfo locks`: exactly what lockd holds, each lock with its VIP, client,
+//! file, range and mode.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use nlmfo::observe::host::{NlmVersion, Transport};
+use nlmfo::rpc::nlm::Status;
+
+use super::{Context, End, Scenario};
+use crate::guest::client::Client;
+use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
+use crate::guest::lab::Lab;
+use crate::guest::locker::{Locker, Mode, Outcome, Range};
+use crate::guest::place::Place;
+use crate::guest::raw::{RawNet, address};
+use crate::guest::report;
+use crate::guest::server::Server;
+use crate::guest::tool::{Tool, exit};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "locks-exact",
+        claim: "locks lists what real clients hold: files, ranges, modes, merged and split locks",
+        run: exact,
+    },
+    Scenario {
+        name: "locks-raw",
+        claim: "locks lists NLM v1, v3 and v4, UDP and TCP, IPv4 and IPv6, with version and svid",
+        run: raw,
+    },
+    Scenario {
+        name: "locks-waiters-and-shares",
+        claim: "locks lists blocked requests, where the kernel queues them, and DOS shares",
+        run: waiters_and_shares,
+    },
+    Scenario {
+        name: "locks-other-netns",
+        claim: "locks is of this network namespace; --all-netns adds the others",
+        run: other_netns,
+    },
+    Scenario {
+        name: "locks-none",
+        claim: "locks on a server without locks is an empty list and success",
+        run: none,
+    },
+];
+
+fn exact(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1", "10.77.0.2", "fd77::1"], 2)?;
+    let (lockers, known) = many_locks(&lab)?;
+    ensure_kernel_holds(&lab.server.locks()?, &known)?;
+
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let seen = report::known(&tool.json(exit::CONFIRMED, &["locks"])?, "locks")?;
+    ensure_same("nlmfo locks", &known, &seen)?;
+
+    for vip in &lab.vips {
+        let seen = tool.json(exit::CONFIRMED, &["locks", "--vip", &vip.to_string()])?;
+        let expected = only(&known, |lock| lock.vip == *vip);
+        ensure_same(
+            &format!("nlmfo locks --vip {vip}"),
+            &expected,
+            &report::known(&seen, "locks")?,
+        )?;
+    }
+    let client = lab.clients[0].client.address_for(lab.vips[0]);
+    let seen = tool.json(exit::CONFIRMED, &["locks", "--client", &client.to_string()])?;
+    ensure_same(
+        &format!("nlmfo locks --client {client}"),
+        &only(&known, |lock| lock.client == client),
+        &report::known(&seen, "locks")?,
+    )?;
+    drop(lockers);
+    Ok(End::Pass)
+}
+
+fn only(known: &BTreeSet<Known>, keep: impl Fn(&Known) -> bool) -> BTreeSet<Known> {
+    known.iter().filter(|lock| keep(lock)).cloned().collect()
+}
+
+/// Locks of every client through every VIP: private and shared files, both
+/// modes, far offsets, the whole file, and locks that the kernel merged or
+/// split.
+pub fn many_locks(lab: &Lab) -> Result<(Vec<Locker>, BTreeSet<Known>)> {
+    let mut lockers = Vec::new();
+    let mut known = BTreeSet::new();
+    for (c, mounted) in lab.clients.iter().enumerate() {
+        for (vip, mount) in lab.vips.iter().zip(&mounted.mounts) {
+            let locker = mounted.client.locker()?;
+            let own = |kind: &str| format!("{kind}-{c}-{vip}").replace(':', "_");
+            let take = |file: &str, range, mode| -> Result<()> {
+                let outcome = locker.lock(&mount.path(file), range, mode)?;
+                ensure!(outcome == Outcome::Held, "{file} {range:?}: {outcome:?}");
+                Ok(())
+            };
+            let mut holds = |file: &str, range, mode| -> Result<()> {
+                let inode = fs::metadata(lab.server.export().join(file))?.ino();
+                let client = mounted.client.address_for(*vip);
+                known.insert(Known::linux(*vip, client, inode, range, mode));
+                Ok(())
+            };
+            for (file, range, mode) in [
+                (own("near"), Range::new(0, 10), Mode::Write),
+                (own("near"), Range::new(100, 1), Mode::Read),
+                (own("far"), Range::new(1 << 40, 4096), Mode::Write),
+                (own("whole"), Range::WHOLE, Mode::Write),
+                ("read-by-all".into(), Range::new(0, 7), Mode::Read),
+            ] {
+                take(&file, range, mode)?;
+                holds(&file, range, mode)?;
+            }
+            let merged = own("merged");
+            take(&merged, Range::new(0, 10), Mode::Write)?;
+            take(&merged, Range::new(10, 10), Mode::Write)?;
+            holds(&merged, Range::new(0, 20), Mode::Write)?;
+            let split = own("split");
+            take(&split, Range::new(0, 30), Mode::Write)?;
+            locker.unlock(&mount.path(&split), Range::new(10, 10))?;
+            holds(&split, Range::new(0, 10), Mode::Write)?;
+            holds(&split, Range::new(20, 10), Mode::Write)?;
+            lockers.push(locker);
+        }
+    }
+    Ok((lockers, known))
+}
+
+fn raw(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1", "fd77::1"], 0)?;
+    let net = RawNet::join(&lab.server)?;
+    let mut expected = BTreeSet::new();
+    let mut number = 0;
+    for vip in &lab.vips {
+        let files = net.files(&lab.server, *vip, &["raw".to_owned()])?;
+        let inode = fs::metadata(lab.server.export().join("raw"))?.ino();
+        for version in [NlmVersion::V1, NlmVersion::V3, NlmVersion::V4] {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                number += 1;
+                let svid = 1000 + u32::from(number);
+                let range = Range::new(10 * u64::from(number), 5);
+                let mut client = net.client(number, *vip, version, transport)?;
+                client.granted(|raw| raw.lock(&files[0], svid, range, Mode::Write))?;
+                let known = Known {
+                    version,
+                    transport,
+                    ..Known::linux(*vip, address(number, *vip), inode, range, Mode::Write)
+                };
+                expected.insert((known, svid));
+            }
+        }
+    }
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let report = tool.json(exit::CONFIRMED, &["locks"])?;
+    let seen = report::entries(&report, "locks")?
+        .iter()
+        .map(|entry| Ok((entry.known()?, entry.svid)))
+        .collect::<Result<_>>()?;
+    ensure_same("nlmfo locks", &expected, &seen)?;
+    Ok(End::Pass)
+}
+
+fn waiters_and_shares(context: &Context) -> Result<End> {
+    const READ: u32 = 1;
+    const WRITE: u32 = 2;
+    let lab = Lab::up(&["10.77.0.1"], 0)?;
+    let vip = lab.vips[0];
+    let net = RawNet::join(&lab.server)?;
+    let files = net.files(&lab.server, vip, &["locked".into(), "shared".into()])?;
+    let range = Range::new(0, 10);
+    let mut holder = net.client(1, vip, NlmVersion::V4, Transport::Tcp)?;
+    let mut waiter = net.client(2, vip, NlmVersion::V4, Transport::Tcp)?;
+    holder.granted(|raw| raw.nm_lock(&files[0], 1, range, Mode::Write))?;
+    let blocked = waiter.wait(&files[0], 2, Range::new(5, 10), Mode::Read)?;
+    ensure!(
+        blocked == Status::Blocked,
+        "a blocking request behind a lock: {blocked:?}"
+    );
+    holder.granted(|raw| raw.share(&files[1], READ, WRITE))?;
+
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let report = tool.json(exit::CONFIRMED, &["locks"])?;
+    let shares: Vec<_> = report::entries(&report, "shares")?
+        .into_iter()
+        .map(|share| (share.vip, share.client, share.access, share.deny))
+        .collect();
+    let expected = vec![(vip, address(1, vip), Some(READ), Some(WRITE))];
+    ensure!(
+        shares == expected,
+        "expected the share {expected:?}, nlmfo lists {shares:?}"
+    );
+
+    let inode = fs::metadata(lab.server.export().join("locked"))?.ino();
+    let request = Known::linux(vip, address(2, vip), inode, Range::new(5, 10), Mode::Read);
+    let queued = lab.server.locks()?.iter().any(|lock| lock.waiting);
+    let expected = BTreeSet::from_iter(queued.then_some(request));
+    let listed = report::known(&report, "waiters")?;
+    ensure_same("waiters", &expected, &listed)?;
+    if !queued {
+        return Ok(End::Unsupported(
+            "this kernel answers blocked and queues nothing, so there is no waiter to list".into(),
+        ));
+    }
+    Ok(End::Pass)
+}
+
+fn other_netns(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let vip = lab.vips[0];
+    let other = Server::start(Place::create("node2")?, Path::new("/export2"))?;
+    other.add_vip(vip)?;
+    let there = Client::join(&other, 1)?;
+    let mount = there.mount(&other, vip, Transport::Tcp)?;
+    let _there = there.lock(&mount, "there", Range::new(5, 5), Mode::Write)?;
+    let here = &lab.clients[0];
+    let _here = here
+        .client
+        .lock(&here.mounts[0], "here", Range::new(0, 5), Mode::Write)?;
+
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let starts = |arguments: &[&str]| -> Result<BTreeSet<u64>> {
+        let report = tool.json(exit::CONFIRMED, arguments)?;
+        Ok(report::known(&report, "locks")?
+            .iter()
+            .map(|lock| lock.start)
+            .collect())
+    };
+    ensure_same("nlmfo locks", &BTreeSet::from([0]), &starts(&["locks"])?)?;
+    ensure_same(
+        "nlmfo locks --all-netns",
+        &BTreeSet::from([0, 5]),
+        &starts(&["locks", "--all-netns"])?,
+    )?;
+    Ok(End::Pass)
+}
+
+fn none(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 0)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let nobody: IpAddr = "10.77.0.99".parse()?;
+    for arguments in [
+        &["locks"][..],
+        &["locks", "--vip", &nobody.to_string()],
+        &["locks", "--client", &nobody.to_string()],
+    ] {
+        let report = tool.json(exit::CONFIRMED, arguments)?;
+        ensure_same(
+            &arguments.join(" "),
+            &BTreeSet::new(),
+            &report::known(&report, "locks")?,
+        )?;
+    }
+    Ok(End::Pass)
+}

@@ -1,0 +1,311 @@
+//! `nlmfo failover --phase release`: the VIP's locks go, all of them and no
+//! others, on kernels whose `unlock_ip` works and on those where it does not.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use nlmfo::observe::host::{NlmVersion, Transport};
+use nlmfo::rpc::nlm::Status;
+
+use super::locks::many_locks;
+use super::{Context, End, Scenario};
+use crate::guest::churn::Churn;
+use crate::guest::client::Client;
+use crate::guest::known::{Known, ensure_kernel_holds};
+use crate::guest::lab::Lab;
+use crate::guest::locker::{Locker, Mode, Outcome, Range};
+use crate::guest::place::Place;
+use crate::guest::raw::RawNet;
+use crate::guest::server::Server;
+use crate::guest::tool::{Tool, exit};
+use crate::guest::traces::Traces;
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "release-ipv4",
+        claim: "an IPv4 VIP's locks go; other VIPs' stay, while their clients lock and unlock",
+        run: |context| one_vip(context, 0),
+    },
+    Scenario {
+        name: "release-ipv6",
+        claim: "an IPv6 VIP's locks go; other VIPs' stay, while their clients lock and unlock",
+        run: |context| one_vip(context, 2),
+    },
+    Scenario {
+        name: "release-several",
+        claim: "two VIPs, IPv4 and IPv6, are released by one command; the third stays",
+        run: several,
+    },
+    Scenario {
+        name: "release-raw",
+        claim: "locks by NLM v1, v3 and v4 over UDP and TCP, waiters and shares go with the VIP",
+        run: raw,
+    },
+    Scenario {
+        name: "release-nothing",
+        claim: "a VIP without locks is confirmed as released, and nobody's locks are touched",
+        run: nothing,
+    },
+    Scenario {
+        name: "release-dry-run",
+        claim: "--dry-run shows the plan and releases nothing",
+        run: dry_run,
+    },
+    Scenario {
+        name: "release-record",
+        claim: "--record writes what the node that takes over needs to know",
+        run: record,
+    },
+    Scenario {
+        name: "release-again",
+        claim: "after a release the clients of the VIP can lock through it again",
+        run: again,
+    },
+    Scenario {
+        name: "release-same-address-elsewhere",
+        claim: "the same address in another network namespace keeps its locks",
+        run: same_address_elsewhere,
+    },
+];
+
+const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
+
+/// A server with many locks through every VIP, and on each client a process
+/// that locks and unlocks through the VIPs that are to stay.
+struct Busy {
+    lab: Lab,
+    _lockers: Vec<Locker>,
+    known: BTreeSet<Known>,
+    churns: Vec<Churn>,
+}
+
+impl Busy {
+    /// With churn through all VIPs but those `leaving`.
+    fn up(leaving: &[usize]) -> Result<Busy> {
+        let lab = Lab::up(&VIPS, 2)?;
+        let (lockers, known) = many_locks(&lab)?;
+        let mut churns = Vec::new();
+        for (c, mounted) in lab.clients.iter().enumerate() {
+            for (v, mount) in mounted.mounts.iter().enumerate() {
+                if !leaving.contains(&v) {
+                    let file = mount.path(&format!("churn-{c}-{v}"));
+                    let locker = mounted.client.locker()?;
+                    churns.push(Churn::start(locker, file, Range::new(0, 1))?);
+                }
+            }
+        }
+        Ok(Busy {
+            lab,
+            _lockers: lockers,
+            known,
+            churns,
+        })
+    }
+
+    fn tool<'a>(&'a self, context: &Context) -> Tool<'a> {
+        Tool::new(&context.nlmfo, self.lab.server.place())
+    }
+
+    /// Everybody else worked on, and the kernel holds what it held, less what
+    /// went through the VIPs `gone`.
+    fn ensure_only_gone(mut self, gone: &[IpAddr]) -> Result<()> {
+        for churn in self.churns.drain(..) {
+            churn
+                .wait_for(3)
+                .context("another VIP's client, afterwards")?;
+            churn.stop().context("another VIP's client, meanwhile")?;
+        }
+        let stays = self.known.iter().filter(|lock| !gone.contains(&lock.vip));
+        ensure_kernel_holds(&self.lab.server.locks()?, stays)
+    }
+}
+
+fn release(vips: &[IpAddr], options: &[&str]) -> Vec<String> {
+    let mut arguments: Vec<String> = ["failover", "--phase", "release"].map(String::from).into();
+    for vip in vips {
+        arguments.extend(["--vip".into(), vip.to_string()]);
+    }
+    arguments.extend(options.iter().map(|option| String::from(*option)));
+    arguments
+}
+
+/// Runs a release that must be confirmed.
+fn confirmed(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<()> {
+    let arguments = release(vips, options);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    tool.json(exit::CONFIRMED, &arguments)?;
+    Ok(())
+}
+
+fn one_vip(context: &Context, leaving: usize) -> Result<End> {
+    let busy = Busy::up(&[leaving])?;
+    let before = Traces::of(busy.lab.server.place())?;
+    let vip = busy.lab.vips[leaving];
+    confirmed(&busy.tool(context), &[vip], &[])?;
+    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    busy.ensure_only_gone(&[vip])?;
+    Ok(End::Pass)
+}
+
+fn several(context: &Context) -> Result<End> {
+    let busy = Busy::up(&[0, 2])?;
+    let before = Traces::of(busy.lab.server.place())?;
+    let leaving = [busy.lab.vips[0], busy.lab.vips[2]];
+    confirmed(&busy.tool(context), &leaving, &[])?;
+    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    busy.ensure_only_gone(&leaving)?;
+    Ok(End::Pass)
+}
+
+fn raw(context: &Context) -> Result<End> {
+    const WRITE: u32 = 2;
+    let lab = Lab::up(&["10.77.0.1", "fd77::1", "10.77.0.2"], 0)?;
+    let net = RawNet::join(&lab.server)?;
+    let mut clients = Vec::new();
+    let mut number = 0;
+    for vip in &lab.vips {
+        let files = net.files(&lab.server, *vip, &["locked".into(), "shared".into()])?;
+        for version in [NlmVersion::V1, NlmVersion::V3, NlmVersion::V4] {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                number += 1;
+                let range = Range::new(10 * u64::from(number), 5);
+                let mut client = net.client(number, *vip, version, transport)?;
+                client.granted(|raw| raw.lock(&files[0], 1, range, Mode::Write))?;
+                clients.push(client);
+            }
+        }
+        // A waiter behind the last of them, and a share.
+        let behind = Range::new(10 * u64::from(number), 5);
+        let mut waiter = net.client(100 + number, *vip, NlmVersion::V4, Transport::Tcp)?;
+        let blocked = waiter.wait(&files[0], 1, behind, Mode::Write)?;
+        ensure!(blocked == Status::Blocked, "waiter: {blocked:?}");
+        if *vip == lab.vips[0] {
+            waiter.granted(|raw| raw.share(&files[1], WRITE, WRITE))?;
+        }
+        clients.push(waiter);
+    }
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let before = Traces::of(lab.server.place())?;
+    confirmed(&tool, &lab.vips[..2], &[])?;
+    Traces::of(lab.server.place())?.ensure_as(&before)?;
+
+    let starts: Vec<u64> = lab
+        .server
+        .locks()?
+        .iter()
+        .filter(|lock| !lock.waiting)
+        .map(|lock| lock.start)
+        .collect();
+    let stay: Vec<u64> = (13..=18).map(|number| 10 * number).collect();
+    ensure!(
+        starts == stay,
+        "the third VIP's locks begin at {stay:?}, the server's at {starts:?}"
+    );
+    let files = net.files(&lab.server, lab.vips[2], &["shared".into()])?;
+    let mut other = net.client(200, lab.vips[2], NlmVersion::V4, Transport::Tcp)?;
+    other
+        .granted(|raw| raw.share(&files[0], WRITE, WRITE))
+        .context("the share that was released still keeps others out")?;
+    Ok(End::Pass)
+}
+
+fn nothing(context: &Context) -> Result<End> {
+    let lab = Lab::up(&VIPS, 1)?;
+    let mounted = &lab.clients[0];
+    let _held = mounted
+        .client
+        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let before = lab.server.locks()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    confirmed(&tool, &lab.vips[1..], &[])?;
+    let after = lab.server.locks()?;
+    ensure!(after == before, "before {before:?}, after {after:?}");
+    Ok(End::Pass)
+}
+
+fn dry_run(context: &Context) -> Result<End> {
+    let busy = Busy::up(&[0])?;
+    let before = Traces::of(busy.lab.server.place())?;
+    let vip = busy.lab.vips[0];
+    confirmed(&busy.tool(context), &[vip], &["--dry-run"])?;
+    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    busy.ensure_only_gone(&[])?;
+    Ok(End::Pass)
+}
+
+fn record(context: &Context) -> Result<End> {
+    let busy = Busy::up(&[0])?;
+    let vip = busy.lab.vips[0];
+    let file = Path::new("/tmp/nlmfo-record.json");
+    confirmed(
+        &busy.tool(context),
+        &[vip],
+        &["--record", &file.to_string_lossy()],
+    )?;
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    for mounted in &busy.lab.clients {
+        let client = mounted.client.address_for(vip).to_string();
+        ensure!(
+            text.contains(&client),
+            "{client} is not in the record: {text}"
+        );
+    }
+    ensure!(
+        text.contains(&vip.to_string()),
+        "{vip} is not in the record"
+    );
+    busy.ensure_only_gone(&[vip])?;
+    Ok(End::Pass)
+}
+
+fn again(context: &Context) -> Result<End> {
+    let lab = Lab::up(&VIPS, 1)?;
+    let mounted = &lab.clients[0];
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    for (vip, mount) in lab.vips.iter().zip(&mounted.mounts) {
+        let file = format!("again-{vip}").replace(':', "_");
+        let old = mounted
+            .client
+            .lock(mount, &file, Range::WHOLE, Mode::Write)?;
+        confirmed(&tool, &[*vip], &[])?;
+        // The old owner still believes in its lock: its own client would
+        // refuse another process, so the newcomer wants another range.
+        let newcomer = mounted.client.locker()?;
+        let other = mount.path(&format!("{file}-new"));
+        let outcome = newcomer.lock(&other, Range::new(0, 5), Mode::Write)?;
+        ensure!(
+            outcome == Outcome::Held,
+            "a new lock through {vip} after its release: {outcome:?}"
+        );
+        drop(old);
+    }
+    Ok(End::Pass)
+}
+
+fn same_address_elsewhere(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let vip = lab.vips[0];
+    let other = Server::start(Place::create("node2")?, Path::new("/export2"))?;
+    other.add_vip(vip)?;
+    let there = Client::join(&other, 1)?;
+    let mount = there.mount(&other, vip, Transport::Tcp)?;
+    let _there = there.lock(&mount, "there", Range::new(5, 5), Mode::Write)?;
+    let here = &lab.clients[0];
+    let _here = here
+        .client
+        .lock(&here.mounts[0], "here", Range::new(0, 5), Mode::Write)?;
+
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let before = Traces::of(lab.server.place())?;
+    confirmed(&tool, &[vip], &[])?;
+    Traces::of(lab.server.place())?.ensure_as(&before)?;
+    let (here, there) = (lab.server.locks()?.len(), other.locks()?.len());
+    ensure!(
+        (here, there) == (0, 1),
+        "{here} locks here and {there} there, where 0 and 1 were expected"
+    );
+    Ok(End::Pass)
+}
