@@ -88,7 +88,7 @@ impl Client {
             "/run/mnt/{}-{netid}",
             vip.to_string().replace(':', "-")
         ));
-        run(self.place.command("mkdir").arg("-p").arg(&at))?;
+        self.place.create_dir(&at)?;
         let source = match vip {
             IpAddr::V4(v4) => format!("{v4}:{}", server.export().display()),
             IpAddr::V6(v6) => format!("[{v6}]:{}", server.export().display()),

@@ -196,12 +196,16 @@ fn exchange(stream: &mut BufReader<TcpStream>, calls: &[u8], replies: usize) -> 
     Ok(())
 }
 
-/// A granted `nlm4_res` without a cookie: xid, REPLY, accepted, an empty
-/// verifier, success, an empty cookie, status 0.
+/// The cookie of every call; lockd makes four zero bytes of an empty one.
+const COOKIE: [u8; 4] = [0; 4];
+
+/// A granted `nlm4_res`: xid, REPLY, accepted, an empty verifier, success, the
+/// cookie with its length in front, status 0.
 fn check_granted(record: &[u8]) -> Result<()> {
-    const GRANTED: [u8; 28] = {
-        let mut words = [0; 28];
+    const GRANTED: [u8; 32] = {
+        let mut words = [0; 32];
         words[3] = 1;
+        words[23] = COOKIE.len() as u8;
         words
     };
     if record.get(4..) != Some(&GRANTED[..]) {
@@ -218,7 +222,7 @@ fn lock_call(
     monitoring: Monitoring,
 ) -> Result<Vec<u8>> {
     let mut arguments = Encoder::default();
-    arguments.opaque("cookie", &[], 0)?;
+    arguments.opaque("cookie", &COOKIE, COOKIE.len())?;
     arguments.bool(false); // block
     arguments.bool(true); // exclusive
     lock_arguments(&mut arguments, client, file, svid, offset)?;
@@ -230,7 +234,7 @@ fn lock_call(
 
 fn unlock_call(client: u16, file: &FileHandle, svid: u32, offset: u64) -> Result<Vec<u8>> {
     let mut arguments = Encoder::default();
-    arguments.opaque("cookie", &[], 0)?;
+    arguments.opaque("cookie", &COOKIE, COOKIE.len())?;
     lock_arguments(&mut arguments, client, file, svid, offset)?;
     Ok(call(4, "UNLOCK", arguments))
 }
@@ -269,14 +273,14 @@ fn call(number: u32, name: &'static str, arguments: Encoder) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn reply(words: [u32; 8]) -> Vec<u8> {
+    fn reply(words: [u32; 9]) -> Vec<u8> {
         words.into_iter().flat_map(u32::to_be_bytes).collect()
     }
 
     #[test]
     fn only_a_granted_reply_passes() {
-        assert!(check_granted(&reply([7, 1, 0, 0, 0, 0, 0, 0])).is_ok());
-        let denied = check_granted(&reply([7, 1, 0, 0, 0, 0, 0, 1]));
+        assert!(check_granted(&reply([7, 1, 0, 0, 0, 0, 4, 0, 0])).is_ok());
+        let denied = check_granted(&reply([7, 1, 0, 0, 0, 0, 4, 0, 1]));
         assert!(denied.unwrap_err().to_string().contains("not granted"));
         assert!(check_granted(&[]).is_err());
     }

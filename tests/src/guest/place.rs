@@ -113,6 +113,27 @@ impl Place {
         }
     }
 
+    /// Makes a directory here, with those above it.
+    pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = self.path(path);
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Writes to a file of the kernel's, which may act on the network namespace
+    /// of whoever writes.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        let path = self.path(path);
+        self.within(|| {
+            fs::write(&path, text).with_context(|| format!("{text:?} to {}", path.display()))
+        })
+    }
+
+    /// Reads a file of the kernel's, of this network namespace.
+    pub fn read(&self, path: &str) -> Result<String> {
+        let path = self.path(path);
+        self.within(|| fs::read_to_string(&path).with_context(|| path.display().to_string()))
+    }
+
     /// Runs several `ip` commands, one a line, in one process.
     pub fn ip(&self, batch: &str) -> Result<()> {
         run_with_input(self.command("ip").args(["-batch", "-"]), batch)

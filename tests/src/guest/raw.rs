@@ -17,7 +17,6 @@ use nlmfo::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status};
 use nlmfo::rpc::portmap::LockdPorts;
 use tokio::runtime::{Builder, Runtime};
 
-use super::command::run;
 use super::handles::{self, FileHandle, NFS_PORT};
 use super::locker::{Mode, Range};
 use super::place::Place;
@@ -56,16 +55,14 @@ impl RawNet {
             pid = place.pid(),
         ))?;
         // IPv6 has no AnyIP in bind(2) without this.
-        run(place
-            .command("sh")
-            .args(["-c", "echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind"]))?;
+        place.write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?;
         place.ip("link set eth0 up\n\
              addr add 10.77.2.1/16 dev eth0\n\
              addr add fd77::2:1/64 dev eth0 nodad\n\
              route add local 10.78.0.0/16 dev lo\n\
-             -6 route add local fd78::/64 dev lo\n")?;
+             route add local fd78::/64 dev lo\n")?;
         server.place().ip("route add 10.78.0.0/16 via 10.77.2.1\n\
-             -6 route add fd78::/64 via fd77::2:1\n")?;
+             route add fd78::/64 via fd77::2:1\n")?;
         let ports = server.place().within(|| {
             runtime()?
                 .block_on(LockdPorts::look_up(DEADLINE))

@@ -1,6 +1,6 @@
 //! The kernel's NFS server in one place: addresses, export, daemons, grace.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -45,7 +45,7 @@ impl Server {
         start_rpc(&place)?;
 
         let mount = |kind: &str, at: &Path| -> Result<()> {
-            run(place.command("mkdir").arg("-p").arg(at))?;
+            place.create_dir(at)?;
             run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
             Ok(())
         };
@@ -61,8 +61,14 @@ impl Server {
             ("/proc/fs/nfsd/nfsv4leasetime", "10"),
             ("/proc/fs/nfsd/nfsv4gracetime", "10"),
         ] {
-            write(&place, file, seconds)?;
+            place.write(file, seconds)?;
         }
+        // exportfs reads this file even when the export is on its command line.
+        File::options()
+            .append(true)
+            .create(true)
+            .open("/etc/exports")
+            .context("/etc/exports")?;
         run(place
             .command("exportfs")
             .args([
@@ -119,12 +125,12 @@ impl Server {
             ("/proc/fs/nfsd/v4_end_grace", "nfsd"),
         ] {
             until(&format!("the end of {whose}'s grace"), || {
-                let state = run(self.place.command("cat").arg(file))?;
+                let state = self.place.read(file)?;
                 if state.starts_with('Y') {
                     return Ok(Seen::Yes(()));
                 }
                 // EBUSY while client tracking still starts: look again.
-                let said = write(&self.place, file, "Y").err();
+                let said = self.place.write(file, "Y").err();
                 Ok(Seen::No(format!("{file} reads {state:?}; write: {said:?}")))
             })?;
         }
@@ -177,13 +183,4 @@ fn start_nfsdcld(place: &Place) -> Result<Child> {
         Ok(Seen::No("no inotify watch among its descriptors".into()))
     })?;
     Ok(nfsdcld)
-}
-
-/// Writes to a kernel file as seen in `place`: most of them act on the network
-/// namespace of the process that writes.
-fn write(place: &Place, file: &str, text: &str) -> Result<()> {
-    run(place
-        .command("sh")
-        .args(["-c", &format!("echo {text} > {file}")]))?;
-    Ok(())
 }
