@@ -14,12 +14,12 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
-
 use super::WayKind;
+use crate::kernel::preflight;
+use crate::kernel::unlock_bug::Verdict;
 
 /// What the choice rests on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     pub vip: IpAddr,
     /// Threads of nfsd in this network namespace; 0 means stopped.
@@ -35,24 +35,34 @@ pub struct Facts {
     pub reboot_allowed: bool,
 }
 
+impl Facts {
+    /// What preflight found, for one VIP, with nothing asked for beyond the ordinary.
+    pub fn of_node(node: &preflight::Facts, vip: IpAddr, in_other_netns: bool) -> Self {
+        Facts {
+            vip,
+            nfsd_threads: node.nfsd_threads.unwrap_or(0),
+            rfc_file: node.rfc_unlock.is_available(),
+            unlock_ip: UnlockIp {
+                netlink: node.netlink_unlock_ip.is_available(),
+                file: node.procfs_unlock_ip.is_available(),
+                verdict: node.unlock_ip.clone(),
+            },
+            in_other_netns,
+            filesystems_named: false,
+            reboot_allowed: false,
+        }
+    }
+}
+
 /// What is known of the kernel's own release by address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnlockIp {
     /// Netlink `NFSD_CMD_UNLOCK_IP` exists. It takes IPv6.
     pub netlink: bool,
     /// `/proc/fs/nfsd/unlock_ip` exists. It takes IPv4 only.
     pub file: bool,
+    /// Whether it does what it says, by the code that runs.
     pub verdict: Verdict,
-}
-
-/// Whether `unlock_ip` does on this kernel what it says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Works,
-    /// It has the swapped arguments of 2008, and releases nothing.
-    Broken,
-    Unknown,
 }
 
 /// A way that was gone, and what a snapshot showed before and after.
@@ -166,16 +176,17 @@ fn unlock_ip_is_unfit(facts: &Facts) -> Option<String> {
         netlink,
         file,
         verdict,
-    } = facts.unlock_ip;
+    } = &facts.unlock_ip;
     if !netlink && !file {
-        Some("this kernel has no unlock_ip".into())
-    } else if verdict == Verdict::Broken {
-        Some("unlock_ip of this kernel succeeds and releases nothing".into())
-    } else if !netlink && facts.vip.is_ipv6() {
-        Some("unlock_ip of this kernel takes no IPv6 address".into())
-    } else {
-        None
+        return Some("this kernel has no unlock_ip".into());
     }
+    if let Verdict::Broken { proof } = verdict {
+        return Some(format!(
+            "unlock_ip of this kernel succeeds and releases nothing ({proof})"
+        ));
+    }
+    (!netlink && facts.vip.is_ipv6())
+        .then(|| "unlock_ip of this kernel takes no IPv6 address".into())
 }
 
 fn worth_repeating(way: WayKind, tried: &[Attempt]) -> bool {
@@ -202,10 +213,12 @@ fn outcome(attempt: &Attempt) -> String {
 fn merit(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
     match way {
         WayKind::RfcFile => Some("this kernel has the RFC's nlm_unlock".into()),
-        WayKind::UnlockIp if facts.unlock_ip.verdict == Verdict::Works => {
-            Some("unlock_ip of this kernel works".into())
-        }
-        WayKind::UnlockIp => Some("it is not known whether unlock_ip of this kernel works".into()),
+        WayKind::UnlockIp => Some(match &facts.unlock_ip.verdict {
+            Verdict::Unknown { reason } => {
+                format!("it is not known whether unlock_ip of this kernel works ({reason})")
+            }
+            _ => "unlock_ip of this kernel works".into(),
+        }),
         WayKind::FreeAll => tried
             .iter()
             .rfind(|attempt| attempt.way == WayKind::FreeAll)
@@ -219,26 +232,38 @@ fn merit(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
 mod tests {
     use super::*;
 
-    const FIXED: UnlockIp = UnlockIp {
-        netlink: false,
-        file: true,
-        verdict: Verdict::Works,
-    };
-    const BROKEN: UnlockIp = UnlockIp {
-        netlink: false,
-        file: true,
-        verdict: Verdict::Broken,
-    };
-    const UNKNOWN: UnlockIp = UnlockIp {
-        netlink: false,
-        file: true,
-        verdict: Verdict::Unknown,
-    };
-    const NETLINK: UnlockIp = UnlockIp {
-        netlink: true,
-        file: true,
-        verdict: Verdict::Works,
-    };
+    fn by_file(verdict: Verdict) -> UnlockIp {
+        UnlockIp {
+            netlink: false,
+            file: true,
+            verdict,
+        }
+    }
+
+    fn fixed() -> UnlockIp {
+        by_file(Verdict::Fixed {
+            proof: "it reads h_srcaddr of the host".into(),
+        })
+    }
+
+    fn broken() -> UnlockIp {
+        by_file(Verdict::Broken {
+            proof: "it reads h_srcaddr of the address".into(),
+        })
+    }
+
+    fn unknown() -> UnlockIp {
+        by_file(Verdict::Unknown {
+            reason: "no kcore".into(),
+        })
+    }
+
+    fn netlink() -> UnlockIp {
+        UnlockIp {
+            netlink: true,
+            ..fixed()
+        }
+    }
 
     fn facts(vip: &str, unlock_ip: UnlockIp) -> Facts {
         Facts {
@@ -278,7 +303,7 @@ mod tests {
     fn the_first_way_on_each_kind_of_node() {
         let rfc = |vip| Facts {
             rfc_file: true,
-            ..facts(vip, BROKEN)
+            ..facts(vip, broken())
         };
         let elsewhere = |facts| Facts {
             in_other_netns: true,
@@ -287,7 +312,7 @@ mod tests {
         let absent = UnlockIp {
             netlink: false,
             file: false,
-            verdict: Verdict::Unknown,
+            ..unknown()
         };
         let table = [
             ("RFC kernel", rfc(V4), WayKind::RfcFile),
@@ -297,18 +322,18 @@ mod tests {
                 elsewhere(rfc(V4)),
                 WayKind::FreeAll,
             ),
-            ("7.3", facts(V4, NETLINK), WayKind::UnlockIp),
-            ("7.3, IPv6", facts(V6, NETLINK), WayKind::UnlockIp),
+            ("7.3", facts(V4, netlink()), WayKind::UnlockIp),
+            ("7.3, IPv6", facts(V6, netlink()), WayKind::UnlockIp),
             (
                 "7.3, other netns",
-                elsewhere(facts(V4, NETLINK)),
+                elsewhere(facts(V4, netlink())),
                 WayKind::FreeAll,
             ),
-            ("6.1 fixed", facts(V4, FIXED), WayKind::UnlockIp),
-            ("6.1 fixed, IPv6", facts(V6, FIXED), WayKind::FreeAll),
-            ("6.12 broken", facts(V4, BROKEN), WayKind::FreeAll),
-            ("6.12 broken, IPv6", facts(V6, BROKEN), WayKind::FreeAll),
-            ("unknown kernel", facts(V4, UNKNOWN), WayKind::UnlockIp),
+            ("6.1 fixed", facts(V4, fixed()), WayKind::UnlockIp),
+            ("6.1 fixed, IPv6", facts(V6, fixed()), WayKind::FreeAll),
+            ("6.12 broken", facts(V4, broken()), WayKind::FreeAll),
+            ("6.12 broken, IPv6", facts(V6, broken()), WayKind::FreeAll),
+            ("unknown kernel", facts(V4, unknown()), WayKind::UnlockIp),
             ("no unlock_ip at all", facts(V4, absent), WayKind::FreeAll),
         ];
         for (name, facts, expected) in table {
@@ -325,7 +350,7 @@ mod tests {
     fn nothing_left_is_done_even_on_a_stopped_node() {
         let stopped = Facts {
             nfsd_threads: 0,
-            ..facts(V4, NETLINK)
+            ..facts(V4, netlink())
         };
         assert_eq!(next(&stopped, 0, &[]), Decision::Done);
     }
@@ -337,7 +362,7 @@ mod tests {
             rfc_file: true,
             filesystems_named: true,
             reboot_allowed: true,
-            ..facts(V4, NETLINK)
+            ..facts(V4, netlink())
         };
         let Decision::GiveUp { reason } = next(&stopped, 1, &[]) else {
             panic!()
@@ -350,7 +375,7 @@ mod tests {
         let facts = Facts {
             filesystems_named: true,
             reboot_allowed: true,
-            ..facts(V4, UNKNOWN)
+            ..facts(V4, unknown())
         };
         let mut tried = Vec::new();
         let mut seen = Vec::new();
@@ -369,7 +394,11 @@ mod tests {
 
     #[test]
     fn the_reason_tells_what_the_last_way_left() {
-        let decision = next(&facts(V4, UNKNOWN), 6, &[attempt(WayKind::UnlockIp, 6, 6)]);
+        let decision = next(
+            &facts(V4, unknown()),
+            6,
+            &[attempt(WayKind::UnlockIp, 6, 6)],
+        );
         let reason = "unlock_ip left 6 of 6 in place".to_owned();
         assert_eq!(
             decision,
@@ -386,7 +415,7 @@ mod tests {
             attempt(WayKind::UnlockIp, 2, 2),
             attempt(WayKind::FreeAll, 2, 2),
         ];
-        let Decision::GiveUp { reason } = next(&facts(V4, UNKNOWN), 2, &tried) else {
+        let Decision::GiveUp { reason } = next(&facts(V4, unknown()), 2, &tried) else {
             panic!()
         };
         assert_eq!(
@@ -397,7 +426,7 @@ mod tests {
 
     #[test]
     fn free_all_goes_on_while_it_gets_somewhere() {
-        let facts = facts(V4, BROKEN);
+        let facts = facts(V4, broken());
         let round = |before, after| attempt(WayKind::FreeAll, before, after);
         assert_eq!(way(next(&facts, 1, &[round(9, 1)])), Some(WayKind::FreeAll));
         assert_eq!(way(next(&facts, 1, &[round(9, 1), round(1, 1)])), None);
@@ -412,7 +441,7 @@ mod tests {
             error,
             ..attempt(WayKind::UnlockIp, 3, 3)
         }];
-        let decision = next(&facts(V4, FIXED), 3, &tried);
+        let decision = next(&facts(V4, fixed()), 3, &tried);
         let reason = "unlock_ip failed: permission denied".to_owned();
         assert_eq!(
             decision,

@@ -26,7 +26,8 @@ use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
 use super::route::Detour;
-use super::{Error, HostReport, Job, Report, Request, RequestKind, Target, Way, WayKind};
+use super::target::{Request, RequestKind, Target};
+use super::{Error, HostReport, Job, Report, Way, WayKind};
 use crate::observe::host::{Host, NlmVersion};
 use crate::rpc::client::{self, Client, Endpoint, Source};
 use crate::rpc::message::Credential;
@@ -136,8 +137,8 @@ impl FreeAll {
             host,
             caller,
             requests,
+            ..
         } = target;
-        let caller = caller.clone().unwrap_or_else(|| host.client.to_string());
         let rpc = Client::connect(Endpoint {
             peer,
             transport: host.transport,
@@ -154,10 +155,10 @@ impl FreeAll {
         let mut nlm = NlmClient::new(rpc, host.version);
         match host.version {
             NlmVersion::V3 | NlmVersion::V4 => {
-                nlm.free_all(&caller, 0).await?;
+                nlm.free_all(caller, 0).await?;
                 Ok(Ok("FREE_ALL".into()))
             }
-            NlmVersion::V1 => give_up_each(&mut nlm, &caller, requests).await,
+            NlmVersion::V1 => give_up_each(&mut nlm, caller, requests).await,
         }
     }
 }
@@ -187,17 +188,14 @@ fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<Socke
     Ok(SocketAddr::new(host.vip, port))
 }
 
-/// For v1: waiters first, so that none is granted when a lock of the same host goes.
+/// For v1: one call for each request.
 async fn give_up_each(
     nlm: &mut NlmClient,
     caller: &str,
     requests: &[Request],
 ) -> Result<Result<String, String>, client::Error> {
     let mut refused = Vec::new();
-    let (waiting, held): (Vec<_>, Vec<_>) = requests
-        .iter()
-        .partition(|request| request.kind != RequestKind::Held);
-    for request in waiting.iter().chain(&held) {
+    for request in requests {
         let lock = |range| Lock {
             caller: caller.to_owned(),
             file_handle: request.file_handle.clone(),

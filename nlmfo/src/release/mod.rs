@@ -10,13 +10,12 @@ pub mod free_all;
 pub mod reboot;
 pub mod rfc_file;
 pub mod route;
+pub mod target;
 pub mod unlock_ip;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -24,7 +23,8 @@ use serde::{Serialize, Serializer};
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::nfsd::NfsdError;
 use crate::observe::host::Host;
-use crate::rpc::nlm::Range;
+
+pub use target::Target;
 
 /// A way to release the locks of one VIP.
 pub trait Way {
@@ -69,33 +69,6 @@ pub struct Job<'a> {
     pub vip: IpAddr,
     /// Every lockd host with a lock, waiting request or share through `vip`.
     pub targets: &'a [Target],
-}
-
-/// One lockd host that something is to be released of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub host: Host,
-    /// The client's name (`nlm_host.h_name`), if known. It only shows in lockd's logs.
-    pub caller: Option<String>,
-    /// What the host holds and waits for, needed for NLM v1 alone: that version has no
-    /// FREE_ALL, and each lock goes by a call of its own.
-    pub requests: Vec<Request>,
-}
-
-/// A lock, or a request for one, as its owner would name it in a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub file_handle: Vec<u8>,
-    pub svid: u32,
-    pub kind: RequestKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestKind {
-    /// One or more held locks of this owner on this file.
-    Held,
-    /// A request in lockd's queue.
-    Waiting { range: Range, exclusive: bool },
 }
 
 /// What one way did. Only a snapshot tells whether it helped.
@@ -146,8 +119,6 @@ pub enum Error {
     Nfsd(#[from] NfsdError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    #[error("cannot read statd's records of clients in {0}: {1}")]
-    StatdRecords(PathBuf, #[source] io::Error),
     #[error("the write to the kernel did not come to its end: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
 }

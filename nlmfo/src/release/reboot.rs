@@ -2,28 +2,23 @@
 //!
 //! It takes a client's locks on **all** VIPs, so that it is only for clients that use no
 //! other, and only on request. lockd knows a client by the cookie that it gave statd
-//! with SM_MON, and statd keeps it in a file of its `sm` folder: a client that is not
-//! monitored cannot be released this way.
+//! with SM_MON: a client that is not monitored cannot be released this way.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Error, HostReport, Job, Report, Target, Way, WayKind};
+use super::target::{Monitored, Target};
+use super::{Error, HostReport, Job, Report, Way, WayKind};
 use crate::observe::host::{NlmVersion, Transport};
-use crate::rpc::nsm::{self, Cookie};
+use crate::rpc::nsm;
 use crate::rpc::portmap::LockdPorts;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Reboot {
-    /// statd's folder of monitored hosts: `/var/lib/nfs/sm`, or where the
-    /// distribution keeps it.
-    pub records: PathBuf,
-    /// Clients that hold or wait for something through another VIP as well.
+    /// Clients that hold or wait for something through another VIP as well: see
+    /// [`clients_of_others`](super::target::clients_of_others).
     pub elsewhere: BTreeSet<IpAddr>,
     /// Time for each call.
     pub deadline: Duration,
@@ -36,8 +31,6 @@ impl Way for Reboot {
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
         let start = Instant::now();
-        let records = read_records(&self.records)
-            .map_err(|error| Error::StatdRecords(self.records.clone(), error))?;
         let ports = LockdPorts::look_up(self.deadline)
             .await
             .map_err(Error::Ports)?;
@@ -52,9 +45,9 @@ impl Way for Reboot {
         let mut hosts = Vec::new();
         for target in job.targets {
             let start = Instant::now();
-            let outcome = match self.record_of(target, &records) {
+            let outcome = match self.monitored(target) {
                 Err(reason) => Err(reason),
-                Ok((name, cookie)) => {
+                Ok(Monitored { name, cookie }) => {
                     nsm::notify(transport, port, name, fresh_state(), cookie, self.deadline)
                         .await
                         .map(|()| format!("SM_NOTIFY for {name}"))
@@ -69,7 +62,7 @@ impl Way for Reboot {
         }
         Ok(Report {
             way: self.kind(),
-            action: format!("SM_NOTIFY to lockd in the name of {} hosts", hosts.len()),
+            action: format!("SM_NOTIFY to lockd for {} hosts", hosts.len()),
             hosts,
             took: start.elapsed(),
         })
@@ -77,30 +70,16 @@ impl Way for Reboot {
 }
 
 impl Reboot {
-    fn record_of<'r>(
-        &self,
-        target: &Target,
-        records: &'r BTreeMap<String, Cookie>,
-    ) -> Result<(&'r str, &'r Cookie), String> {
+    fn monitored<'t>(&self, target: &'t Target) -> Result<&'t Monitored, String> {
         let client = target.host.client;
         if self.elsewhere.contains(&client) {
             return Err(format!(
                 "{client} uses other addresses of this node too, and would lose those locks as well"
             ));
         }
-        // By default lockd has statd monitor addresses, with `nsm_use_hostnames` names.
-        let is_it =
-            |name: &str| name.parse() == Ok(client) || target.caller.as_deref() == Some(name);
-        records
-            .iter()
-            .find(|(name, _)| is_it(name))
-            .map(|(name, cookie)| (name.as_str(), cookie))
-            .ok_or_else(|| {
-                format!(
-                    "statd has no record of {client} in {}",
-                    self.records.display()
-                )
-            })
+        target.monitored.as_ref().ok_or_else(|| {
+            format!("{client} is not monitored, so that lockd has no cookie to know it by")
+        })
     }
 }
 
@@ -113,42 +92,12 @@ fn fresh_state() -> u32 {
     now.as_secs() as u32 | 1
 }
 
-fn read_records(folder: &Path) -> io::Result<BTreeMap<String, Cookie>> {
-    let mut records = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_file() {
-            records.extend(fs::read_to_string(&path)?.lines().filter_map(parse_record));
-        }
-    }
-    Ok(records)
-}
-
-/// A line of a statd record, as nfs-utils writes it: whom to tell (address, program,
-/// version, procedure, all in hex), the cookie in hex, the host's name, this node's.
-fn parse_record(line: &str) -> Option<(String, Cookie)> {
-    let mut words = line.split_ascii_whitespace().skip(4);
-    let digits = words.next()?;
-    let name = words.next()?;
-    let mut cookie = Cookie::default();
-    if digits.len() != 2 * cookie.len() || !digits.is_ascii() {
-        return None;
-    }
-    for (i, byte) in cookie.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some((name.to_owned(), cookie))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::host::Host;
 
-    const LINE: &str = "0100007f 000186b5 00000003 00000010 \
-                        00112233445566778899aabbccddeeff 10.77.0.11 server\n";
-
-    fn target(client: &str, caller: Option<&str>) -> Target {
+    fn target(client: &str, monitored: bool) -> Target {
         Target {
             host: Host {
                 vip: "10.77.0.1".parse().unwrap(),
@@ -157,56 +106,34 @@ mod tests {
                 transport: Transport::Tcp,
                 netns: 1,
             },
-            caller: caller.map(str::to_owned),
+            caller: "c1".into(),
+            monitored: monitored.then(|| Monitored {
+                name: client.into(),
+                cookie: [7; 16],
+            }),
             requests: Vec::new(),
         }
     }
 
-    fn way() -> Reboot {
-        Reboot {
-            records: "/var/lib/nfs/sm".into(),
+    #[test]
+    fn only_a_monitored_client_of_no_other_vip_is_told_to_have_rebooted() {
+        let way = Reboot {
             elsewhere: ["10.77.0.12".parse().unwrap()].into(),
             deadline: Duration::from_secs(1),
-        }
-    }
-
-    #[test]
-    fn a_record_gives_name_and_cookie() {
-        let (name, cookie) = parse_record(LINE).unwrap();
-        assert_eq!(name, "10.77.0.11");
-        assert_eq!(cookie[..3], [0x00, 0x11, 0x22]);
-        assert_eq!(cookie[15], 0xff);
-    }
-
-    #[test]
-    fn what_is_no_record_is_passed_over() {
-        assert_eq!(parse_record(""), None);
-        assert_eq!(parse_record("1 2 3 4 zz c1 server"), None);
-        assert_eq!(parse_record("1 2 3 4 0011 c1 server"), None);
-        assert_eq!(
-            parse_record(&format!("1 2 3 4 {} c1 server", "é".repeat(16))),
-            None
-        );
-    }
-
-    #[test]
-    fn a_client_is_found_by_address_or_name_and_spared_if_it_is_used_elsewhere() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("a"), LINE).unwrap();
-        fs::write(folder.path().join("b"), LINE.replace("10.77.0.11", "c3")).unwrap();
-        let records = read_records(folder.path()).unwrap();
-        let name = |target: &Target| way().record_of(target, &records).map(|(name, _)| name);
-        assert_eq!(name(&target("10.77.0.11", None)), Ok("10.77.0.11"));
-        assert_eq!(name(&target("10.77.0.13", Some("c3"))), Ok("c3"));
+        };
+        let told = target("10.77.0.11", true);
+        assert_eq!(way.monitored(&told).unwrap().cookie, [7; 16]);
+        let elsewhere = target("10.77.0.12", true);
         assert!(
-            name(&target("10.77.0.12", None))
+            way.monitored(&elsewhere)
                 .unwrap_err()
                 .contains("other addresses")
         );
+        let unmonitored = target("10.77.0.11", false);
         assert!(
-            name(&target("10.77.0.14", None))
+            way.monitored(&unmonitored)
                 .unwrap_err()
-                .contains("no record")
+                .contains("not monitored")
         );
     }
 }
