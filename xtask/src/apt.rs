@@ -199,12 +199,12 @@ impl Apt {
             let address = self.archives.address(suite.archive())?;
             sources += &format!("deb [signed-by={KEYRING}] {address} {suite} main\n");
         }
-        fs::write(dir.join("sources.list"), sources)?;
-        fs::write(dir.join("status"), "")?;
+        write_changed(&dir.join("sources.list"), &sources)?;
+        write_changed(&dir.join("status"), "")?;
         let config = dir.join("apt.conf");
-        fs::write(
+        write_changed(
             &config,
-            format!(
+            &format!(
                 "Dir::State \"{root}\";\n\
                  Dir::State::lists \"{root}/lists\";\n\
                  Dir::State::status \"{dir}/status\";\n\
@@ -227,8 +227,7 @@ impl Apt {
                 dir = dir.display(),
                 machine = self.archives.transport,
             ),
-        )
-        .with_context(|| format!("write {}", config.display()))?;
+        )?;
         Ok(config)
     }
 
@@ -389,9 +388,12 @@ struct Archives {
 
 impl Archives {
     fn of_this_machine() -> Result<Self> {
+        // Without the machine's own package lists, which it would read in vain.
         let targets = run(Command::new("apt-get").args([
             "indextargets",
             "--no-release-info",
+            "--option=Dir::State::lists=/dev/null",
+            "--option=Dir::State::status=/dev/null",
             "--format",
             "$(CREATED_BY) $(RELEASE) $(REPO_URI)",
         ]))
@@ -515,6 +517,15 @@ fn status_of(provided: &[&str]) -> String {
             )
         })
         .collect()
+}
+
+/// Writes a file unless it says so already: apt rebuilds its cache of the
+/// package indices when a source is newer.
+fn write_changed(path: &Path, contents: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|old| old == contents) {
+        return Ok(());
+    }
+    fs::write(path, contents).with_context(|| format!("write {}", path.display()))
 }
 
 /// The file that `apt-get download` makes of a pin, whatever its architecture.

@@ -29,9 +29,10 @@ hostname lab
 ip link set lo up
 /usr/sbin/modprobe -qa virtio_pci virtio_console
 
-# The ports appear a moment after their driver.
+# Ports appear a moment after their driver, and a port's name a moment before
+# it can be opened.
 awaited() {
-    until [ -c "$1" ]; do usleep 5000; done
+    until [ -c "$1" ] && (: >"$1") 2>/dev/null; do usleep 5000; done
 }
 
 cd /root
@@ -58,7 +59,7 @@ done
 exec 4>/lab/pipe1 5>/lab/pipe2
 
 echo started >&3
-sh /lab/command </dev/null >&4 2>&5 3>&- 4>&- 5>&-
+/usr/bin/dash /lab/command </dev/null >&4 2>&5 3>&- 4>&- 5>&-
 status=$?
 
 cat /lab/end >&4

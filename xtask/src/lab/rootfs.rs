@@ -135,7 +135,7 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: fil
 /// The userland that every run has.
 pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
-        .once("rootfs/userland-1.cpio", |to| {
+        .once("rootfs/userland-2.cpio", |to| {
             build(cache, apt, &PACKAGES, to, |tree, layer| {
                 busybox_links(tree)?;
                 configure(tree)?;
@@ -232,6 +232,8 @@ fn configure(tree: &Path) -> Result<()> {
     for (path, target) in [
         ("etc/mtab", "../proc/self/mounts"),
         ("usr/bin/awk", "gawk"),
+        // busybox's shell would run its own ip and mount.
+        ("usr/bin/sh", "dash"),
         ("usr/bin/nc", "nc.openbsd"),
         ("var/run", "../run"),
     ] {
