@@ -1,0 +1,133 @@
+//! Every scenario on every chosen kernel, one virtual machine each.
+//!
+//! `NLMFO_LAB_KERNELS` names the kernels, with commas between them, as
+//! `cargo xtask lab run --kernel` does; the default is one whose `unlock_ip`
+//! works and one whose does not. A scenario that a kernel cannot show is
+//! reported as ignored, with the reason.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nlmfo_tests::scenarios;
+use nlmfo_tests::verdict::{Report, Verdict};
+use xtask::cache::Cache;
+use xtask::lab::{Kernel, KernelName, Lab, Outcome, Run};
+
+const DEFAULT_KERNELS: &str = "unlock-ip:broken,unlock-ip:works";
+
+/// Under emulation a virtual machine keeps more than one core busy.
+const MACHINES_AT_ONCE: usize = 2;
+
+const DEADLINE: Duration = Duration::from_secs(240);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(MACHINES_AT_ONCE));
+    match trials(arguments.list) {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("the lab cannot be used: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A trial for each scenario on each kernel. For a list nothing is built,
+/// downloaded or run.
+fn trials(list: bool) -> Result<Vec<Trial>> {
+    let names = kernel_names()?;
+    let bench = match list {
+        true => None,
+        false => Some(Arc::new(Bench::prepare(&names)?)),
+    };
+    let mut trials = Vec::new();
+    for (kernel, name) in names.iter().enumerate() {
+        for scenario in scenarios::all() {
+            let bench = bench.clone();
+            let name = format!("{name}::{}", scenario.name);
+            trials.push(Trial::ignorable_test(name, move || match bench {
+                Some(bench) => bench.run(kernel, scenario.name),
+                None => Err("a trial of a list does not run".into()),
+            }));
+        }
+    }
+    Ok(trials)
+}
+
+fn kernel_names() -> Result<Vec<KernelName>> {
+    env::var("NLMFO_LAB_KERNELS")
+        .unwrap_or_else(|_| DEFAULT_KERNELS.into())
+        .split(',')
+        .map(|name| name.trim().parse())
+        .collect::<Result<_>>()
+        .context("NLMFO_LAB_KERNELS")
+}
+
+/// What every trial shares.
+struct Bench {
+    lab: Lab,
+    kernels: Vec<Kernel>,
+    /// The folder with `nlmfo` and `lab-guest`.
+    programs: PathBuf,
+}
+
+impl Bench {
+    fn prepare(names: &[KernelName]) -> Result<Bench> {
+        let programs = xtask::build::workspace(&Cache::open()?, false)?;
+        let lab = Lab::open()?;
+        let kernels = names
+            .iter()
+            .map(|name| {
+                let kernel = lab.kernel(name)?;
+                eprintln!("{name} is {}", kernel.release);
+                Ok(kernel)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Bench {
+            lab,
+            kernels,
+            programs,
+        })
+    }
+
+    fn run(&self, kernel: usize, scenario: &str) -> Result<Completion, Failed> {
+        let kernel = self.kernels[kernel].clone();
+        let mut run = Run::new(kernel, ["/lab-guest", "scenario", scenario]);
+        run.deadline = DEADLINE;
+        run.files = ["nlmfo", "lab-guest"]
+            .map(|program| (self.programs.join(program), format!("/{program}").into()))
+            .into();
+        let outcome = self
+            .lab
+            .run(&run, &mut |_, _| {})
+            .map_err(|error| format!("{error:#}"))?;
+        completion(&outcome)
+    }
+}
+
+/// The scenario's own word, unless the kernel got into trouble meanwhile.
+fn completion(outcome: &Outcome) -> Result<Completion, Failed> {
+    outcome.status().map_err(|error| format!("{error:#}"))?;
+    match Report::find_in(&String::from_utf8_lossy(&outcome.stdout)) {
+        Some(report) => match report.verdict {
+            Verdict::Pass => Ok(Completion::Completed),
+            Verdict::Unsupported(reason) => Ok(Completion::ignored_with(reason)),
+            Verdict::Fail(why) => Err(format!("{why}\n{}", said(outcome)).into()),
+        },
+        None => Err(format!("the guest made no report\n{}", said(outcome)).into()),
+    }
+}
+
+/// What a person wants to see of a run that failed.
+fn said(outcome: &Outcome) -> String {
+    format!(
+        "--- the guest's standard error\n{}\n--- the end of the kernel's console\n{}",
+        String::from_utf8_lossy(&outcome.stderr),
+        outcome.console_tail(30)
+    )
+}
