@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub use path::{Field, FieldError};
 pub use prototype::{Parameter, Prototype};
 
-const FOLDER: &str = "/sys/kernel/btf";
+pub(super) const FOLDER: &str = "/sys/kernel/btf";
 const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: usize = 24;
 const TYPE_LEN: usize = 12;
@@ -272,6 +272,19 @@ impl Btf {
         let rest = self.data[self.strings.clone()].get(own..)?;
         let end = rest.iter().position(|&b| b == 0)?;
         str::from_utf8(&rest[..end]).ok()
+    }
+
+    /// Whether one of this blob's own types has that name: tens of thousands are
+    /// asked for each path, so that nothing but the name's bytes is looked at.
+    fn is_named(&self, own_id: u32, name: &str) -> bool {
+        let at = self.records[(own_id - self.first_id) as usize] as usize;
+        let offset = word(&self.data, at) as usize;
+        let Some(own) = offset.checked_sub(self.first_string) else {
+            return self.string(offset as u32) == Some(name);
+        };
+        let rest = self.data[self.strings.clone()].get(own..).unwrap_or(&[]);
+        rest.strip_prefix(name.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&0))
     }
 
     fn ty(&self, id: u32) -> Option<Type<'_>> {

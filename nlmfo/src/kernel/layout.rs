@@ -5,7 +5,7 @@ use std::io;
 
 use nlmfo_common::layout::Layout;
 
-use super::btf::{BtfError, FieldError, KernelBtf};
+use super::btf::{self, BtfError, FieldError, KernelBtf};
 use super::symbols::{Symbols, SymbolsError};
 
 /// The modules whose types the programs read.
@@ -56,6 +56,12 @@ pub enum LayoutError {
         u64::from(FILE_HASH_BUCKETS) * BUCKET_BYTES
     )]
     FileHash { release: String, room: u64 },
+    #[error(
+        "kernel {release} has no type information of its module lockd ({}/lockd is not there): \
+         boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y",
+        btf::FOLDER
+    )]
+    NoModuleBtf { release: String },
     #[error("cannot tell the kernel's release: {0}")]
     Release(io::Error),
 }
@@ -73,6 +79,12 @@ pub fn load() -> Result<Layout, LayoutError> {
 
 /// `release` is for the errors.
 pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout, LayoutError> {
+    let lock_operations = symbols.in_module(LOCK_OPERATIONS, "lockd")?;
+    if lock_operations.module.is_some() && !btf.has_module("lockd") {
+        return Err(LayoutError::NoModuleBtf {
+            release: release.to_owned(),
+        });
+    }
     let lockd = btf.of("lockd");
     let field = |path: &'static str, bytes: Option<u32>, purpose: &'static str| {
         let field = lockd.field(path).map_err(|source| LayoutError::Field {
@@ -94,7 +106,6 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
     let offset =
         |path, bytes, purpose| Ok::<u32, LayoutError>(field(path, Some(bytes), purpose)?.offset);
 
-    let lock_operations = symbols.in_module(LOCK_OPERATIONS, "lockd")?.address;
     let files = symbols.in_module(FILES, "lockd")?.address;
     let buckets =
         file_hash_buckets(symbols.room_at(files)).map_err(|room| LayoutError::FileHash {
@@ -161,7 +172,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
     .offset;
 
     Ok(Layout {
-        nlmsvc_lock_operations: lock_operations,
+        nlmsvc_lock_operations: lock_operations.address,
         nlm_files: files,
 
         fl_link,
@@ -266,6 +277,13 @@ fn file_hash_buckets(room: Option<u64>) -> Result<u32, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::btf::Btf;
+
+    const KALLSYMS: &str = "\
+ffffffffc0a62400 r nlmsvc_lock_operations\t[lockd]
+ffffffffc0a65040 b nlm_files\t[lockd]
+ffffffffc0a65440 b nlmsvc_timeout\t[lockd]
+";
 
     #[test]
     fn the_file_hash_needs_its_room() {
@@ -273,5 +291,31 @@ mod tests {
         assert_eq!(file_hash_buckets(Some(1088)), Ok(128));
         assert_eq!(file_hash_buckets(None), Ok(128));
         assert_eq!(file_hash_buckets(Some(512)), Err(512));
+    }
+
+    /// The error of a kernel with these symbols and no types at all.
+    fn error(kallsyms: &str) -> LayoutError {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vmlinux"), Btf::empty()).unwrap();
+        let btf = KernelBtf::load_from(folder.path(), &MODULES).unwrap();
+        let symbols = Symbols::parse(kallsyms.as_bytes(), OBJECTS).unwrap();
+        fill(&btf, &symbols, "9.9.9-test").unwrap_err()
+    }
+
+    #[test]
+    fn a_missing_field_is_named_with_the_kernel_and_its_purpose() {
+        let text = error(&KALLSYMS.replace("\t[lockd]", "")).to_string();
+        assert!(
+            text.starts_with("kernel 9.9.9-test: `file_lock.fl_type | "),
+            "{text}"
+        );
+        assert!(text.contains("needed for a lock's mode"), "{text}");
+    }
+
+    #[test]
+    fn a_module_without_types_is_told_from_a_module_that_is_not_loaded() {
+        assert!(matches!(error(KALLSYMS), LayoutError::NoModuleBtf { .. }));
+        let text = error("ffffffff81000000 T _text\n").to_string();
+        assert!(text.contains("modprobe lockd"), "{text}");
     }
 }

@@ -51,14 +51,11 @@ impl Btf {
     /// The prototype of the function of that name: this module's own if it has
     /// one, else vmlinux's.
     pub fn function(&self, name: &str) -> Option<Prototype> {
-        let own = self
-            .functions
-            .iter()
-            .filter_map(|&id| self.ty(id))
-            .find(|t| t.name == name);
-        let Some(function) = own else {
+        let own = self.functions.iter().find(|&&id| self.is_named(id, name));
+        let Some(&own) = own else {
             return self.base.as_ref()?.function(name);
         };
+        let function = self.ty(own)?;
         let proto = self.ty(function.size_or_type)?;
         let parameters = proto.words().map(|[name, id]| Parameter {
             name: self.string(name).unwrap_or_default().to_owned(),

@@ -113,6 +113,13 @@ impl Writer {
     }
 }
 
+impl Btf {
+    /// A blob without a type, for the tests of other modules.
+    pub(in crate::kernel) fn empty() -> Vec<u8> {
+        Writer::new().blob()
+    }
+}
+
 /// A kernel in small: `file_lock` with a core inside, a forward `nlm_host`.
 fn vmlinux() -> Writer {
     let mut w = Writer::new();
