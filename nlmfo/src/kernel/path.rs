@@ -4,11 +4,11 @@
 //! filesystem, and the kernel names what was opened; the name counts only if it
 //! leads back to the same file. A file that was reached by its handle alone, as
 //! after a takeover, has no name in the kernel's cache: such files are looked for
-//! in the tree of their filesystem, within a limit.
+//! in the exported folders of their filesystem, within a limit.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, c_int, c_uint};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,6 +16,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{major, minor};
+
+use super::exports::exported;
 use super::handle::{FileId, HandleError};
 use super::mounts::{Mount, mounts};
 
@@ -58,18 +61,20 @@ type Device = (u32, u32);
 #[derive(Debug)]
 pub struct PathFinder {
     by_device: BTreeMap<Device, Vec<(Mount, Option<OwnedFd>)>>,
+    exported: BTreeSet<PathBuf>,
     /// Directory entries that a search may still read.
     search_limit: usize,
 }
 
 impl PathFinder {
     /// `search_limit` is the number of directory entries that may be read in all to
-    /// find files that the kernel cannot name; 0 means none.
+    /// find files that the kernel cannot name; 0 means none. A cold disk gives some
+    /// 50,000 in a second.
     pub fn new(search_limit: usize) -> io::Result<Self> {
-        Ok(Self::with_mounts(mounts()?, search_limit))
+        Ok(Self::with(mounts()?, exported()?, search_limit))
     }
 
-    fn with_mounts(mounts: Vec<Mount>, search_limit: usize) -> Self {
+    fn with(mounts: Vec<Mount>, exported: BTreeSet<PathBuf>, search_limit: usize) -> Self {
         let mut by_device: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for mount in mounts {
             by_device
@@ -83,6 +88,7 @@ impl PathFinder {
         }
         PathFinder {
             by_device,
+            exported,
             search_limit,
         }
     }
@@ -141,34 +147,51 @@ impl PathFinder {
 
     /// One walk for all the nameless files of a filesystem.
     fn search(&mut self, device: Device, wanted: &[&LockedFile]) -> Vec<Result<PathBuf, NoPath>> {
-        let mounts = self.by_device.get(&device).map_or(&[][..], Vec::as_slice);
-        let Some((mount, _)) = mounts.first() else {
-            let (major, minor) = device;
-            return vec![Err(NoPath::NotMounted { major, minor }); wanted.len()];
-        };
-        let mut ids: Vec<_> = wanted
-            .iter()
-            .map(|file| FileId::parse(&file.handle).ok())
-            .collect();
+        let mut nameless: BTreeMap<u64, Vec<(usize, FileId)>> = BTreeMap::new();
+        for (index, file) in wanted.iter().enumerate() {
+            if let Ok(id) = FileId::parse(&file.handle) {
+                nameless.entry(file.inode).or_default().push((index, id));
+            }
+        }
         let mut found = vec![None; wanted.len()];
         let before = self.search_limit;
-        walk(&mount.mount_point, &mut self.search_limit, |inode, path| {
-            for (index, file) in wanted.iter().enumerate() {
-                if file.inode == inode && ids[index].as_ref().is_some_and(|id| is_file(path, id)) {
-                    found[index] = Some(path.to_owned());
-                    ids[index] = None;
+        for root in self.exported_from(device) {
+            walk(&root, &mut self.search_limit, |inode, path| {
+                if let Some(candidates) = nameless.get_mut(&inode)
+                    && let Ok(there) = file_id(path)
+                {
+                    for (index, _) in candidates.extract_if(.., |(_, id)| is_same(id, &there)) {
+                        found[index] = Some(path.to_owned());
+                    }
+                    if candidates.is_empty() {
+                        nameless.remove(&inode);
+                    }
                 }
-            }
-            match ids.iter().all(Option::is_none) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
+                match nameless.is_empty() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+        }
         let searched = before - self.search_limit;
         found
             .into_iter()
             .map(|path| path.ok_or(NoPath::NotFound { searched }))
             .collect()
+    }
+
+    /// The exported folders of a filesystem, but none that is inside of another.
+    fn exported_from(&self, device: Device) -> Vec<PathBuf> {
+        let mut roots: Vec<PathBuf> = Vec::new();
+        for folder in &self.exported {
+            let is_on = |m: Metadata| (major(m.dev()), minor(m.dev())) == device;
+            // In the order of paths an outer folder comes before what is inside.
+            if fs::metadata(folder).is_ok_and(is_on) && !roots.iter().any(|r| folder.starts_with(r))
+            {
+                roots.push(folder.clone());
+            }
+        }
+        roots
     }
 }
 
@@ -260,12 +283,13 @@ fn open_by_handle(mount: &OwnedFd, id: &FileId) -> io::Result<File> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }
 
-/// Whether the file at `path` has this id. nfsd may have put the parent's id
-/// behind the file's (exports with `subtree_check`), hence the prefix.
-fn is_file(path: &Path, id: &FileId) -> bool {
-    file_id(path).is_ok_and(|found| id.bytes.starts_with(&found.bytes))
+/// Whether the id in an NFS handle is that of a file. nfsd may have put the
+/// parent's id behind the file's (exports with `subtree_check`), hence the prefix.
+fn is_same(in_handle: &FileId, of_file: &FileId) -> bool {
+    !of_file.bytes.is_empty() && in_handle.bytes.starts_with(&of_file.bytes)
 }
 
+/// The id of the file at `path`, by name_to_handle_at(2).
 fn file_id(path: &Path) -> io::Result<FileId> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut handle = Handle {
@@ -307,7 +331,7 @@ mod tests {
         let metadata = fs::metadata(path)?;
         let mut handle = vec![1, 0, 1, id.kind, 1, 0, 0, 0];
         handle.extend(&id.bytes);
-        let device = rustix::fs::major(metadata.dev()) << 20 | rustix::fs::minor(metadata.dev());
+        let device = major(metadata.dev()) << 20 | minor(metadata.dev());
         Ok(LockedFile {
             handle,
             device,
@@ -346,13 +370,9 @@ mod tests {
         fs::hard_link(&path, folder.path().join("z")).unwrap();
         let locked = locked(&path).unwrap();
         let device = device(locked.device);
-        let mount = Mount {
-            device,
-            root: "/".into(),
-            mount_point: folder.path().to_owned(),
-            filesystem: "tmpfs".into(),
-        };
-        let mut finder = PathFinder::with_mounts(vec![mount.clone()], 1000);
+        let exported = BTreeSet::from([folder.path().to_owned(), folder.path().join("a")]);
+        let mut finder = PathFinder::with(Vec::new(), exported.clone(), 1000);
+        assert_eq!(finder.exported_from(device), [folder.path()]);
         let [Ok(ref found)] = finder.search(device, &[&locked])[..] else {
             panic!("not found");
         };
@@ -366,7 +386,7 @@ mod tests {
             "{answer:?}"
         );
 
-        let mut finder = PathFinder::with_mounts(vec![mount], 1);
+        let mut finder = PathFinder::with(Vec::new(), exported, 1);
         let answer = finder.search(device, &[&locked]);
         assert!(answer.len() == 1 && finder.search_limit == 0);
     }
@@ -378,7 +398,7 @@ mod tests {
             device: 8 << 20 | 1,
             inode: 2,
         };
-        let answer = PathFinder::with_mounts(Vec::new(), 0).find_all(&[file]);
+        let answer = PathFinder::with(Vec::new(), BTreeSet::new(), 0).find_all(&[file]);
         assert_eq!(answer, [Err(NoPath::NotMounted { major: 8, minor: 1 })]);
     }
 
