@@ -1,8 +1,9 @@
 //! What this kernel and node support, found out before anything is loaded or
 //! written: each capability with the reason why it is missing and the remedy.
 
+mod list;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 
 use nlmfo_common::layout::Layout;
@@ -16,6 +17,8 @@ use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::{Symbols, SymbolsError};
 use super::unlock_bug::{self, Verdict};
 use super::{lockd, netns};
+
+pub use list::{Check, Need};
 
 const BPF_FILESYSTEM: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
@@ -171,161 +174,6 @@ impl Facts {
             release,
         }
     }
-
-    /// All of it as a list, what comes first being needed by what follows.
-    pub fn checks(&self) -> Vec<Check> {
-        let check =
-            |name: &str, purpose: &'static str, need: Need, capability: &Capability| Check {
-                name: name.to_owned(),
-                purpose,
-                need,
-                capability: capability.clone(),
-            };
-        use Need::{Option, Required};
-        let mut checks = vec![
-            check("privileges", "everything", Required, &self.privileges),
-            check(
-                "kernel_reads",
-                "reading the kernel's lock lists",
-                Required,
-                &self.kernel_reads,
-            ),
-            check("btf", "finding the kernel's fields", Required, &self.btf),
-            check("lockd", "there being NLM locks", Required, &self.lockd),
-            check(
-                "layouts",
-                "reading the kernel's lock lists",
-                Required,
-                &self.layouts,
-            ),
-            check("kprobes", "counting and proving", Required, &self.kprobes),
-        ];
-        for (name, capability) in &self.functions {
-            checks.push(check(
-                &format!("function {name}"),
-                "a probe",
-                Required,
-                capability,
-            ));
-        }
-        checks.extend([
-            check(
-                "nfsd",
-                "releasing through nfsd's files",
-                Required,
-                &self.nfsd,
-            ),
-            check(
-                "procfs_unlock_ip",
-                "releasing an IPv4 VIP",
-                Option,
-                &self.procfs_unlock_ip,
-            ),
-            check(
-                "netlink_unlock_ip",
-                "releasing an IPv4 or IPv6 VIP",
-                Option,
-                &self.netlink_unlock_ip,
-            ),
-            check(
-                "unlock_ip",
-                "those two releasing anything",
-                Option,
-                &self.unlock_ip_capability(),
-            ),
-            check(
-                "procfs_unlock_filesystem",
-                "releasing a filesystem, on request",
-                Option,
-                &self.procfs_unlock_filesystem,
-            ),
-            check(
-                "rfc_unlock",
-                "releasing as the RFC proposes",
-                Option,
-                &self.rfc_unlock,
-            ),
-            check(
-                "rfc_grace",
-                "grace as the RFC proposes",
-                Option,
-                &self.rfc_grace,
-            ),
-            check(
-                "bpffs",
-                "a grace period that outlives the command",
-                Option,
-                &self.bpffs,
-            ),
-            check("tcx", "the per-VIP grace gate", Option, &self.tcx),
-        ]);
-        checks
-    }
-
-    /// The verdict on `unlock_ip` in the words of a capability.
-    pub fn unlock_ip_capability(&self) -> Capability {
-        match &self.unlock_ip {
-            Verdict::Fixed { .. } => Capability::Available,
-            Verdict::Broken { proof } => Capability::missing(
-                format!(
-                    "CVE-2026-93231: unlock_ip reports success and releases nothing; proof: {proof}"
-                ),
-                "nlmfo releases by NLM FREE_ALL instead; the fix is in 6.1.191, 6.12.112, 6.18.50, \
-                 7.2 and newer kernels of those series",
-            ),
-            Verdict::Unknown { reason } => Capability::missing(
-                format!("whether unlock_ip works is not known: {reason}"),
-                "nothing to do: nlmfo looks at the locks afterwards and escalates by what it sees",
-            ),
-        }
-    }
-}
-
-/// One line of the list.
-#[derive(Clone, Debug, Serialize)]
-pub struct Check {
-    pub name: String,
-    /// What it is needed for.
-    pub purpose: &'static str,
-    pub need: Need,
-    #[serde(flatten)]
-    pub capability: Capability,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Need {
-    /// Without it a failover cannot be done and proved.
-    Required,
-    /// There is another way.
-    Option,
-}
-
-impl Check {
-    /// Whether a failover fails for the lack of it.
-    pub fn is_failed(&self) -> bool {
-        self.need == Need::Required && !self.capability.is_available()
-    }
-}
-
-impl fmt::Display for Check {
-    /// One line if available, else three: symbol, word, name and purpose, then the
-    /// reason and the remedy.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = match (&self.capability, self.need) {
-            (Capability::Available, _) => "✓ ok     ",
-            (Capability::Missing { .. }, Need::Required) => "✗ missing",
-            (Capability::Missing { .. }, Need::Option) => "– without",
-        };
-        write!(f, "{mark}  {:<26}  {}", self.name, self.purpose)?;
-        if let Capability::Missing { reason, remedy } = &self.capability {
-            write!(
-                f,
-                "\n           why:    {reason}\n           remedy: {remedy}"
-            )?;
-        }
-        Ok(())
-    }
 }
 
 fn privileges(effective: CapabilitySet) -> Capability {
@@ -472,29 +320,6 @@ mod tests {
             panic!("an absent nfsd is missing");
         };
         assert!(reason.contains("not mounted"), "{reason}");
-    }
-
-    #[test]
-    fn a_check_reads_as_a_list() {
-        let mut check = Check {
-            name: "bpffs".into(),
-            purpose: "a grace period that outlives the command",
-            need: Need::Option,
-            capability: Capability::missing("not mounted", "mount -t bpf bpf /sys/fs/bpf"),
-        };
-        assert_eq!(
-            check.to_string(),
-            "– without  bpffs                       a grace period that outlives the command\n\
-             \x20          why:    not mounted\n\
-             \x20          remedy: mount -t bpf bpf /sys/fs/bpf"
-        );
-        assert!(!check.is_failed());
-        check.need = Need::Required;
-        assert!(check.is_failed());
-        check.capability = Capability::Available;
-        assert!(check.to_string().starts_with("✓ ok       bpffs"));
-        let json = serde_json::to_value(&check).unwrap();
-        assert_eq!(json["state"], "available");
     }
 
     #[test]
