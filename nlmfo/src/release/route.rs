@@ -21,11 +21,12 @@
 //! - The real clients' own packets to the VIP are dropped while the detour stands
 //!   (IPv4: their source looks local, a martian) or go unanswered (the answer stays on
 //!   this node). Only the VIP that is being given up is concerned.
-//! - Linux sends IPv4 only from an address it finds on some device. For a VIP that has
-//!   been taken off the node, that is a dummy device of ours which stays **down**: the
-//!   address then counts as ours, yet it gets no local route, so that the node does not
-//!   answer ARP for a VIP that may be up on another node already. For IPv6, lockd's
-//!   UDP answers need the same; neighbour solicitations are answered per device only.
+//! - Linux sends IPv4 only from an address that is on some device. A VIP that has been
+//!   taken off the node is put on a device of ours that stays down; the local route that
+//!   the kernel adds with it is taken away again, because a node answers ARP for what
+//!   is local to it, and the VIP may be up on another node already. For IPv6 it is
+//!   lockd's UDP answers that need the address; neighbour solicitations are answered per
+//!   device, so that there the local route does no harm.
 //!
 //! All of it carries a routing protocol number, a table number and a device name of
 //! our own, by which [`cleanup`] finds it, also after a kill. One detour at a time.
@@ -50,6 +51,9 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(178);
 
 /// Our table, "nlmf" in ASCII: far from the small numbers that people choose.
 const TABLE: u32 = u32::from_be_bytes(*b"nlmf");
+
+/// What is local to this node: the kernel's own table.
+const LOCAL_TABLE: u32 = 255;
 
 /// Before the rules of any administrator, after the local table's own.
 const PRIORITY: u32 = 1;
@@ -165,7 +169,9 @@ pub async fn cleanup() -> Result<Removed, Error> {
     let mut removed = Removed::default();
     for family in [IpVersion::V4, IpVersion::V6] {
         removed.rules += netlink.remove_rules(family.clone()).await?;
-        removed.routes += netlink.remove_routes(family).await?;
+        for table in [TABLE, LOCAL_TABLE] {
+            removed.routes += netlink.remove_routes(family.clone(), table).await?;
+        }
     }
     removed.devices = netlink.remove_device().await?;
     Ok(removed)
@@ -248,12 +254,18 @@ impl Netlink {
     }
 
     async fn add_local_route(&self, address: IpAddr, lo: u32) -> Result<(), Error> {
-        self.handle
-            .route()
-            .add(local_route(address, lo))
-            .execute()
+        self.add_route(local_route(address, lo), "a local", address)
             .await
-            .map_err(|error| Error::new(format!("add a local route for {address}"), error))
+    }
+
+    async fn add_route(&self, route: RouteMessage, kind: &str, to: IpAddr) -> Result<(), Error> {
+        let added = self.handle.route().add(route).execute().await;
+        added.map_err(|error| Error::new(format!("add {kind} route for {to}"), error))
+    }
+
+    async fn remove_route(&self, route: RouteMessage) -> Result<(), Error> {
+        let removed = self.handle.route().del(route).execute().await;
+        removed.map_err(|error| Error::new("remove a route of ours", error))
     }
 
     async fn add_rule(&self, packets: Match) -> Result<(), Error> {
@@ -315,9 +327,19 @@ impl Netlink {
                 .attributes
                 .push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        add.execute()
-            .await
-            .map_err(|error| Error::new(what(), error))
+        // The kernel puts its local route behind this one, so that at no moment does
+        // anything from outside find the VIP to be local.
+        let throw = (vip.is_ipv4()).then(|| throw_route(vip));
+        if let Some(throw) = &throw {
+            self.add_route(throw.clone(), "a throw", vip).await?;
+        }
+        let added = add.execute().await;
+        added.map_err(|error| Error::new(what(), error))?;
+        if let Some(throw) = throw {
+            self.remove_route(kernel_local_route(vip, index)).await?;
+            self.remove_route(throw).await?;
+        }
+        Ok(())
     }
 
     async fn remove_rules(&self, family: IpVersion) -> Result<usize, Error> {
@@ -335,19 +357,21 @@ impl Netlink {
         Ok(count)
     }
 
-    async fn remove_routes(&self, family: IpVersion) -> Result<usize, Error> {
-        let routes = self.handle.route().get(table_filter(family));
+    async fn remove_routes(&self, family: IpVersion, table: u32) -> Result<usize, Error> {
+        let routes = self.handle.route().get(table_filter(family, table));
         let routes: Vec<_> = match routes.execute().try_collect().await {
             Ok(routes) => routes,
             // A table that was never used does not exist.
             Err(error) if is_not_there(&error) || family_is_absent(&error) => return Ok(0),
-            Err(error) => return Err(Error::new("list the routes of our table", error)),
+            Err(error) => return Err(Error::new("list routes", error)),
         };
-        let ours: Vec<_> = routes.into_iter().filter(route_is_ours).collect();
-        let count = ours.len();
+        let ours = routes
+            .into_iter()
+            .filter(|route| route.header.protocol == PROTOCOL);
+        let mut count = 0;
         for route in ours {
-            let removal = self.handle.route().del(route).execute().await;
-            removal.map_err(|error| Error::new("remove a route of ours", error))?;
+            self.remove_route(route).await?;
+            count += 1;
         }
         Ok(count)
     }
@@ -379,40 +403,45 @@ fn rule_is_ours(rule: &RuleMessage) -> bool {
         && rule.attributes.contains(&RuleAttribute::Table(TABLE))
 }
 
-fn route_is_ours(route: &RouteMessage) -> bool {
-    route.header.protocol == PROTOCOL && route.attributes.contains(&RouteAttribute::Table(TABLE))
-}
-
 fn local_route(address: IpAddr, lo: u32) -> RouteMessage {
-    match address {
-        IpAddr::V4(address) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .destination_prefix(address, 32)
-            .output_interface(lo)
-            .table_id(TABLE)
-            .protocol(PROTOCOL)
-            .scope(RouteScope::Host)
-            .kind(RouteType::Local)
-            .build(),
-        IpAddr::V6(address) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-            .destination_prefix(address, 128)
-            .output_interface(lo)
-            .table_id(TABLE)
-            .protocol(PROTOCOL)
-            .scope(RouteScope::Host)
-            .kind(RouteType::Local)
-            .build(),
-    }
+    host_route(address, TABLE, RouteType::Local)
+        .scope(RouteScope::Host)
+        .output_interface(lo)
+        .build()
 }
 
-/// A dump request for our table alone. Under strict checking every other field of the
+/// Ends the lookup in the local table and lets the next rule decide.
+fn throw_route(address: IpAddr) -> RouteMessage {
+    host_route(address, LOCAL_TABLE, RouteType::Throw).build()
+}
+
+/// The route that the kernel adds with an address.
+fn kernel_local_route(address: IpAddr, device: u32) -> RouteMessage {
+    host_route(address, LOCAL_TABLE, RouteType::Local)
+        .protocol(RouteProtocol::Kernel)
+        .scope(RouteScope::Host)
+        .output_interface(device)
+        .build()
+}
+
+fn host_route(address: IpAddr, table: u32, kind: RouteType) -> RouteMessageBuilder<IpAddr> {
+    RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(address, host_prefix(address))
+        .expect("32 and 128 are prefix lengths of these families")
+        .table_id(table)
+        .protocol(PROTOCOL)
+        .kind(kind)
+}
+
+/// A dump request for one table. Under strict checking every other field of the
 /// header must be zero.
-fn table_filter(family: IpVersion) -> RouteMessage {
+fn table_filter(family: IpVersion, table: u32) -> RouteMessage {
     let mut filter = RouteMessage::default();
     filter.header.address_family = match family {
         IpVersion::V4 => rtnetlink::packet_route::AddressFamily::Inet,
         IpVersion::V6 => rtnetlink::packet_route::AddressFamily::Inet6,
     };
-    filter.attributes.push(RouteAttribute::Table(TABLE));
+    filter.attributes.push(RouteAttribute::Table(table));
     filter
 }
 
