@@ -4,6 +4,9 @@
 
 use crate::Addr;
 
+/// Hosts that one run of `read_hosts` takes: the arguments of a raw tracepoint.
+pub const HOSTS_PER_RUN: usize = 12;
+
 /// What a ring-buffer record is; its first four bytes.
 pub mod kind {
     pub const LOCK: u32 = 1;
@@ -60,7 +63,8 @@ pub struct FileRecord {
     pub digest: u64,
     /// Length of the file handle in bytes.
     pub fh_len: u32,
-    pub pad: u32,
+    /// The bucket of `nlm_files` that the file is in.
+    pub bucket: u32,
     pub fh: [u8; FH_MAX],
 }
 
@@ -150,22 +154,27 @@ pub struct Control {
     pub shown: u64,
     /// Records that found no room, and reads of kernel memory that failed.
     pub lost: u64,
-    /// Records that the walk has written for this bucket so far.
+    /// The bucket of lockd's file table at which the walk is.
+    pub bucket: u64,
+    /// Records that the walk has written of this bucket so far.
     pub emitted: u64,
-    /// How the walk of the bucket ended; see [`walk`].
+    /// How the walk ended; see [`walk`].
     pub walk: u64,
 }
 
-/// How a walk of one bucket ended.
+/// How a run of the walk ended.
 pub mod walk {
-    /// The whole bucket was walked.
+    /// All buckets were walked.
     pub const DONE: u64 = 0;
-    /// The ring buffer is full: read it, then walk on.
-    pub const FULL: u64 = 1;
-    /// The list changed underfoot: start the snapshot again.
+    /// The ring buffer is full, or the limit of steps is reached: fetch the
+    /// records, then walk on.
+    pub const PAUSED: u64 = 1;
+    /// The bucket's list changed underfoot: walk it again.
     pub const TORN: u64 = 2;
-    /// More entries than the walk's limit of steps.
-    pub const LIMIT: u64 = 3;
+    /// Kernel memory could not be read, as when an entry was freed meanwhile;
+    /// what the walk was looking at is added: a file, its locks, its waiters or
+    /// its shares.
+    pub const FAULT: u64 = 3;
 }
 
 /// Buckets of the LOCK latency histogram: bucket `i` counts calls that took
@@ -224,7 +233,7 @@ const _: () = {
     assert!(size_of::<WaiterRecord>() == 56);
     assert!(size_of::<ShareRecord>() == 32 + NAME_MAX);
     assert!(size_of::<HostRecord>() == 72 + 2 * NAME_MAX);
-    assert!(size_of::<Control>() == 40);
+    assert!(size_of::<Control>() == 48);
     assert!(size_of::<VipCounters>() == 8 * (9 + cause::COUNT + LATENCY_BUCKETS));
 };
 

@@ -6,6 +6,8 @@ use nlmfo_common::Addr;
 use nlmfo_common::layout::FL_SPAN_MAX;
 use nlmfo_common::record::{Control, VipCounters};
 
+use crate::snapshot::Walk;
+
 /// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
 /// so the reader empties this after some eighty records: it cannot overflow
 /// while he does.
@@ -18,6 +20,10 @@ pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 /// Where `kernel::FileLock` copies to.
 #[map]
 pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the walk of a bucket is.
+#[map]
+pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counters per VIP. LRU, so that a node which had thousands of addresses over
 /// the years cannot fill it.

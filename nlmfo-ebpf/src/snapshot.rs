@@ -2,12 +2,12 @@
 //!
 //! Two independent walks see every held lock. While our own thread reads
 //! `/proc/locks`, `show` notes each of lockd's locks, by the kernel's own walk
-//! under the kernel's own lock. `walk_bucket` then goes through lockd's file
+//! under the kernel's own lock. `walk_files` then goes through lockd's file
 //! table for what `/proc/locks` lacks (file handles, waiters, shares), and sums
 //! up the locks on each file's inode; the tool accepts the snapshot only if both
 //! walks saw the same locks.
 //!
-//! `walk_bucket` takes no kernel lock. It checks at each step that the list's
+//! `walk_files` takes no kernel lock. It checks at each step that the list's
 //! links agree in both directions, and gives up (`TORN`) when they do not; a
 //! list that changed unnoticed shows in the sums.
 
@@ -17,18 +17,18 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use nlmfo_common::Addr;
 use nlmfo_common::record::{
-    Control, FH_MAX, FileRecord, HostRecord, LockRecord, NAME_MAX, ShareRecord, WaiterRecord, kind,
-    lock_digest, walk,
+    Control, FH_MAX, FileRecord, HOSTS_PER_RUN, HostRecord, LockRecord, NAME_MAX, ShareRecord,
+    WaiterRecord, kind, lock_digest, walk,
 };
 
 use crate::kernel::{FileLock, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr};
-use crate::maps::{CONTROL, RECORDS};
+use crate::maps::{CONTROL, RECORDS, WALK};
 
 /// The reader looks by itself, so no record needs to wake anyone.
 const NO_WAKEUP: u64 = 1;
 
-/// Steps of one `bpf_loop`: more than any bucket of a sane server has entries.
-const WALK_STEPS: u32 = 1 << 21;
+/// Steps of one run of the walk, to give the CPU back now and then: some 100 ms.
+const WALK_STEPS: u32 = 1 << 17;
 
 fn control() -> Option<&'static mut Control> {
     // SAFETY: one entry, used by one thread at a time (`Control::reader`).
@@ -128,27 +128,23 @@ fn show_lock(link: u64) -> Result<(), i32> {
     if wrote { Ok(()) } else { Err(-1) }
 }
 
-/// What a bucket's walk is looking at.
-#[derive(Clone, Copy, PartialEq)]
-#[repr(u32)]
-enum At {
-    File,
-    Lock,
-    Waiter,
-    Share,
-}
-
-/// Where a bucket's walk is. Records already emitted in an earlier run are
+/// Where the walk is. Records of the bucket that an earlier run emitted are
 /// passed over by count.
+///
+/// In a map and not on the stack: from 6.7 on the verifier runs a callback until
+/// what it finds on the stack repeats, which for this much state takes minutes;
+/// what is in a map it takes for unknown from the start.
 #[repr(C)]
-struct Walk {
+#[derive(Clone, Copy)]
+pub struct Walk {
+    at: u32,
+    outcome: u32,
     one_vip: u64,
     vip: [u64; 2],
-    at: At,
-    outcome: u32,
+    bucket: u64,
     skip: u64,
     passed: u64,
-    /// The `nlm_file`'s `f_list`, and the pointer that must point at it.
+    /// The `nlm_file`'s `f_list`.
     node: u64,
     nlm_file: u64,
     files: [u64; 2],
@@ -160,28 +156,41 @@ struct Walk {
     digest: u64,
 }
 
+/// What the walk is looking at.
+mod at {
+    pub const BUCKET: u32 = 0;
+    pub const FILE: u32 = 1;
+    pub const LOCK: u32 = 2;
+    pub const WAITER: u32 = 3;
+    pub const SHARE: u32 = 4;
+}
+
+fn walk_state() -> Option<&'static mut Walk> {
+    // SAFETY: this CPU's entry; only the one reader walks (`Control::reader`).
+    WALK.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+}
+
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-/// Walks one bucket of `nlm_files`: `args[0]` is its number. If `args[1]` is not
-/// 0, only the locks of the VIP in `args[2]` and `args[3]` are summed up.
-/// Continues behind `Control::emitted` records, and leaves `Control::walk`.
+/// Walks `nlm_files` from `Control::bucket` on, behind `Control::emitted` of its
+/// records, and leaves there how far it came and in `Control::walk` why no
+/// further. If `args[0]` is not 0, only the locks of the VIP in `args[1]` and
+/// `args[2]` are summed up.
 #[raw_tracepoint]
-pub fn walk_bucket(ctx: RawTracePointContext) -> i32 {
-    let bucket: u64 = ctx.arg(0);
-    let Some(control) = control() else { return 0 };
-    let Ok(first) = pointer(layout!(nlm_files) + bucket * 8, 0) else {
-        control.walk = walk::TORN;
+pub fn walk_files(ctx: RawTracePointContext) -> i32 {
+    let (Some(control), Some(state)) = (control(), walk_state()) else {
         return 0;
     };
-    let mut state = Walk {
-        one_vip: ctx.arg(1),
-        vip: [ctx.arg(2), ctx.arg(3)],
-        at: At::File,
-        outcome: walk::LIMIT as u32,
+    *state = Walk {
+        at: at::BUCKET,
+        outcome: walk::PAUSED as u32,
+        one_vip: ctx.arg(0),
+        vip: [ctx.arg(1), ctx.arg(2)],
+        bucket: control.bucket,
         skip: control.emitted,
         passed: 0,
-        node: first,
+        node: 0,
         nlm_file: 0,
         files: [0; 2],
         inode: 0,
@@ -190,33 +199,36 @@ pub fn walk_bucket(ctx: RawTracePointContext) -> i32 {
         locks: 0,
         digest: 0,
     };
-    // SAFETY: the callback has the helper's signature and gets `state`.
+    // SAFETY: the callback has the helper's signature and needs no context.
     unsafe {
         bpf_loop(
             WALK_STEPS,
             walk_step as *mut c_void,
-            (&raw mut state).cast(),
+            core::ptr::null_mut(),
             0,
         );
     }
+    control.bucket = state.bucket;
     control.emitted = state.passed;
     control.walk = state.outcome as u64;
     0
 }
 
-extern "C" fn walk_step(_index: u64, state: *mut Walk) -> i64 {
-    // SAFETY: `bpf_loop` hands over what `walk_bucket` gave it.
-    let state = unsafe { &mut *state };
-    let step = match state.at {
-        At::File => walk_file(state),
-        At::Lock => walk_lock(state),
-        At::Waiter => walk_waiter(state),
-        At::Share => walk_share(state),
+extern "C" fn walk_step(_index: u64, _context: *mut c_void) -> i64 {
+    let Some(state) = walk_state() else {
+        return STOP;
     };
-    match step {
-        Ok(verdict) => verdict,
-        Err(_) => end(state, walk::TORN),
-    }
+    let step = match state.at {
+        at::BUCKET => walk_bucket(state),
+        at::FILE => walk_file(state),
+        at::LOCK => walk_lock(state),
+        at::WAITER => walk_waiter(state),
+        _ => walk_share(state),
+    };
+    step.unwrap_or_else(|_| {
+        let outcome = walk::FAULT + state.at as u64;
+        end(state, outcome)
+    })
 }
 
 #[inline(always)]
@@ -225,7 +237,7 @@ fn end(state: &mut Walk, outcome: u64) -> i64 {
     STOP
 }
 
-/// Emits a record unless an earlier run of this bucket did. False: no room.
+/// Emits a record unless an earlier run did. False: no room.
 #[inline(always)]
 fn pass<T: 'static>(
     state: &mut Walk,
@@ -244,11 +256,27 @@ fn linked(node: u64, next: u64) -> Result<bool, i32> {
     Ok(pointer(next, 8)? == node)
 }
 
-/// Opens the `nlm_file` at `state.node`, or ends the bucket.
+/// Begins the bucket `state.bucket`, or ends the walk.
+#[inline(always)]
+fn walk_bucket(state: &mut Walk) -> Result<i64, i32> {
+    if state.bucket >= layout!(nlm_files_buckets) as u64 {
+        return Ok(end(state, walk::DONE));
+    }
+    // hlist_head: first.
+    state.node = pointer(layout!(nlm_files) + state.bucket * 8, 0)?;
+    state.at = at::FILE;
+    Ok(CONTINUE)
+}
+
+/// Opens the `nlm_file` at `state.node`, or goes on to the next bucket.
 #[inline(always)]
 fn walk_file(state: &mut Walk) -> Result<i64, i32> {
     if state.node == 0 {
-        return Ok(end(state, walk::DONE));
+        state.bucket += 1;
+        state.skip = 0;
+        state.passed = 0;
+        state.at = at::BUCKET;
+        return Ok(CONTINUE);
     }
     // hlist_node: next, pprev; *pprev must lead back here.
     let pprev = pointer(state.node, 8)?;
@@ -266,7 +294,7 @@ fn walk_file(state: &mut Walk) -> Result<i64, i32> {
     state.inode = inode;
     state.locks = 0;
     state.digest = 0;
-    state.at = At::Lock;
+    state.at = at::LOCK;
     if flctx == 0 {
         state.head = 0;
         state.entry = 0;
@@ -315,6 +343,7 @@ fn walk_lock(state: &mut Walk) -> Result<i64, i32> {
 
     let file = state.nlm_file;
     let (files, inode, locks, digest) = (state.files, state.inode, state.locks, state.digest);
+    let bucket = state.bucket as u32;
     let room = pass(state, |record: *mut FileRecord| {
         let sb = pointer(inode, layout!(inode_sb))?;
         fill!(record, {
@@ -326,18 +355,18 @@ fn walk_lock(state: &mut Walk) -> Result<i64, i32> {
             locks: locks,
             digest: digest,
             fh_len: read::<u16>(file, layout!(nlm_file_fh_size))? as u32,
-            pad: 0,
+            bucket: bucket,
         });
         // SAFETY: as in `fill!`.
         let fh = unsafe { &raw mut (*record).fh };
         read_bytes(fh, FH_MAX as u32, file + layout!(nlm_file_fh_data) as u64)
     })?;
     if !room {
-        return Ok(end(state, walk::FULL));
+        return Ok(end(state, walk::PAUSED));
     }
     state.head = state.nlm_file + layout!(nlm_file_blocks) as u64;
     state.entry = pointer(state.head, 0)?;
-    state.at = At::Waiter;
+    state.at = at::WAITER;
     Ok(CONTINUE)
 }
 
@@ -346,7 +375,7 @@ fn walk_lock(state: &mut Walk) -> Result<i64, i32> {
 fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
     if state.entry == state.head {
         state.entry = pointer(state.nlm_file, layout!(nlm_file_shares))?;
-        state.at = At::Share;
+        state.at = at::SHARE;
         return Ok(CONTINUE);
     }
     let next = pointer(state.entry, 0)?;
@@ -372,7 +401,7 @@ fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
         Ok(())
     })?;
     if !room {
-        return Ok(end(state, walk::FULL));
+        return Ok(end(state, walk::PAUSED));
     }
     state.entry = next;
     Ok(CONTINUE)
@@ -383,7 +412,7 @@ fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
 fn walk_share(state: &mut Walk) -> Result<i64, i32> {
     if state.entry == 0 {
         state.node = pointer(state.node, 0)?;
-        state.at = At::File;
+        state.at = at::FILE;
         return Ok(CONTINUE);
     }
     let share = state.entry;
@@ -404,24 +433,30 @@ fn walk_share(state: &mut Walk) -> Result<i64, i32> {
         read_bytes(owner, owner_len, pointer(share, layout!(share_owner_data))?)
     })?;
     if !room {
-        return Ok(end(state, walk::FULL));
+        return Ok(end(state, walk::PAUSED));
     }
     state.entry = pointer(share, layout!(share_next))?;
     Ok(CONTINUE)
 }
 
-/// Emits the [`HostRecord`] of the `nlm_host` whose address is `args[0]`.
+/// Emits the [`HostRecord`] of each `nlm_host` whose address is in `args`, up to
+/// the first 0.
 #[raw_tracepoint]
-pub fn read_host(ctx: RawTracePointContext) -> i32 {
-    let host: u64 = ctx.arg(0);
+pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
     let Some(control) = control() else { return 0 };
-    if emit_host(host).is_err() {
-        control.lost += 1;
+    for i in 0..HOSTS_PER_RUN {
+        let host: u64 = ctx.arg(i);
+        if host == 0 {
+            break;
+        }
+        if emit_host(host).is_err() {
+            control.lost += 1;
+        }
     }
     0
 }
 
-#[inline(always)]
+#[inline(never)]
 fn emit_host(host: u64) -> Result<(), i32> {
     let wrote = emit(|record: *mut HostRecord| {
         let net = pointer(host, layout!(host_net))?;

@@ -11,20 +11,26 @@ use super::{print_json, require_root, table};
 use crate::cli::LocksArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
+use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, LockLine, ShareLine, WaiterLine};
 use crate::observe::host::Host;
-use crate::observe::programs::Programs;
+use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
 
 /// How long to read again while locks change underfoot.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Directory entries that may be read to find files whose name the kernel does not
+/// know.
+const SEARCH_LIMIT: usize = 100_000;
 
 pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     require_root()?;
     let netns = kernel::netns::network()
         .context("reading this network namespace's number")?
         .inode as u32;
-    let mut snapshots = Snapshots::attach(Programs::load()?)?;
+    let layout = kernel::layout::load().map_err(ObserveError::from)?;
+    let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
     // One VIP: only its own locks need to hold still.
     let only = match args.vip[..] {
         [vip] => Some(vip),
@@ -33,7 +39,8 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     let mut snapshot = snapshots.take(only, PATIENCE)?;
     snapshot.table.retain(|host| wanted(args, netns, host));
 
-    let mut paths = NoPaths;
+    let mut paths =
+        PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;
     let described = Described::new(&snapshot.table, &mut paths);
     if args.json {
         print_json(&Listing::new(&snapshot, &described))?;
@@ -155,10 +162,4 @@ fn share_row(line: ShareLine) -> [String; 8] {
         "-".to_owned(),
         line.file.to_string(),
     ]
-}
-struct NoPaths;
-impl crate::observe::describe::Paths for NoPaths {
-    fn path(&mut self, _: &crate::observe::table::FileInfo) -> Option<String> {
-        None
-    }
 }

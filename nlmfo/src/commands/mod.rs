@@ -1,5 +1,8 @@
 //! One file per subcommand: take the arguments, call, print.
 
+mod check;
+mod cleanup;
+mod failover;
 mod locks;
 mod table;
 
@@ -15,7 +18,9 @@ use crate::exit::{Exit, Failure};
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Locks(args) => locks::run(&args),
-        _ => Err(anyhow!("not yet").into()),
+        Command::Failover(args) => failover::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
     }
 }
 

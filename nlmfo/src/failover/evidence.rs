@@ -39,38 +39,50 @@ pub enum What {
     },
 }
 
+fn item(table: &LockTable, host: HostId, file: FileId, what: What) -> Item {
+    let info = table.file(file);
+    Item {
+        host: table.host(host).key,
+        file: (info.major, info.minor, info.ino),
+        what,
+    }
+}
+
+/// The table's locks, in its order.
+pub fn locks(table: &LockTable) -> impl Iterator<Item = Item> {
+    table.locks.iter().map(|lock| {
+        let (svid, mode, range) = (lock.svid, lock.mode, lock.range);
+        let what = What::Lock { svid, mode, range };
+        item(table, lock.host, lock.file, what)
+    })
+}
+
+/// The table's waiters, in its order.
+pub fn waiters(table: &LockTable) -> impl Iterator<Item = Item> {
+    table.waiters.iter().map(|waiter| {
+        let (svid, mode, range) = (waiter.svid, waiter.mode, waiter.range);
+        let what = What::Waiter { svid, mode, range };
+        item(table, waiter.host, waiter.file, what)
+    })
+}
+
+/// The table's shares, in its order.
+pub fn shares(table: &LockTable) -> impl Iterator<Item = Item> {
+    table.shares.iter().map(|share| {
+        let (owner, access, deny) = (share.owner.clone(), share.access, share.deny);
+        let what = What::Share {
+            owner,
+            access,
+            deny,
+        };
+        item(table, share.host, share.file, what)
+    })
+}
+
 /// Everything in the table, each with how often it is there.
 pub fn items(table: &LockTable) -> HashMap<Item, usize> {
-    let item = |host: HostId, file: FileId, what: What| {
-        let info = table.file(file);
-        Item {
-            host: table.host(host).key,
-            file: (info.major, info.minor, info.ino),
-            what,
-        }
-    };
-    let locks = table.locks.iter().map(|lock| {
-        let (svid, mode, range) = (lock.svid, lock.mode, lock.range);
-        item(lock.host, lock.file, What::Lock { svid, mode, range })
-    });
-    let waiters = table.waiters.iter().map(|waiter| {
-        let (svid, mode, range) = (waiter.svid, waiter.mode, waiter.range);
-        item(waiter.host, waiter.file, What::Waiter { svid, mode, range })
-    });
-    let shares = table.shares.iter().map(|share| {
-        let (owner, access, deny) = (share.owner.clone(), share.access, share.deny);
-        item(
-            share.host,
-            share.file,
-            What::Share {
-                owner,
-                access,
-                deny,
-            },
-        )
-    });
     let mut counted = HashMap::new();
-    for item in locks.chain(waiters).chain(shares) {
+    for item in locks(table).chain(waiters(table)).chain(shares(table)) {
         *counted.entry(item).or_insert(0) += 1;
     }
     counted
@@ -91,6 +103,10 @@ impl Counts {
             waiters: table.waiters.len(),
             shares: table.shares.len(),
         }
+    }
+
+    pub fn total(self) -> usize {
+        self.locks + self.waiters + self.shares
     }
 
     pub fn is_none(self) -> bool {
@@ -219,7 +235,7 @@ pub struct Look {
 ///
 /// `looks` are the snapshots after the release, `meanwhile` what the counters saw
 /// of the VIP from the first of them on.
-pub fn doubts(looks: [Look; 2], meanwhile: Option<&Counters>) -> Vec<String> {
+pub fn doubts(looks: [Look; 2], meanwhile: &Counters) -> Vec<String> {
     let mut doubts = Vec::new();
     let [first, second] = looks;
     if !second.left.is_none() {
@@ -235,7 +251,7 @@ pub fn doubts(looks: [Look; 2], meanwhile: Option<&Counters>) -> Vec<String> {
             "the kernel's lists changed each time they were read: no two walks agreed".to_owned(),
         );
     }
-    let granted = meanwhile.map_or(0, Counters::grants);
+    let granted = meanwhile.grants();
     if granted > 0 {
         doubts.push(format!(
             "{granted} locks were granted through the VIP after its release: its clients still \
@@ -272,7 +288,7 @@ mod tests {
             locks: 0,
             digest: 0,
             fh_len: 4,
-            pad: 0,
+            bucket: 0,
             fh: [7; FH_MAX],
         });
         for (i, &(vip, netns, start)) in locks.iter().enumerate() {
@@ -384,8 +400,7 @@ mod tests {
 
     #[test]
     fn two_clean_looks_without_a_grant_leave_no_doubt() {
-        assert!(doubts([CLEAN, CLEAN], None).is_empty());
-        assert!(doubts([CLEAN, CLEAN], Some(&Counters::default())).is_empty());
+        assert!(doubts([CLEAN, CLEAN], &Counters::default()).is_empty());
     }
 
     #[test]
@@ -401,15 +416,16 @@ mod tests {
             exact: false,
             ..CLEAN
         };
+        let none = Counters::default();
         let granted = Counters {
             granted_later: 1,
             ..Counters::default()
         };
         for (looks, meanwhile, word) in [
-            ([CLEAN, waiter], None, "0 locks, 1 waiter left"),
-            ([waiter, CLEAN], None, "on a second look"),
-            ([vague, CLEAN], None, "no two walks agreed"),
-            ([CLEAN, CLEAN], Some(&granted), "1 locks were granted"),
+            ([CLEAN, waiter], &none, "0 locks, 1 waiter left"),
+            ([waiter, CLEAN], &none, "on a second look"),
+            ([vague, CLEAN], &none, "no two walks agreed"),
+            ([CLEAN, CLEAN], &granted, "1 locks were granted"),
         ] {
             let doubts = doubts(looks, meanwhile);
             assert_eq!(doubts.len(), 1, "{doubts:?}");

@@ -3,3 +3,5 @@
 pub mod evidence;
 pub mod exclusive;
 pub mod record;
+pub mod release;
+pub mod report;

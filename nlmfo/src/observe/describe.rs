@@ -5,15 +5,11 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use serde::Serialize;
+use tracing::debug;
 
 use super::host::{NlmVersion, Transport};
 use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
-
-/// Finds the paths of locked files, where they can be found.
-pub trait Paths {
-    /// The path of the file with this NFS handle, device and inode.
-    fn path(&mut self, file: &FileInfo) -> Option<String>;
-}
+use crate::kernel::path::{LockedFile, PathFinder};
 
 /// What a line says of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -91,22 +87,26 @@ pub struct Described<'a> {
 
 impl<'a> Described<'a> {
     /// Looks up the path of every file that something is held on.
-    pub fn new(table: &'a LockTable, paths: &mut dyn Paths) -> Self {
-        let mut files = vec![None; table.files.len()];
-        let used = (table.locks.iter().map(|lock| lock.file))
+    pub fn new(table: &'a LockTable, paths: &mut PathFinder) -> Self {
+        let mut used: Vec<FileId> = (table.locks.iter().map(|lock| lock.file))
             .chain(table.waiters.iter().map(|waiter| waiter.file))
-            .chain(table.shares.iter().map(|share| share.file));
-        for id in used {
-            let slot: &mut Option<FileLine> = &mut files[id.index()];
-            if slot.is_none() {
-                let info = table.file(id);
-                *slot = Some(FileLine {
-                    dev: format!("{}:{}", info.major, info.minor),
-                    ino: info.ino,
-                    fh: hex(&info.fh),
-                    path: paths.path(info),
-                });
+            .chain(table.shares.iter().map(|share| share.file))
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        let wanted: Vec<LockedFile> = used.iter().map(|&id| table.file(id).into()).collect();
+        let mut files = vec![None; table.files.len()];
+        for (id, path) in used.into_iter().zip(paths.find_all(&wanted)) {
+            if let Err(reason) = &path {
+                debug!(ino = table.file(id).ino, %reason, "no path");
             }
+            let info = table.file(id);
+            files[id.index()] = Some(FileLine {
+                dev: format!("{}:{}", info.major, info.minor),
+                ino: info.ino,
+                fh: hex(&info.fh),
+                path: path.ok().map(|path| path.to_string_lossy().into_owned()),
+            });
         }
         Described { table, files }
     }
@@ -147,7 +147,8 @@ impl<'a> Described<'a> {
         })
     }
 
-    fn host(&self, id: HostId) -> HostLine {
+    /// What a line says of this host.
+    pub fn host(&self, id: HostId) -> HostLine {
         let info = self.table.host(id);
         HostLine {
             vip: info.key.vip,
@@ -161,6 +162,16 @@ impl<'a> Described<'a> {
 
     fn file(&self, id: FileId) -> FileLine {
         (self.files[id.index()].clone()).expect("every file in use was described")
+    }
+}
+
+impl From<&FileInfo> for LockedFile {
+    fn from(info: &FileInfo) -> Self {
+        LockedFile {
+            handle: info.fh.clone(),
+            device: info.major << 20 | info.minor,
+            inode: info.ino,
+        }
     }
 }
 

@@ -5,6 +5,9 @@ use std::io;
 use aya::programs::{KProbe, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nlmfo_common::layout::{FL_SPAN_MAX, Layout};
+use nlmfo_common::record::walk;
+
+use tracing::debug;
 
 use crate::kernel;
 
@@ -55,8 +58,11 @@ pub enum ObserveError {
         "{lost} records were lost while the locks were read; this snapshot would not be complete"
     )]
     Lost { lost: u64 },
-    #[error("bucket {bucket} of lockd's file table has more than two million entries")]
-    TooMany { bucket: u32 },
+    #[error(
+        "bucket {bucket} of lockd's file table could not be walked: {} each time it was tried",
+        torn(*.at)
+    )]
+    Torn { bucket: u64, at: u64 },
 }
 
 impl ObserveError {
@@ -88,6 +94,18 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// What a walk ran into, by its `record::walk` number.
+fn torn(at: u64) -> &'static str {
+    match at.checked_sub(walk::FAULT) {
+        None => "its list changed underfoot",
+        Some(0) => "the table could not be read",
+        Some(1) => "a file could not be read",
+        Some(2) => "the locks of a file could not be read",
+        Some(3) => "the waiters of a file could not be read",
+        Some(_) => "the shares of a file could not be read",
+    }
+}
+
 /// The ELF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-ebpf"));
 
@@ -110,21 +128,22 @@ pub fn probed_functions() -> impl Iterator<Item = &'static str> {
 /// The programs in the kernel. Dropping it detaches them all.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
-    pub(super) layout: Layout,
 }
 
 impl Programs {
-    /// Reads the kernel's layout and loads the object; attaches nothing.
-    pub fn load() -> Result<Self, ObserveError> {
-        let layout: Layout = kernel::layout::load()?;
+    /// Loads the object for the running kernel's layout; attaches nothing.
+    pub fn load(layout: &Layout) -> Result<Self, ObserveError> {
         if layout.fl_span as usize > FL_SPAN_MAX {
             return Err(ObserveError::FileLockTooLarge(layout.fl_span));
         }
         let ebpf = EbpfLoader::new()
-            .override_global("LAYOUT", &layout, true)
+            // No relocations against the kernel's BTF: offsets are in LAYOUT, and
+            // parsing it again would cost most of the start.
+            .btf(None)
+            .override_global("LAYOUT", layout, true)
             .load(OBJECT)
             .map_err(|error| ObserveError::Load(Box::new(error)))?;
-        Ok(Programs { ebpf, layout })
+        Ok(Programs { ebpf })
     }
 
     /// Loads a probe and attaches it; it stays until `self` is dropped.
@@ -141,6 +160,7 @@ impl Programs {
                 function: probe.function,
                 source: Box::new(source),
             })?;
+        debug!(probe.program, probe.function, "attached");
         Ok(())
     }
 

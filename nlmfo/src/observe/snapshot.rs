@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use aya::Pod;
 use aya::maps::{Array, MapData, RingBuf};
 use nlmfo_common::Addr;
-use nlmfo_common::record::{Control, HostRecord, LockRecord, kind, walk};
+use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, LockRecord, kind, walk};
 use tracing::debug;
 
 use super::programs::{ObserveError, Probe, Programs};
@@ -28,8 +28,12 @@ pub(super) const PROBES: &[Probe] = &[Probe {
 }];
 
 const BEGIN: &str = "snapshot_begin";
-const WALK: &str = "walk_bucket";
-const HOST: &str = "read_host";
+const WALK: &str = "walk_files";
+const HOSTS: &str = "read_hosts";
+
+/// How long to walk the file table again while it changes underfoot. A bucket
+/// takes microseconds; that it fails for so long means more than traffic.
+const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a snapshot found.
 #[derive(Debug)]
@@ -55,14 +59,13 @@ pub struct Snapshots {
     programs: Programs,
     records: RingBuf<MapData>,
     control: Array<MapData, Control>,
-    buckets: u32,
     text: Vec<u8>,
 }
 
 impl Snapshots {
     /// Loads and attaches what a snapshot needs.
     pub fn attach(mut programs: Programs) -> Result<Self, ObserveError> {
-        for program in [BEGIN, WALK, HOST] {
+        for program in [BEGIN, WALK, HOSTS] {
             programs.load_runnable(program)?;
         }
         for probe in PROBES {
@@ -75,7 +78,6 @@ impl Snapshots {
         let records = programs.ebpf.take_map("RECORDS");
         let control = programs.ebpf.take_map("CONTROL");
         Ok(Snapshots {
-            buckets: programs.layout.nlm_files_buckets,
             records: RingBuf::try_from(records.ok_or(ObserveError::Foreign("RECORDS"))?)
                 .map_err(|source| map("RECORDS", source))?,
             control: Array::try_from(control.ok_or(ObserveError::Foreign("CONTROL"))?)
@@ -132,9 +134,7 @@ impl Snapshots {
         let mut records = Records::default();
         self.programs.run(BEGIN, &[])?;
         self.read_locks(&mut records.locks)?;
-        for bucket in 0..self.buckets {
-            self.walk_bucket(bucket, only, &mut records)?;
-        }
+        self.walk_files(only, &mut records)?;
         records.hosts = self.read_hosts(&records.host_addresses())?;
         let Control { lost, .. } = self.control()?;
         if lost > 0 {
@@ -187,24 +187,12 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Walks one bucket of lockd's file table, from its beginning again when it
-    /// changed underfoot.
-    fn walk_bucket(
-        &mut self,
-        bucket: u32,
-        only: Option<IpAddr>,
-        into: &mut Records,
-    ) -> Result<(), ObserveError> {
+    /// Walks lockd's file table. A bucket that changes underfoot is walked again.
+    fn walk_files(&mut self, only: Option<IpAddr>, into: &mut Records) -> Result<(), ObserveError> {
         let Addr(vip) = only.map(Addr::from).unwrap_or_default();
         let half = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
-        let args = [
-            bucket.into(),
-            only.is_some().into(),
-            half(&vip[..8]),
-            half(&vip[8..]),
-        ];
-        let begin = (into.files.len(), into.waiters.len(), into.shares.len());
-        self.update(|control| control.emitted = 0)?;
+        let args = [only.is_some().into(), half(&vip[..8]), half(&vip[8..])];
+        let began = Instant::now();
         loop {
             self.programs.run(WALK, &args)?;
             while let Some(item) = self.records.next() {
@@ -216,14 +204,16 @@ impl Snapshots {
                     into.shares.push(share);
                 }
             }
-            match self.control()?.walk {
+            let Control { bucket, walk, .. } = self.control()?;
+            match walk {
                 walk::DONE => return Ok(()),
-                walk::FULL => {}
-                walk::LIMIT => return Err(ObserveError::TooMany { bucket }),
-                _ => {
-                    into.files.truncate(begin.0);
-                    into.waiters.truncate(begin.1);
-                    into.shares.truncate(begin.2);
+                walk::PAUSED => {}
+                torn => {
+                    if began.elapsed() > TABLE_PATIENCE {
+                        return Err(ObserveError::Torn { bucket, at: torn });
+                    }
+                    debug!(bucket, torn, "lockd's file table changed while walked");
+                    into.forget_bucket(bucket as u32);
                     self.update(|control| control.emitted = 0)?;
                 }
             }
@@ -232,11 +222,11 @@ impl Snapshots {
 
     fn read_hosts(&mut self, addresses: &[u64]) -> Result<HashMap<u64, HostRecord>, ObserveError> {
         let mut hosts = HashMap::with_capacity(addresses.len());
-        for &address in addresses {
-            self.programs.run(HOST, &[address])?;
+        for some in addresses.chunks(HOSTS_PER_RUN) {
+            self.programs.run(HOSTS, some)?;
             while let Some(item) = self.records.next() {
                 if let Some(host) = record::<HostRecord>(&item, kind::HOST) {
-                    hosts.insert(address, host);
+                    hosts.insert(host.host, host);
                 }
             }
         }

@@ -3,8 +3,8 @@
 //! Everything here is pure: records in, table out. [`assemble`] is also the
 //! judge of whether the two walks of a snapshot agree.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use nlmfo_common::record::{
@@ -210,6 +210,17 @@ pub struct Records {
 }
 
 impl Records {
+    /// Drops what was read of one bucket of the file table, to read it again.
+    pub fn forget_bucket(&mut self, bucket: u32) {
+        let forgotten: HashSet<u64> = (self.files.iter())
+            .filter(|file| file.bucket == bucket)
+            .map(|file| file.nlm_file)
+            .collect();
+        self.files.retain(|file| file.bucket != bucket);
+        (self.waiters).retain(|waiter| !forgotten.contains(&waiter.nlm_file));
+        (self.shares).retain(|share| !forgotten.contains(&share.nlm_file));
+    }
+
     /// Addresses of the hosts that the records name, each once.
     pub fn host_addresses(&self) -> Vec<u64> {
         let mut addresses: Vec<u64> = (self.locks.iter().map(|lock| lock.host))
@@ -229,7 +240,7 @@ pub struct Assembled {
     /// Files whose locks changed while they were read.
     pub unsettled: Vec<FileId>,
     /// Locks, waiters and shares of which a part was gone before it could be
-    /// read: their file or host is unknown.
+    /// read: their file or host is unknown. With one VIP to look at, only its own.
     pub orphans: usize,
 }
 
@@ -272,6 +283,12 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
         }
     }
 
+    // Who is unknown may be of the VIP.
+    let matters = |known: &[HostInfo], host: Option<HostId>| match (only, host) {
+        (Some(vip), Some(host)) => known[host.0 as usize].key.vip == vip,
+        _ => true,
+    };
+
     let mut by_nlm_file = HashMap::with_capacity(records.files.len());
     let mut by_file = HashMap::with_capacity(records.files.len() * 2);
     let mut inodes: HashMap<(u32, u64, &[u8]), FileId> = HashMap::new();
@@ -306,12 +323,12 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
 
     table.locks.reserve_exact(records.locks.len());
     for record in &records.locks {
-        let (Some(&host), Some(&file)) = (hosts.get(&record.host), by_file.get(&record.file))
-        else {
-            *orphans += 1;
+        let host = hosts.get(&record.host).copied();
+        let (Some(host), Some(&file)) = (host, by_file.get(&record.file)) else {
+            *orphans += usize::from(matters(&table.hosts, host));
             continue;
         };
-        if only.is_none_or(|vip| vip == table.hosts[host.0 as usize].key.vip) {
+        if matters(&table.hosts, Some(host)) {
             let (locks, digest) = &mut sums[file.0 as usize];
             *locks = locks.wrapping_sub(1);
             *digest = digest.wrapping_sub(lock_digest(
@@ -352,7 +369,7 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
                 },
                 granted: record.granted != 0,
             }),
-            _ => *orphans += 1,
+            (host, _) => *orphans += usize::from(matters(&table.hosts, host.copied())),
         }
     }
     for record in &records.shares {
@@ -364,7 +381,7 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
                 deny: record.mode,
                 owner: record.owner[..record.owner.len().min(record.owner_len as usize)].to_vec(),
             }),
-            _ => *orphans += 1,
+            (host, _) => *orphans += usize::from(matters(&table.hosts, host.copied())),
         }
     }
 
@@ -455,7 +472,7 @@ mod tests {
                 ))
             }),
             fh_len: 28,
-            pad: 0,
+            bucket: 0,
             fh: [ino as u8; FH_MAX],
         }
     }

@@ -3,7 +3,7 @@
 //! | way | on | passed over when |
 //! |---|---|---|
 //! | `nlm_unlock` | kernels patched with the RFC | the VIP is a server address of another network namespace too |
-//! | `unlock_ip` | every kernel, but before 6.1.191, 6.12.112 and 7.2 it releases nothing (CVE-2026-93231) | the same; known broken; IPv6 without netlink |
+//! | `unlock_ip` | every kernel, but before 6.1.191, 6.12.112 and 7.2 it releases nothing (CVE-2026-93231) | the same; IPv6 without netlink |
 //! | FREE_ALL | every kernel | - |
 //! | `unlock_filesystem` | every kernel | the operator named no filesystem |
 //! | SM_NOTIFY | every kernel | the operator did not ask for it |
@@ -175,15 +175,10 @@ fn unlock_ip_is_unfit(facts: &Facts) -> Option<String> {
     let UnlockIp {
         netlink,
         file,
-        verdict,
+        verdict: _,
     } = &facts.unlock_ip;
     if !netlink && !file {
         return Some("this kernel has no unlock_ip".into());
-    }
-    if let Verdict::Broken { proof } = verdict {
-        return Some(format!(
-            "unlock_ip of this kernel succeeds and releases nothing ({proof})"
-        ));
     }
     (!netlink && facts.vip.is_ipv6())
         .then(|| "unlock_ip of this kernel takes no IPv6 address".into())
@@ -217,7 +212,12 @@ fn merit(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
             Verdict::Unknown { reason } => {
                 format!("it is not known whether unlock_ip of this kernel works ({reason})")
             }
-            _ => "unlock_ip of this kernel works".into(),
+            // Tried all the same: code that was read is no evidence of what
+            // was released, and the locks are looked at in any case.
+            Verdict::Broken { .. } => {
+                "its code has the bug of CVE-2026-93231, but only the locks decide".into()
+            }
+            Verdict::Fixed { .. } => "unlock_ip of this kernel works".into(),
         }),
         WayKind::FreeAll => tried
             .iter()
@@ -331,7 +331,7 @@ mod tests {
             ),
             ("6.1 fixed", facts(V4, fixed()), WayKind::UnlockIp),
             ("6.1 fixed, IPv6", facts(V6, fixed()), WayKind::FreeAll),
-            ("6.12 broken", facts(V4, broken()), WayKind::FreeAll),
+            ("6.12 broken", facts(V4, broken()), WayKind::UnlockIp),
             ("6.12 broken, IPv6", facts(V6, broken()), WayKind::FreeAll),
             ("unknown kernel", facts(V4, unknown()), WayKind::UnlockIp),
             ("no unlock_ip at all", facts(V4, absent), WayKind::FreeAll),
@@ -426,7 +426,8 @@ mod tests {
 
     #[test]
     fn free_all_goes_on_while_it_gets_somewhere() {
-        let facts = facts(V4, broken());
+        // IPv6 through procfs: FREE_ALL is the first way.
+        let facts = facts(V6, broken());
         let round = |before, after| attempt(WayKind::FreeAll, before, after);
         assert_eq!(way(next(&facts, 1, &[round(9, 1)])), Some(WayKind::FreeAll));
         assert_eq!(way(next(&facts, 1, &[round(9, 1), round(1, 1)])), None);

@@ -46,16 +46,6 @@ pub struct FreeAll {
     pub overall: Duration,
 }
 
-impl FreeAll {
-    pub fn in_netns(netns: u32) -> Self {
-        FreeAll {
-            netns,
-            deadline: Duration::from_secs(10),
-            overall: Duration::from_secs(120),
-        }
-    }
-}
-
 /// Hosts called at a time. lockd works through them one by one, and a backlog of 64
 /// connections is what its listener takes.
 const CONCURRENT: usize = 32;

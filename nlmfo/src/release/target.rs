@@ -201,7 +201,7 @@ mod tests {
                 locks: 0,
                 digest: 0,
                 fh_len: 32,
-                pad: 0,
+                bucket: 0,
                 fh: [5; FH_MAX],
             }],
             waiters: vec![WaiterRecord {

@@ -44,7 +44,7 @@ pub fn lay_out(cache: &Cache, dir: &Path) -> Result<()> {
     let prefix = dir.join("debian/usr");
     let tuple = fs::read_dir(prefix.join("lib"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|lib| find_file(lib, "librustc_driver-", ".so").is_ok())
+        .find(|lib| find_file(lib, "librustc_driver-").is_ok())
         .context("rustc-web brought no librustc_driver below usr/lib")?;
     let tuple = tuple.strip_prefix(dir)?;
     symlink("debian/usr", dir.join("compiler"))?;

@@ -1,0 +1,56 @@
+//! `nlmfo check`: what this kernel and node support.
+
+use serde::Serialize;
+
+use super::{print_json, require_root};
+use crate::cli::CheckArgs;
+use crate::exit::{Exit, Failure};
+use crate::kernel::preflight::{Check, Facts};
+use crate::kernel::unlock_bug::Verdict;
+use crate::observe::programs::probed_functions;
+
+/// The JSON of `nlmfo check`.
+#[derive(Serialize)]
+struct Checked<'a> {
+    schema: &'static str,
+    /// Whether a failover can be done and proved here.
+    ready: bool,
+    checks: &'a [Check],
+    #[serde(flatten)]
+    facts: &'a Facts,
+}
+
+pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    require_root()?;
+    let functions: Vec<&str> = probed_functions().collect();
+    let facts = Facts::gather(&functions);
+    let checks = facts.checks();
+    let ready = !checks.iter().any(Check::is_failed);
+    if args.json {
+        print_json(&Checked {
+            schema: "nlmfo.check/1",
+            ready,
+            checks: &checks,
+            facts: &facts,
+        })?;
+    } else {
+        println!("kernel {}", facts.release);
+        for check in &checks {
+            println!("{check}");
+        }
+        if let Verdict::Fixed { proof } = &facts.unlock_ip {
+            println!("unlock_ip works here: {proof}");
+        }
+        println!(
+            "{}",
+            match ready {
+                true => "✓ a failover can be done and proved on this node",
+                false => "✗ a failover cannot be done and proved on this node as it is",
+            }
+        );
+    }
+    Ok(match ready {
+        true => Exit::Done,
+        false => Exit::Lacking,
+    })
+}

@@ -1,0 +1,442 @@
+//! The release phase, on the node that gives VIPs up: look, release, look again,
+//! judge.
+//!
+//! Thin: what to do next decides `release::choose`, what it proved decides
+//! [`evidence`](super::evidence).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::evidence::{self, Counts, Fate, Item, Look, items};
+use super::record::{ClientLine, Record, now};
+use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
+use crate::kernel::netns;
+use crate::kernel::path::PathFinder;
+use crate::kernel::preflight::Facts;
+use crate::observe::counters::{CounterProbes, Counters, PerVip};
+use crate::observe::describe::Described;
+use crate::observe::host::Host;
+use crate::observe::programs::ObserveError;
+use crate::observe::snapshot::{Snapshot, Snapshots};
+use crate::observe::table::LockTable;
+use crate::release::choose::{self, Attempt, Decision};
+use crate::release::filesystem::Filesystem;
+use crate::release::free_all::FreeAll;
+use crate::release::reboot::Reboot;
+use crate::release::rfc_file::RfcFile;
+use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
+use crate::release::unlock_ip::UnlockIp;
+use crate::release::{self, Job, Way, WayKind};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub vips: Vec<IpAddr>,
+    pub record: Option<PathBuf>,
+    pub dry_run: bool,
+    /// Exports that may be released as a whole.
+    pub filesystems: Vec<PathBuf>,
+    /// Whether clients may be declared rebooted.
+    pub reboot_notice: bool,
+    /// For a VIP's whole release.
+    pub deadline: Duration,
+}
+
+/// The probes that watch a release.
+pub struct Watch {
+    snapshots: Snapshots,
+    counters: CounterProbes,
+}
+
+impl Watch {
+    pub fn attach(mut snapshots: Snapshots) -> Result<Self, ObserveError> {
+        let counters = CounterProbes::attach(snapshots.programs())?;
+        Ok(Watch {
+            snapshots,
+            counters,
+        })
+    }
+
+    /// A snapshot in which the VIP's locks hold still, and the table of that VIP
+    /// in our namespace alone.
+    fn look(&mut self, vip: IpAddr, netns: u32, patience: Duration) -> Result<Seen, ObserveError> {
+        let snapshot = self.snapshots.take(Some(vip), patience)?;
+        let mut ours = snapshot.table.clone();
+        ours.retain(|host| host.vip == vip && host.netns == netns);
+        Ok(Seen { snapshot, ours })
+    }
+}
+
+/// A look at one VIP.
+struct Seen {
+    /// Everything that lockd holds.
+    snapshot: Snapshot,
+    /// The VIP's part of it.
+    ours: LockTable,
+}
+
+impl Seen {
+    fn counts(&self) -> Counts {
+        Counts::of(&self.ours)
+    }
+
+    fn as_look(&self) -> Look {
+        Look {
+            left: self.counts(),
+            exact: self.snapshot.is_exact(),
+        }
+    }
+}
+
+/// For one call to lockd. It answers in microseconds, but works through many
+/// clients one after another.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long one look may take before it counts as not exact.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Releases the plan's VIPs one after another. An error means that it could not
+/// be run; what was tried and did not help is in the report.
+pub async fn run(
+    plan: &Plan,
+    facts: &Facts,
+    watch: &mut Watch,
+    paths: &mut PathFinder,
+) -> anyhow::Result<ReleaseReport> {
+    let began = Instant::now();
+    let netns = facts.netns as u32;
+    let start = watch.counters.read()?;
+    let mut before = Vec::new();
+    for &vip in &plan.vips {
+        before.push(watch.look(vip, netns, PATIENCE)?);
+    }
+    if let Some(path) = plan.record.as_ref().filter(|_| !plan.dry_run) {
+        let record = record(plan, facts, &before, paths);
+        record.write(path)?;
+        info!(path = %path.display(), locks = record.locks.len(), "recorded");
+    }
+
+    let mut vips = Vec::new();
+    for (&vip, seen) in plan.vips.iter().zip(&before) {
+        let mut one = OneVip {
+            plan,
+            facts,
+            watch,
+            vip,
+            netns,
+            began: Instant::now(),
+        };
+        vips.push(one.release(seen, &start, paths).await?);
+    }
+
+    let is_target = |host: &Host| host.netns == netns && plan.vips.contains(&host.vip);
+    let others = match before.first() {
+        Some(first) if !plan.dry_run => {
+            let last = watch.snapshots.take(None, Duration::ZERO)?;
+            let meanwhile = since(&watch.counters.read()?, &start);
+            evidence::others(&first.snapshot.table, &last.table, &meanwhile, is_target)
+        }
+        _ => Vec::new(),
+    };
+    let confirmed = (vips.iter()).all(|vip| vip.verdict == Verdict::Confirmed)
+        && others.iter().all(|other| other.fate != Fate::Disturbed);
+    Ok(ReleaseReport {
+        schema: ReleaseReport::SCHEMA,
+        node: node(),
+        kernel: facts.release.clone(),
+        dry_run: plan.dry_run,
+        confirmed,
+        vips,
+        others,
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
+
+/// A look after a way was gone, or at the end.
+struct Stage {
+    /// The way whose doing it is if something is gone; none if lockd dropped
+    /// nothing by itself, so that the clients must have.
+    way: Option<WayKind>,
+    at: Duration,
+    left: HashMap<Item, usize>,
+}
+
+/// The lines of what is gone, with the stage at which it was first missed.
+fn gone<T>(
+    stages: &[Stage],
+    lines: impl Iterator<Item = T>,
+    items: impl Iterator<Item = Item>,
+) -> Vec<Gone<T>> {
+    lines
+        .zip(items)
+        .filter_map(|(line, item)| {
+            let stage = stages
+                .iter()
+                .find(|stage| !stage.left.contains_key(&item))?;
+            Some(Gone {
+                line,
+                way: stage.way,
+                after_ms: milliseconds(stage.at),
+            })
+        })
+        .collect()
+}
+
+/// The release of one of the plan's VIPs.
+struct OneVip<'a> {
+    plan: &'a Plan,
+    facts: &'a Facts,
+    watch: &'a mut Watch,
+    vip: IpAddr,
+    netns: u32,
+    began: Instant,
+}
+
+impl OneVip<'_> {
+    /// `start` are the counters before `before` was seen.
+    async fn release(
+        &mut self,
+        before: &Seen,
+        start: &PerVip,
+        paths: &mut PathFinder,
+    ) -> anyhow::Result<VipReport> {
+        let mut doubts = Vec::new();
+        let mut stages = Vec::new();
+        let steps = self.steps(before, &mut stages, &mut doubts).await?;
+
+        let from = self.counted()?;
+        let first = self.watch.look(self.vip, self.netns, PATIENCE)?;
+        let last = self.watch.look(self.vip, self.netns, PATIENCE)?;
+        let until = self.counted()?;
+        stages.push(Stage {
+            way: None,
+            at: self.began.elapsed(),
+            left: items(&last.ours),
+        });
+        let verdict = if self.plan.dry_run {
+            Verdict::Planned
+        } else {
+            let looks = [first.as_look(), last.as_look()];
+            doubts.extend(evidence::doubts(looks, &(until - from)));
+            match doubts.is_empty() {
+                true => Verdict::Confirmed,
+                false => Verdict::NotConfirmed,
+            }
+        };
+
+        let table = &before.ours;
+        let described = Described::new(table, paths);
+        let remaining = Described::new(&last.ours, paths);
+        let counters = until - start.get(&self.vip).copied().unwrap_or_default();
+        Ok(VipReport {
+            vip: self.vip,
+            verdict,
+            doubts,
+            warnings: self.warnings(before, &counters),
+            before: before.counts(),
+            steps,
+            released: gone(&stages, described.locks(), evidence::locks(table)),
+            waiters_released: gone(&stages, described.waiters(), evidence::waiters(table)),
+            shares_released: gone(&stages, described.shares(), evidence::shares(table)),
+            remaining: remaining.locks().collect(),
+            remaining_waiters: remaining.waiters().collect(),
+            remaining_shares: remaining.shares().collect(),
+            counters,
+        })
+    }
+
+    /// Goes one way after another, as long as the kernel's lists call for it.
+    async fn steps(
+        &mut self,
+        before: &Seen,
+        stages: &mut Vec<Stage>,
+        doubts: &mut Vec<String>,
+    ) -> anyhow::Result<Vec<Step>> {
+        let choice = self.choice(&before.snapshot.table);
+        let mut steps = Vec::new();
+        let mut attempts = Vec::new();
+        let mut table = before.ours.clone();
+        loop {
+            let counts = Counts::of(&table);
+            let (way, reason) = match choose::next(&choice, counts.total(), &attempts) {
+                Decision::Done => return Ok(steps),
+                Decision::GiveUp { reason } => {
+                    doubts.push(reason);
+                    return Ok(steps);
+                }
+                Decision::Go { way, reason } => (way, reason),
+            };
+            let mut step = Step {
+                way,
+                reason,
+                action: None,
+                error: None,
+                hosts: Vec::new(),
+                before: counts,
+                after: counts,
+                took_ms: 0.0,
+            };
+            if self.plan.dry_run {
+                steps.push(step);
+                return Ok(steps);
+            }
+            if self.began.elapsed() >= self.plan.deadline {
+                let seconds = self.plan.deadline.as_secs_f64();
+                doubts.push(format!("the deadline of {seconds} s has passed"));
+                return Ok(steps);
+            }
+
+            let counted = self.counted()?;
+            let went = Instant::now();
+            match self.go(way, &table, &before.snapshot.table).await {
+                Ok(report) => {
+                    step.action = Some(report.action);
+                    step.hosts = report.hosts;
+                }
+                Err(error) => step.error = Some(error.to_string()),
+            }
+            let seen = self.watch.look(self.vip, self.netns, PATIENCE)?;
+            step.after = seen.counts();
+            step.took_ms = milliseconds(went.elapsed());
+            let dropped = (self.counted()? - counted).released.total();
+            stages.push(Stage {
+                way: (dropped > 0 || step.after.locks == counts.locks).then_some(way),
+                at: self.began.elapsed(),
+                left: items(&seen.ours),
+            });
+            attempts.push(Attempt {
+                way,
+                before: counts.total(),
+                after: step.after.total(),
+                error: step.error.clone(),
+            });
+            steps.push(step);
+            table = seen.ours;
+        }
+    }
+
+    /// What the choice of a way rests on.
+    fn choice(&self, table: &LockTable) -> choose::Facts {
+        let elsewhere = is_served_elsewhere(table, self.vip, self.netns);
+        choose::Facts {
+            filesystems_named: !self.plan.filesystems.is_empty(),
+            reboot_allowed: self.plan.reboot_notice,
+            ..choose::Facts::of_node(self.facts, self.vip, elsewhere)
+        }
+    }
+
+    /// Goes one way. `everything` is what lockd held at first.
+    async fn go(
+        &self,
+        way: WayKind,
+        table: &LockTable,
+        everything: &LockTable,
+    ) -> Result<release::Report, release::Error> {
+        let targets = targets(table, self.vip, self.netns);
+        let job = Job {
+            vip: self.vip,
+            targets: &targets,
+        };
+        match way {
+            WayKind::RfcFile => RfcFile.release(&job).await,
+            WayKind::UnlockIp => UnlockIp.release(&job).await,
+            WayKind::FreeAll => {
+                let rest = self.plan.deadline.saturating_sub(self.began.elapsed());
+                let free_all = FreeAll {
+                    netns: self.netns,
+                    deadline: CALL_DEADLINE.min(rest),
+                    overall: rest,
+                };
+                free_all.release(&job).await
+            }
+            WayKind::Filesystem => {
+                let paths = self.plan.filesystems.clone();
+                Filesystem { paths }.release(&job).await
+            }
+            WayKind::Reboot => {
+                let reboot = Reboot {
+                    elsewhere: clients_of_others(everything, self.vip, self.netns),
+                    deadline: CALL_DEADLINE,
+                };
+                reboot.release(&job).await
+            }
+        }
+    }
+
+    fn counted(&self) -> Result<Counters, ObserveError> {
+        let all = self.watch.counters.read()?;
+        Ok(all.get(&self.vip).copied().unwrap_or_default())
+    }
+
+    fn warnings(&self, before: &Seen, counters: &Counters) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let known = before
+            .snapshot
+            .table
+            .hosts
+            .iter()
+            .any(|host| host.key.vip == self.vip);
+        if !known && !netns::has_address(self.vip).unwrap_or(true) {
+            warnings.push(format!(
+                "{} is no address of this node, and no client ever locked through it: is it the \
+                 server's address, and not a client's?",
+                self.vip
+            ));
+        }
+        if counters.grants() > 0 && self.plan.record.is_some() {
+            warnings.push(format!(
+                "{} locks were granted through the VIP since the record was begun; they may not \
+                 be in it",
+                counters.grants()
+            ));
+        }
+        warnings
+    }
+}
+
+fn record(plan: &Plan, facts: &Facts, before: &[Seen], paths: &mut PathFinder) -> Record {
+    let mut record = Record {
+        schema: Record::SCHEMA,
+        node: node(),
+        kernel: facts.release.clone(),
+        taken_at: now(),
+        vips: plan.vips.clone(),
+        clients: Vec::new(),
+        locks: Vec::new(),
+        waiters: Vec::new(),
+        shares: Vec::new(),
+    };
+    for seen in before {
+        let described = Described::new(&seen.ours, paths);
+        record.locks.extend(described.locks());
+        record.waiters.extend(described.waiters());
+        record.shares.extend(described.shares());
+        for id in seen.ours.active_hosts() {
+            record.clients.push(ClientLine {
+                host: described.host(id),
+                nsm_name: seen.ours.host(id).nsm_name.clone(),
+            });
+        }
+    }
+    record
+}
+
+/// What the counters saw between two readings.
+fn since(now: &PerVip, then: &PerVip) -> PerVip {
+    (now.iter())
+        .map(|(vip, counters)| (*vip, *counters - then.get(vip).copied().unwrap_or_default()))
+        .collect()
+}
+
+fn node() -> String {
+    let uname = rustix::system::uname();
+    uname.nodename().to_string_lossy().into_owned()
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
