@@ -12,7 +12,8 @@
 use std::{
     env,
     ffi::OsStr,
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
@@ -21,7 +22,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::{cache::Cache, progress};
+use crate::{
+    cache::{self, Cache},
+    progress,
+};
 
 /// How old a suite's package index may be before it is fetched again.
 pub const MAX_AGE: Duration = Duration::from_secs(12 * 60 * 60);
@@ -165,28 +169,44 @@ impl Apt {
     /// than [`MAX_AGE`]. Where several suites hold a package, apt's rule
     /// decides: the newest version, whichever suite it comes from.
     pub fn index(&self, suites: &[Suite]) -> Result<Index> {
-        let _lock = self.cache.lock("apt")?;
         for &suite in suites {
-            let stamp = self.root.join("updated").join(suite.name());
-            if !fresh(&stamp)? {
-                progress::step(&format!("fetching the package index of {suite}"), || {
-                    let config = self.configure(&[suite])?;
-                    run(self.command("apt-get", &config).arg("update")).with_context(|| {
-                        format!(
-                            "fetch the package index of {suite}; if a signing key is missing, \
-                             this machine's debian-archive-keyring is older than the suite"
-                        )
-                    })
-                })?;
-                fs::create_dir_all(self.root.join("updated"))?;
-                fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))?;
-            }
+            self.refresh(suite)?;
         }
         Ok(Index {
             apt: self.clone(),
             suites: suites.to_vec(),
             config: self.configure(suites)?,
         })
+    }
+
+    fn refresh(&self, suite: Suite) -> Result<()> {
+        let stamp = self.root.join("updated").join(suite.name());
+        if fresh(&stamp)? {
+            return Ok(());
+        }
+        let _lock = self.cache.lock("apt")?;
+        // Whoever held the lock may have done it.
+        if fresh(&stamp)? {
+            return Ok(());
+        }
+        let config = self.configure(&[suite])?;
+        let fetched = progress::step(&format!("fetching the package index of {suite}"), || {
+            run(self.command("apt-get", &config).arg("update"))
+        });
+        match fetched {
+            Ok(_) => {
+                fs::create_dir_all(self.root.join("updated"))?;
+                fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))
+            }
+            Err(error) if stamp.exists() => {
+                eprintln!("the package index of {suite} stays as it was: {error:#}");
+                Ok(())
+            }
+            Err(error) => Err(error.context(format!(
+                "fetch the package index of {suite}; if a signing key is missing, this \
+                 machine's debian-archive-keyring is older than the suite"
+            ))),
+        }
     }
 
     /// Writes the private configuration for `suites` and returns its file.
@@ -217,6 +237,7 @@ impl Apt {
                  Dir::Etc::main \"/dev/null\";\n\
                  Dir::Etc::parts \"/dev/null\";\n\
                  {machine}\
+                 Acquire::Retries \"3\";\n\
                  Acquire::Languages \"none\";\n\
                  Acquire::Check-Valid-Until \"false\";\n\
                  Acquire::Check-Date \"false\";\n\
@@ -293,18 +314,15 @@ impl Index {
     /// for. What an earlier run downloaded is used again.
     pub fn download(&self, pins: &[Pin]) -> Result<Vec<PathBuf>> {
         let debs = self.apt.root.join("debs");
-        let _lock = self.apt.cache.lock("debs")?;
-        let mut missing = Vec::new();
-        for pin in pins {
-            if find_deb(&debs, pin)?.is_none() {
-                missing.push(pin.to_string());
-            }
+        if missing(&debs, pins)?.is_empty() {
+            return present(&debs, pins);
         }
+        let _lock = self.apt.cache.lock("debs")?;
+        // Whoever held the lock may have got some.
+        let missing = missing(&debs, pins)?;
         if !missing.is_empty() {
             // A partial file never gets the name of a whole one.
-            let arriving = tempfile::Builder::new()
-                .prefix(".arriving-")
-                .tempdir_in(&debs)?;
+            let arriving = cache::scratch(&debs, ".arriving")?;
             let what = match missing.as_slice() {
                 [one] => format!("downloading {one}"),
                 many => format!("downloading {} packages", many.len()),
@@ -316,7 +334,12 @@ impl Index {
                     .args(["download", "-q"])
                     .args(&missing))
                 .with_context(|| {
-                    format!("download {} from {}", missing.join(" "), join(&self.suites))
+                    format!(
+                        "download {} from {}; if the archive has moved on, remove {} and try again",
+                        missing.join(" "),
+                        join(&self.suites),
+                        self.apt.root.join("updated").display()
+                    )
                 })
             })?;
             for entry in fs::read_dir(arriving.path())? {
@@ -324,12 +347,7 @@ impl Index {
                 fs::rename(entry.path(), debs.join(entry.file_name()))?;
             }
         }
-        pins.iter()
-            .map(|pin| {
-                find_deb(&debs, pin)?
-                    .ok_or_else(|| anyhow!("apt-get download left no file for {pin}"))
-            })
-            .collect()
+        present(&debs, pins)
     }
 
     /// The newest version of `package` in the index.
@@ -468,7 +486,7 @@ impl Archives {
 fn transport(dump: &str) -> String {
     dump.lines()
         .filter(|line| {
-            ["http::", "https::", "Retries"].iter().any(|wanted| {
+            ["http::", "https::"].iter().any(|wanted| {
                 line.strip_prefix("Acquire::")
                     .is_some_and(|rest| rest.starts_with(wanted))
             })
@@ -525,7 +543,37 @@ fn write_changed(path: &Path, contents: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|old| old == contents) {
         return Ok(());
     }
-    fs::write(path, contents).with_context(|| format!("write {}", path.display()))
+    // Another xtask may be reading it: it is replaced whole.
+    let write = || -> io::Result<()> {
+        let dir = path
+            .parent()
+            .expect("a configuration file lies in a folder");
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(contents.as_bytes())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("write {}", path.display()))
+}
+
+/// The pins whose files are not there.
+fn missing(debs: &Path, pins: &[Pin]) -> Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for pin in pins {
+        if find_deb(debs, pin)?.is_none() {
+            missing.push(pin.to_string());
+        }
+    }
+    Ok(missing)
+}
+
+/// The files of all pins.
+fn present(debs: &Path, pins: &[Pin]) -> Result<Vec<PathBuf>> {
+    pins.iter()
+        .map(|pin| {
+            find_deb(debs, pin)?.ok_or_else(|| anyhow!("apt-get download left no file for {pin}"))
+        })
+        .collect()
 }
 
 /// The file that `apt-get download` makes of a pin, whatever its architecture.

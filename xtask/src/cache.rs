@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use tempfile::TempDir;
 
 /// Where downloads and built layers live.
 #[derive(Clone, Debug)]
@@ -84,8 +85,9 @@ impl Cache {
 
     /// The entry (a file or a folder), built by `build` if it is not there yet.
     ///
-    /// `build` gets a path that does not exist in an empty folder and must
-    /// create a file or a folder there; it is renamed to the entry's name.
+    /// `build` gets a path that does not exist, and must create a file or a
+    /// folder there; it is renamed to the entry's name. The path lies in a
+    /// folder of its own, where `build` may leave what it needs on the way.
     pub fn once(&self, entry: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.path(entry);
         if path.exists() {
@@ -97,16 +99,29 @@ impl Cache {
         }
         let parent = path.parent().expect("an entry lies below the root");
         fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
-        let scratch = tempfile::Builder::new()
-            .prefix(".building-")
-            .tempdir_in(parent)
-            .with_context(|| format!("create a temporary folder in {}", parent.display()))?;
+        let name = path.file_name().expect("an entry has a name");
+        let scratch = scratch(parent, &format!(".building-{}", name.display()))?;
         let built = scratch.path().join("entry");
         build(&built)?;
         fs::rename(&built, &path)
             .with_context(|| format!("move {} to {}", built.display(), path.display()))?;
         Ok(path)
     }
+}
+
+/// An empty temporary folder of this name. The caller holds the lock that makes
+/// it the only one to use the name, so what is there is of an interrupted run.
+pub(crate) fn scratch(parent: &Path, name: &str) -> Result<TempDir> {
+    let stale = parent.join(name);
+    let context = || format!("make the temporary folder {}", stale.display());
+    if stale.try_exists().with_context(context)? {
+        fs::remove_dir_all(&stale).with_context(context)?;
+    }
+    tempfile::Builder::new()
+        .prefix(name)
+        .rand_bytes(0)
+        .tempdir_in(parent)
+        .with_context(context)
 }
 
 /// The workspace's folder, as it was when xtask was built.
@@ -144,6 +159,17 @@ mod tests {
         assert!(failed.is_err());
         assert!(!cache.path("a/b").exists());
         assert_eq!(fs::read_dir(cache.path("a"))?.count(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_cleared() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let cache = Cache::at(dir.path())?;
+        fs::create_dir_all(cache.path("a/.building-b/entry"))?;
+        let path = cache.once("a/b", |p| Ok(fs::write(p, "whole")?))?;
+        assert_eq!(fs::read_to_string(path)?, "whole");
+        assert_eq!(fs::read_dir(cache.path("a"))?.count(), 1);
         Ok(())
     }
 }

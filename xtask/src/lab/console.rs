@@ -2,7 +2,7 @@
 
 /// How a kernel announces that a result from it cannot be trusted.
 ///
-/// From kernel/panic.c, arch/x86/kernel/dumpstack.c, lib/bug.c,
+/// From kernel/panic.c, init/initramfs.c, arch/x86/kernel/dumpstack.c, lib/bug.c,
 /// kernel/rcu/tree_stall.h, kernel/watchdog.c, kernel/hung_task.c,
 /// kernel/locking/lockdep.c and mm/kasan, 6.1 to 7.3.
 const TROUBLE: [(&str, &str); 14] = [
@@ -19,7 +19,10 @@ const TROUBLE: [(&str, &str); 14] = [
     ("rcu_preempt kthread starved", "RCU stall"),
     (" blocked for more than ", "hung task"),
     ("possible circular locking dependency", "lock order"),
-    ("Unable to mount root fs", "no root filesystem"),
+    (
+        "Initramfs unpacking failed",
+        "the guest has too little memory for its root filesystem",
+    ),
 ];
 
 /// The trouble that a console line announces, if any.
@@ -115,6 +118,10 @@ mod tests {
             (
                 "[  242.1] INFO: task lockd:230 blocked for more than 120 seconds.",
                 "hung task",
+            ),
+            (
+                "[    0.9] Initramfs unpacking failed: write error",
+                "the guest has too little memory for its root filesystem",
             ),
             (
                 "[    5.5] kernel BUG at fs/lockd/svclock.c:123!",

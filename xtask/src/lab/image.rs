@@ -108,9 +108,8 @@ impl Kernel {
             let index = apt.index(&[offered.suite])?;
             let debs = index.download(&offered.packages)?;
             progress::step(&format!("unpacking kernel {}", offered.release), || {
-                let scratch = tempfile::tempdir_in(cache.dir("kernels")?)?;
                 // Packages before 7.0 have /lib/modules, later ones /usr/lib/modules.
-                let tree = scratch.path();
+                let tree = &dir.with_file_name("tree");
                 fs::create_dir_all(tree.join("usr/lib"))?;
                 std::os::unix::fs::symlink("usr/lib", tree.join("lib"))?;
                 apt::unpack(debs, tree)?;
@@ -155,8 +154,7 @@ impl Kernel {
             let Some(folder) = &folder else {
                 return Ok(());
             };
-            let scratch = tempfile::tempdir()?;
-            let tree = scratch.path();
+            let tree = &dir.with_file_name("tree");
             fs::create_dir_all(tree.join("usr/lib/modules"))?;
             std::os::unix::fs::symlink("usr/lib", tree.join("lib"))?;
             copy_modules(folder, &tree.join("usr/lib/modules").join(&release))?;

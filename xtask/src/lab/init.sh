@@ -40,7 +40,8 @@ cd /root
 if [ -e /lab/console ]; then
     awaited /dev/hvc0
     read -r rows columns </lab/console
-    stty -F /dev/hvc0 rows "$rows" cols "$columns"
+    # A terminal without a size says 0.
+    [ "$rows" -gt 0 ] && stty -F /dev/hvc0 rows "$rows" cols "$columns"
     TERM=xterm setsid -c bash -l </dev/hvc0 >/dev/hvc0 2>&1
     poweroff -f
 fi

@@ -136,7 +136,7 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: fil
 pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
         .once("rootfs/userland-2.cpio", |to| {
-            build(cache, apt, &PACKAGES, to, |tree, layer| {
+            build(apt, &PACKAGES, to, |tree, layer| {
                 busybox_links(tree)?;
                 configure(tree)?;
                 layer.tree(tree, "")?;
@@ -156,7 +156,7 @@ pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
 pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
         .once("rootfs/bpf-tools-1.cpio", |to| {
-            build(cache, apt, &BPF_PACKAGES, to, |tree, layer| {
+            build(apt, &BPF_PACKAGES, to, |tree, layer| {
                 layer.tree(&tree.join("usr"), "usr")
             })
         })
@@ -164,7 +164,6 @@ pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
 }
 
 fn build(
-    cache: &Cache,
     apt: &Apt,
     packages: &[&str],
     to: &Path,
@@ -178,8 +177,7 @@ fn build(
     let debs = index.download(&index.closure(packages, &LEFT_OUT, None)?)?;
     let what = format!("building a layer of {} packages", debs.len());
     progress::step(&what, || {
-        let scratch = tempfile::tempdir_in(cache.dir("rootfs")?)?;
-        let tree = scratch.path();
+        let tree = &to.with_file_name("tree");
         for dir in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
             fs::create_dir_all(tree.join("usr").join(dir))?;
             symlink(format!("usr/{dir}"), tree.join(dir))?;

@@ -25,6 +25,9 @@ use super::{
 /// After the kernel announced trouble: how long its trace may take to come out.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
+/// LLVM in the root filesystem, of which half the memory may be used, in MiB.
+pub const BPF_TOOLS_MEMORY: u32 = 2048;
+
 /// What to do in the guest.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -34,11 +37,13 @@ pub struct Run {
     /// Files or folders of the host, and where the guest has them (absolute).
     /// Permissions are kept; missing folders above them are made.
     pub files: Vec<(PathBuf, PathBuf)>,
-    /// Files or folders of the guest to bring back when the command has ended.
+    /// Files or folders of the guest to bring back when the command has ended;
+    /// one that is not there is simply absent. (Files of procfs have no size
+    /// and come back empty: copy what they say.)
     pub collect: Vec<PathBuf>,
     /// The host folder they are put below, with their whole guest path.
     pub collect_into: PathBuf,
-    /// In MiB.
+    /// In MiB; at least [`BPF_TOOLS_MEMORY`] is given with `bpf_tools`.
     pub memory: u32,
     /// From the start of QEMU.
     pub deadline: Duration,
@@ -58,6 +63,13 @@ impl Run {
             memory: 1024,
             deadline: Duration::from_secs(300),
             bpf_tools: false,
+        }
+    }
+
+    fn memory(&self) -> u32 {
+        match self.bpf_tools {
+            true => self.memory.max(BPF_TOOLS_MEMORY),
+            false => self.memory,
         }
     }
 }
@@ -153,7 +165,7 @@ pub(super) fn run(
         &Machine {
             image: &run.kernel.image,
             initrd: &initrd,
-            memory: run.memory,
+            memory: run.memory(),
             accelerator,
             interactive: false,
         },
@@ -213,7 +225,7 @@ pub(super) fn shell(
         &Machine {
             image: &run.kernel.image,
             initrd: &initrd,
-            memory: run.memory,
+            memory: run.memory(),
             accelerator,
             interactive: true,
         },
