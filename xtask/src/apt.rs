@@ -10,101 +10,35 @@
 //! Package indices are fetched again when they are older than [`MAX_AGE`].
 
 use std::{
-    env,
     ffi::OsStr,
     fmt, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    str::FromStr,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use self::{
+    output::{parse_madison, parse_simulation, status_of},
+    source::Archives,
+};
 use crate::{
     cache::{self, Cache},
     progress,
 };
+
+mod output;
+mod source;
+
+pub use self::source::Suite;
 
 /// How old a suite's package index may be before it is fetched again.
 pub const MAX_AGE: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// The signing keys of Debian's archives, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
-/// A Debian suite that this project takes packages from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Suite {
-    Bookworm,
-    BookwormUpdates,
-    BookwormSecurity,
-    BookwormBackports,
-    Trixie,
-    TrixieSecurity,
-    TrixieBackports,
-    Forky,
-    Sid,
-}
-
-impl Suite {
-    pub const ALL: [Self; 9] = [
-        Self::Bookworm,
-        Self::BookwormUpdates,
-        Self::BookwormSecurity,
-        Self::BookwormBackports,
-        Self::Trixie,
-        Self::TrixieSecurity,
-        Self::TrixieBackports,
-        Self::Forky,
-        Self::Sid,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bookworm => "bookworm",
-            Self::BookwormUpdates => "bookworm-updates",
-            Self::BookwormSecurity => "bookworm-security",
-            Self::BookwormBackports => "bookworm-backports",
-            Self::Trixie => "trixie",
-            Self::TrixieSecurity => "trixie-security",
-            Self::TrixieBackports => "trixie-backports",
-            Self::Forky => "forky",
-            Self::Sid => "sid",
-        }
-    }
-
-    fn archive(self) -> Archive {
-        match self {
-            Self::BookwormSecurity | Self::TrixieSecurity => Archive::Security,
-            _ => Archive::Main,
-        }
-    }
-}
-
-impl fmt::Display for Suite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Suite {
-    type Err = anyhow::Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|suite| suite.name() == name)
-            .ok_or_else(|| anyhow!("{name} is none of the suites {}", join(Self::ALL)))
-    }
-}
-
-/// Debian serves its suites from two trees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Archive {
-    Main,
-    Security,
-}
 
 /// One version of one package, as a suite offers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -395,148 +329,6 @@ pub fn unpack<P: AsRef<Path>>(debs: impl IntoIterator<Item = P>, into: &Path) ->
     Ok(())
 }
 
-/// Where this machine gets Debian from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Archives {
-    main: Option<String>,
-    security: Option<String>,
-    /// Lines of apt configuration that reach them (proxies, certificates).
-    transport: String,
-}
-
-impl Archives {
-    fn of_this_machine() -> Result<Self> {
-        // Without the machine's own package lists, which it would read in vain.
-        let targets = run(Command::new("apt-get").args([
-            "indextargets",
-            "--no-release-info",
-            "--option=Dir::State::lists=/dev/null",
-            "--option=Dir::State::status=/dev/null",
-            "--format",
-            "$(CREATED_BY) $(RELEASE) $(REPO_URI)",
-        ]))
-        .context("read the machine's apt sources")?;
-        let mut archives = Self::from_targets(&targets);
-        if let Ok(address) = env::var("NLMFO_DEBIAN_ARCHIVE") {
-            archives.main = Some(address);
-        }
-        if let Ok(address) = env::var("NLMFO_DEBIAN_SECURITY_ARCHIVE") {
-            archives.security = Some(address);
-        }
-        let dump = run(Command::new("apt-config").args(["dump", "Acquire"]))
-            .context("read the machine's apt configuration")?;
-        archives.transport = transport(&dump);
-        Ok(archives)
-    }
-
-    /// From lines of `CREATED_BY RELEASE REPO_URI`. Only releases named after a
-    /// Debian code name or class count: a third party's repository is no mirror.
-    fn from_targets(targets: &str) -> Self {
-        const RELEASES: [&str; 9] = [
-            "bullseye",
-            "bookworm",
-            "trixie",
-            "forky",
-            "sid",
-            "oldstable",
-            "stable",
-            "testing",
-            "unstable",
-        ];
-        let mut archives = Self::default();
-        for line in targets.lines() {
-            let mut fields = line.split_whitespace();
-            let (Some("Packages"), Some(release), Some(address)) =
-                (fields.next(), fields.next(), fields.next())
-            else {
-                continue;
-            };
-            let (name, kind) = release.split_once('-').unwrap_or((release, ""));
-            if !RELEASES.contains(&name) {
-                continue;
-            }
-            let archive = match kind {
-                "security" => &mut archives.security,
-                "" | "updates" | "backports" => &mut archives.main,
-                _ => continue,
-            };
-            archive.get_or_insert_with(|| address.to_owned());
-        }
-        archives
-    }
-
-    fn address(&self, archive: Archive) -> Result<&str> {
-        let (address, what, variable) = match archive {
-            Archive::Main => (&self.main, "Debian's archive", "NLMFO_DEBIAN_ARCHIVE"),
-            Archive::Security => (
-                &self.security,
-                "Debian's security archive",
-                "NLMFO_DEBIAN_SECURITY_ARCHIVE",
-            ),
-        };
-        address.as_deref().ok_or_else(|| {
-            anyhow!(
-                "this machine's apt configuration names no {what}: set {variable} to its address"
-            )
-        })
-    }
-}
-
-/// The settings of `apt-config dump Acquire` that reaching a mirror needs.
-fn transport(dump: &str) -> String {
-    dump.lines()
-        .filter(|line| {
-            ["http::", "https::"].iter().any(|wanted| {
-                line.strip_prefix("Acquire::")
-                    .is_some_and(|rest| rest.starts_with(wanted))
-            })
-        })
-        .map(|line| format!("{line}\n"))
-        .collect()
-}
-
-/// Lines of `package | version | address suite/component arch Packages`.
-fn parse_madison(out: &str) -> Vec<Offer> {
-    out.lines()
-        .filter_map(|line| {
-            let mut fields = line.split('|').map(str::trim);
-            let (package, version, origin) = (fields.next()?, fields.next()?, fields.next()?);
-            let (suite, _) = origin.split_whitespace().nth(1)?.split_once('/')?;
-            Some(Offer {
-                package: package.to_owned(),
-                version: version.to_owned(),
-                suite: suite.parse().ok()?,
-            })
-        })
-        .collect()
-}
-
-/// Lines of `Inst package (version origin [arch])`.
-fn parse_simulation(out: &str) -> Vec<Pin> {
-    out.lines()
-        .filter_map(|line| {
-            let (package, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
-            Some(Pin {
-                package: package.to_owned(),
-                version: rest.split_whitespace().next()?.to_owned(),
-            })
-        })
-        .collect()
-}
-
-/// A dpkg status file in which these packages are installed, newer than any.
-fn status_of(provided: &[&str]) -> String {
-    provided
-        .iter()
-        .map(|package| {
-            format!(
-                "Package: {package}\nStatus: install ok installed\nArchitecture: amd64\n\
-                 Multi-Arch: foreign\nVersion: 99:0\nMaintainer: none\nDescription: stand-in\n\n"
-            )
-        })
-        .collect()
-}
-
 /// Writes a file unless it says so already: apt rebuilds its cache of the
 /// package indices when a source is newer.
 fn write_changed(path: &Path, contents: &str) -> Result<()> {
@@ -636,76 +428,6 @@ fn join_with<T: fmt::Display>(items: impl IntoIterator<Item = T>, separator: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn archives_are_found_among_the_machines_sources() {
-        let archives = Archives::from_targets(
-            "Packages nodistro http://a.example/node/\n\
-             DEP-11 bookworm http://b.example/debian/\n\
-             Packages bookworm-security http://s.example/debian-security/\n\
-             Packages bookworm-updates http://m.example/debian/\n\
-             Packages bookworm http://other.example/debian/\n",
-        );
-        assert_eq!(
-            archives.address(Archive::Main).unwrap(),
-            "http://m.example/debian/"
-        );
-        assert_eq!(
-            archives.address(Archive::Security).unwrap(),
-            "http://s.example/debian-security/"
-        );
-    }
-
-    #[test]
-    fn a_missing_archive_says_what_to_set() {
-        let archives = Archives::from_targets("Packages bookworm http://m.example/debian/\n");
-        let error = archives.address(Archive::Security).unwrap_err().to_string();
-        assert!(error.contains("NLMFO_DEBIAN_SECURITY_ARCHIVE"), "{error}");
-    }
-
-    #[test]
-    fn only_transport_settings_are_taken_over() {
-        let dump = "Acquire \"\";\nAcquire::http::Proxy \"http://p.example:3142\";\n\
-                    Acquire::GzipIndexes \"true\";\nAcquire::https::CaInfo \"/ca.pem\";\n\
-                    Acquire::IndexTargets::deb::DEP-11::MetaKey \"x\";\n";
-        assert_eq!(
-            transport(dump),
-            "Acquire::http::Proxy \"http://p.example:3142\";\n\
-             Acquire::https::CaInfo \"/ca.pem\";\n"
-        );
-    }
-
-    #[test]
-    fn madison_lists_versions_with_their_suites() {
-        let out = "linux-image-x |  6.1.176-1 | http://m.example/debian bookworm/main amd64 Packages\n\
-                   linux-image-x | 6.1.192-2 | http://s.example/debian-security bookworm-security/main amd64 Packages\n\
-                   linux | 6.1.192-2 | http://s.example/debian-security bullseye-security/main Sources\n";
-        let offers = parse_madison(out);
-        assert_eq!(offers.len(), 2);
-        assert_eq!(offers[0].version, "6.1.176-1");
-        assert_eq!(offers[0].suite, Suite::Bookworm);
-        assert_eq!(offers[1].suite, Suite::BookwormSecurity);
-    }
-
-    #[test]
-    fn a_simulated_install_gives_pins() {
-        let out = "Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) []\n\
-                   Inst libgcc-s1 (12.2.0-14+deb12u1 Debian:12.15/oldstable [amd64])\n\
-                   Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64])\n";
-        let pins: Vec<_> = parse_simulation(out).iter().map(Pin::to_string).collect();
-        assert_eq!(
-            pins,
-            ["libc6=2.36-9+deb12u14", "libgcc-s1=12.2.0-14+deb12u1"]
-        );
-    }
-
-    #[test]
-    fn suites_are_named_as_debian_names_them() {
-        for suite in Suite::ALL {
-            assert_eq!(suite.name().parse::<Suite>().unwrap(), suite);
-        }
-        assert!("bookwork".parse::<Suite>().is_err());
-    }
 
     #[test]
     fn an_epoch_is_escaped_in_a_file_name() -> Result<()> {

@@ -21,20 +21,24 @@
 //!
 //! | room | does |
 //! |---|---|
-//! | [`kernel`] | names a kernel and finds it in the archive |
-//! | [`image`] | makes it bootable: ELF image, modules layer |
-//! | [`rootfs`] | the userland layers |
-//! | [`layer`] | writes a layer |
-//! | [`tools`] | QEMU and helpers, unpacked privately |
-//! | [`qemu`] | one QEMU process |
-//! | [`console`] | finds trouble in what the kernel says |
-//! | [`run`] | one run, from layers to outcome |
+//! | `kernel` | names a kernel and finds it in the archive |
+//! | `image` | makes it bootable: an ELF image (`bzimage`), its `modules` |
+//! | `rootfs` | the userland layers |
+//! | `layer` | writes a layer; `initrd` puts a run's together |
+//! | `tools` | QEMU and helpers, unpacked privately |
+//! | `qemu` | one QEMU process |
+//! | `console`, `port` | read what the kernel and the command say |
+//! | `run` | one run, from layers to outcome |
 
+mod bzimage;
 pub mod cli;
 mod console;
 pub mod image;
+mod initrd;
 pub mod kernel;
 mod layer;
+mod modules;
+mod port;
 mod qemu;
 mod rootfs;
 pub mod run;

@@ -1,15 +1,13 @@
 //! One run in the lab: boot, one command, its output, status and files.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fmt,
-    fs::{self, File},
+    ffi::OsString,
+    fmt, fs,
     io::{self, Seek as _, Write as _},
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::mpsc::RecvTimeoutError,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,7 +15,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{
     console::{Lines, trouble},
     image::Kernel,
-    layer::Layer,
+    initrd,
+    port::{Marked, end_marker, parse_status},
     qemu::{Accelerator, Event, Machine, Qemu, Source},
     tools::Tools,
 };
@@ -158,7 +157,7 @@ pub(super) fn run(
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<Outcome> {
     let end = end_marker();
-    let initrd = initrd(layers, |layer| describe(layer, run, &end))?;
+    let initrd = initrd::concatenate(layers, |layer| initrd::describe(layer, run, &end))?;
     let start = Instant::now();
     let mut qemu = Qemu::start(
         tools,
@@ -215,8 +214,8 @@ pub(super) fn shell(
 ) -> Result<()> {
     let size = rustix::termios::tcgetwinsize(io::stdin())
         .context("a shell needs a terminal; use `lab run` without one")?;
-    let initrd = initrd(layers, |layer| {
-        describe(layer, run, "")?;
+    let initrd = initrd::concatenate(layers, |layer| {
+        initrd::describe(layer, run, "")?;
         let size = format!("{} {}\n", size.ws_row, size.ws_col);
         layer.file("lab/console", 0o644, size.as_bytes())
     })?;
@@ -303,171 +302,6 @@ impl Watch {
     }
 }
 
-/// Reads what `init.sh` says on the status port: `started`, then
-/// `exit STATUS files SIZE`.
-fn parse_status(text: &[u8]) -> Result<Option<(i32, usize)>> {
-    let text = String::from_utf8_lossy(text);
-    let Some(line) = text
-        .strip_prefix("started\n")
-        .and_then(|rest| rest.strip_suffix('\n'))
-    else {
-        return Ok(None);
-    };
-    let words: Vec<&str> = line.split(' ').collect();
-    if let ["exit", status, "files", size] = words.as_slice()
-        && let (Ok(status), Ok(size)) = (status.parse(), size.parse())
-    {
-        return Ok(Some((status, size)));
-    }
-    bail!("the guest's init said {line:?} on the status port")
-}
-
-/// A stream up to a marker, which may arrive in pieces.
-struct Marked {
-    marker: Vec<u8>,
-    seen: Vec<u8>,
-    /// How much of `seen` was handed out; the rest may start the marker.
-    handed: usize,
-    ended: bool,
-}
-
-impl Marked {
-    fn new(marker: &str) -> Self {
-        Self {
-            marker: marker.into(),
-            seen: Vec::new(),
-            handed: 0,
-            ended: false,
-        }
-    }
-
-    /// What these bytes add before the marker. What follows it is not the
-    /// command's but of processes that it left behind.
-    fn push(&mut self, bytes: &[u8]) -> &[u8] {
-        if self.ended {
-            return &[];
-        }
-        let from = self.handed;
-        self.seen.extend(bytes);
-        let fresh = &self.seen[from..];
-        let marker = self.marker.as_slice();
-        let at = fresh
-            .windows(marker.len())
-            .position(|window| window == marker);
-        self.handed += match at {
-            Some(at) => at,
-            None if bytes.is_empty() => fresh.len(),
-            None => {
-                let held = (1..marker.len().min(fresh.len() + 1))
-                    .rev()
-                    .find(|&n| fresh.ends_with(&marker[..n]));
-                fresh.len() - held.unwrap_or(0)
-            }
-        };
-        if at.is_some() {
-            self.ended = true;
-            self.seen.truncate(self.handed);
-        }
-        &self.seen[from..self.handed]
-    }
-}
-
-/// No program writes this by chance.
-fn end_marker() -> String {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    format!("\x1e end of {}.{} \x1e", std::process::id(), now.as_nanos())
-}
-
-/// The layers one after the other, the run's own last, in a nameless file.
-fn initrd(
-    layers: &[PathBuf],
-    describe: impl FnOnce(&mut Layer<&mut File>) -> Result<()>,
-) -> Result<File> {
-    let mut initrd = tempfile::tempfile().context("create the initramfs")?;
-    for path in layers {
-        let mut layer = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        io::copy(&mut layer, &mut initrd).with_context(|| format!("copy {}", path.display()))?;
-    }
-    let mut own = Layer::new(&mut initrd);
-    describe(&mut own)?;
-    own.finish()?;
-    initrd.flush()?;
-    initrd.rewind()?;
-    Ok(initrd)
-}
-
-/// The run's own layer: init, the command, and the caller's files.
-fn describe<W: io::Write>(layer: &mut Layer<W>, run: &Run, end: &str) -> Result<()> {
-    layer.directory("lab", 0o755, (0, 0))?;
-    layer.file("lab/init", 0o755, include_bytes!("init.sh"))?;
-    layer.file("lab/end", 0o644, end.as_bytes())?;
-    let mut command = b"exec".to_vec();
-    for word in &run.command {
-        command.push(b' ');
-        command.extend(quoted(word));
-    }
-    command.push(b'\n');
-    layer.file("lab/command", 0o755, &command)?;
-    let mut collect = Vec::new();
-    for path in &run.collect {
-        collect.extend(inside(path)?.as_bytes());
-        collect.push(b'\n');
-    }
-    layer.file("lab/collect", 0o644, &collect)?;
-    for (host, guest) in &run.files {
-        let path = inside(guest)?;
-        for (at, _) in path.match_indices('/') {
-            // An existing folder keeps what is in it.
-            layer.directory(&path[..at], 0o755, (0, 0))?;
-        }
-        let meta = fs::metadata(host).with_context(|| format!("read {}", host.display()))?;
-        if meta.is_dir() {
-            layer.directory(&path, 0o755, (0, 0))?;
-            layer.tree(host, &path)?;
-        } else {
-            let contents = fs::read(host).with_context(|| format!("read {}", host.display()))?;
-            layer.file(&path, meta.permissions().mode() & 0o7777, &contents)?;
-        }
-    }
-    Ok(())
-}
-
-/// An absolute guest path as layers name it. The top level's links into `/usr`
-/// are followed: the kernel would replace a link by a folder of that name.
-fn inside(path: &Path) -> Result<String> {
-    let text = path
-        .to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))?;
-    let text = text
-        .strip_prefix('/')
-        .with_context(|| format!("{text}: give the guest's path from / on"))?
-        .trim_end_matches('/');
-    ensure!(
-        !text.is_empty() && !text.split('/').any(|part| matches!(part, "" | "." | "..")),
-        "/{text} is no plain path in the guest"
-    );
-    let (top, _) = text.split_once('/').unwrap_or((text, ""));
-    Ok(match top {
-        "bin" | "sbin" | "lib" | "lib64" => format!("usr/{text}"),
-        _ => text.to_owned(),
-    })
-}
-
-/// A word for the shell that stands for itself.
-fn quoted(word: &OsStr) -> Vec<u8> {
-    let mut out = vec![b'\''];
-    for &byte in word.as_bytes() {
-        match byte {
-            b'\'' => out.extend(b"'\\''"),
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'\'');
-    out
-}
-
 fn extract(tar: &[u8], into: &Path) -> Result<()> {
     fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
     let mut file = tempfile::tempfile()?;
@@ -481,62 +315,4 @@ fn extract(tar: &[u8], into: &Path) -> Result<()> {
     )
     .with_context(|| format!("unpack the guest's files into {}", into.display()))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stream_ends_at_its_marker_however_it_arrives() {
-        let whole = b"one\ntwo#END#rest";
-        for size in 1..whole.len() {
-            let mut stream = Marked::new("#END#");
-            let mut got: Vec<u8> = Vec::new();
-            for piece in whole.chunks(size) {
-                got.extend(stream.push(piece));
-            }
-            assert_eq!(got, b"one\ntwo", "in pieces of {size}");
-            assert!(stream.ended);
-            assert_eq!(stream.seen, b"one\ntwo");
-        }
-    }
-
-    #[test]
-    fn a_stream_hands_out_all_that_cannot_be_the_marker() {
-        let mut stream = Marked::new("#END#");
-        assert_eq!(stream.push(b"a#EN"), b"a");
-        assert_eq!(stream.push(b"T#"), b"#ENT");
-        assert_eq!(stream.push(b""), b"#", "the stream broke off");
-        assert!(!stream.ended);
-    }
-
-    #[test]
-    fn the_status_port_is_read() {
-        let read = |text: &str| parse_status(text.as_bytes());
-        assert_eq!(read("star").unwrap(), None);
-        assert_eq!(read("started\nexit 3 fi").unwrap(), None);
-        assert_eq!(
-            read("started\nexit 3 files 10240\n").unwrap(),
-            Some((3, 10240))
-        );
-        assert!(read("started\nexit files\n").is_err());
-    }
-
-    #[test]
-    fn guest_paths_are_plain_and_follow_the_merged_usr() {
-        let inside = |path: &str| inside(Path::new(path)).ok();
-        assert_eq!(inside("/bin/lk").as_deref(), Some("usr/bin/lk"));
-        assert_eq!(inside("/share/a").as_deref(), Some("share/a"));
-        assert_eq!(inside("/binary").as_deref(), Some("binary"));
-        for bad in ["share/a", "/", "/a/../b", "/a//b"] {
-            assert_eq!(inside(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn words_reach_the_command_unchanged() {
-        assert_eq!(quoted(OsStr::new("a b")), b"'a b'");
-        assert_eq!(quoted(OsStr::new("it's $x")), b"'it'\\''s $x'");
-    }
 }

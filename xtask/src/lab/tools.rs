@@ -5,12 +5,14 @@
 //! may have, so nothing is installed; the backport's QEMU 10 is used.
 
 use std::{
+    io::Write as _,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    thread,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     apt::{self, Apt, Suite},
@@ -97,6 +99,31 @@ impl Tools {
             .map(|dir| self.root.join(dir).display().to_string());
         command.env("LD_LIBRARY_PATH", libraries.join(":"));
         Ok(command)
+    }
+
+    /// Feeds bytes through a program.
+    pub fn filter(&self, program: &str, args: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+        let mut child = self
+            .command(program)?
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start {program}"))?;
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        let output = thread::scope(|scope| {
+            // If the program stops reading, its own status tells why.
+            scope.spawn(move || drop(stdin.write_all(input)));
+            child.wait_with_output()
+        })?;
+        ensure!(
+            output.status.success(),
+            "{program} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(output.stdout)
     }
 
     /// Where QEMU finds firmware and option ROMs.
