@@ -7,8 +7,9 @@ use super::{print_json, require_root};
 use crate::cli::{FailoverArgs, Phase};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
-use crate::failover::release::{self, Plan, Watch};
+use crate::failover::release::{self, Plan, RunError};
 use crate::failover::report::ReleaseReport;
+use crate::failover::watch::Watch;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::kernel::{self, lockd::LockdError};
@@ -83,7 +84,16 @@ async fn release(plan: &Plan) -> Result<ReleaseReport, Failure> {
         // Once more, for the error with its reason.
         None => kernel::layout::load().map_err(ObserveError::from)?,
     };
-    let mut watch = Watch::attach(Snapshots::attach(Programs::load(&layout)?)?)?;
+    let snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+    let mut watch = Watch::attach(snapshots, facts.netns as u32)?;
     let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
-    Ok(release::run(plan, &facts, &mut watch, &mut paths).await?)
+    release::run(plan, &facts, &mut watch, &mut paths)
+        .await
+        .map_err(|error| {
+            let exit = match error {
+                RunError::Before(_) => Exit::CouldNotRun,
+                RunError::After(_) => Exit::NotConfirmed,
+            };
+            Failure::new(exit, error)
+        })
 }

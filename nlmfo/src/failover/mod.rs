@@ -5,3 +5,4 @@ pub mod exclusive;
 pub mod record;
 pub mod release;
 pub mod report;
+pub mod watch;

@@ -10,7 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::observe::describe::{HostLine, LockLine, ShareLine, WaiterLine};
+use crate::kernel::path::PathFinder;
+use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
+use crate::observe::table::LockTable;
 
 /// Why the record could not be written; nothing is left in its place.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,40 @@ pub struct Record {
 impl Record {
     pub const SCHEMA: &str = "nlmfo.record/1";
 
+    /// The record of what `tables` hold, one for each of the VIPs.
+    pub fn of<'a>(
+        tables: impl Iterator<Item = &'a LockTable>,
+        paths: &mut PathFinder,
+        node: String,
+        kernel: String,
+        vips: &[IpAddr],
+    ) -> Self {
+        let mut record = Record {
+            schema: Record::SCHEMA,
+            node,
+            kernel,
+            taken_at: now(),
+            vips: vips.to_vec(),
+            clients: Vec::new(),
+            locks: Vec::new(),
+            waiters: Vec::new(),
+            shares: Vec::new(),
+        };
+        for table in tables {
+            let described = Described::new(table, paths);
+            record.locks.extend(described.locks());
+            record.waiters.extend(described.waiters());
+            record.shares.extend(described.shares());
+            for id in table.active_hosts() {
+                record.clients.push(ClientLine {
+                    host: described.host(id),
+                    nsm_name: table.host(id).nsm_name.clone(),
+                });
+            }
+        }
+        record
+    }
+
     /// Replaces `path` in one step.
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
         write_whole(path, |out| {
@@ -63,7 +99,7 @@ impl Record {
 }
 
 /// Seconds since 1970.
-pub fn now() -> u64 {
+fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())

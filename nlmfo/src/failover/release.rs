@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::evidence::{self, Counts, Fate, Item, Look, items};
-use super::record::{ClientLine, Record, now};
+use super::evidence::{self, Counts, Fate, Item, Other, items};
+use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
+use super::watch::{Seen, Watch};
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
-use crate::observe::counters::{CounterProbes, Counters, PerVip};
+use crate::observe::counters::{Counters, PerVip};
 use crate::observe::describe::Described;
 use crate::observe::host::Host;
 use crate::observe::programs::ObserveError;
-use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::table::LockTable;
 use crate::release::choose::{self, Attempt, Decision};
 use crate::release::filesystem::Filesystem;
@@ -46,102 +46,32 @@ pub struct Plan {
     pub deadline: Duration,
 }
 
-/// The probes that watch a release.
-pub struct Watch {
-    snapshots: Snapshots,
-    counters: CounterProbes,
-}
-
-impl Watch {
-    pub fn attach(mut snapshots: Snapshots) -> Result<Self, ObserveError> {
-        let counters = CounterProbes::attach(snapshots.programs())?;
-        Ok(Watch {
-            snapshots,
-            counters,
-        })
-    }
-
-    /// A snapshot in which the VIP's locks hold still, and the table of that VIP
-    /// in our namespace alone.
-    fn look(&mut self, vip: IpAddr, netns: u32, patience: Duration) -> Result<Seen, ObserveError> {
-        let snapshot = self.snapshots.take(Some(vip), patience)?;
-        let mut ours = snapshot.table.clone();
-        ours.retain(|host| host.vip == vip && host.netns == netns);
-        Ok(Seen { snapshot, ours })
-    }
-}
-
-/// A look at one VIP.
-struct Seen {
-    /// Everything that lockd holds.
-    snapshot: Snapshot,
-    /// The VIP's part of it.
-    ours: LockTable,
-}
-
-impl Seen {
-    fn counts(&self) -> Counts {
-        Counts::of(&self.ours)
-    }
-
-    fn as_look(&self) -> Look {
-        Look {
-            left: self.counts(),
-            exact: self.snapshot.is_exact(),
-        }
-    }
-}
-
 /// For one call to lockd. It answers in microseconds, but works through many
 /// clients one after another.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long one look may take before it counts as not exact.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Nothing was changed.
+    #[error("nothing was released: {0}")]
+    Before(#[source] anyhow::Error),
+    #[error("locks may be released in part, and nothing is confirmed: {0}; run it again")]
+    After(#[source] anyhow::Error),
+}
 
-/// Releases the plan's VIPs one after another. An error means that it could not
-/// be run; what was tried and did not help is in the report.
+/// Releases the plan's VIPs one after another. What was tried and did not help is
+/// in the report.
 pub async fn run(
     plan: &Plan,
     facts: &Facts,
     watch: &mut Watch,
     paths: &mut PathFinder,
-) -> anyhow::Result<ReleaseReport> {
+) -> Result<ReleaseReport, RunError> {
     let began = Instant::now();
-    let netns = facts.netns as u32;
-    let start = watch.counters.read()?;
-    let mut before = Vec::new();
-    for &vip in &plan.vips {
-        before.push(watch.look(vip, netns, PATIENCE)?);
-    }
-    if let Some(path) = plan.record.as_ref().filter(|_| !plan.dry_run) {
-        let record = record(plan, facts, &before, paths);
-        record.write(path)?;
-        info!(path = %path.display(), locks = record.locks.len(), "recorded");
-    }
-
-    let mut vips = Vec::new();
-    for (&vip, seen) in plan.vips.iter().zip(&before) {
-        let mut one = OneVip {
-            plan,
-            facts,
-            watch,
-            vip,
-            netns,
-            began: Instant::now(),
-        };
-        vips.push(one.release(seen, &start, paths).await?);
-    }
-
-    let is_target = |host: &Host| host.netns == netns && plan.vips.contains(&host.vip);
-    let others = match before.first() {
-        Some(first) if !plan.dry_run => {
-            let last = watch.snapshots.take(None, Duration::ZERO)?;
-            let meanwhile = since(&watch.counters.read()?, &start);
-            evidence::others(&first.snapshot.table, &last.table, &meanwhile, is_target)
-        }
-        _ => Vec::new(),
-    };
+    let start = Start::look(plan, facts, watch, paths).map_err(RunError::Before)?;
+    let (vips, others) =
+        (release_all(plan, facts, watch, paths, &start).await).map_err(RunError::After)?;
     let confirmed = (vips.iter()).all(|vip| vip.verdict == Verdict::Confirmed)
         && others.iter().all(|other| other.fate != Fate::Disturbed);
     Ok(ReleaseReport {
@@ -154,6 +84,65 @@ pub async fn run(
         others,
         took_ms: milliseconds(began.elapsed()),
     })
+}
+
+/// How things stood before anything was done.
+struct Start {
+    counters: PerVip,
+    /// One look for each VIP of the plan.
+    looks: Vec<Seen>,
+}
+
+impl Start {
+    /// Looks, and writes the record if one is asked for.
+    fn look(
+        plan: &Plan,
+        facts: &Facts,
+        watch: &mut Watch,
+        paths: &mut PathFinder,
+    ) -> anyhow::Result<Self> {
+        let counters = watch.counters()?;
+        let looks = (plan.vips.iter())
+            .map(|&vip| watch.look(vip))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(path) = plan.record.as_ref().filter(|_| !plan.dry_run) {
+            let tables = looks.iter().map(|seen| &seen.ours);
+            let record = Record::of(tables, paths, node(), facts.release.clone(), &plan.vips);
+            record.write(path)?;
+            info!(path = %path.display(), locks = record.locks.len(), "recorded");
+        }
+        Ok(Start { counters, looks })
+    }
+}
+
+async fn release_all(
+    plan: &Plan,
+    facts: &Facts,
+    watch: &mut Watch,
+    paths: &mut PathFinder,
+    start: &Start,
+) -> anyhow::Result<(Vec<VipReport>, Vec<Other>)> {
+    let mut vips = Vec::new();
+    for (&vip, before) in plan.vips.iter().zip(&start.looks) {
+        let mut one = OneVip {
+            plan,
+            facts,
+            watch,
+            vip,
+            began: Instant::now(),
+        };
+        vips.push(one.release(before, &start.counters, paths).await?);
+    }
+    let others = match start.looks.first() {
+        Some(first) if !plan.dry_run => {
+            let last = watch.everything()?;
+            let meanwhile = since(&watch.counters()?, &start.counters);
+            let is_target = |host: &Host| watch.is_ours(host) && plan.vips.contains(&host.vip);
+            evidence::others(&first.snapshot.table, &last, &meanwhile, is_target)
+        }
+        _ => Vec::new(),
+    };
+    Ok((vips, others))
 }
 
 /// A look after a way was gone, or at the end.
@@ -192,7 +181,6 @@ struct OneVip<'a> {
     facts: &'a Facts,
     watch: &'a mut Watch,
     vip: IpAddr,
-    netns: u32,
     began: Instant,
 }
 
@@ -209,8 +197,8 @@ impl OneVip<'_> {
         let steps = self.steps(before, &mut stages, &mut doubts).await?;
 
         let from = self.counted()?;
-        let first = self.watch.look(self.vip, self.netns, PATIENCE)?;
-        let last = self.watch.look(self.vip, self.netns, PATIENCE)?;
+        let first = self.watch.look(self.vip)?;
+        let last = self.watch.look(self.vip)?;
         let until = self.counted()?;
         stages.push(Stage {
             way: None,
@@ -299,7 +287,7 @@ impl OneVip<'_> {
                 }
                 Err(error) => step.error = Some(error.to_string()),
             }
-            let seen = self.watch.look(self.vip, self.netns, PATIENCE)?;
+            let seen = self.watch.look(self.vip)?;
             step.after = seen.counts();
             step.took_ms = milliseconds(went.elapsed());
             let dropped = (self.counted()? - counted).released.total();
@@ -321,7 +309,7 @@ impl OneVip<'_> {
 
     /// What the choice of a way rests on.
     fn choice(&self, table: &LockTable) -> choose::Facts {
-        let elsewhere = is_served_elsewhere(table, self.vip, self.netns);
+        let elsewhere = is_served_elsewhere(table, self.vip, self.watch.netns());
         choose::Facts {
             filesystems_named: !self.plan.filesystems.is_empty(),
             reboot_allowed: self.plan.reboot_notice,
@@ -336,7 +324,7 @@ impl OneVip<'_> {
         table: &LockTable,
         everything: &LockTable,
     ) -> Result<release::Report, release::Error> {
-        let targets = targets(table, self.vip, self.netns);
+        let targets = targets(table, self.vip, self.watch.netns());
         let job = Job {
             vip: self.vip,
             targets: &targets,
@@ -347,7 +335,7 @@ impl OneVip<'_> {
             WayKind::FreeAll => {
                 let rest = self.plan.deadline.saturating_sub(self.began.elapsed());
                 let free_all = FreeAll {
-                    netns: self.netns,
+                    netns: self.watch.netns(),
                     deadline: CALL_DEADLINE.min(rest),
                     overall: rest,
                 };
@@ -359,7 +347,7 @@ impl OneVip<'_> {
             }
             WayKind::Reboot => {
                 let reboot = Reboot {
-                    elsewhere: clients_of_others(everything, self.vip, self.netns),
+                    elsewhere: clients_of_others(everything, self.vip, self.watch.netns()),
                     deadline: CALL_DEADLINE,
                 };
                 reboot.release(&job).await
@@ -368,7 +356,7 @@ impl OneVip<'_> {
     }
 
     fn counted(&self) -> Result<Counters, ObserveError> {
-        let all = self.watch.counters.read()?;
+        let all = self.watch.counters()?;
         Ok(all.get(&self.vip).copied().unwrap_or_default())
     }
 
@@ -396,33 +384,6 @@ impl OneVip<'_> {
         }
         warnings
     }
-}
-
-fn record(plan: &Plan, facts: &Facts, before: &[Seen], paths: &mut PathFinder) -> Record {
-    let mut record = Record {
-        schema: Record::SCHEMA,
-        node: node(),
-        kernel: facts.release.clone(),
-        taken_at: now(),
-        vips: plan.vips.clone(),
-        clients: Vec::new(),
-        locks: Vec::new(),
-        waiters: Vec::new(),
-        shares: Vec::new(),
-    };
-    for seen in before {
-        let described = Described::new(&seen.ours, paths);
-        record.locks.extend(described.locks());
-        record.waiters.extend(described.waiters());
-        record.shares.extend(described.shares());
-        for id in seen.ours.active_hosts() {
-            record.clients.push(ClientLine {
-                host: described.host(id),
-                nsm_name: seen.ours.host(id).nsm_name.clone(),
-            });
-        }
-    }
-    record
 }
 
 /// What the counters saw between two readings.

@@ -166,14 +166,18 @@ impl fmt::Display for VipReport {
             let line = share(&gone.line);
             writeln!(f, "  - {line}{}", by(gone.way, gone.after_ms))?;
         }
+        let still = match self.verdict {
+            Verdict::Planned => "  to be released: ",
+            _ => "  ! still there: ",
+        };
         for left in &self.remaining {
-            writeln!(f, "  ! still there: {}", text(left, ""))?;
+            writeln!(f, "{still}{}", text(left, ""))?;
         }
         for left in &self.remaining_waiters {
-            writeln!(f, "  ! still there: {}", text(&left.lock, "waiter for "))?;
+            writeln!(f, "{still}{}", text(&left.lock, "waiter for "))?;
         }
         for left in &self.remaining_shares {
-            writeln!(f, "  ! still there: {}", share(left))?;
+            writeln!(f, "{still}{}", share(left))?;
         }
         for warning in &self.warnings {
             writeln!(f, "  note: {warning}")?;
