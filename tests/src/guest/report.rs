@@ -81,6 +81,72 @@ pub fn known(report: &Value, list: &str) -> Result<BTreeSet<Known>> {
     entries(report, list)?.iter().map(Entry::known).collect()
 }
 
+/// How one VIP was released, from `nlmfo failover --phase release --json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Release {
+    pub vip: IpAddr,
+    pub verdict: String,
+    pub warnings: Vec<String>,
+    pub steps: Vec<Step>,
+    pub released: Vec<Entry>,
+    pub waiters_released: Vec<Entry>,
+    pub shares_released: Vec<Entry>,
+    pub remaining: Vec<Entry>,
+}
+
+/// A way that was gone, by its name in JSON: `unlock_ip`, `free_all`, …
+#[derive(Clone, Debug, Deserialize)]
+pub struct Step {
+    pub way: String,
+    pub error: Option<String>,
+}
+
+/// What became of a VIP that was not to be touched.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Other {
+    pub vip: IpAddr,
+    pub fate: String,
+}
+
+/// The report of a release.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Releases {
+    pub confirmed: bool,
+    pub vips: Vec<Release>,
+    pub others: Vec<Other>,
+}
+
+impl Releases {
+    pub fn of(report: Value) -> Result<Releases> {
+        let text = report.to_string();
+        serde_json::from_value(report).with_context(|| format!("the report of a release: {text}"))
+    }
+
+    /// What was said of `vip`.
+    pub fn vip(&self, vip: IpAddr) -> Result<&Release> {
+        self.vips
+            .iter()
+            .find(|release| release.vip == vip)
+            .with_context(|| format!("the report does not name {vip}: {self:#?}"))
+    }
+}
+
+impl Release {
+    /// The locks that it names as released.
+    pub fn known(&self) -> Result<BTreeSet<Known>> {
+        self.released.iter().map(Entry::known).collect()
+    }
+
+    /// The ways that were gone without an error, in order.
+    pub fn ways(&self) -> Vec<&str> {
+        self.steps
+            .iter()
+            .filter(|step| step.error.is_none())
+            .map(|step| step.way.as_str())
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,8 @@ use super::command::run;
 use super::known::ensure_same;
 use super::place::Place;
 
+const BPF: &str = "/sys/fs/bpf";
+
 /// The persistent state of one place, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traces(BTreeSet<String>);
@@ -34,23 +36,10 @@ impl Traces {
                     .map(|line| format!("ip {name}: {}", line.trim())),
             );
         }
-        for directory in ["/sys/fs/bpf", "/run"] {
-            for name in names(directory)? {
-                if directory == "/sys/fs/bpf" || name.starts_with("nlmfo") {
-                    traces.insert(format!("{directory}/{name}"));
-                }
-            }
-        }
+        traces.extend(names(BPF)?.iter().map(|name| format!("{BPF}/{name}")));
         let probes = fs::read_to_string("/sys/kernel/tracing/kprobe_events").unwrap_or_default();
         traces.extend(probes.lines().map(|line| format!("kprobe {line}")));
         Ok(Traces(traces))
-    }
-
-    /// The rules for routing, apart from those the kernel made.
-    pub fn has_rule_beyond(&self, before: &Traces) -> bool {
-        self.0
-            .difference(&before.0)
-            .any(|line| line.contains("rule show"))
     }
 
     /// Whether it is as it was `before`.

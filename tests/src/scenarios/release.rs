@@ -9,16 +9,18 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
+use serde_json::Value;
 
 use super::locks::many_locks;
 use super::{Context, End, Scenario};
 use crate::guest::churn::Churn;
 use crate::guest::client::Client;
-use crate::guest::known::{Known, ensure_kernel_holds};
+use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Locker, Mode, Outcome, Range};
 use crate::guest::place::Place;
 use crate::guest::raw::RawNet;
+use crate::guest::report::{self, Releases};
 use crate::guest::server::Server;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::traces::Traces;
@@ -132,11 +134,62 @@ fn release(vips: &[IpAddr], options: &[&str]) -> Vec<String> {
     arguments
 }
 
-/// Runs a release that must be confirmed.
-fn confirmed(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<()> {
+/// Runs a release that must end with exit code 0.
+fn done(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<Releases> {
     let arguments = release(vips, options);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    tool.json(exit::CONFIRMED, &arguments)?;
+    Releases::of(tool.json(exit::CONFIRMED, &arguments)?)
+}
+
+/// Runs a release that must be confirmed, for every VIP and with no other VIP
+/// disturbed.
+fn confirmed(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<Releases> {
+    let report = done(tool, vips, options)?;
+    ensure!(
+        report.confirmed,
+        "exit 0, and yet not confirmed: {report:#?}"
+    );
+    for vip in vips {
+        let release = report.vip(*vip)?;
+        ensure!(
+            release.verdict == "confirmed" && release.remaining.is_empty(),
+            "{vip}: {release:#?}"
+        );
+    }
+    for other in &report.others {
+        ensure!(
+            other.fate != "disturbed" && !vips.contains(&other.vip),
+            "another VIP: {other:?}"
+        );
+    }
+    Ok(report)
+}
+
+/// The report names the VIPs' locks, all of them, and the way that this kernel
+/// makes necessary.
+fn ensure_told(busy: &Busy, report: &Releases, gone: &[IpAddr]) -> Result<()> {
+    for vip in gone {
+        let release = report.vip(*vip)?;
+        let expected = busy
+            .known
+            .iter()
+            .filter(|lock| lock.vip == *vip)
+            .cloned()
+            .collect();
+        ensure_same(
+            &format!("locks released through {vip}"),
+            &expected,
+            &release.known()?,
+        )?;
+        ensure!(
+            matches!(
+                release.ways()[..],
+                ["unlock_ip"] | ["unlock_ip", "free_all"] | ["free_all"]
+            ),
+            "{vip} was released by {:?}",
+            release.steps
+        );
+    }
     Ok(())
 }
 
@@ -144,7 +197,8 @@ fn one_vip(context: &Context, leaving: usize) -> Result<End> {
     let busy = Busy::up(&[leaving])?;
     let before = Traces::of(busy.lab.server.place())?;
     let vip = busy.lab.vips[leaving];
-    confirmed(&busy.tool(context), &[vip], &[])?;
+    let report = confirmed(&busy.tool(context), &[vip], &[])?;
+    ensure_told(&busy, &report, &[vip])?;
     Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
     busy.ensure_only_gone(&[vip])?;
     Ok(End::Pass)
@@ -154,7 +208,8 @@ fn several(context: &Context) -> Result<End> {
     let busy = Busy::up(&[0, 2])?;
     let before = Traces::of(busy.lab.server.place())?;
     let leaving = [busy.lab.vips[0], busy.lab.vips[2]];
-    confirmed(&busy.tool(context), &leaving, &[])?;
+    let report = confirmed(&busy.tool(context), &leaving, &[])?;
+    ensure_told(&busy, &report, &leaving)?;
     Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
     busy.ensure_only_gone(&leaving)?;
     Ok(End::Pass)
@@ -187,10 +242,22 @@ fn raw(context: &Context) -> Result<End> {
         }
         clients.push(waiter);
     }
+    let queued = lab.server.locks()?.iter().any(|lock| lock.waiting);
     let tool = Tool::new(&context.nlmfo, lab.server.place());
     let before = Traces::of(lab.server.place())?;
-    confirmed(&tool, &lab.vips[..2], &[])?;
+    let report = confirmed(&tool, &lab.vips[..2], &[])?;
     Traces::of(lab.server.place())?.ensure_as(&before)?;
+    let first = report.vip(lab.vips[0])?;
+    let told = (
+        first.released.len(),
+        first.waiters_released.len(),
+        first.shares_released.len(),
+    );
+    let expected = (6, usize::from(queued), 1);
+    ensure!(
+        told == expected,
+        "{expected:?} locks, waiters and shares were held, {told:?} are reported as released"
+    );
 
     let starts: Vec<u64> = lab
         .server
@@ -230,7 +297,12 @@ fn dry_run(context: &Context) -> Result<End> {
     let busy = Busy::up(&[0])?;
     let before = Traces::of(busy.lab.server.place())?;
     let vip = busy.lab.vips[0];
-    confirmed(&busy.tool(context), &[vip], &["--dry-run"])?;
+    let plan = done(&busy.tool(context), &[vip], &["--dry-run"])?;
+    let planned = plan.vip(vip)?;
+    ensure!(
+        !plan.confirmed && planned.verdict == "planned" && !planned.steps.is_empty(),
+        "the plan: {plan:#?}"
+    );
     Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
     busy.ensure_only_gone(&[])?;
     Ok(End::Pass)
@@ -246,17 +318,26 @@ fn record(context: &Context) -> Result<End> {
         &["--record", &file.to_string_lossy()],
     )?;
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    for mounted in &busy.lab.clients {
-        let client = mounted.client.address_for(vip).to_string();
-        ensure!(
-            text.contains(&client),
-            "{client} is not in the record: {text}"
-        );
-    }
-    ensure!(
-        text.contains(&vip.to_string()),
-        "{vip} is not in the record"
-    );
+    let record: Value = serde_json::from_str(&text).context("the record")?;
+    let expected = busy
+        .known
+        .iter()
+        .filter(|lock| lock.vip == vip)
+        .cloned()
+        .collect();
+    ensure_same(
+        "locks in the record",
+        &expected,
+        &report::known(&record, "locks")?,
+    )?;
+    let clients: BTreeSet<IpAddr> = record["clients"]
+        .as_array()
+        .context("the record has no clients")?
+        .iter()
+        .map(|client| Ok(client["client"].as_str().unwrap_or_default().parse()?))
+        .collect::<Result<_>>()?;
+    let expected = expected.iter().map(|lock: &Known| lock.client).collect();
+    ensure_same("clients in the record", &expected, &clients)?;
     busy.ensure_only_gone(&[vip])?;
     Ok(End::Pass)
 }
