@@ -75,11 +75,12 @@ impl<'a> Tool<'a> {
         })
     }
 
-    /// Starts it without waiting for its end.
+    /// Starts it without waiting for its end; its report is not kept.
     pub fn start(&self, arguments: &[&str]) -> Result<Running> {
         let child = self
             .command(arguments)
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start nlmfo {}", arguments.join(" ")))?;
         Ok(Running { child })

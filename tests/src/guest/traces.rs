@@ -51,9 +51,10 @@ impl Traces {
     }
 }
 
-/// Routes that come and go with neighbours and multicast, whoever is running.
+/// Routes that come and go by themselves: of multicast, of neighbours, and of
+/// link-local addresses, which appear seconds after their device.
 fn is_the_kernels_own(line: &str) -> bool {
-    ["multicast", "anycast", "ff00::", "expires"]
+    ["multicast", "anycast", "ff00::", "fe80::", "expires"]
         .iter()
         .any(|word| line.contains(word))
 }
