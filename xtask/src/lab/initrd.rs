@@ -7,6 +7,7 @@ use std::{
     io::{self, Seek as _, Write as _},
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -60,7 +61,7 @@ pub(super) fn describe<W: io::Write>(layer: &mut Layer<W>, run: &Run, end: &str)
             layer.directory(&path, 0o755, (0, 0))?;
             layer.tree(host, &path)?;
         } else {
-            let contents = fs::read(host).with_context(|| format!("read {}", host.display()))?;
+            let contents = program(host)?;
             layer.file(&path, meta.permissions().mode() & 0o7777, &contents)?;
         }
     }
@@ -86,6 +87,28 @@ fn inside(path: &Path) -> Result<String> {
         "bin" | "sbin" | "lib" | "lib64" => format!("usr/{text}"),
         _ => text.to_owned(),
     })
+}
+
+/// What a file holds; of an ELF file, without debug information, which a debug
+/// build has tens of megabytes of: the guest's memory is dear, and filling it
+/// under emulation takes seconds.
+fn program(path: &Path) -> Result<Vec<u8>> {
+    let contents = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    if !contents.starts_with(b"\x7fELF") {
+        return Ok(contents);
+    }
+    let stripped = tempfile::NamedTempFile::new()?;
+    let status = Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .arg(stripped.path())
+        .arg(path)
+        .stderr(Stdio::null())
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(fs::read(stripped.path())?),
+        // No binutils here, or a file that they do not understand.
+        _ => Ok(contents),
+    }
 }
 
 /// A word for the shell that stands for itself.
@@ -114,6 +137,19 @@ mod tests {
         for bad in ["share/a", "/", "/a/../b", "/a//b"] {
             assert_eq!(inside(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_program_loses_only_its_debug_information() -> Result<()> {
+        let own = std::env::current_exe()?;
+        let whole = fs::metadata(&own)?.len();
+        let lean = program(&own)?;
+        assert!(lean.starts_with(b"\x7fELF"));
+        assert!(u64::try_from(lean.len())? <= whole);
+        let script = tempfile::NamedTempFile::new()?;
+        fs::write(script.path(), "#!/bin/sh\n")?;
+        assert_eq!(program(script.path())?, b"#!/bin/sh\n");
+        Ok(())
     }
 
     #[test]

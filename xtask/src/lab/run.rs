@@ -34,7 +34,8 @@ pub struct Run {
     /// Program and arguments; it runs as root in `/root`, with no input.
     pub command: Vec<OsString>,
     /// Files or folders of the host, and where the guest has them (absolute).
-    /// Permissions are kept; missing folders above them are made.
+    /// Permissions are kept; missing folders above them are made. A program
+    /// given as a file goes without its debug information.
     pub files: Vec<(PathBuf, PathBuf)>,
     /// Files or folders of the guest to bring back when the command has ended;
     /// one that is not there is simply absent. (Files of procfs have no size
