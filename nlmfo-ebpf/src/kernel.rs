@@ -12,6 +12,9 @@ use crate::maps::FILE_LOCK;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
+/// No error of the kernel: an address of neither IPv4 nor IPv6.
+pub const UNKNOWN_FAMILY: i32 = 1;
+
 /// Filled in by the loader before the programs are verified, read-only after.
 #[unsafe(no_mangle)]
 pub static LAYOUT: Layout = Layout::UNSET;
@@ -69,7 +72,7 @@ pub fn sockaddr(at: u64) -> Result<Addr, i32> {
     match read::<u16>(at, 0)? {
         AF_INET => Ok(Addr::from_v4(read::<[u8; 4]>(at, layout!(sin_addr))?)),
         AF_INET6 => Ok(Addr(read::<[u8; 16]>(at, layout!(sin6_addr))?)),
-        _ => Err(-1),
+        _ => Err(UNKNOWN_FAMILY),
     }
 }
 

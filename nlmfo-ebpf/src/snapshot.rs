@@ -21,14 +21,11 @@ use nlmfo_common::record::{
     WaiterRecord, kind, lock_digest, walk,
 };
 
-use crate::kernel::{FileLock, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr};
+use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr};
 use crate::maps::{CONTROL, RECORDS, WALK};
 
 /// The reader looks by itself, so no record needs to wake anyone.
 const NO_WAKEUP: u64 = 1;
-
-/// Steps of one run of the walk, to give the CPU back now and then: some 100 ms.
-const WALK_STEPS: u32 = 1 << 17;
 
 fn control() -> Option<&'static mut Control> {
     // SAFETY: one entry, used by one thread at a time (`Control::reader`).
@@ -175,8 +172,9 @@ const STOP: i64 = 1;
 
 /// Walks `nlm_files` from `Control::bucket` on, behind `Control::emitted` of its
 /// records, and leaves there how far it came and in `Control::walk` why no
-/// further. If `args[0]` is not 0, only the locks of the VIP in `args[1]` and
-/// `args[2]` are summed up.
+/// further. A run keeps its CPU, so it ends after `args[0]` steps at the latest.
+/// If `args[1]` is not 0, only the locks of the VIP in `args[2]` and `args[3]`
+/// are summed up.
 #[raw_tracepoint]
 pub fn walk_files(ctx: RawTracePointContext) -> i32 {
     let (Some(control), Some(state)) = (control(), walk_state()) else {
@@ -185,8 +183,8 @@ pub fn walk_files(ctx: RawTracePointContext) -> i32 {
     *state = Walk {
         at: at::BUCKET,
         outcome: walk::PAUSED as u32,
-        one_vip: ctx.arg(0),
-        vip: [ctx.arg(1), ctx.arg(2)],
+        one_vip: ctx.arg(1),
+        vip: [ctx.arg(2), ctx.arg(3)],
         bucket: control.bucket,
         skip: control.emitted,
         passed: 0,
@@ -202,7 +200,7 @@ pub fn walk_files(ctx: RawTracePointContext) -> i32 {
     // SAFETY: the callback has the helper's signature and needs no context.
     unsafe {
         bpf_loop(
-            WALK_STEPS,
+            ctx.arg(0),
             walk_step as *mut c_void,
             core::ptr::null_mut(),
             0,
@@ -286,6 +284,11 @@ fn walk_file(state: &mut Walk) -> Result<i64, i32> {
     let nlm_file = state.node - layout!(nlm_file_list) as u64;
     let files: [u64; 2] = read(nlm_file, layout!(nlm_file_file))?;
     let file = if files[0] != 0 { files[0] } else { files[1] };
+    if file == 0 {
+        // Not open in any mode: nothing can be held on it.
+        state.node = pointer(state.node, 0)?;
+        return Ok(CONTINUE);
+    }
     let inode = pointer(file, layout!(file_inode))?;
     let flctx = pointer(inode, layout!(inode_flctx))?;
 
@@ -308,9 +311,15 @@ fn walk_file(state: &mut Walk) -> Result<i64, i32> {
 /// Whether the host of `owner` uses the VIP.
 #[inline(always)]
 fn has_vip(owner: u64, vip: [u64; 2]) -> Result<bool, i32> {
-    let Addr(bytes) = host_vip(pointer(owner, layout!(lockowner_host))?)?;
-    // SAFETY: both are 16 plain bytes.
-    Ok(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(bytes) } == vip)
+    let host = pointer(owner, layout!(lockowner_host))?;
+    match host_vip(host) {
+        // SAFETY: both are 16 plain bytes.
+        Ok(Addr(bytes)) => {
+            Ok(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(bytes) } == vip)
+        }
+        Err(UNKNOWN_FAMILY) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sums up one POSIX lock of the inode, or, at the list's end, emits the file.
@@ -449,7 +458,9 @@ pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
         if host == 0 {
             break;
         }
-        if emit_host(host).is_err() {
+        // A host that cannot be read any more was freed meanwhile; the tool
+        // misses its record and looks again.
+        if emit_host(host) == Ok(false) {
             control.lost += 1;
         }
     }
@@ -457,8 +468,8 @@ pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(never)]
-fn emit_host(host: u64) -> Result<(), i32> {
-    let wrote = emit(|record: *mut HostRecord| {
+fn emit_host(host: u64) -> Result<bool, i32> {
+    emit(|record: *mut HostRecord| {
         let net = pointer(host, layout!(host_net))?;
         fill!(record, {
             kind: kind::HOST,
@@ -480,6 +491,5 @@ fn emit_host(host: u64) -> Result<(), i32> {
             read_str(nsm_name, pointer(nsm, layout!(nsm_name))?);
         }
         Ok(())
-    })?;
-    if wrote { Ok(()) } else { Err(-1) }
+    })
 }

@@ -150,9 +150,10 @@ pub struct Other {
     pub before: usize,
     pub gone: usize,
     pub new: usize,
-    /// Its clients' calls meanwhile that change what is held or waited for.
+    /// Its clients' calls meanwhile that change what is held or waited for, with
+    /// the owners whose locks went because their client reported a reboot.
     pub requests: u64,
-    /// Owners whose locks lockd dropped meanwhile by itself.
+    /// Owners whose locks lockd dropped meanwhile for any other reason.
     pub dropped: u64,
     pub fate: Fate,
 }
@@ -178,8 +179,8 @@ pub fn others(
                 before: 0,
                 gone: 0,
                 new: 0,
-                requests: counters.client_changes(),
-                dropped: counters.released.total(),
+                requests: counters.client_changes() + counters.released.client_reboot,
+                dropped: counters.released.total() - counters.released.client_reboot,
                 fate: Fate::Untouched,
             }
         });
@@ -367,6 +368,14 @@ mod tests {
         });
         let others = others(&before, &table(&[]), &dropped, is_target);
         assert_eq!(others[0].fate, Fate::Disturbed);
+    }
+
+    #[test]
+    fn a_clients_reboot_is_its_own_doing() {
+        let before = table(&[(1, NETNS, 0), (2, NETNS, 0)]);
+        let rebooted = meanwhile(2, |counters| counters.released.client_reboot = 1);
+        let others = others(&before, &table(&[]), &rebooted, is_target);
+        assert_eq!(others[0].fate, Fate::ChangedByClients);
     }
 
     #[test]

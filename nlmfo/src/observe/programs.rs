@@ -63,6 +63,8 @@ pub enum ObserveError {
         torn(*.at)
     )]
     Torn { bucket: u64, at: u64 },
+    #[error("bucket {bucket} of lockd's file table has more than eight million entries")]
+    TooMany { bucket: u64 },
 }
 
 impl ObserveError {

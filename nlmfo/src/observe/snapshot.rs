@@ -31,6 +31,12 @@ const BEGIN: &str = "snapshot_begin";
 const WALK: &str = "walk_files";
 const HOSTS: &str = "read_hosts";
 
+/// Steps of one run of the walk, which keeps its CPU: some milliseconds.
+const WALK_STEPS: u64 = 1 << 14;
+
+/// What `bpf_loop` takes at the most (`BPF_MAX_LOOPS`, kernel/bpf/bpf_iter.c).
+const MAX_WALK_STEPS: u64 = 1 << 23;
+
 /// How long to walk the file table again while it changes underfoot. A bucket
 /// takes microseconds; that it fails for so long means more than traffic.
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
@@ -191,9 +197,16 @@ impl Snapshots {
     fn walk_files(&mut self, only: Option<IpAddr>, into: &mut Records) -> Result<(), ObserveError> {
         let Addr(vip) = only.map(Addr::from).unwrap_or_default();
         let half = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
-        let args = [only.is_some().into(), half(&vip[..8]), half(&vip[8..])];
+        let mut steps = WALK_STEPS;
+        let mut reached = (0, 0);
         let began = Instant::now();
         loop {
+            let args = [
+                steps,
+                only.is_some().into(),
+                half(&vip[..8]),
+                half(&vip[8..]),
+            ];
             self.programs.run(WALK, &args)?;
             while let Some(item) = self.records.next() {
                 if let Some(file) = record(&item, kind::FILE) {
@@ -204,10 +217,18 @@ impl Snapshots {
                     into.shares.push(share);
                 }
             }
-            let Control { bucket, walk, .. } = self.control()?;
+            let Control {
+                bucket,
+                emitted,
+                walk,
+                ..
+            } = self.control()?;
             match walk {
                 walk::DONE => return Ok(()),
-                walk::PAUSED => {}
+                walk::PAUSED if reached != (bucket, emitted) => reached = (bucket, emitted),
+                // A file with more locks than a run has steps.
+                walk::PAUSED if steps < MAX_WALK_STEPS => steps *= 2,
+                walk::PAUSED => return Err(ObserveError::TooMany { bucket }),
                 torn => {
                     if began.elapsed() > TABLE_PATIENCE {
                         return Err(ObserveError::Torn { bucket, at: torn });
