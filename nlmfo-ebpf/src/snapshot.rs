@@ -21,7 +21,9 @@ use nlmfo_common::record::{
     WaiterRecord, kind, lock_digest, walk,
 };
 
-use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr};
+use crate::kernel::{
+    FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr,
+};
 use crate::maps::{CONTROL, RECORDS, WALK};
 
 /// The reader looks by itself, so no record needs to wake anyone.
@@ -314,9 +316,7 @@ fn has_vip(owner: u64, vip: [u64; 2]) -> Result<bool, i32> {
     let host = pointer(owner, layout!(lockowner_host))?;
     match host_vip(host) {
         // SAFETY: both are 16 plain bytes.
-        Ok(Addr(bytes)) => {
-            Ok(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(bytes) } == vip)
-        }
+        Ok(Addr(bytes)) => Ok(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(bytes) } == vip),
         Err(UNKNOWN_FAMILY) => Ok(false),
         Err(error) => Err(error),
     }

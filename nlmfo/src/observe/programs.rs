@@ -1,8 +1,9 @@
 //! The eBPF programs: loaded with the running kernel's layout, attached by name.
 
+use std::collections::BTreeMap;
 use std::io;
 
-use aya::programs::{KProbe, ProgramError, RawTracePoint};
+use aya::programs::{KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nlmfo_common::layout::{FL_SPAN_MAX, Layout};
 use nlmfo_common::record::walk;
@@ -148,6 +149,21 @@ impl Programs {
         Ok(Programs { ebpf })
     }
 
+    /// Gives every program to the kernel's verifier and attaches none: its name,
+    /// and what the kernel said against it.
+    pub fn verify(&mut self) -> BTreeMap<String, Result<(), ProgramError>> {
+        (self.ebpf.programs_mut())
+            .map(|(name, program)| {
+                let loaded = match program {
+                    Program::KProbe(program) => program.load(),
+                    Program::RawTracePoint(program) => program.load(),
+                    _ => Err(ProgramError::UnexpectedProgramType),
+                };
+                (name.to_owned(), loaded)
+            })
+            .collect()
+    }
+
     /// Loads a probe and attaches it; it stays until `self` is dropped.
     pub(super) fn attach(&mut self, probe: &Probe) -> Result<(), ObserveError> {
         let kprobe: &mut KProbe = self.program(probe.program)?;
@@ -195,7 +211,7 @@ impl Programs {
 
     fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, ObserveError>
     where
-        &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+        &'a mut P: TryFrom<&'a mut Program>,
     {
         (self.ebpf.program_mut(name))
             .and_then(|program| program.try_into().ok())

@@ -1,0 +1,62 @@
+//! Every eBPF program before the verifier of the kernel that runs the tests:
+//! seconds instead of a boot. The layout is made up, as that kernel may have no
+//! lockd; the lab loads the programs with real ones, on the kernels that count.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use nlmfo::observe::programs::Programs;
+use nlmfo_common::layout::Layout;
+
+/// Offsets like those of a kernel: in bounds, and no two alike.
+fn layout() -> Layout {
+    Layout {
+        nlmsvc_lock_operations: 0xffff_ffff_c000_1000,
+        nlm_files: 0xffff_ffff_c000_2000,
+        nlm_files_buckets: 128,
+        fl_link: 24,
+        fl_list: 8,
+        fl_owner: 72,
+        fl_type: 84,
+        fl_type_size: 4,
+        fl_file: 120,
+        fl_start: 128,
+        fl_end: 136,
+        fl_lmops: 152,
+        fl_span: 160,
+        lockowner_host: 24,
+        lockowner_svid: 40,
+        host_addr: 16,
+        host_srcaddr: 152,
+        host_name: 296,
+        host_version: 304,
+        host_proto: 308,
+        host_net: 512,
+        sin_addr: 4,
+        sin6_addr: 8,
+        ..Layout::UNSET
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let verdicts = match Programs::load(&layout()) {
+        Ok(mut programs) => programs.verify(),
+        Err(error) => {
+            let reason = format!("this kernel lets us create no maps: {error}");
+            let unsupported = Trial::ignorable_test("verifier", move || {
+                Ok(Completion::ignored_with(reason.clone()))
+            });
+            return libtest_mimic::run(&arguments, vec![unsupported]).exit_code();
+        }
+    };
+    let trials = verdicts
+        .into_iter()
+        .map(|(program, verdict)| {
+            Trial::test(program, move || {
+                verdict.map_err(|error| format!("{error:?}").into())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
