@@ -1,6 +1,7 @@
 //! The running kernel: its type layouts, symbols, procfs and netlink files, and
 //! what it supports. Only this room knows a path under `/proc` or `/sys`.
 
+pub mod admission;
 pub mod btf;
 pub mod exports;
 pub mod handle;

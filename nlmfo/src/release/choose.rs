@@ -172,11 +172,7 @@ fn suitability(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Suitability {
 }
 
 fn unlock_ip_is_unfit(facts: &Facts) -> Option<String> {
-    let UnlockIp {
-        netlink,
-        file,
-        verdict: _,
-    } = &facts.unlock_ip;
+    let UnlockIp { netlink, file, .. } = facts.unlock_ip;
     if !netlink && !file {
         return Some("this kernel has no unlock_ip".into());
     }

@@ -11,9 +11,10 @@
 //! - FREE_ALL checks no grace period, no privilege and no port.
 //! - It exists in v3 and v4. The table of v1 ends at procedure 16, so that hosts of v1
 //!   get an UNLOCK of the whole file for each owner, and a CANCEL for each waiter. Those
-//!   are refused in grace.
-//! - lockd answers only addresses that some export names (`svc_set_client`): release
-//!   before the last export of a client goes.
+//!   are refused in grace, and open the file: its export must still be there.
+//! - lockd takes calls only from addresses that some export names (`svc_set_client`).
+//!   Where the export went before the locks, the client is admitted for the moment of
+//!   the call: see [`Admission`].
 //! - While no nfsd runs it answers and does nothing.
 //! - lockd is one thread, so that no other call of lockd's walks its files meanwhile:
 //!   `unlock_ip` lacks that safety on kernels before 6.1.188 and 6.12.109.
@@ -28,9 +29,10 @@ use tokio::time::{Instant, timeout_at};
 use super::route::Detour;
 use super::target::{Request, RequestKind, Target};
 use super::{Error, HostReport, Job, Report, Way, WayKind};
+use crate::kernel::admission::Admission;
 use crate::observe::host::{Host, NlmVersion};
-use crate::rpc::client::{self, Client, Endpoint, Source};
-use crate::rpc::message::Credential;
+use crate::rpc::client::{self, Cause, Client, Endpoint, Source};
+use crate::rpc::message::{Credential, Refusal};
 use crate::rpc::nlm::{Lock, NlmClient, Range, Status};
 use crate::rpc::portmap::LockdPorts;
 
@@ -107,10 +109,17 @@ impl FreeAll {
     }
 
     async fn call_for(&self, target: &Target, peer: SocketAddr) -> Result<String, String> {
+        let mut admission = None;
         let mut tries = 1;
         loop {
             match self.try_call_for(target, peer).await {
                 Ok(outcome) => return outcome,
+                Err(error) if admission.is_none() && is_of_no_export(&error) => {
+                    let admitted = Admission::of_unexported(target.host.client);
+                    admission = Some(admitted.map_err(|admitting| {
+                        format!("{error}; no export names the client, and it cannot be admitted: {admitting}")
+                    })?);
+                }
                 Err(_) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error.to_string()),
             }
@@ -151,6 +160,10 @@ impl FreeAll {
             NlmVersion::V1 => give_up_each(&mut nlm, caller, requests).await,
         }
     }
+}
+
+fn is_of_no_export(error: &client::Error) -> bool {
+    matches!(error.cause, Cause::Refused(Refusal::Authentication(_)))
 }
 
 /// Where the lockd that has this host listens, or why it cannot be called.

@@ -274,7 +274,8 @@ impl RawClient {
         }
     }
 
-    fn handle(&self, file: &FileHandle) -> Vec<u8> {
+    /// A handle as this client's version sends it.
+    pub fn handle(&self, file: &FileHandle) -> Vec<u8> {
         let mut handle = file.0.clone();
         if self.version != NlmVersion::V4 {
             handle.resize(OLD_HANDLE, 0);

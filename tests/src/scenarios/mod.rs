@@ -1,6 +1,7 @@
 //! The scenarios: one file per capability, one function per claim.
 
 mod bad_days;
+mod free_all;
 mod locks;
 mod release;
 mod topology;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
     [
         topology::SCENARIOS,
         locks::SCENARIOS,
+        free_all::SCENARIOS,
         release::SCENARIOS,
         bad_days::SCENARIOS,
     ]

@@ -1,0 +1,59 @@
+//! Whom nfsd and lockd take calls from: sunrpc's cache `auth.unix.ip`.
+//!
+//! It maps a client's address to the export entry that names it, and is filled by
+//! rpc.mountd. A call from an address without one is refused before the service sees
+//! it (`svcauth_unix_set_client`, net/sunrpc/svcauth_unix.c, 6.1 to 6.12).
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Of the network namespace that this thread is in.
+const CHANNEL: &str = "/proc/thread-self/net/rpc/auth.unix.ip/channel";
+
+/// Stands for no export: a client that is mapped to it can call, and reach no file.
+const DOMAIN: &str = "nlmfo";
+
+/// How long an admission lasts if nobody ends it.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// A client that no export names may call lockd while this lives.
+#[derive(Debug)]
+pub struct Admission {
+    client: IpAddr,
+}
+
+impl Admission {
+    /// Only for a client whose call was refused: one that an export names would lose
+    /// that export for the time.
+    pub fn of_unexported(client: IpAddr) -> io::Result<Self> {
+        let client = client.to_canonical();
+        write(&format!("nfsd {client} {} {DOMAIN}\n", expiry(LONGEST)))?;
+        Ok(Admission { client })
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // Back to "named by no export", for a moment: then mountd is asked again.
+        let line = format!("nfsd {} {}\n", self.client, expiry(Duration::from_secs(1)));
+        if let Err(error) = write(&line) {
+            tracing::warn!("{CHANNEL} has {} until it expires: {error}", self.client);
+        }
+    }
+}
+
+/// `CLASS ADDRESS EXPIRY [DOMAIN]` and a newline, in one write (`ip_map_parse`).
+fn write(line: &str) -> io::Result<()> {
+    let mut channel = OpenOptions::new().write(true).open(CHANNEL)?;
+    channel.write_all(line.as_bytes())
+}
+
+/// Seconds since 1970, in that long.
+fn expiry(after: Duration) -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    (now + after).as_secs()
+}
