@@ -23,7 +23,7 @@ const DEFAULT_KERNELS: &str = "unlock-ip:broken,unlock-ip:works";
 /// Under emulation a virtual machine keeps more than one core busy.
 const MACHINES_AT_ONCE: usize = 2;
 
-const DEADLINE: Duration = Duration::from_secs(240);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Long enough for the slowest step under emulation, short enough that a hung
-/// scenario says so well before the host gives up on the virtual machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Long enough for the slowest step under emulation on a machine that has much
+/// else to do, short enough that a hung scenario says so before the host gives
+/// up on the virtual machine.
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 const POLL: Duration = Duration::from_millis(10);
 
