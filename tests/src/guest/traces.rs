@@ -42,6 +42,13 @@ impl Traces {
         Ok(Traces(traces))
     }
 
+    /// Whether there is a routing rule that was not there `before`.
+    pub fn has_rule_beyond(&self, before: &Traces) -> bool {
+        self.0
+            .difference(&before.0)
+            .any(|line| line.contains("rule show"))
+    }
+
     /// Whether it is as it was `before`.
     ///
     /// # Errors
