@@ -37,7 +37,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         _ => None,
     };
     let mut snapshot = snapshots.take(only, PATIENCE)?;
-    snapshot.table.retain(|host| wanted(args, netns, host));
+    snapshot.table = snapshot.table.part(|host| wanted(args, netns, host));
 
     let mut paths =
         PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;

@@ -169,18 +169,11 @@ impl LockTable {
         &self.files[id.0 as usize]
     }
 
-    /// Only what belongs to hosts that `keep` accepts; hosts and files stay.
-    pub fn retain(&mut self, keep: impl Fn(&Host) -> bool) {
-        let keep = self.kept(keep);
-        self.locks.retain(|lock| keep(lock.host));
-        self.waiters.retain(|waiter| keep(waiter.host));
-        self.shares.retain(|share| keep(share.host));
-    }
-
     /// The part of the table that belongs to hosts that `keep` accepts, with all
     /// hosts and files.
     pub fn part(&self, keep: impl Fn(&Host) -> bool) -> LockTable {
-        let keep = self.kept(keep);
+        let kept: Vec<bool> = self.hosts.iter().map(|host| keep(&host.key)).collect();
+        let keep = |id: HostId| kept[id.0 as usize];
         LockTable {
             hosts: self.hosts.clone(),
             files: self.files.clone(),
@@ -195,11 +188,6 @@ impl LockTable {
                 .cloned()
                 .collect(),
         }
-    }
-
-    fn kept<K: Fn(&Host) -> bool>(&self, keep: K) -> impl Fn(HostId) -> bool + use<K> {
-        let kept: Vec<bool> = self.hosts.iter().map(|host| keep(&host.key)).collect();
-        move |id: HostId| kept[id.0 as usize]
     }
 
     /// Whether nothing is held, waited for or reserved.
