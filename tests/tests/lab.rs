@@ -1,9 +1,9 @@
 //! Every scenario on every chosen kernel, one virtual machine each.
 //!
-//! `NLMFO_LAB_KERNELS` names the kernels, with commas between them, as
+//! `NLMFO_LAB_KERNELS` names the kernels, with spaces between them, as
 //! `cargo xtask lab run --kernel` does; the default is one whose `unlock_ip`
-//! works and one whose does not. A scenario that a kernel cannot show is
-//! reported as ignored, with the reason.
+//! works and one whose does not; an empty list runs nothing. A scenario that a
+//! kernel cannot show is reported as ignored, with the reason.
 
 use std::env;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use nlmfo_tests::verdict::{Report, Verdict};
 use xtask::cache::Cache;
 use xtask::lab::{Kernel, KernelName, Lab, Outcome, Run};
 
-const DEFAULT_KERNELS: &str = "unlock-ip:broken,unlock-ip:works";
+const DEFAULT_KERNELS: &str = "unlock-ip:broken unlock-ip:works";
 
 /// Under emulation a virtual machine keeps more than one core busy.
 const MACHINES_AT_ONCE: usize = 2;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 /// downloaded or run.
 fn trials(list: bool) -> Result<Vec<Trial>> {
     let names = kernel_names()?;
-    let bench = match list {
+    let bench = match list || names.is_empty() {
         true => None,
         false => Some(Arc::new(Bench::prepare(&names)?)),
     };
@@ -62,8 +62,8 @@ fn trials(list: bool) -> Result<Vec<Trial>> {
 fn kernel_names() -> Result<Vec<KernelName>> {
     env::var("NLMFO_LAB_KERNELS")
         .unwrap_or_else(|_| DEFAULT_KERNELS.into())
-        .split(',')
-        .map(|name| name.trim().parse())
+        .split_whitespace()
+        .map(str::parse)
         .collect::<Result<_>>()
         .context("NLMFO_LAB_KERNELS")
 }

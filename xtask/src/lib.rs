@@ -4,6 +4,8 @@
 pub mod apt;
 pub mod build;
 pub mod cache;
+pub mod demo;
 pub mod lab;
 pub mod progress;
+pub mod test;
 pub mod toolchain;

@@ -4,11 +4,22 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use xtask::{build, cache::Cache, lab, toolchain::Toolchain};
+use xtask::{
+    build,
+    cache::Cache,
+    demo::{self, DemoArgs},
+    lab,
+    test::{self, TestArgs},
+    toolchain::Toolchain,
+};
 
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", about)]
 enum Task {
+    /// The tool at its main job: locks of real clients released and proved gone
+    Demo(DemoArgs),
+    /// Every check: format, lints, tests, and the scenarios on real kernels
+    Test(TestArgs),
     /// Prepare the compiler and the linker of the eBPF programs
     Toolchain,
     /// Clippy for the eBPF programs, warnings denied
@@ -35,6 +46,8 @@ fn main() -> ExitCode {
 fn execute(task: Task) -> Result<ExitCode> {
     let cache = Cache::open()?;
     match task {
+        Task::Demo(args) => return demo::execute(&cache, args),
+        Task::Test(args) => return test::execute(&cache, &args),
         Task::Toolchain => println!("{}", Toolchain::prepare(&cache)?.describe()?),
         Task::LintEbpf => Toolchain::prepare(&cache)?.lint_ebpf()?,
         Task::Build { release } => {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::utsname::uname;
+use nlmfo_tests::demo;
 use nlmfo_tests::guest::{locker, place};
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::verdict::{Report, Verdict};
@@ -30,6 +31,12 @@ enum Command {
     },
     /// List the scenarios
     List,
+    /// Show what the tool does, and check it against the kernel's own list
+    Demo {
+        /// The tool to show
+        #[arg(long, default_value = "/nlmfo")]
+        nlmfo: PathBuf,
+    },
     /// Hold locks as told on standard input (used by scenarios)
     #[command(hide = true)]
     Locker,
@@ -47,6 +54,10 @@ fn main() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Command::Demo { nlmfo } => Ok(match demo::run(&nlmfo) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }),
         Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
         Command::Hold { name } => place::hold(&name).map(|()| ExitCode::SUCCESS),
     }

@@ -1,0 +1,240 @@
+//! `cargo xtask test`: every check that there is, and one line of counts.
+//!
+//! | step | counts |
+//! |---|---|
+//! | eBPF toolchain, format, eBPF clippy, clippy | one each |
+//! | unit and property tests | every test |
+//! | lab scenarios | every scenario on every kernel; one that a kernel cannot show is skipped |
+//!
+//! A step that fails does not keep the next ones from running.
+
+mod tally;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path,
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use self::tally::Tally;
+use crate::{
+    build,
+    cache::Cache,
+    lab::{Kernel, KernelName, Lab, Offered, UnlockIp, kernel::newest},
+    toolchain::Toolchain,
+};
+
+/// What `tests/tests/lab.rs` reads the kernels from.
+const LAB_KERNELS: &str = "NLMFO_LAB_KERNELS";
+
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Run the lab's scenarios on this kernel (repeatable); by default on one
+    /// whose unlock_ip works and on one whose does not
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Vec<KernelName>,
+
+    /// Leave the lab out
+    #[arg(long, conflicts_with = "kernel")]
+    fast: bool,
+}
+
+/// Fails if anything failed; the last line on standard output is the counts.
+pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
+    let start = Instant::now();
+    let mut sum = Tally::default();
+    sum += check("eBPF toolchain", || {
+        eprintln!("{}", Toolchain::prepare(cache)?.describe()?);
+        Ok(())
+    });
+    sum += check("format", || {
+        succeed(build::cargo(cache).args(["fmt", "--all", "--check"]))
+    });
+    sum += check("clippy of the eBPF programs", || {
+        Toolchain::prepare(cache)?.lint_ebpf()
+    });
+    sum += check("clippy", || {
+        succeed(
+            build::cargo(cache)
+                .args(["clippy", "--workspace", "--all-targets", "--locked"])
+                .args(["--", "-D", "warnings"]),
+        )
+    });
+    sum += tests("unit and property tests", || {
+        // The lab's target is built with the others, and has nothing to do.
+        let mut cargo = cargo_test(cache);
+        cargo.env(LAB_KERNELS, "");
+        Ok((cargo, Tally::default()))
+    });
+    if !args.fast {
+        sum += tests("lab scenarios", || {
+            let (kernels, skipped) = kernels(args)?;
+            let mut cargo = cargo_test(cache);
+            cargo
+                .args(["--test", "lab"])
+                .env(LAB_KERNELS, kernels.join(" "));
+            Ok((cargo, skipped))
+        });
+    }
+    eprintln!("\nall steps: {:.0} s", start.elapsed().as_secs_f32());
+    println!("{sum}");
+    Ok(match sum.failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// Everything of the workspace at once, so that the steps share what they build.
+fn cargo_test(cache: &Cache) -> Command {
+    let mut cargo = build::cargo(cache);
+    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    cargo
+}
+
+/// A step that holds or does not.
+fn check(what: &str, work: impl FnOnce() -> Result<()>) -> Tally {
+    step(what, || work().map(|()| Tally::PASSED))
+}
+
+/// A step that runs tests: the command, and what is skipped beforehand.
+fn tests(what: &str, command: impl FnOnce() -> Result<(Command, Tally)>) -> Tally {
+    step(what, || {
+        let (mut command, skipped) = command()?;
+        let mut sum = run_tests(&mut command)?;
+        sum += skipped;
+        Ok(sum)
+    })
+}
+
+fn step(what: &str, work: impl FnOnce() -> Result<Tally>) -> Tally {
+    let start = Instant::now();
+    eprintln!("\n== {what}");
+    let tally = work().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Tally::FAILED
+    });
+    let took = start.elapsed().as_secs_f32();
+    eprintln!("== {what}: {tally} ({took:.0} s)");
+    tally
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("start {command:?}"))?;
+    anyhow::ensure!(status.success(), "{status}");
+    Ok(())
+}
+
+/// Runs tests, passes on what they print, and adds up their result lines.
+fn run_tests(command: &mut Command) -> Result<Tally> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    let stdout = child.stdout.take().expect("stdout is piped");
+    let mut tallies = Vec::new();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("read what the tests print")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        tallies.extend(Tally::of_result_line(&line));
+    }
+    let status = child.wait().context("wait for the tests to end")?;
+    Ok(Tally::of_tests(tallies, status.success()))
+}
+
+/// The kernels to run on, ready to boot, and what there is none for. They are
+/// fetched here, so that no scenario's time goes by meanwhile.
+fn kernels(args: &TestArgs) -> Result<(Vec<String>, Tally)> {
+    let lab = Lab::open()?;
+    let (names, skipped) = match args.kernel.as_slice() {
+        [] => choose(&lab.kernels()?),
+        named => {
+            let from_here: Result<_> = named.iter().cloned().map(from_anywhere).collect();
+            (from_here?, Tally::default())
+        }
+    };
+    for name in &names {
+        let Kernel { release, .. } = lab.kernel(name)?;
+        eprintln!("{name} is {release}");
+    }
+    Ok((names.iter().map(KernelName::to_string).collect(), skipped))
+}
+
+/// cargo runs tests in the folder of their package.
+fn from_anywhere(name: KernelName) -> Result<KernelName> {
+    let KernelName::Path { image, modules } = name else {
+        return Ok(name);
+    };
+    Ok(KernelName::Path {
+        image: path::absolute(image)?,
+        modules: modules.map(path::absolute).transpose()?,
+    })
+}
+
+/// One whose `unlock_ip` is broken and one whose works, as far as the archive
+/// has them. A kind that it lacks is skipped, not forgotten.
+fn choose(offered: &[Offered]) -> (Vec<KernelName>, Tally) {
+    let mut names = Vec::new();
+    let mut skipped = Tally::default();
+    for kind in [UnlockIp::Broken, UnlockIp::Works] {
+        match newest(offered, |kernel| kernel.unlock_ip() == kind) {
+            Some(kernel) => names.push(kernel.name()),
+            None => {
+                eprintln!("skipped: the archive offers no kernel whose unlock_ip is {kind}");
+                skipped += Tally::SKIPPED;
+            }
+        }
+    }
+    (names, skipped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{apt::Suite, lab::Version};
+
+    fn offered(suite: Suite, version: Version) -> Offered {
+        Offered {
+            suite,
+            release: format!("{version}-cloud-amd64"),
+            package_version: format!("{version}-1"),
+            version,
+            packages: Vec::new(),
+            default: true,
+        }
+    }
+
+    #[test]
+    fn a_broken_kernel_and_a_working_one_are_chosen() {
+        let kernels = [
+            offered(Suite::Bookworm, Version::new(6, 1, 176)),
+            offered(Suite::Trixie, Version::new(6, 12, 117)),
+        ];
+        let (names, skipped) = choose(&kernels);
+        let names: Vec<String> = names.iter().map(KernelName::to_string).collect();
+        assert_eq!(names, ["bookworm", "trixie"]);
+        assert_eq!(skipped, Tally::default());
+    }
+
+    #[test]
+    fn a_kind_that_nobody_offers_is_counted() {
+        let (names, skipped) = choose(&[offered(Suite::Trixie, Version::new(6, 12, 117))]);
+        assert_eq!((names.len(), skipped), (1, Tally::SKIPPED));
+    }
+
+    #[test]
+    fn what_tests_print_is_added_up() -> Result<()> {
+        let script = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured'; \
+                      echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured'; exit 1";
+        let sum = run_tests(Command::new("sh").args(["-c", script]))?;
+        assert_eq!(sum.to_string(), "3 passed, 1 failed, 1 skipped");
+        Ok(())
+    }
+}
