@@ -25,7 +25,7 @@ const NEEDED: [&str; 7] = [
 ];
 
 /// Modules that scenarios use where the kernel has them.
-const USEFUL: [&str; 40] = [
+const USEFUL: [&str; 39] = [
     "virtio_net",
     "nfs_acl",
     "nfsv4",
@@ -63,7 +63,6 @@ const USEFUL: [&str; 40] = [
     "loop",
     "overlay",
     "ext4",
-    "xfs",
     "configfs",
     "kheaders",
 ];

@@ -7,6 +7,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -21,7 +22,7 @@ use crate::{
     progress,
 };
 
-const PACKAGES: [&str; 34] = [
+const PACKAGES: [&str; 33] = [
     "base-files",
     "bash",
     "bsdutils",
@@ -30,9 +31,7 @@ const PACKAGES: [&str; 34] = [
     "dash",
     "diffutils",
     "e2fsprogs",
-    "ethtool",
     "findutils",
-    "gawk",
     "grep",
     "gzip",
     "hostname",
@@ -42,6 +41,7 @@ const PACKAGES: [&str; 34] = [
     "jq",
     "kmod",
     "libc-bin",
+    "mawk",
     "mount",
     "netbase",
     "netcat-openbsd",
@@ -84,9 +84,13 @@ const LEFT_OUT: [&str; 19] = [
     "usrmerge",
 ];
 
-/// No program reads these in the lab.
-const PRUNED: [&str; 13] = [
+/// Nothing uses these in the lab, and every boot would unpack them.
+const PRUNED: [&str; 20] = [
     "boot",
+    "usr/bin/localedef",
+    "usr/sbin/arpd",
+    "usr/sbin/devlink",
+    "usr/sbin/ldconfig",
     "usr/share/bash-completion",
     "usr/share/bug",
     "usr/share/common-licenses",
@@ -99,6 +103,9 @@ const PRUNED: [&str; 13] = [
     "usr/share/zoneinfo",
     "usr/lib/systemd",
     "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/x86_64-linux-gnu/libdb-5.3.so",
+    "usr/lib/x86_64-linux-gnu/libmvec.so.1",
+    "usr/lib/x86_64-linux-gnu/security",
 ];
 
 /// Folders that package scripts or an init would make.
@@ -135,7 +142,7 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: fil
 /// The userland that every run has.
 pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
-        .once("rootfs/userland-2.cpio", |to| {
+        .once("rootfs/userland-3.cpio", |to| {
             build(apt, &PACKAGES, to, |tree, layer| {
                 busybox_links(tree)?;
                 configure(tree)?;
@@ -155,7 +162,7 @@ pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
 /// bpftool and bpftrace with what only they need, on top of the userland.
 pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
-        .once("rootfs/bpf-tools-1.cpio", |to| {
+        .once("rootfs/bpf-tools-2.cpio", |to| {
             build(apt, &BPF_PACKAGES, to, |tree, layer| {
                 layer.tree(&tree.join("usr"), "usr")
             })
@@ -184,17 +191,24 @@ fn build(
         }
         apt::unpack(debs, tree)?;
         for path in PRUNED {
-            if let Err(error) = fs::remove_dir_all(tree.join(path))
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                return Err(error).with_context(|| format!("remove {path}"));
-            }
+            remove(&tree.join(path))?;
         }
         let mut layer = Layer::new(File::create(to)?);
         fill(tree, &mut layer)?;
         layer.finish()?;
         Ok(())
     })
+}
+
+/// Removes a file or a folder with all that is in it, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.with_context(|| format!("remove {}", path.display()))
 }
 
 /// Links busybox under the name of every program that the packages lack.
@@ -229,7 +243,7 @@ fn configure(tree: &Path) -> Result<()> {
     }
     for (path, target) in [
         ("etc/mtab", "../proc/self/mounts"),
-        ("usr/bin/awk", "gawk"),
+        ("usr/bin/awk", "mawk"),
         // busybox's shell would run its own ip and mount.
         ("usr/bin/sh", "dash"),
         ("usr/bin/nc", "nc.openbsd"),
@@ -237,11 +251,7 @@ fn configure(tree: &Path) -> Result<()> {
     ] {
         let path = tree.join(path);
         // A busybox link, or an empty folder that a package brought.
-        match fs::symlink_metadata(&path) {
-            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path)?,
-            Ok(_) => fs::remove_file(&path)?,
-            Err(_) => {}
-        }
+        remove(&path)?;
         symlink(target, &path).with_context(|| format!("link {}", path.display()))?;
     }
     Ok(())
