@@ -8,7 +8,9 @@ use nlmfo_common::Addr;
 use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters};
 
 use crate::kernel::{host_vip, layout, pointer, read};
-use crate::maps::{CALL_SLOTS, CALLS, COUNTERS, Call, GRANTS_TOLD, NO_COUNTS};
+use crate::maps::{
+    CALL_SLOTS, CALLS, COUNTERS, Call, GRANTS_TOLD, NO_COUNTS, UNLOCKING, Unlocking,
+};
 
 /// NLM status codes (RFC 1813 appendix II; `nlm_stats` / `nlm4_stats`).
 const NLM_GRANTED: u32 = 0;
@@ -154,8 +156,15 @@ fn log2(mut value: u64) -> u32 {
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn unlock(ctx: ProbeContext) -> u32 {
-    if let Some(lock) = ctx.arg::<u64>(2)
-        && let Ok(host) = lock_host(lock)
+    let Some(lock) = ctx.arg::<u64>(2) else {
+        return 0;
+    };
+    let thread = bpf_get_current_pid_tgid();
+    if let Some(unlocking) = UNLOCKING.get_ptr_mut(thread as u32 % CALL_SLOTS) {
+        // SAFETY: an element of our array; the thread's own slot.
+        unsafe { *unlocking = Unlocking { thread, lock } };
+    }
+    if let Ok(host) = lock_host(lock)
         && let Some(counters) = counters(host)
     {
         counters.unlocked += 1;
@@ -165,11 +174,26 @@ pub fn unlock(ctx: ProbeContext) -> u32 {
 
 // kernel: __be32 nlmsvc_cancel_blocked(struct net *net, struct nlm_file *file, struct nlm_lock *lock)
 // seen: 6.1 6.12 6.18 7.2 7.3
-// context: lockd's thread, or the thread that drops locks (from nlmsvc_unlock); no lock held
+// context: lockd's thread, no lock held
+//
+// The first thing that nlmsvc_unlock does, whether anything waits or not
+// (fs/lockd/svclock.c 6.1 and 6.12; seen on 7.3): only what no unlock called is
+// a client's CANCEL.
 #[kprobe]
 pub fn cancel(ctx: ProbeContext) -> u32 {
-    if let Some(lock) = ctx.arg::<u64>(2)
-        && let Ok(host) = lock_host(lock)
+    let Some(lock) = ctx.arg::<u64>(2) else {
+        return 0;
+    };
+    let thread = bpf_get_current_pid_tgid();
+    if let Some(unlocking) = UNLOCKING.get_ptr_mut(thread as u32 % CALL_SLOTS) {
+        // SAFETY: an element of our array; the thread's own slot.
+        let unlocking = unsafe { &mut *unlocking };
+        if unlocking.thread == thread && unlocking.lock == lock {
+            unlocking.thread = 0;
+            return 0;
+        }
+    }
+    if let Ok(host) = lock_host(lock)
         && let Some(counters) = counters(host)
     {
         counters.cancelled += 1;

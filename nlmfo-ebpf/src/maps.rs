@@ -48,6 +48,19 @@ pub struct Call {
 pub static CALLS: Array<Call> = Array::with_max_entries(CALL_SLOTS, 0);
 pub const CALL_SLOTS: u32 = 64;
 
+/// An UNLOCK between its entry and the cancel that it begins with.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Unlocking {
+    pub thread: u64,
+    /// Address of the `nlm_lock`, which the cancel is called with too.
+    pub lock: u64,
+}
+
+/// Unlocks under way, at the same slots as [`CALLS`].
+#[map]
+pub static UNLOCKING: Array<Unlocking> = Array::with_max_entries(CALL_SLOTS, 0);
+
 /// Why a thread is dropping locks, while it does (`record::cause`).
 #[map]
 pub static CAUSES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(256, 0);
