@@ -11,8 +11,8 @@ use crate::kernel::{layout, pointer};
 use crate::lock_path::counters;
 use crate::maps::CAUSES;
 
-/// Notes why this thread drops locks; the outermost reason stands (a reboot
-/// frees a host's resources through the same function as FREE_ALL).
+/// Notes why this thread drops locks; the outermost reason stands (a reboot and
+/// a shutdown free a host's resources through the same function as FREE_ALL).
 #[inline(always)]
 fn enter(cause: usize) -> u32 {
     // BPF_NOEXIST
@@ -107,6 +107,27 @@ pub fn shutdown_enter(_ctx: ProbeContext) -> u32 {
 // context: as on entry
 #[kretprobe]
 pub fn shutdown_return(_ctx: RetProbeContext) -> u32 {
+    leave(cause::SHUTDOWN)
+}
+
+// kernel: void nlm_shutdown_hosts_net(struct net *net)
+// seen: 6.1 6.12 7.3
+// context: the thread that stops lockd in a network namespace, or lockd's on its
+// way out; a mutex held
+//
+// From 6.12 it frees each host's resources, as FREE_ALL does (fs/lockd/host.c);
+// 6.1 drops locks in nlmsvc_invalidate_all alone, once the last network
+// namespace's lockd is stopped.
+#[kprobe]
+pub fn hosts_down_enter(_ctx: ProbeContext) -> u32 {
+    enter(cause::SHUTDOWN)
+}
+
+// kernel: void nlm_shutdown_hosts_net(struct net *net), on return
+// seen: 6.1 6.12 7.3
+// context: as on entry
+#[kretprobe]
+pub fn hosts_down_return(_ctx: RetProbeContext) -> u32 {
     leave(cause::SHUTDOWN)
 }
 

@@ -32,6 +32,8 @@ pub(super) const PROBES: &[Probe] = &[
     probe("free_all_return", "nlmsvc_free_host_resources"),
     probe("shutdown_enter", "nlmsvc_invalidate_all"),
     probe("shutdown_return", "nlmsvc_invalidate_all"),
+    probe("hosts_down_enter", "nlm_shutdown_hosts_net"),
+    probe("hosts_down_return", "nlm_shutdown_hosts_net"),
     probe("released", "nlm_unlock_files"),
 ];
 
