@@ -10,7 +10,7 @@ use nlmfo::observe::host::Transport;
 
 use super::client::{Client, Mount};
 use super::place::Place;
-use super::server::Server;
+use super::server::{Filesystem, Server};
 
 /// One server with VIPs and clients.
 pub struct Lab {
@@ -29,11 +29,16 @@ impl Lab {
     /// Server in the root network namespace, `clients` clients, each mounting
     /// over TCP through every VIP.
     pub fn up(vips: &[&str], clients: u8) -> Result<Lab> {
+        Self::with(Filesystem::Tmpfs, vips, clients)
+    }
+
+    /// [`Lab::up`] with an export of this filesystem.
+    pub fn with(filesystem: Filesystem, vips: &[&str], clients: u8) -> Result<Lab> {
         let vips = vips
             .iter()
             .map(|vip| vip.parse().map_err(|error| anyhow!("{vip}: {error}")))
             .collect::<Result<Vec<IpAddr>>>()?;
-        let server = Server::start(Place::root(), Path::new("/export"))?;
+        let server = Server::start_with(filesystem, Place::root(), Path::new("/export"))?;
         for vip in &vips {
             server.add_vip(*vip)?;
         }

@@ -22,6 +22,15 @@ pub const MOUNTD_PORT: u16 = 20048;
 const OWN_V4: &str = "10.77.0.254/16";
 const OWN_V6: &str = "fd77::fe/64";
 
+/// What an export is made of. Every one is a filesystem of its own, so that
+/// its device number tells the server's locks from the clients'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filesystem {
+    Tmpfs,
+    /// On a loop device.
+    Ext4,
+}
+
 /// A running nfsd and lockd, with everything they need.
 pub struct Server {
     place: Place,
@@ -30,10 +39,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server and ends both grace periods, so that locks can be
-    /// taken at once. `export` is made here as a filesystem of its own, so
-    /// that its device number tells the server's locks from the clients'.
+    /// Starts the server with a new tmpfs on `export`, and ends both grace
+    /// periods, so that locks can be taken at once.
     pub fn start(place: Place, export: &Path) -> Result<Server> {
+        Self::start_with(Filesystem::Tmpfs, place, export)
+    }
+
+    /// [`Server::start`] with another filesystem.
+    pub fn start_with(filesystem: Filesystem, place: Place, export: &Path) -> Result<Server> {
         run(Command::new("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
         place.ip(&format!(
             "link set lo up\n\
@@ -49,7 +62,10 @@ impl Server {
             run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
             Ok(())
         };
-        mount("tmpfs", export)?;
+        match filesystem {
+            Filesystem::Tmpfs => mount("tmpfs", export)?,
+            Filesystem::Ext4 => mount_ext4(&place, export)?,
+        }
         mount("nfsd", Path::new("/proc/fs/nfsd"))?;
         mount("rpc_pipefs", Path::new("/run/rpc_pipefs"))?;
 
@@ -149,6 +165,23 @@ impl Drop for Server {
         let _ = self.nfsdcld.kill();
         let _ = self.nfsdcld.wait();
     }
+}
+
+fn mount_ext4(place: &Place, at: &Path) -> Result<()> {
+    const IMAGE: &str = "/tmp/export.img";
+    const BYTES: u64 = 32 << 20;
+    File::create(IMAGE)
+        .and_then(|image| image.set_len(BYTES))
+        .context(IMAGE)?;
+    // Without udev nothing loads it when its control device is missing.
+    run(Command::new("modprobe").arg("loop"))?;
+    run(place.command("mkfs.ext4").args(["-q", "-F", IMAGE]))?;
+    place.create_dir(at)?;
+    run(place
+        .command("mount")
+        .args(["-t", "ext4", "-o", "loop", IMAGE])
+        .arg(at))?;
+    Ok(())
 }
 
 /// rpcbind and statd, which an NFSv3 server and client both need. Each returns

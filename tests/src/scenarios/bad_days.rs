@@ -39,6 +39,16 @@ pub const SCENARIOS: &[Scenario] = &[
         run: nfsd_stopped,
     },
     Scenario {
+        name: "record-impossible",
+        claim: "where the record cannot be written, nothing is released",
+        run: record_impossible,
+    },
+    Scenario {
+        name: "cleanup-nothing",
+        claim: "cleanup on a node without traces of ours is done at once, also without lockd",
+        run: cleanup_nothing,
+    },
+    Scenario {
         name: "interrupted",
         claim: "SIGINT in the middle of a release leaves nothing of ours in the kernel",
         run: |context| cut_short(context, Signal::SIGINT),
@@ -163,6 +173,40 @@ fn nfsd_stopped(context: &Context) -> Result<End> {
         finished.stderr
     );
     Traces::of(lab.server.place())?.ensure_as(&before)?;
+    Ok(End::Pass)
+}
+
+fn record_impossible(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let mounted = &lab.clients[0];
+    let _held = mounted
+        .client
+        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let arguments = [
+        &RELEASE[..],
+        &["--vip", "10.77.0.1", "--record", "/nowhere/record.json"],
+    ]
+    .concat();
+    let finished = tool.expect(exit::COULD_NOT_RUN, &arguments)?;
+    ensure!(
+        finished.stderr.contains("/nowhere/record.json"),
+        "the error does not name the file: {}",
+        finished.stderr
+    );
+    ensure!(
+        lab.server.locks()?.len() == 1,
+        "the lock was released without a record of it"
+    );
+    Ok(End::Pass)
+}
+
+fn cleanup_nothing(context: &Context) -> Result<End> {
+    let root = Place::root();
+    let tool = Tool::new(&context.nlmfo, &root);
+    let before = Traces::of(&root)?;
+    tool.expect(exit::CONFIRMED, &["cleanup"])?;
+    Traces::of(&root)?.ensure_as(&before)?;
     Ok(End::Pass)
 }
 

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 
 use super::{Context, End, Scenario};
+use crate::guest::churn::Churn;
 use crate::guest::client::Client;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
 use crate::guest::lab::Lab;
@@ -19,14 +20,24 @@ use crate::guest::locker::{Locker, Mode, Outcome, Range};
 use crate::guest::place::Place;
 use crate::guest::raw::{RawNet, address};
 use crate::guest::report;
-use crate::guest::server::Server;
+use crate::guest::server::{Filesystem, Server};
 use crate::guest::tool::{Tool, exit};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "locks-exact",
         claim: "locks lists what real clients hold: files, ranges, modes, merged and split locks",
-        run: exact,
+        run: |context| exact(context, Filesystem::Tmpfs),
+    },
+    Scenario {
+        name: "locks-ext4",
+        claim: "the same on an ext4 export",
+        run: |context| exact(context, Filesystem::Ext4),
+    },
+    Scenario {
+        name: "locks-while-others-lock",
+        claim: "a listing misses no lock that stands, however many others come and go",
+        run: while_others_lock,
     },
     Scenario {
         name: "locks-raw",
@@ -50,14 +61,23 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-fn exact(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1", "10.77.0.2", "fd77::1"], 2)?;
+fn exact(context: &Context, filesystem: Filesystem) -> Result<End> {
+    let lab = Lab::with(filesystem, &["10.77.0.1", "10.77.0.2", "fd77::1"], 2)?;
     let (lockers, known) = many_locks(&lab)?;
     ensure_kernel_holds(&lab.server.locks()?, &known)?;
 
     let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let seen = report::known(&tool.json(exit::CONFIRMED, &["locks"])?, "locks")?;
-    ensure_same("nlmfo locks", &known, &seen)?;
+    let report = tool.json(exit::CONFIRMED, &["locks"])?;
+    ensure_same("nlmfo locks", &known, &report::known(&report, "locks")?)?;
+    for entry in report::entries(&report, "locks")? {
+        let path = entry.file.path.context("a lock without its file's path")?;
+        let inode = fs::metadata(&path).with_context(|| path.clone())?.ino();
+        ensure!(
+            inode == entry.file.ino,
+            "{path} is inode {inode}, listed as {}",
+            entry.file.ino
+        );
+    }
 
     for vip in &lab.vips {
         let seen = tool.json(exit::CONFIRMED, &["locks", "--vip", &vip.to_string()])?;
@@ -76,6 +96,32 @@ fn exact(context: &Context) -> Result<End> {
         &report::known(&seen, "locks")?,
     )?;
     drop(lockers);
+    Ok(End::Pass)
+}
+
+fn while_others_lock(context: &Context) -> Result<End> {
+    const LISTINGS: usize = 3;
+    let lab = Lab::up(&["10.77.0.1", "fd77::1"], 2)?;
+    let (_lockers, known) = many_locks(&lab)?;
+    let mut churns = Vec::new();
+    for mounted in &lab.clients {
+        for mount in &mounted.mounts {
+            // All on one file, beside a lock that stands.
+            let file = mount.path("churn");
+            let range = Range::new(10 * churns.len() as u64, 5);
+            churns.push(Churn::start(mounted.client.locker()?, file, range)?);
+        }
+    }
+    let churned = fs::metadata(lab.server.export().join("churn"))?.ino();
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    for _ in 0..LISTINGS {
+        let seen = report::known(&tool.json(exit::CONFIRMED, &["locks"])?, "locks")?;
+        let standing = only(&seen, |lock| lock.inode != churned);
+        ensure_same("nlmfo locks, the locks that stand", &known, &standing)?;
+    }
+    for churn in churns {
+        churn.stop()?;
+    }
     Ok(End::Pass)
 }
 

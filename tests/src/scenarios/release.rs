@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -65,6 +66,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-again",
         claim: "after a release the clients of the VIP can lock through it again",
         run: again,
+    },
+    Scenario {
+        name: "release-vip-gone",
+        claim: "a VIP that was taken off the node first is released all the same",
+        run: vip_gone,
+    },
+    Scenario {
+        name: "release-contended",
+        claim: "while a client goes on locking through the VIP, its release is not confirmed",
+        run: contended,
     },
     Scenario {
         name: "release-same-address-elsewhere",
@@ -197,8 +208,47 @@ fn one_vip(context: &Context, leaving: usize) -> Result<End> {
     let report = confirmed(&busy.tool(context), &[vip], &[])?;
     ensure_told(&busy, &report, &[vip])?;
     Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    if vip.is_ipv4() {
+        ensure_the_kernels_way(&busy, &report, leaving)?;
+    }
     busy.ensure_only_gone(&[vip])?;
     Ok(End::Pass)
+}
+
+/// `unlock_ip` alone where it releases, FREE_ALL where it does not: found out
+/// here by a lock that is taken for it, without the tool.
+fn ensure_the_kernels_way(busy: &Busy, report: &Releases, leaving: usize) -> Result<()> {
+    let vip = busy.lab.vips[leaving];
+    let mounted = &busy.lab.clients[0];
+    let trial =
+        mounted
+            .client
+            .lock(&mounted.mounts[leaving], "trial", Range::WHOLE, Mode::Write)?;
+    let inode = fs::metadata(busy.lab.server.export().join("trial"))?.ino();
+    let line = format!("{vip}\n");
+    busy.lab
+        .server
+        .place()
+        .write("/proc/fs/nfsd/unlock_ip", &line)?;
+    let works = !busy
+        .lab
+        .server
+        .locks()?
+        .iter()
+        .any(|lock| lock.inode == inode);
+    if !works {
+        trial.release()?;
+    }
+    let ways = report.vip(vip)?.ways();
+    ensure!(
+        match works {
+            true => ways == ["unlock_ip"],
+            false => ways.last() == Some(&"free_all"),
+        },
+        "unlock_ip {} here, and {vip} was released by {ways:?}",
+        if works { "works" } else { "releases nothing" }
+    );
+    Ok(())
 }
 
 fn several(context: &Context) -> Result<End> {
@@ -360,6 +410,54 @@ fn again(context: &Context) -> Result<End> {
         );
         drop(old);
     }
+    Ok(End::Pass)
+}
+
+fn vip_gone(context: &Context) -> Result<End> {
+    let busy = Busy::up(&[0, 2])?;
+    let leaving = [busy.lab.vips[0], busy.lab.vips[2]];
+    for vip in leaving {
+        busy.lab.server.remove_vip(vip)?;
+    }
+    let before = Traces::of(busy.lab.server.place())?;
+    let report = confirmed(&busy.tool(context), &leaving, &[])?;
+    ensure_told(&busy, &report, &leaving)?;
+    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    busy.ensure_only_gone(&leaving)?;
+    Ok(End::Pass)
+}
+
+fn contended(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 1)?;
+    let vip = lab.vips[0];
+    let mounted = &lab.clients[0];
+    let _held = mounted
+        .client
+        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let busy = Churn::start(
+        mounted.client.locker()?,
+        mounted.mounts[0].path("churn"),
+        Range::new(0, 1),
+    )?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let arguments = release(&[vip], &["--deadline", "5"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let finished = tool.run(&[&arguments[..], &["--json"]].concat())?;
+    let report = Releases::of(serde_json::from_str(&finished.stdout)?)?;
+    let release = report.vip(vip)?;
+    if release.ways().contains(&"free_all") && finished.code() == exit::CONFIRMED {
+        // The calls in its name cut the client off; it takes seconds to
+        // reconnect, and nothing was granted while the locks were looked at.
+        return Ok(End::Unsupported(
+            "the way that this kernel needs keeps the client from locking meanwhile".into(),
+        ));
+    }
+    ensure!(
+        finished.code() == exit::NOT_CONFIRMED && release.verdict == "not_confirmed",
+        "exit code {}, {release:#?}",
+        finished.code()
+    );
+    drop(busy);
     Ok(End::Pass)
 }
 
