@@ -9,6 +9,7 @@
 pub mod churn;
 pub mod client;
 pub mod command;
+pub mod counted;
 pub mod handles;
 pub mod known;
 pub mod lab;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::client::{Client, Endpoint, Source};
 use nlmfo::rpc::message::Credential;
-use nlmfo::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status};
+use nlmfo::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status, Test};
 use nlmfo::rpc::portmap::LockdPorts;
 use tokio::runtime::{Builder, Runtime};
 
@@ -129,6 +129,21 @@ impl RawNet {
         })
     }
 
+    /// Creates one file in the server's export: its handle, see [`RawNet::files`].
+    pub fn file(&self, server: &Server, vip: IpAddr, name: &str) -> Result<FileHandle> {
+        let mut files = self.files(server, vip, &[name.into()])?;
+        files.pop().context("a handle for each name")
+    }
+
+    /// Makes the server's statd know client `number`. Until then a LOCK may
+    /// take so long that a UDP client asks twice, and lockd rightly counts two.
+    pub fn introduce(&self, number: u16, vip: IpAddr, file: &FileHandle) -> Result<()> {
+        let mut client = self.client(number, vip, NlmVersion::V4, Transport::Tcp)?;
+        let range = Range::new(1 << 30, 1);
+        client.granted(|raw| raw.lock(file, 1, range, Mode::Read))?;
+        client.granted(|raw| raw.unlock(file, 1, range))
+    }
+
     fn connect(
         &self,
         peer: SocketAddr,
@@ -217,6 +232,42 @@ impl RawClient {
     pub fn unlock(&mut self, file: &FileHandle, svid: u32, range: Range) -> Result<Status> {
         let lock = self.lock_arguments(file, svid, range);
         Ok(self.runtime.block_on(self.nlm.unlock(&lock))?)
+    }
+
+    /// A lock from before the server's restart, unmonitored: granted in its
+    /// grace period alone. NLM v3 and v4 only.
+    pub fn reclaim(
+        &mut self,
+        file: &FileHandle,
+        svid: u32,
+        range: Range,
+        mode: Mode,
+    ) -> Result<Status> {
+        let call = LockCall {
+            reclaim: true,
+            ..self.lock_call(file, svid, range, mode, false)
+        };
+        Ok(self.runtime.block_on(self.nlm.nm_lock(&call))?)
+    }
+
+    /// TEST: would this lock be refused, and by whose?
+    pub fn test(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Result<Test> {
+        let lock = self.lock_arguments(file, svid, range);
+        let exclusive = mode == Mode::Write;
+        Ok(self.runtime.block_on(self.nlm.test(&lock, exclusive))?)
+    }
+
+    /// CANCEL of the very range and mode that wait.
+    pub fn cancel(
+        &mut self,
+        file: &FileHandle,
+        svid: u32,
+        range: Range,
+        mode: Mode,
+    ) -> Result<Status> {
+        let lock = self.lock_arguments(file, svid, range);
+        let exclusive = mode == Mode::Write;
+        Ok(self.runtime.block_on(self.nlm.cancel(&lock, exclusive))?)
     }
 
     /// SHARE: access and deny are 1 for read, 2 for write, 3 for both. NLM v3

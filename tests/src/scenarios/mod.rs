@@ -1,6 +1,8 @@
 //! The scenarios: one file per capability, one function per claim.
 
 mod bad_days;
+mod counters;
+mod counters_released;
 mod free_all;
 mod locks;
 mod release;
@@ -44,6 +46,8 @@ pub fn all() -> Vec<Scenario> {
         free_all::SCENARIOS,
         release::SCENARIOS,
         bad_days::SCENARIOS,
+        counters::SCENARIOS,
+        counters_released::SCENARIOS,
     ]
     .concat()
 }
