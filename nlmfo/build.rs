@@ -97,15 +97,18 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
         .env("RUSTC", toolchain.join("bin/rustc"))
         // aya-ebpf uses inline assembly for BPF, which is not stable yet.
         .env("RUSTC_BOOTSTRAP", "aya_ebpf")
-        // Whose registers the kernel hands to a kprobe.
-        .env("AYA_BPF_TARGET_ARCH", variable("CARGO_CFG_TARGET_ARCH")?)
         .env(
             "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER",
             toolchain.join("bin/bpf-linker"),
         )
         .env(
             "CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS",
-            "-Clink-arg=--btf",
+            // Whose registers the kernel hands to a kprobe: for every crate, ours
+            // too, which AYA_BPF_TARGET_ARCH would not reach.
+            format!(
+                "-Clink-arg=--btf --cfg bpf_target_arch=\"{}\"",
+                variable("CARGO_CFG_TARGET_ARCH")?.display()
+            ),
         );
     // What concerns the host's compiler alone, clippy's wrapper for example.
     for variable in [
