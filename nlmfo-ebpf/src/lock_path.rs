@@ -9,7 +9,7 @@ use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters};
 
 use crate::kernel::{host_vip, layout, pointer, read};
 use crate::maps::{
-    CALL_SLOTS, CALLS, COUNTERS, Call, GRANTS_TOLD, NO_COUNTS, UNLOCKING, Unlocking,
+    CALL_SLOTS, CALLS, COUNTERS, Call, GRANTS_TOLD, NO_COUNTS, UNCOUNTED, UNLOCKING, Unlocking,
 };
 
 /// NLM status codes (RFC 1813 appendix II; `nlm_stats` / `nlm4_stats`).
@@ -23,20 +23,31 @@ const NLM_DROP_REPLY: u32 = 30000;
 /// `NLMPROC_GRANTED_MSG`.
 const GRANTED_MSG: u32 = 10;
 
-/// The counters of the VIP that `host`'s client uses.
+/// The counters of the VIP that `host`'s client uses, or a note that something
+/// went uncounted.
 #[inline(always)]
 pub fn counters(host: u64) -> Option<&'static mut VipCounters> {
-    let vip: Addr = host_vip(host).ok()?;
-    if COUNTERS.get_ptr_mut(vip).is_none() {
-        // BPF_NOEXIST: another CPU may have been quicker.
-        let none = NO_COUNTS.get(0)?;
-        let _ = COUNTERS.insert(vip, none, 1);
+    let counters = host_vip(host).ok().and_then(counters_of);
+    if counters.is_none()
+        && let Some(uncounted) = UNCOUNTED.get_ptr_mut(0)
+    {
+        // SAFETY: our array's only element; a count lost to another CPU still
+        // leaves it above 0.
+        unsafe { *uncounted += 1 };
     }
+    counters
+}
+
+#[inline(always)]
+fn counters_of(vip: Addr) -> Option<&'static mut VipCounters> {
+    let known = COUNTERS.get_ptr_mut(vip).or_else(|| {
+        // BPF_NOEXIST: another CPU may have been quicker.
+        let _ = COUNTERS.insert(vip, NO_COUNTS.get(0)?, 1);
+        COUNTERS.get_ptr_mut(vip)
+    });
     // SAFETY: this CPU's value; programs on a CPU do not preempt one another's
     // increments in a way that tears an aligned u64.
-    COUNTERS
-        .get_ptr_mut(vip)
-        .map(|counters| unsafe { &mut *counters })
+    known.map(|counters| unsafe { &mut *counters })
 }
 
 /// The `nlm_host` behind an `nlm_lock`, by the owner of its `file_lock`.

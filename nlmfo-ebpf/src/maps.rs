@@ -1,7 +1,7 @@
 //! The maps that the programs share with the tool.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use nlmfo_common::Addr;
 use nlmfo_common::layout::FL_SPAN_MAX;
 use nlmfo_common::record::{Control, VipCounters};
@@ -25,11 +25,14 @@ pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_ent
 #[map]
 pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
-/// Counters per VIP. LRU, so that a node which had thousands of addresses over
-/// the years cannot fill it.
+/// Counters per VIP. Not an LRU map: with many CPUs that may drop an entry long
+/// before it is full.
 #[map]
-pub static COUNTERS: LruPerCpuHashMap<Addr, VipCounters> =
-    LruPerCpuHashMap::with_max_entries(4096, 0);
+pub static COUNTERS: PerCpuHashMap<Addr, VipCounters> = PerCpuHashMap::with_max_entries(1024, 0);
+
+/// Events that found no room in `COUNTERS`, or no address in their host.
+#[map]
+pub static UNCOUNTED: Array<u64> = Array::with_max_entries(1, 0);
 
 /// A LOCK call between entry and return.
 #[repr(C)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::{AddAssign, Sub};
 
-use aya::maps::{MapData, PerCpuHashMap};
+use aya::maps::{Array, MapData, PerCpuHashMap};
 use nlmfo_common::Addr;
 use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters, cause};
 use serde::Serialize;
@@ -185,6 +185,7 @@ pub type PerVip = BTreeMap<IpAddr, Counters>;
 /// The counters' probes in the kernel, and their map.
 pub struct CounterProbes {
     map: PerCpuHashMap<MapData, Addr, VipCounters>,
+    uncounted: Array<MapData, u64>,
 }
 
 impl CounterProbes {
@@ -194,14 +195,22 @@ impl CounterProbes {
             programs.attach(probe)?;
         }
         let map = programs.ebpf.take_map("COUNTERS");
+        let uncounted = programs.ebpf.take_map("UNCOUNTED");
         Ok(CounterProbes {
             map: PerCpuHashMap::try_from(map.ok_or(ObserveError::Foreign("COUNTERS"))?)
+                .map_err(map_error)?,
+            uncounted: Array::try_from(uncounted.ok_or(ObserveError::Foreign("UNCOUNTED"))?)
                 .map_err(map_error)?,
         })
     }
 
-    /// Reads every VIP's counters.
+    /// Reads every VIP's counters. An error if anything went uncounted: then they
+    /// prove nothing.
     pub fn read(&self) -> Result<PerVip, ObserveError> {
+        match self.uncounted.get(&0, 0).map_err(map_error)? {
+            0 => {}
+            events => return Err(ObserveError::Uncounted { events }),
+        }
         let mut counters = PerVip::new();
         for entry in self.map.iter() {
             let (vip, per_cpu) = entry.map_err(map_error)?;

@@ -60,6 +60,11 @@ pub enum ObserveError {
     )]
     Lost { lost: u64 },
     #[error(
+        "{events} of lockd's events went uncounted: more than 1024 server addresses, or a client \
+         whose address is neither IPv4 nor IPv6"
+    )]
+    Uncounted { events: u64 },
+    #[error(
         "bucket {bucket} of lockd's file table could not be walked: {} each time it was tried",
         torn(*.at)
     )]
