@@ -1,11 +1,7 @@
 //! Builds what the lab and the operator run: the tool with the kernel side in
 //! it, and the guest program of the scenarios.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -42,10 +38,14 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// cargo in the workspace, with the toolchain of this cache.
+///
+/// The cache that `nlmfo/build.rs` looks into anyway is not named: a variable
+/// that comes and goes makes cargo build anew.
 pub fn cargo(cache: &Cache) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(workspace_root())
-        .env("NLMFO_CACHE", cache.path(Path::new("")));
+    cargo.current_dir(workspace_root());
+    if cache.root() != workspace_root().join("target/lab") {
+        cargo.env("NLMFO_CACHE", cache.root());
+    }
     cargo
 }

@@ -48,6 +48,11 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// The folder itself, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The path of an entry, existing or not.
     pub fn path(&self, entry: impl AsRef<Path>) -> PathBuf {
         self.root.join(entry)
