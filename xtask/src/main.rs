@@ -20,10 +20,6 @@ enum Task {
     Demo(DemoArgs),
     /// Every check: format, lints, tests, and the scenarios on real kernels
     Test(TestArgs),
-    /// Prepare the compiler and the linker of the eBPF programs
-    Toolchain,
-    /// Clippy for the eBPF programs, warnings denied
-    LintEbpf,
     /// Build the tool and the lab's guest programs, and the toolchain if needed
     Build {
         /// Optimised, as it is installed
@@ -33,6 +29,10 @@ enum Task {
     /// Distribution kernels with a real NFS server, in QEMU
     #[command(subcommand)]
     Lab(lab::cli::Command),
+    /// Prepare the compiler and the linker of the eBPF programs
+    Toolchain,
+    /// Clippy for the eBPF programs, warnings denied
+    LintEbpf,
 }
 
 fn main() -> ExitCode {
