@@ -153,7 +153,7 @@ impl fmt::Display for Check {
             (Capability::Missing { .. }, Need::Required) => "✗ missing",
             (Capability::Missing { .. }, Need::Option) => "– without",
         };
-        write!(f, "{mark}  {:<26}  {}", self.name, self.purpose)?;
+        write!(f, "{mark}  {:<36}  {}", self.name, self.purpose)?;
         if let Capability::Missing { reason, remedy } = &self.capability {
             write!(
                 f,
@@ -178,7 +178,7 @@ mod tests {
         };
         assert_eq!(
             check.to_string(),
-            "– without  bpffs                       a grace period that outlives the command\n\
+            "– without  bpffs                                 a grace period that outlives the command\n\
              \x20          why:    not mounted\n\
              \x20          remedy: mount -t bpf bpf /sys/fs/bpf"
         );
