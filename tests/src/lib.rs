@@ -4,6 +4,7 @@
 //! The program `lab-guest` is this library's face in the virtual machine; the
 //! host side (`tests/lab.rs`) boots kernels and reads the verdicts.
 
+pub mod bench;
 pub mod demo;
 pub mod guest;
 pub mod scenarios;

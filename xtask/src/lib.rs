@@ -2,6 +2,7 @@
 //! scenarios in `tests` boot the same lab that `cargo xtask lab` boots.
 
 pub mod apt;
+pub mod bench;
 pub mod build;
 pub mod cache;
 pub mod demo;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use xtask::{
+    bench::{self, BenchArgs},
     build,
     cache::Cache,
     demo::{self, DemoArgs},
@@ -26,6 +27,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Measure what observing and releasing cost
+    Bench(BenchArgs),
     /// Distribution kernels with a real NFS server, in QEMU
     #[command(subcommand)]
     Lab(lab::cli::Command),
@@ -54,6 +57,7 @@ fn execute(task: Task) -> Result<ExitCode> {
             let programs = build::workspace(&cache, release)?;
             println!("built in {}", programs.display());
         }
+        Task::Bench(args) => return bench::execute(&args),
         Task::Lab(command) => return lab::cli::execute(command),
     }
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::utsname::uname;
+use nlmfo_tests::bench::{self, Effort};
 use nlmfo_tests::demo;
 use nlmfo_tests::guest::{locker, place};
 use nlmfo_tests::scenarios::{self, Context, End};
@@ -29,6 +30,23 @@ enum Command {
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
     },
+    /// Measure what observing and releasing cost
+    Bench {
+        #[arg(long)]
+        quick: bool,
+        /// The tool under test
+        #[arg(long, default_value = "/nlmfo")]
+        nlmfo: PathBuf,
+    },
+    /// Time and peak memory of a command (used by bench)
+    #[command(hide = true)]
+    Measure {
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
+    /// Time and peak memory of a snapshot (used by bench)
+    #[command(hide = true)]
+    Snapshot,
     /// List the scenarios
     List,
     /// Show what the tool does, and check it against the kernel's own list
@@ -48,6 +66,16 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Scenario { name, nlmfo } => scenario(&name, nlmfo),
+        Command::Bench { quick, nlmfo } => {
+            let effort = if quick {
+                Effort::quick()
+            } else {
+                Effort::full()
+            };
+            bench::run(&nlmfo, effort).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Measure { command } => bench::measure(&command).map(|()| ExitCode::SUCCESS),
+        Command::Snapshot => bench::take_snapshot().map(|()| ExitCode::SUCCESS),
         Command::List => {
             for scenario in scenarios::all() {
                 println!("{:24} {}", scenario.name, scenario.claim);

@@ -1,0 +1,194 @@
+//! A snapshot of many locks against a plain read of `/proc/locks`, and its memory.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nlmfo::observe::programs::Programs;
+use nlmfo::observe::snapshot::Snapshots;
+use serde::{Deserialize, Serialize};
+
+use super::measured::Measured;
+use super::{Effort, Row, median};
+
+/// Long enough that an exact snapshot is not given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the library took, in a process of its own.
+#[derive(Debug, Serialize, Deserialize)]
+struct Taken {
+    locks: usize,
+    seconds: f64,
+    peak_kib: i64,
+}
+
+/// The process that takes one snapshot with the library and prints [`Taken`].
+pub fn take_snapshot() -> Result<()> {
+    let programs = Programs::load(&nlmfo::kernel::layout::load()?)?;
+    let mut snapshots = Snapshots::attach(programs)?;
+    let began = Instant::now();
+    let snapshot = snapshots.take(None, PATIENCE)?;
+    let seconds = began.elapsed().as_secs_f64();
+    ensure!(snapshot.is_exact(), "nobody locks, yet locks changed");
+    let status = fs::read_to_string("/proc/self/status")?;
+    let peak_kib = peak_in(&status).context("no VmHWM in /proc/self/status")?;
+    let taken = Taken {
+        locks: snapshot.table.locks.len(),
+        seconds,
+        peak_kib,
+    };
+    println!("{}", serde_json::to_string(&taken)?);
+    Ok(())
+}
+
+fn peak_in(status: &str) -> Option<i64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+fn take(locks: usize) -> Result<Taken> {
+    let output = Command::new("/proc/self/exe")
+        .arg("snapshot")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start a snapshot process")?;
+    ensure!(output.status.success(), "the snapshot failed");
+    let taken: Taken = serde_json::from_slice(&output.stdout).context("the snapshot's answer")?;
+    ensure!(
+        taken.locks == locks,
+        "a snapshot of {} locks where {locks} are held",
+        taken.locks
+    );
+    Ok(taken)
+}
+
+fn nlmfo_locks(nlmfo: &Path) -> Result<Measured> {
+    Measured::of(nlmfo, &["locks", "--json"])
+}
+
+/// What everything takes while nothing is held.
+#[derive(Debug, Serialize)]
+pub struct Empty {
+    snapshot_peak_kib: i64,
+    nlmfo_locks: Measured,
+}
+
+impl Empty {
+    pub fn measure(nlmfo: &Path) -> Result<Empty> {
+        Ok(Empty {
+            snapshot_peak_kib: take(0)?.peak_kib,
+            nlmfo_locks: nlmfo_locks(nlmfo)?,
+        })
+    }
+}
+
+/// One turn of each.
+#[derive(Debug, Serialize)]
+struct Round {
+    cat_seconds: f64,
+    snapshot: Taken,
+    nlmfo_locks: Measured,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Snapshot {
+    locks: usize,
+    /// Medians. `cat /proc/locks > /dev/null`:
+    cat_seconds: f64,
+    /// The library's snapshot alone, programs already attached.
+    snapshot_seconds: f64,
+    /// `nlmfo locks --json > /dev/null`, with start, attaching and paths.
+    nlmfo_locks_seconds: f64,
+    /// Medians of the rounds' ratios.
+    snapshot_to_cat: f64,
+    nlmfo_locks_to_cat: f64,
+    /// Peak resident memory beyond that of the same process without locks.
+    snapshot_bytes_per_lock: f64,
+    nlmfo_locks_bytes_per_lock: f64,
+    empty: Empty,
+    rounds: Vec<Round>,
+}
+
+pub fn run(nlmfo: &Path, empty: Empty, locks: usize, effort: Effort) -> Result<Snapshot> {
+    let mut rounds = Vec::new();
+    for n in 1..=effort.snapshots {
+        let round = Round {
+            cat_seconds: Measured::of(Path::new("cat"), &["/proc/locks"])?.seconds,
+            snapshot: take(locks)?,
+            nlmfo_locks: nlmfo_locks(nlmfo)?,
+        };
+        eprintln!(
+            "snapshot, round {n} of {}: cat {:.2} s, snapshot {:.2} s, nlmfo locks {:.2} s",
+            effort.snapshots, round.cat_seconds, round.snapshot.seconds, round.nlmfo_locks.seconds
+        );
+        rounds.push(round);
+    }
+    let of = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value));
+    let per_lock = |kib: i64| kib as f64 * 1024.0 / locks as f64;
+    Ok(Snapshot {
+        locks,
+        cat_seconds: of(&|round| round.cat_seconds),
+        snapshot_seconds: of(&|round| round.snapshot.seconds),
+        nlmfo_locks_seconds: of(&|round| round.nlmfo_locks.seconds),
+        snapshot_to_cat: of(&|round| round.snapshot.seconds / round.cat_seconds),
+        nlmfo_locks_to_cat: of(&|round| round.nlmfo_locks.seconds / round.cat_seconds),
+        snapshot_bytes_per_lock: of(&|round| {
+            per_lock(round.snapshot.peak_kib - empty.snapshot_peak_kib)
+        }),
+        nlmfo_locks_bytes_per_lock: of(&|round| {
+            per_lock(round.nlmfo_locks.peak_kib - empty.nlmfo_locks.peak_kib)
+        }),
+        empty,
+        rounds,
+    })
+}
+
+impl Snapshot {
+    pub fn rows(&self) -> Vec<Row> {
+        let seconds = |what: &str, seconds: f64| -> Row {
+            let what = format!("{what}, {} locks", self.locks);
+            (what, format!("{seconds:.2} s"), "", None)
+        };
+        let ratio = |what: &str, ratio: f64| -> Row {
+            let what = format!("{what} against cat");
+            (what, format!("{ratio:.2} x"), "<= 2", Some(ratio <= 2.0))
+        };
+        let bytes = |what: &str, bytes: f64, target, met| -> Row {
+            let what = format!("{what}, memory per lock");
+            (what, format!("{bytes:.0} B"), target, met)
+        };
+        vec![
+            seconds("cat /proc/locks", self.cat_seconds),
+            seconds("snapshot", self.snapshot_seconds),
+            seconds("nlmfo locks --json", self.nlmfo_locks_seconds),
+            ratio("snapshot", self.snapshot_to_cat),
+            ratio("nlmfo locks --json", self.nlmfo_locks_to_cat),
+            bytes(
+                "snapshot",
+                self.snapshot_bytes_per_lock,
+                "<= 300 B",
+                Some(self.snapshot_bytes_per_lock <= 300.0),
+            ),
+            bytes(
+                "nlmfo locks --json",
+                self.nlmfo_locks_bytes_per_lock,
+                "",
+                None,
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_peak_is_found() {
+        let status = "Name:\tx\nVmHWM:\t    4321 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!(super::peak_in(status), Some(4321));
+        assert_eq!(super::peak_in("Name:\tx\n"), None);
+    }
+}
