@@ -71,6 +71,18 @@ pub fn pairs(
     monitoring: Monitoring,
     duration: Duration,
 ) -> Result<Rate> {
+    let end = Instant::now() + duration;
+    pairs_while(net, vip, files, monitoring, || Instant::now() < end)
+}
+
+/// [`pairs`] for as long as `go_on` says so.
+pub fn pairs_while(
+    net: &RawNet,
+    vip: IpAddr,
+    files: &[FileHandle],
+    monitoring: Monitoring,
+    go_on: impl Fn() -> bool + Sync,
+) -> Result<Rate> {
     let lockd = net.lockd(vip, NlmVersion::V4, Transport::Tcp)?;
     let connections = files
         .iter()
@@ -92,13 +104,12 @@ pub fn pairs(
         let running: Vec<_> = connections
             .into_iter()
             .map(|(stream, calls)| {
-                let start = &start;
+                let (start, go_on) = (&start, &go_on);
                 scope.spawn(move || {
                     let mut stream = BufReader::new(stream);
                     start.wait();
-                    let end = Instant::now() + duration;
                     let mut pairs = 0;
-                    while Instant::now() < end {
+                    while go_on() {
                         exchange(&mut stream, &calls, 2 * BATCH)?;
                         pairs += BATCH as u64;
                     }
