@@ -98,7 +98,9 @@ impl Toolchain {
             .args(["--profile", "ebpf", "--target", TARGET])
             .arg("--target-dir")
             .arg(build::target_dir().join("ebpf"))
-            .args(["--", "-Dwarnings"])
+            // As nlmfo/build.rs compiles it: for the registers of this machine.
+            .args(["--", "-Dwarnings", "--cfg"])
+            .arg(format!("bpf_target_arch=\"{}\"", env::consts::ARCH))
             .current_dir(workspace_root())
             .env("RUSTC", self.rustc())
             .env("RUSTC_BOOTSTRAP", "aya_ebpf")
