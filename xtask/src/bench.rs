@@ -28,6 +28,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,
 
+    /// Measure only these: lock-path, snapshot, release
+    #[arg(value_name = "PART")]
+    parts: Vec<String>,
+
     /// Fewer and shorter rounds, and a tenth of the locks
     #[arg(long)]
     quick: bool,
@@ -43,6 +47,7 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     if args.quick {
         command.push("--quick");
     }
+    command.extend(args.parts.iter().map(String::as_str));
     let mut run = Run::new(kernel, command);
     run.memory = MEMORY;
     run.bpf_tools = true;

@@ -26,6 +26,9 @@ const FUNCTIONS: [&str; 4] = [
 /// Compiling takes some 15 s under emulation.
 const START: Duration = Duration::from_secs(120);
 
+/// Taking its probes away waits for every CPU and task, probe by probe.
+const END: Duration = Duration::from_secs(300);
+
 const KPROBES: &str = "/sys/kernel/debug/kprobes/list";
 
 /// What it counted for one VIP.
@@ -74,7 +77,7 @@ impl Bpftrace {
     pub fn stop(mut self, vip: IpAddr) -> Result<Counted> {
         let pid = i32::try_from(self.child.id()).context("process id")?;
         kill(Pid::from_raw(pid), Signal::SIGINT).context("interrupt bpftrace")?;
-        until_for(START, "bpftrace to end", || {
+        until_for(END, "bpftrace to end", || {
             Ok(match self.child.try_wait()? {
                 Some(_) => Seen::Yes(()),
                 None => Seen::No("it still runs".into()),

@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use crate::guest::handles::FileHandle;
 use crate::guest::load::{self, Holding, Monitoring};
 use crate::guest::place::Place;
 use crate::guest::raw::RawNet;
@@ -35,6 +36,15 @@ const IPV6_VIP: &str = "fd77::1";
 const LOCKS_EACH: u32 = 10;
 /// Files that those locks are on.
 const FILES: usize = 1000;
+
+/// What can be measured by itself; a release wants the snapshot's locks, but not
+/// its measuring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    LockPath,
+    Snapshot,
+    Release,
+}
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -74,21 +84,22 @@ impl Effort {
 struct Report {
     schema: &'static str,
     kernel: String,
-    lock_path: lock_path::LockPath,
-    snapshot: snapshot::Snapshot,
+    lock_path: Option<lock_path::LockPath>,
+    snapshot: Option<snapshot::Snapshot>,
     releases: Vec<release::Release>,
 }
 
 /// A line of the table: what, how much, what it should be, whether it is.
 type Row = (String, String, &'static str, Option<bool>);
 
-/// Measures everything; JSON goes to standard output, progress and the table to
+/// Measures `parts`, or everything; JSON goes to standard output, progress and the table to
 /// standard error.
 ///
 /// # Errors
 /// If something could not be measured. A missed target is no error: the table
 /// and the JSON say so.
-pub fn run(nlmfo: &Path, effort: Effort) -> Result<()> {
+pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort) -> Result<()> {
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
     let server = Server::start(Place::root(), Path::new("/export"))?;
     let mut vips: Vec<IpAddr> = (1..VIPS).map(|n| [10, 77, 0, n].into()).collect();
     vips.push(IPV6_VIP.parse().context("the IPv6 VIP")?);
@@ -99,17 +110,50 @@ pub fn run(nlmfo: &Path, effort: Effort) -> Result<()> {
     let names: Vec<String> = (0..FILES).map(|n| format!("file-{n}")).collect();
     let files = net.files(&server, vips[0], &names)?;
 
-    let lock_path = lock_path::run(&net, vips[0], &files, effort)?;
-
+    let lock_path = (wanted(Part::LockPath))
+        .then(|| lock_path::run(&net, vips[0], &files, effort))
+        .transpose()?;
     let nothing = snapshot::Empty::measure(nlmfo)?;
+    let mut report = Report {
+        schema: "nlmfo.bench/1",
+        kernel: nlmfo::kernel::release()?,
+        lock_path,
+        snapshot: None,
+        releases: Vec::new(),
+    };
+    if wanted(Part::Snapshot) || wanted(Part::Release) {
+        let locks_each_vip = hold(&server, &net, &vips, &files, effort)?;
+        if wanted(Part::Snapshot) {
+            let held = vips.len() * locks_each_vip;
+            report.snapshot = Some(snapshot::run(nlmfo, nothing, held, effort)?);
+        }
+        if wanted(Part::Release) {
+            for vip in [vips[0], vips[vips.len() - 1]] {
+                (report.releases).push(release::run(nlmfo, vip, locks_each_vip)?);
+            }
+        }
+    }
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    report.write_table(&mut std::io::stderr().lock())?;
+    Ok(())
+}
+
+/// Takes the locks that are looked at and released; returns how many each VIP has.
+fn hold(
+    server: &Server,
+    net: &RawNet,
+    vips: &[IpAddr],
+    files: &[FileHandle],
+    effort: Effort,
+) -> Result<usize> {
     eprintln!("taking locks …");
     let holding = Holding {
-        vips: &vips,
+        vips,
         clients: effort.holders,
         locks: LOCKS_EACH,
         monitoring: Monitoring::Unmonitored,
     };
-    load::hold(&net, &files, holding)?;
+    load::hold(net, files, holding)?;
     let held = server.locks()?.len();
     let locks_each_vip = usize::from(effort.holders) * LOCKS_EACH as usize;
     let expected = vips.len() * locks_each_vip;
@@ -117,29 +161,13 @@ pub fn run(nlmfo: &Path, effort: Effort) -> Result<()> {
         held == expected,
         "the server holds {held} locks, not {expected}"
     );
-    let snapshot = snapshot::run(nlmfo, nothing, held, effort)?;
-
-    let releases = [vips[0], vips[vips.len() - 1]]
-        .into_iter()
-        .map(|vip| release::run(nlmfo, vip, locks_each_vip))
-        .collect::<Result<_>>()?;
-
-    let report = Report {
-        schema: "nlmfo.bench/1",
-        kernel: nlmfo::kernel::release()?,
-        lock_path,
-        snapshot,
-        releases,
-    };
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    report.write_table(&mut std::io::stderr().lock())?;
-    Ok(())
+    Ok(locks_each_vip)
 }
 
 impl Report {
     fn write_table(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let rows: Vec<Row> = (self.lock_path.rows().into_iter())
-            .chain(self.snapshot.rows())
+        let rows: Vec<Row> = (self.lock_path.iter().flat_map(lock_path::LockPath::rows))
+            .chain(self.snapshot.iter().flat_map(snapshot::Snapshot::rows))
             .chain(self.releases.iter().flat_map(release::Release::rows))
             .collect();
         let width = rows.iter().map(|row| row.0.len()).max().unwrap_or_default();

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::utsname::uname;
-use nlmfo_tests::bench::{self, Effort};
+use nlmfo_tests::bench::{self, Effort, Part};
 use nlmfo_tests::demo;
 use nlmfo_tests::guest::{locker, place};
 use nlmfo_tests::scenarios::{self, Context, End};
@@ -32,6 +32,8 @@ enum Command {
     },
     /// Measure what observing and releasing cost
     Bench {
+        /// All, unless named
+        parts: Vec<Part>,
         #[arg(long)]
         quick: bool,
         /// The tool under test
@@ -66,13 +68,17 @@ enum Command {
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
         Command::Scenario { name, nlmfo } => scenario(&name, nlmfo),
-        Command::Bench { quick, nlmfo } => {
+        Command::Bench {
+            parts,
+            quick,
+            nlmfo,
+        } => {
             let effort = if quick {
                 Effort::quick()
             } else {
                 Effort::full()
             };
-            bench::run(&nlmfo, effort).map(|()| ExitCode::SUCCESS)
+            bench::run(&nlmfo, &parts, effort).map(|()| ExitCode::SUCCESS)
         }
         Command::Measure { command } => bench::measure(&command).map(|()| ExitCode::SUCCESS),
         Command::Snapshot => bench::take_snapshot().map(|()| ExitCode::SUCCESS),
