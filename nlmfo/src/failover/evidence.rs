@@ -265,8 +265,8 @@ pub fn doubts(looks: [Look; 2], meanwhile: &Counters) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::assemble::{Assembled, Records, assemble};
     use crate::observe::host::{NlmVersion, Transport};
-    use crate::observe::table::{Assembled, Records, assemble};
     use nlmfo_common::Addr;
     use nlmfo_common::record::{FH_MAX, FileRecord, HostRecord, LockRecord, NAME_MAX, kind};
     use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! Moving a VIP's locks: phases as plans, their execution, and what they prove.
 
+pub mod credit;
 pub mod evidence;
 pub mod exclusive;
 pub mod record;

@@ -4,13 +4,13 @@
 //! Thin: what to do next decides `release::choose`, what it proved decides
 //! [`evidence`](super::evidence).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::credit::{self, Stage};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
@@ -145,15 +145,6 @@ async fn release_all(
     Ok((vips, others))
 }
 
-/// A look after a way was gone, or at the end.
-struct Stage {
-    /// The way whose doing it is if something is gone; none if lockd dropped
-    /// nothing by itself, so that the clients must have.
-    way: Option<WayKind>,
-    at: Duration,
-    left: HashMap<Item, usize>,
-}
-
 /// The lines of what is gone, with the stage at which it was first missed.
 fn gone<T>(
     stages: &[Stage],
@@ -163,12 +154,10 @@ fn gone<T>(
     lines
         .zip(items)
         .filter_map(|(line, item)| {
-            let stage = stages
-                .iter()
-                .find(|stage| !stage.left.contains_key(&item))?;
+            let stage = credit::missed(stages, &item)?;
             Some(Gone {
                 line,
-                way: stage.way,
+                way: stage.credit(&item),
                 after_ms: milliseconds(stage.at),
             })
         })
@@ -202,6 +191,7 @@ impl OneVip<'_> {
         let until = self.counted()?;
         stages.push(Stage {
             way: None,
+            meanwhile: until - from,
             at: self.began.elapsed(),
             left: items(&last.ours),
         });
@@ -290,9 +280,9 @@ impl OneVip<'_> {
             let seen = self.watch.look(self.vip)?;
             step.after = seen.counts();
             step.took_ms = milliseconds(went.elapsed());
-            let dropped = (self.counted()? - counted).released.total();
             stages.push(Stage {
-                way: (dropped > 0 || step.after.locks == counts.locks).then_some(way),
+                way: Some(way),
+                meanwhile: self.counted()? - counted,
                 at: self.began.elapsed(),
                 left: items(&seen.ours),
             });
