@@ -88,12 +88,7 @@ pub struct Described<'a> {
 impl<'a> Described<'a> {
     /// Looks up the path of every file that something is held on.
     pub fn new(table: &'a LockTable, paths: &mut PathFinder) -> Self {
-        let mut used: Vec<FileId> = (table.locks.iter().map(|lock| lock.file))
-            .chain(table.waiters.iter().map(|waiter| waiter.file))
-            .chain(table.shares.iter().map(|share| share.file))
-            .collect();
-        used.sort_unstable();
-        used.dedup();
+        let used = table.active_files();
         let wanted: Vec<LockedFile> = used.iter().map(|&id| table.file(id).into()).collect();
         let mut files = vec![None; table.files.len()];
         for (id, path) in used.into_iter().zip(paths.find_all(&wanted)) {

@@ -3,6 +3,7 @@
 //! Gauges come from snapshots, counters from probes; no state of ours lives long
 //! enough to drift from the kernel's.
 
+pub mod assemble;
 pub mod counters;
 pub mod describe;
 pub mod host;

@@ -18,8 +18,9 @@ use nlmfo_common::Addr;
 use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, LockRecord, kind, walk};
 use tracing::debug;
 
+use super::assemble::{Assembled, Records, assemble};
 use super::programs::{ObserveError, Probe, Programs};
-use super::table::{Assembled, LockTable, Records, assemble};
+use super::table::LockTable;
 use crate::kernel;
 
 pub(super) const PROBES: &[Probe] = &[Probe {

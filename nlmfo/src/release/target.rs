@@ -141,7 +141,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::observe::table::{Records, assemble};
+    use crate::observe::assemble::{Records, assemble};
 
     const NETNS: u32 = 4_026_531_840;
 
