@@ -199,7 +199,7 @@ impl RawClient {
         range: Range,
         mode: Mode,
     ) -> Result<Status> {
-        let call = self.lock_call(file, svid, range, mode, false);
+        let call = self.lock_call(file, svid, range, mode);
         Ok(self.runtime.block_on(self.nlm.lock(&call))?)
     }
 
@@ -211,8 +211,8 @@ impl RawClient {
         range: Range,
         mode: Mode,
     ) -> Result<Status> {
-        let call = self.lock_call(file, svid, range, mode, false);
-        Ok(self.runtime.block_on(self.nlm.nm_lock(&call))?)
+        let call = self.lock_call(file, svid, range, mode);
+        self.unmonitored(&call)
     }
 
     /// NM_LOCK with `block`: [`Status::Blocked`] when it waits in the server's
@@ -225,8 +225,11 @@ impl RawClient {
         range: Range,
         mode: Mode,
     ) -> Result<Status> {
-        let call = self.lock_call(file, svid, range, mode, true);
-        Ok(self.runtime.block_on(self.nlm.nm_lock(&call))?)
+        let call = LockCall {
+            block: true,
+            ..self.lock_call(file, svid, range, mode)
+        };
+        self.unmonitored(&call)
     }
 
     pub fn unlock(&mut self, file: &FileHandle, svid: u32, range: Range) -> Result<Status> {
@@ -245,9 +248,9 @@ impl RawClient {
     ) -> Result<Status> {
         let call = LockCall {
             reclaim: true,
-            ..self.lock_call(file, svid, range, mode, false)
+            ..self.lock_call(file, svid, range, mode)
         };
-        Ok(self.runtime.block_on(self.nlm.nm_lock(&call))?)
+        self.unmonitored(&call)
     }
 
     /// TEST: would this lock be refused, and by whose?
@@ -295,18 +298,15 @@ impl RawClient {
         Ok(())
     }
 
-    fn lock_call(
-        &self,
-        file: &FileHandle,
-        svid: u32,
-        range: Range,
-        mode: Mode,
-        block: bool,
-    ) -> LockCall {
+    fn unmonitored(&mut self, call: &LockCall) -> Result<Status> {
+        Ok(self.runtime.block_on(self.nlm.nm_lock(call))?)
+    }
+
+    fn lock_call(&self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> LockCall {
         LockCall {
             lock: self.lock_arguments(file, svid, range),
             exclusive: mode == Mode::Write,
-            block,
+            block: false,
             reclaim: false,
             state: 1,
         }

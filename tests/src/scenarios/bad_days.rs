@@ -10,7 +10,6 @@ use super::{Context, End, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
-use crate::guest::locker::{Mode, Range};
 use crate::guest::place::Place;
 use crate::guest::raw::RawNet;
 use crate::guest::tool::{Tool, exit};
@@ -73,11 +72,7 @@ pub const SCENARIOS: &[Scenario] = &[
 const RELEASE: [&str; 3] = ["failover", "--phase", "release"];
 
 fn bad_addresses(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let mounted = &lab.clients[0];
-    let _held = mounted
-        .client
-        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let (lab, _held) = Lab::with_one_lock()?;
     let tool = Tool::new(&context.nlmfo, lab.server.place());
     for bad in [
         "",
@@ -113,11 +108,7 @@ fn bad_addresses(context: &Context) -> Result<End> {
 
 fn not_root(context: &Context) -> Result<End> {
     const NOBODY: u32 = 65534;
-    let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let mounted = &lab.clients[0];
-    let _held = mounted
-        .client
-        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let (lab, _held) = Lab::with_one_lock()?;
     let tool = Tool::new(&context.nlmfo, lab.server.place());
     let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
     for arguments in [&arguments[..], &["locks"]] {
@@ -177,11 +168,7 @@ fn nfsd_stopped(context: &Context) -> Result<End> {
 }
 
 fn record_impossible(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let mounted = &lab.clients[0];
-    let _held = mounted
-        .client
-        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let (lab, _held) = Lab::with_one_lock()?;
     let tool = Tool::new(&context.nlmfo, lab.server.place());
     let arguments = [
         &RELEASE[..],
@@ -306,11 +293,7 @@ fn fs_locked_by(pid: u32) -> Result<bool> {
 }
 
 fn check(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let mounted = &lab.clients[0];
-    let _held = mounted
-        .client
-        .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
+    let (lab, _held) = Lab::with_one_lock()?;
     let tool = Tool::new(&context.nlmfo, lab.server.place());
     let before = (Traces::of(lab.server.place())?, lab.server.locks()?);
     let report = tool.json(exit::CONFIRMED, &["check"])?;

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
@@ -13,14 +12,12 @@ use nlmfo::rpc::nlm::Status;
 
 use super::{Context, End, Scenario};
 use crate::guest::churn::Churn;
-use crate::guest::client::Client;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
-use crate::guest::lab::Lab;
+use crate::guest::lab::{Lab, Twins};
 use crate::guest::locker::{Locker, Mode, Outcome, Range};
-use crate::guest::place::Place;
 use crate::guest::raw::{RawNet, address};
 use crate::guest::report;
-use crate::guest::server::{Filesystem, Server};
+use crate::guest::server::Filesystem;
 use crate::guest::tool::{Tool, exit};
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -254,19 +251,8 @@ fn waiters_and_shares(context: &Context) -> Result<End> {
 }
 
 fn other_netns(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let vip = lab.vips[0];
-    let other = Server::start(Place::create("node2")?, Path::new("/export2"))?;
-    other.add_vip(vip)?;
-    let there = Client::join(&other, 1)?;
-    let mount = there.mount(&other, vip, Transport::Tcp)?;
-    let _there = there.lock(&mount, "there", Range::new(5, 5), Mode::Write)?;
-    let here = &lab.clients[0];
-    let _here = here
-        .client
-        .lock(&here.mounts[0], "here", Range::new(0, 5), Mode::Write)?;
-
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let twins = Twins::up()?;
+    let tool = Tool::new(&context.nlmfo, twins.here.server.place());
     let starts = |arguments: &[&str]| -> Result<BTreeSet<u64>> {
         let report = tool.json(exit::CONFIRMED, arguments)?;
         Ok(report::known(&report, "locks")?
@@ -274,10 +260,14 @@ fn other_netns(context: &Context) -> Result<End> {
             .map(|lock| lock.start)
             .collect())
     };
-    ensure_same("nlmfo locks", &BTreeSet::from([0]), &starts(&["locks"])?)?;
+    ensure_same(
+        "nlmfo locks",
+        &BTreeSet::from([Twins::HERE]),
+        &starts(&["locks"])?,
+    )?;
     ensure_same(
         "nlmfo locks --all-netns",
-        &BTreeSet::from([0, 5]),
+        &BTreeSet::from([Twins::HERE, Twins::THERE]),
         &starts(&["locks", "--all-netns"])?,
     )?;
     Ok(End::Pass)

@@ -17,15 +17,12 @@ use serde_json::Value;
 use super::locks::many_locks;
 use super::{Context, End, Scenario};
 use crate::guest::churn::Churn;
-use crate::guest::client::Client;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
-use crate::guest::lab::Lab;
+use crate::guest::lab::{Lab, Twins};
 use crate::guest::load::{self, Monitoring};
 use crate::guest::locker::{Locker, Mode, Outcome, Range};
-use crate::guest::place::Place;
 use crate::guest::raw::RawNet;
 use crate::guest::report::{self, Releases};
-use crate::guest::server::Server;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::traces::Traces;
 
@@ -476,23 +473,13 @@ fn contended(context: &Context) -> Result<End> {
 }
 
 fn same_address_elsewhere(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let vip = lab.vips[0];
-    let other = Server::start(Place::create("node2")?, Path::new("/export2"))?;
-    other.add_vip(vip)?;
-    let there = Client::join(&other, 1)?;
-    let mount = there.mount(&other, vip, Transport::Tcp)?;
-    let _there = there.lock(&mount, "there", Range::new(5, 5), Mode::Write)?;
-    let here = &lab.clients[0];
-    let _here = here
-        .client
-        .lock(&here.mounts[0], "here", Range::new(0, 5), Mode::Write)?;
-
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = Traces::of(lab.server.place())?;
-    confirmed(&tool, &[vip], &[])?;
-    Traces::of(lab.server.place())?.ensure_as(&before)?;
-    let (here, there) = (lab.server.locks()?.len(), other.locks()?.len());
+    let twins = Twins::up()?;
+    let server = &twins.here.server;
+    let tool = Tool::new(&context.nlmfo, server.place());
+    let before = Traces::of(server.place())?;
+    confirmed(&tool, &twins.here.vips, &[])?;
+    Traces::of(server.place())?.ensure_as(&before)?;
+    let (here, there) = (server.locks()?.len(), twins.there.locks()?.len());
     ensure!(
         (here, there) == (0, 1),
         "{here} locks here and {there} there, where 0 and 1 were expected"
