@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-use super::{KernelName, Lab, Run, Stream};
+use super::{Clock, KernelName, Lab, Run, Stream};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -41,6 +41,11 @@ pub struct Machine {
     /// Have Debian's bpftool and bpftrace in the guest
     #[arg(long)]
     bpf_tools: bool,
+
+    /// For measuring: one processor, and a clock that the guest's instructions
+    /// drive, a nanosecond each
+    #[arg(long)]
+    count_instructions: bool,
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +104,9 @@ impl Machine {
         run.files = self.files;
         run.memory = self.memory;
         run.bpf_tools = self.bpf_tools;
+        if self.count_instructions {
+            run.clock = Clock::Instructions;
+        }
         Ok(run)
     }
 }

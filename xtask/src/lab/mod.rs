@@ -51,6 +51,7 @@ use anyhow::{Context as _, Result, bail};
 pub use self::{
     image::Kernel,
     kernel::{KernelName, Offered, UnlockIp, Version},
+    qemu::Clock,
     run::{Ending, Outcome, Run, Stream},
 };
 use self::{qemu::Accelerator, tools::Tools};

@@ -34,6 +34,30 @@ pub enum Accelerator {
     Tcg,
 }
 
+/// What makes time pass in the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// This machine's clock.
+    #[default]
+    Host,
+    /// The guest's instructions, one nanosecond each, on a single processor (QEMU's
+    /// `-icount`); where nothing runs, the clock jumps to the next timer. What else
+    /// this machine does, and how fast it is, no longer shows: the same work takes
+    /// the same time. It is no processor's real time, as caches and pipelines have
+    /// no part in it.
+    Instructions,
+}
+
+impl Clock {
+    /// As the guest's programs are told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Clock::Host => "host",
+            Clock::Instructions => "instructions",
+        }
+    }
+}
+
 /// Where bytes from the guest come from. The first four are virtio-serial
 /// ports, numbered from 1 in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +92,7 @@ pub struct Machine<'a> {
     /// In MiB.
     pub memory: u32,
     pub accelerator: Accelerator,
+    pub clock: Clock,
     /// Connect a terminal of the guest to ours instead of the four ports.
     pub interactive: bool,
 }
@@ -193,13 +218,17 @@ fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<O
         "-M",
         "q35,sata=off,smbus=off,usb=off,i8042=off,vmport=off".into(),
     );
-    let (accelerator, processor) = match machine.accelerator {
-        Accelerator::Kvm => ("kvm", "host"),
-        Accelerator::Tcg => ("tcg,thread=multi", "max"),
+    let (accelerator, processor, processors) = match (machine.clock, machine.accelerator) {
+        (Clock::Instructions, _) => ("tcg,thread=single", "max", "1"),
+        (Clock::Host, Accelerator::Kvm) => ("kvm", "host", "2"),
+        (Clock::Host, Accelerator::Tcg) => ("tcg,thread=multi", "max", "2"),
     };
     arg("-accel", accelerator.into());
     arg("-cpu", processor.into());
-    arg("-smp", "2".into());
+    arg("-smp", processors.into());
+    if machine.clock == Clock::Instructions {
+        arg("-icount", "shift=0,sleep=off".into());
+    }
     arg("-m", machine.memory.to_string());
     arg("-display", "none".into());
     arg("-initrd", format!("/proc/self/fd/{initrd}"));
@@ -237,6 +266,7 @@ mod tests {
             initrd: &initrd,
             memory: 1024,
             accelerator: Accelerator::Tcg,
+            clock: Clock::Host,
             interactive: false,
         };
         let fds = [

@@ -17,7 +17,7 @@ use super::{
     image::Kernel,
     initrd,
     port::{Marked, end_marker, parse_status},
-    qemu::{Accelerator, Event, Machine, Qemu, Source},
+    qemu::{Accelerator, Clock, Event, Machine, Qemu, Source},
     tools::Tools,
 };
 
@@ -49,6 +49,7 @@ pub struct Run {
     pub deadline: Duration,
     /// Have Debian's bpftool and bpftrace in the guest.
     pub bpf_tools: bool,
+    pub clock: Clock,
 }
 
 impl Run {
@@ -63,6 +64,7 @@ impl Run {
             memory: 1024,
             deadline: Duration::from_secs(300),
             bpf_tools: false,
+            clock: Clock::default(),
         }
     }
 
@@ -167,6 +169,7 @@ pub(super) fn run(
             initrd: &initrd,
             memory: run.memory(),
             accelerator,
+            clock: run.clock,
             interactive: false,
         },
     )?;
@@ -227,6 +230,7 @@ pub(super) fn shell(
             initrd: &initrd,
             memory: run.memory(),
             accelerator,
+            clock: run.clock,
             interactive: true,
         },
     )?;
