@@ -1,9 +1,12 @@
 //! What `cargo xtask bench` measures inside the virtual machine: what our probes
 //! cost lockd's clients, what a snapshot costs, how long a release takes.
 //!
-//! Under emulation nothing here is a machine's real speed, and the speed itself
-//! drifts while a run lasts. So every number that is judged is a ratio of two
-//! that were taken next to each other, and the median of many such.
+//! The virtual machine's clock counts the instructions that it executes, unless
+//! `cargo xtask bench` is told otherwise: then neither emulation nor what else the
+//! host does shows in the numbers, and the same work takes the same time in every
+//! run. They are no machine's real speed all the same, so every number that is
+//! judged is a ratio of two that were taken next to each other: the median of
+//! several, with the lowest and the highest.
 
 mod bpftrace;
 mod lock_path;
@@ -11,6 +14,7 @@ mod measured;
 mod release;
 mod snapshot;
 
+use std::fmt;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
@@ -46,6 +50,25 @@ pub enum Part {
     Release,
 }
 
+/// What the virtual machine's clock runs by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Clock {
+    /// A nanosecond per instruction executed, on one processor.
+    Instructions,
+    /// The host's time: numbers scatter with whatever the host does.
+    Host,
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Clock::Instructions => "a nanosecond per instruction executed, one processor",
+            Clock::Host => "the host's time",
+        })
+    }
+}
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
@@ -62,19 +85,19 @@ pub struct Effort {
 impl Effort {
     pub fn full() -> Effort {
         Effort {
-            rounds: 9,
-            turn: Duration::from_secs(3),
+            rounds: 5,
+            turn: Duration::from_secs(1),
             holders: 1000,
-            snapshots: 7,
+            snapshots: 5,
         }
     }
 
     pub fn quick() -> Effort {
         Effort {
-            rounds: 3,
-            turn: Duration::from_secs(2),
+            rounds: 2,
+            turn: Duration::from_millis(500),
             holders: 100,
-            snapshots: 3,
+            snapshots: 2,
         }
     }
 }
@@ -84,6 +107,7 @@ impl Effort {
 struct Report {
     schema: &'static str,
     kernel: String,
+    clock: Clock,
     lock_path: Option<lock_path::LockPath>,
     snapshot: Option<snapshot::Snapshot>,
     releases: Vec<release::Release>,
@@ -98,7 +122,7 @@ type Row = (String, String, &'static str, Option<bool>);
 /// # Errors
 /// If something could not be measured. A missed target is no error: the table
 /// and the JSON say so.
-pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort) -> Result<()> {
+pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort, clock: Clock) -> Result<()> {
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     let server = Server::start(Place::root(), Path::new("/export"))?;
     let mut vips: Vec<IpAddr> = (1..VIPS).map(|n| [10, 77, 0, n].into()).collect();
@@ -117,6 +141,7 @@ pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort) -> Result<()> {
     let mut report = Report {
         schema: "nlmfo.bench/1",
         kernel: nlmfo::kernel::release()?,
+        clock,
         lock_path,
         snapshot: None,
         releases: Vec::new(),
@@ -171,38 +196,67 @@ impl Report {
             .chain(self.releases.iter().flat_map(release::Release::rows))
             .collect();
         let width = rows.iter().map(|row| row.0.len()).max().unwrap_or_default();
-        writeln!(out, "kernel {}", self.kernel)?;
+        writeln!(out, "kernel {}; time: {}", self.kernel, self.clock)?;
         for (what, value, target, met) in rows {
             let met = match met {
                 Some(true) => "met",
                 Some(false) => "MISSED",
                 None => "",
             };
-            writeln!(out, "{what:width$}  {value:>14}  {target:12}  {met}")?;
+            writeln!(out, "{what:width$}  {value:>26}  {target:12}  {met}")?;
         }
         Ok(())
     }
 }
 
-/// The middle one, or the mean of the middle two.
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+/// Several measurements of one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Spread {
+    lowest: f64,
+    median: f64,
+    highest: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    fn of(values: impl IntoIterator<Item = f64>) -> Spread {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let last = values.len() - 1;
+        Spread {
+            lowest: values[0],
+            // The middle one, or the mean of the middle two.
+            median: (values[last / 2] + values[last.div_ceil(2)]) / 2.0,
+            highest: values[last],
+        }
+    }
+
+    /// In percent, the lowest and the highest in brackets.
+    fn percent(self) -> String {
+        let [lowest, median, highest] =
+            [self.lowest, self.median, self.highest].map(|ratio| 100.0 * ratio);
+        format!("{median:.1} % ({lowest:.1} to {highest:.1})")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::Spread;
 
     #[test]
     fn a_median_is_in_the_middle() {
-        assert_eq!(median([3.0, 1.0, 100.0]), 3.0);
-        assert_eq!(median([1.0, 2.0, 4.0, 100.0]), 3.0);
-        assert!(median([]).is_nan());
+        let spread = Spread::of([3.0, 1.0, 100.0]);
+        assert_eq!(
+            (spread.lowest, spread.median, spread.highest),
+            (1.0, 3.0, 100.0)
+        );
+        assert_eq!(Spread::of([1.0, 2.0, 4.0, 100.0]).median, 3.0);
+        assert_eq!(Spread::of([7.0]).median, 7.0);
+    }
+
+    #[test]
+    fn a_ratio_is_shown_with_its_spread() {
+        let spread = Spread::of([0.962, 0.971, 0.98]);
+        assert_eq!(spread.percent(), "97.1 % (96.2 to 98.0)");
     }
 }

@@ -11,7 +11,7 @@ use nlmfo::observe::snapshot::Snapshots;
 use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
-use super::{Effort, Row, median};
+use super::{Effort, Row, Spread};
 
 /// Long enough that an exact snapshot is not given up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,18 +97,18 @@ struct Round {
 #[derive(Debug, Serialize)]
 pub struct Snapshot {
     locks: usize,
-    /// Medians. `cat /proc/locks > /dev/null`:
-    cat_seconds: f64,
+    /// `cat /proc/locks > /dev/null`:
+    cat_seconds: Spread,
     /// The library's snapshot alone, programs already attached.
-    snapshot_seconds: f64,
+    snapshot_seconds: Spread,
     /// `nlmfo locks --json > /dev/null`, with start, attaching and paths.
-    nlmfo_locks_seconds: f64,
-    /// Medians of the rounds' ratios.
-    snapshot_to_cat: f64,
-    nlmfo_locks_to_cat: f64,
+    nlmfo_locks_seconds: Spread,
+    /// The rounds' ratios.
+    snapshot_to_cat: Spread,
+    nlmfo_locks_to_cat: Spread,
     /// Peak resident memory beyond that of the same process without locks.
-    snapshot_bytes_per_lock: f64,
-    nlmfo_locks_bytes_per_lock: f64,
+    snapshot_bytes_per_lock: Spread,
+    nlmfo_locks_bytes_per_lock: Spread,
     empty: Empty,
     rounds: Vec<Round>,
 }
@@ -122,12 +122,12 @@ pub fn run(nlmfo: &Path, empty: Empty, locks: usize, effort: Effort) -> Result<S
             nlmfo_locks: nlmfo_locks(nlmfo)?,
         };
         eprintln!(
-            "snapshot, round {n} of {}: cat {:.2} s, snapshot {:.2} s, nlmfo locks {:.2} s",
+            "snapshot, round {n} of {}: cat {:.3} s, snapshot {:.3} s, nlmfo locks {:.3} s",
             effort.snapshots, round.cat_seconds, round.snapshot.seconds, round.nlmfo_locks.seconds
         );
         rounds.push(round);
     }
-    let of = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value));
+    let of = |value: &dyn Fn(&Round) -> f64| Spread::of(rounds.iter().map(value));
     let per_lock = |kib: i64| kib as f64 * 1024.0 / locks as f64;
     Ok(Snapshot {
         locks,
@@ -149,29 +149,35 @@ pub fn run(nlmfo: &Path, empty: Empty, locks: usize, effort: Effort) -> Result<S
 
 impl Snapshot {
     pub fn rows(&self) -> Vec<Row> {
-        let seconds = |what: &str, seconds: f64| -> Row {
+        let seconds = |what: &str, seconds: Spread| -> Row {
             let what = format!("{what}, {} locks", self.locks);
-            (what, format!("{seconds:.2} s"), "", None)
+            (what, format!("{:.3} s", seconds.median), "", None)
         };
-        let ratio = |what: &str, ratio: f64| -> Row {
+        let ratio = |what: &str, ratio: Spread| -> Row {
             let what = format!("{what} against cat");
-            (what, format!("{ratio:.2} x"), "<= 2", Some(ratio <= 2.0))
+            (what, ratio.percent(), "<= 200 %", Some(ratio.median <= 2.0))
         };
-        let bytes = |what: &str, bytes: f64, target, met| -> Row {
+        let bytes = |what: &str, bytes: Spread, target, met| -> Row {
             let what = format!("{what}, memory per lock");
-            (what, format!("{bytes:.0} B"), target, met)
+            (what, format!("{:.0} B", bytes.median), target, met)
         };
         vec![
             seconds("cat /proc/locks", self.cat_seconds),
             seconds("snapshot", self.snapshot_seconds),
             seconds("nlmfo locks --json", self.nlmfo_locks_seconds),
+            (
+                "nlmfo locks --json, 0 locks".into(),
+                format!("{:.3} s", self.empty.nlmfo_locks.seconds),
+                "",
+                None,
+            ),
             ratio("snapshot", self.snapshot_to_cat),
             ratio("nlmfo locks --json", self.nlmfo_locks_to_cat),
             bytes(
                 "snapshot",
                 self.snapshot_bytes_per_lock,
                 "<= 300 B",
-                Some(self.snapshot_bytes_per_lock <= 300.0),
+                Some(self.snapshot_bytes_per_lock.median <= 300.0),
             ),
             bytes(
                 "nlmfo locks --json",

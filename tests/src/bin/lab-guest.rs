@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::utsname::uname;
-use nlmfo_tests::bench::{self, Effort, Part};
+use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::demo;
 use nlmfo_tests::guest::{locker, place};
 use nlmfo_tests::scenarios::{self, Context, End};
@@ -36,6 +36,9 @@ enum Command {
         parts: Vec<Part>,
         #[arg(long)]
         quick: bool,
+        /// What this machine's clock runs by
+        #[arg(long, value_enum)]
+        clock: Clock,
         /// The tool under test
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
@@ -71,6 +74,7 @@ fn main() -> Result<ExitCode> {
         Command::Bench {
             parts,
             quick,
+            clock,
             nlmfo,
         } => {
             let effort = if quick {
@@ -78,7 +82,7 @@ fn main() -> Result<ExitCode> {
             } else {
                 Effort::full()
             };
-            bench::run(&nlmfo, &parts, effort).map(|()| ExitCode::SUCCESS)
+            bench::run(&nlmfo, &parts, effort, clock).map(|()| ExitCode::SUCCESS)
         }
         Command::Measure { command } => bench::measure(&command).map(|()| ExitCode::SUCCESS),
         Command::Snapshot => bench::take_snapshot().map(|()| ExitCode::SUCCESS),
