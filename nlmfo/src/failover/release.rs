@@ -123,6 +123,7 @@ async fn release_all(
     start: &Start,
 ) -> anyhow::Result<(Vec<VipReport>, Vec<Other>)> {
     let mut vips = Vec::new();
+    let mut last = None;
     for (&vip, before) in plan.vips.iter().zip(&start.looks) {
         let mut one = OneVip {
             plan,
@@ -131,14 +132,20 @@ async fn release_all(
             vip,
             began: Instant::now(),
         };
-        vips.push(one.release(before, &start.counters, paths).await?);
+        let (report, seen) = one.release(before, &start.counters, paths).await?;
+        vips.push(report);
+        last = Some(seen);
     }
-    let others = match start.looks.first() {
-        Some(first) if !plan.dry_run => {
-            let last = watch.everything()?;
+    let others = match (start.looks.first(), last) {
+        (Some(first), Some(last)) if !plan.dry_run => {
             let meanwhile = since(&watch.counters()?, &start.counters);
             let is_target = |host: &Host| watch.is_ours(host) && plan.vips.contains(&host.vip);
-            evidence::others(&first.snapshot.table, &last, &meanwhile, is_target)
+            evidence::others(
+                &first.snapshot.table,
+                &last.snapshot.table,
+                &meanwhile,
+                is_target,
+            )
         }
         _ => Vec::new(),
     };
@@ -164,6 +171,13 @@ fn gone<T>(
         .collect()
 }
 
+/// The look after a way was gone, the first of the two that a verdict rests on.
+struct After {
+    /// The counters before it.
+    from: Counters,
+    seen: Seen,
+}
+
 /// The release of one of the plan's VIPs.
 struct OneVip<'a> {
     plan: &'a Plan,
@@ -174,19 +188,25 @@ struct OneVip<'a> {
 }
 
 impl OneVip<'_> {
-    /// `start` are the counters before `before` was seen.
+    /// With the report, the last look. `start` are the counters before `before` was
+    /// seen.
     async fn release(
         &mut self,
         before: &Seen,
         start: &PerVip,
         paths: &mut PathFinder,
-    ) -> anyhow::Result<VipReport> {
+    ) -> anyhow::Result<(VipReport, Seen)> {
         let mut doubts = Vec::new();
         let mut stages = Vec::new();
-        let steps = self.steps(before, &mut stages, &mut doubts).await?;
+        let (steps, after) = self.steps(before, &mut stages, &mut doubts).await?;
 
-        let from = self.counted()?;
-        let first = self.watch.look(self.vip)?;
+        let After { from, seen: first } = match after {
+            Some(after) => after,
+            None => After {
+                from: self.counted()?,
+                seen: self.watch.look(self.vip)?,
+            },
+        };
         let last = self.watch.look(self.vip)?;
         let until = self.counted()?;
         stages.push(Stage {
@@ -210,7 +230,7 @@ impl OneVip<'_> {
         let described = Described::new(table, paths);
         let remaining = Described::new(&last.ours, paths);
         let counters = until - start.get(&self.vip).copied().unwrap_or_default();
-        Ok(VipReport {
+        let report = VipReport {
             vip: self.vip,
             verdict,
             doubts,
@@ -224,27 +244,32 @@ impl OneVip<'_> {
             remaining_waiters: remaining.waiters().collect(),
             remaining_shares: remaining.shares().collect(),
             counters,
-        })
+        };
+        Ok((report, last))
     }
 
-    /// Goes one way after another, as long as the kernel's lists call for it.
+    /// Goes one way after another, as long as the kernel's lists call for it; with
+    /// the look after the last of them.
     async fn steps(
         &mut self,
         before: &Seen,
         stages: &mut Vec<Stage>,
         doubts: &mut Vec<String>,
-    ) -> anyhow::Result<Vec<Step>> {
+    ) -> anyhow::Result<(Vec<Step>, Option<After>)> {
         let choice = self.choice(&before.snapshot.table);
         let mut steps = Vec::new();
         let mut attempts = Vec::new();
-        let mut table = before.ours.clone();
+        let mut after: Option<After> = None;
         loop {
-            let counts = Counts::of(&table);
+            let table = after
+                .as_ref()
+                .map_or(&before.ours, |after| &after.seen.ours);
+            let counts = Counts::of(table);
             let (way, reason) = match choose::next(&choice, counts.total(), &attempts) {
-                Decision::Done => return Ok(steps),
+                Decision::Done => return Ok((steps, after)),
                 Decision::GiveUp { reason } => {
                     doubts.push(reason);
-                    return Ok(steps);
+                    return Ok((steps, after));
                 }
                 Decision::Go { way, reason } => (way, reason),
             };
@@ -260,23 +285,24 @@ impl OneVip<'_> {
             };
             if self.plan.dry_run {
                 steps.push(step);
-                return Ok(steps);
+                return Ok((steps, after));
             }
             if self.began.elapsed() >= self.plan.deadline {
                 let seconds = self.plan.deadline.as_secs_f64();
                 doubts.push(format!("the deadline of {seconds} s has passed"));
-                return Ok(steps);
+                return Ok((steps, after));
             }
 
             let counted = self.counted()?;
             let went = Instant::now();
-            match self.go(way, &table, &before.snapshot.table).await {
+            match self.go(way, table, &before.snapshot.table).await {
                 Ok(report) => {
                     step.action = Some(report.action);
                     step.hosts = report.hosts;
                 }
                 Err(error) => step.error = Some(error.to_string()),
             }
+            let from = self.counted()?;
             let seen = self.watch.look(self.vip)?;
             step.after = seen.counts();
             step.took_ms = milliseconds(went.elapsed());
@@ -293,7 +319,7 @@ impl OneVip<'_> {
                 error: step.error.clone(),
             });
             steps.push(step);
-            table = seen.ours;
+            after = Some(After { from, seen });
         }
     }
 

@@ -55,11 +55,6 @@ impl Watch {
         Ok(Seen { snapshot, ours })
     }
 
-    /// All that lockd holds, read once: other VIPs' clients go on meanwhile.
-    pub fn everything(&mut self) -> Result<LockTable, ObserveError> {
-        Ok(self.snapshots.take(None, Duration::ZERO)?.table)
-    }
-
     pub fn counters(&self) -> Result<PerVip, ObserveError> {
         self.counters.read()
     }
