@@ -91,6 +91,10 @@ impl Client {
         self.place.create_dir(&at)?;
         let source = match vip {
             IpAddr::V4(v4) => format!("{v4}:{}", server.export().display()),
+            // The same on every link: its own is named too.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+                format!("[{v6}%eth0]:{}", server.export().display())
+            }
             IpAddr::V6(v6) => format!("[{v6}]:{}", server.export().display()),
         };
         run(self

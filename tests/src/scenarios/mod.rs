@@ -4,6 +4,7 @@ mod bad_days;
 mod counters;
 mod counters_released;
 mod free_all;
+mod last_resorts;
 mod locks;
 mod release;
 mod topology;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         locks::SCENARIOS,
         free_all::SCENARIOS,
         release::SCENARIOS,
+        last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,

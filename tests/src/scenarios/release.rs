@@ -136,7 +136,8 @@ impl Busy {
     }
 }
 
-fn release(vips: &[IpAddr], options: &[&str]) -> Vec<String> {
+/// Arguments of a release.
+pub fn arguments(vips: &[IpAddr], options: &[&str]) -> Vec<String> {
     let mut arguments: Vec<String> = ["failover", "--phase", "release"].map(String::from).into();
     for vip in vips {
         arguments.extend(["--vip".into(), vip.to_string()]);
@@ -147,14 +148,14 @@ fn release(vips: &[IpAddr], options: &[&str]) -> Vec<String> {
 
 /// Runs a release that must end with exit code 0.
 fn done(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<Releases> {
-    let arguments = release(vips, options);
+    let arguments = arguments(vips, options);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     Releases::of(tool.json(exit::CONFIRMED, &arguments)?)
 }
 
 /// Runs a release that must be confirmed, for every VIP and with no other VIP
 /// disturbed.
-fn confirmed(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<Releases> {
+pub fn confirmed(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<Releases> {
     let report = done(tool, vips, options)?;
     ensure!(
         report.confirmed,
@@ -437,7 +438,7 @@ fn contended(context: &Context) -> Result<End> {
     let names: Vec<String> = (0..4).map(|i| format!("contended{i}")).collect();
     let files = net.files(&lab.server, vip, &names)?;
     let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let arguments = release(&[vip], &["--deadline", "5", "--json"]);
+    let arguments = arguments(&[vip], &["--deadline", "5", "--json"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
 
     let over = AtomicBool::new(false);

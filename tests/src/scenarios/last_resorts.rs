@@ -1,0 +1,136 @@
+//! `nlmfo failover --phase release` where no exact way is left: clients behind
+//! link-local addresses, for which FREE_ALL cannot be called, and which
+//! `unlock_ip` does not match, on every kernel (IPv6 before 7.2; from then on it
+//! compares the link too, and an address alone names none).
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use nlmfo::observe::host::Transport;
+
+use super::release::{arguments, confirmed};
+use super::{Context, End, Scenario};
+use crate::guest::client::{HeldLock, Mount};
+use crate::guest::lab::Lab;
+use crate::guest::locker::{Mode, Range};
+use crate::guest::report::Releases;
+use crate::guest::tool::{Tool, exit};
+use crate::guest::traces::Traces;
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "release-reboot-notice",
+        claim: "--reboot-notice releases what no exact way can, and no other client's locks",
+        run: reboot_notice,
+    },
+    Scenario {
+        name: "release-unlock-filesystem",
+        claim: "--unlock-filesystem releases what no exact way can, and tells whom else it hit",
+        run: unlock_filesystem,
+    },
+];
+
+const VIP: &str = "fe80::77";
+const OTHER_VIP: &str = "10.77.0.1";
+
+/// A server with a link-local VIP. One client holds a lock through it, another one
+/// through an ordinary VIP.
+struct LinkLocal {
+    _held: [HeldLock; 2],
+    _mount: Mount,
+    vip: IpAddr,
+    lab: Lab,
+}
+
+impl LinkLocal {
+    fn up() -> Result<LinkLocal> {
+        let lab = Lab::up(&[OTHER_VIP], 2)?;
+        let vip = VIP.parse()?;
+        lab.server.add_vip(vip)?;
+        let client = &lab.clients[0].client;
+        client.place().ip("addr add fe80::11/64 dev eth0 nodad\n")?;
+        let mount = client.mount(&lab.server, vip, Transport::Tcp)?;
+        let held = [
+            client.lock(&mount, "link-local", Range::WHOLE, Mode::Write)?,
+            lab.clients[1].lock("ordinary", Range::WHOLE)?,
+        ];
+        Ok(LinkLocal {
+            _held: held,
+            _mount: mount,
+            vip,
+            lab,
+        })
+    }
+
+    /// Unasked, the tool takes no way that is not exact, and says so.
+    fn ensure_not_released_unasked(&self, tool: &Tool<'_>) -> Result<()> {
+        let arguments = arguments(&[self.vip], &[]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let report = Releases::of(tool.json(exit::NOT_CONFIRMED, &arguments)?)?;
+        let release = report.vip(self.vip)?;
+        ensure!(
+            release.ways().last() == Some(&"free_all") && release.remaining.len() == 1,
+            "one lock is to remain after FREE_ALL: {release:#?}"
+        );
+        self.ensure_held(2)
+    }
+
+    fn ensure_held(&self, expected: usize) -> Result<()> {
+        let held = self.lab.server.locks()?;
+        ensure!(
+            held.len() == expected,
+            "{expected} locks are to be held, the server's list is {held:?}"
+        );
+        Ok(())
+    }
+}
+
+fn reboot_notice(context: &Context) -> Result<End> {
+    let lab = LinkLocal::up()?;
+    let place = lab.lab.server.place();
+    let tool = Tool::new(&context.nlmfo, place);
+    let before = Traces::of(place)?;
+    lab.ensure_not_released_unasked(&tool)?;
+    let report = confirmed(&tool, &[lab.vip], &["--reboot-notice"])?;
+    ensure_last_way(&report, lab.vip, "reboot")?;
+    Traces::of(place)?.ensure_as(&before)?;
+    lab.ensure_held(1)?;
+    Ok(End::Pass)
+}
+
+fn unlock_filesystem(context: &Context) -> Result<End> {
+    let lab = LinkLocal::up()?;
+    let place = lab.lab.server.place();
+    let tool = Tool::new(&context.nlmfo, place);
+    let before = Traces::of(place)?;
+    lab.ensure_not_released_unasked(&tool)?;
+    let export = lab.lab.server.export().to_string_lossy();
+    let arguments = arguments(&[lab.vip], &["--unlock-filesystem", &export]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    // The other VIP's lock is on the same filesystem: that is no clean release.
+    let report = Releases::of(tool.json(exit::NOT_CONFIRMED, &arguments)?)?;
+    ensure_last_way(&report, lab.vip, "filesystem")?;
+    let release = report.vip(lab.vip)?;
+    ensure!(
+        release.verdict == "confirmed" && release.remaining.is_empty(),
+        "the VIP's own release: {release:#?}"
+    );
+    let other = (report.others.iter())
+        .find(|other| other.vip.to_string() == OTHER_VIP)
+        .context("the other VIP is not in the report")?;
+    ensure!(other.fate == "disturbed", "the other VIP: {other:?}");
+    Traces::of(place)?.ensure_as(&before)?;
+    lab.ensure_held(0)?;
+    Ok(End::Pass)
+}
+
+/// The lock went by this way, after the exact ones.
+fn ensure_last_way(report: &Releases, vip: IpAddr, way: &str) -> Result<()> {
+    let release = report.vip(vip)?;
+    let ways = release.ways();
+    ensure!(
+        ways.ends_with(&["free_all", way]) && release.released.len() == 1,
+        "one lock was to go by {way} after FREE_ALL: {release:#?}"
+    );
+    Ok(())
+}
