@@ -61,6 +61,12 @@ impl Released {
 
 /// One VIP's counters, added up over the CPUs. Calls, not locks: POSIX locks of
 /// one owner merge and split, so how many are held only a snapshot can tell.
+///
+/// Calls that lockd answers before it comes to its lock path, no counter sees: a
+/// stale or unknown file handle, a host or file for which there is no memory, and,
+/// while in grace, UNLOCK and CANCEL (`nlm4svc_retrieve_args` and its callers,
+/// fs/lockd/svc4proc.c, 6.1 and 6.12). None of these changes what is held. SHARE and
+/// UNSHARE have no counter at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// LOCK calls granted at once, reclaims apart.
