@@ -24,10 +24,8 @@ pub struct Layout {
     pub fl_owner: u32,
     /// `fl_list`, from 6.9 `flc_list`: the `list_head` in the inode's `flc_posix`.
     pub fl_list: u32,
-    /// `fl_type`: `F_RDLCK` 0 or `F_WRLCK` 1; its width is in `fl_type_size`.
+    /// `fl_type`: `F_RDLCK` 0 or `F_WRLCK` 1.
     pub fl_type: u32,
-    /// Width of `fl_type` in bytes.
-    pub fl_type_size: u32,
     /// `fl_file`, a `struct file *`.
     pub fl_file: u32,
     /// `fl_start`, 8 bytes.
@@ -91,6 +89,8 @@ pub struct Layout {
     /// `nlm_file.f_blocks`: a `list_head` of `nlm_block.b_flist`.
     pub nlm_file_blocks: u32,
 
+    /// `nlm_block.b_list`: in lockd's list of requests to see to, or alone.
+    pub block_list: u32,
     /// `nlm_block.b_flist`.
     pub block_flist: u32,
     /// `nlm_block.b_host`.
@@ -123,12 +123,6 @@ pub struct Layout {
     pub share_access: u32,
     /// `nlm_share.s_mode`, 4 bytes.
     pub share_mode: u32,
-
-    /// `sockaddr_storage.ss_family` is at 0 by POSIX; these two are not.
-    /// `sockaddr_in.sin_addr`.
-    pub sin_addr: u32,
-    /// `sockaddr_in6.sin6_addr`.
-    pub sin6_addr: u32,
 
     /// Buckets of `nlm_files`, from the array's BTF type.
     pub nlm_files_buckets: u32,

@@ -33,7 +33,7 @@ pub(crate) use layout;
 /// Reads a `T` at `base + offset` in kernel memory.
 #[inline(always)]
 pub fn read<T>(base: u64, offset: u32) -> Result<T, i32> {
-    // SAFETY: the helper checks the address; `T` is a plain integer or array.
+    // SAFETY: the helper checks the address; `T` is plain integers or arrays of them.
     unsafe { bpf_probe_read_kernel((base + offset as u64) as *const T) }
 }
 
@@ -66,12 +66,26 @@ pub fn read_str<const N: usize>(into: *mut [u8; N], from: u64) {
     }
 }
 
-/// A `sockaddr_storage` that holds an IPv4 or IPv6 address.
+/// What `sockaddr_in` and `sockaddr_in6` begin with (include/uapi/linux/in.h and
+/// in6.h): programs are compiled against it, so it cannot differ.
+#[repr(C)]
+struct Sockaddr {
+    family: u16,
+    port: u16,
+    /// `sin_addr`, or `sin6_flowinfo`.
+    v4: [u8; 4],
+    /// `sin6_addr`.
+    v6: [u8; 16],
+}
+
+/// A `sockaddr_storage` that holds an IPv4 or IPv6 address. One read for either
+/// family: a call of the helper costs more than the bytes.
 #[inline(always)]
 pub fn sockaddr(at: u64) -> Result<Addr, i32> {
-    match read::<u16>(at, 0)? {
-        AF_INET => Ok(Addr::from_v4(read::<[u8; 4]>(at, layout!(sin_addr))?)),
-        AF_INET6 => Ok(Addr(read::<[u8; 16]>(at, layout!(sin6_addr))?)),
+    let address = read::<Sockaddr>(at, 0)?;
+    match address.family {
+        AF_INET => Ok(Addr::from_v4(address.v4)),
+        AF_INET6 => Ok(Addr(address.v6)),
         _ => Err(UNKNOWN_FAMILY),
     }
 }

@@ -392,6 +392,14 @@ fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
         return Ok(end(state, walk::TORN));
     }
     let block = state.entry - layout!(block_flist) as u64;
+    let granted = read::<u8>(block, layout!(block_granted))?;
+    let list = block + layout!(block_list) as u64;
+    // Granted, and no more among the requests that lockd sees to: it was released,
+    // and is kept only until the call ends that was telling its client.
+    if granted != 0 && pointer(list, 0)? == list {
+        state.entry = next;
+        return Ok(CONTINUE);
+    }
     let call = pointer(block, layout!(block_call))?;
     let lock = FileLock::read(call + layout!(rqst_lock_fl) as u64)?;
     let file = state.nlm_file;
@@ -405,7 +413,7 @@ fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
             start: lock.start(),
             end: lock.end(),
             svid: read(call, layout!(rqst_lock_svid))?,
-            granted: read::<u8>(block, layout!(block_granted))? as u32,
+            granted: granted as u32,
         });
         Ok(())
     })?;

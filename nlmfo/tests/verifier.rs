@@ -18,7 +18,6 @@ fn layout() -> Layout {
         fl_list: 8,
         fl_owner: 72,
         fl_type: 84,
-        fl_type_size: 4,
         fl_file: 120,
         fl_start: 128,
         fl_end: 136,
@@ -32,8 +31,6 @@ fn layout() -> Layout {
         host_version: 304,
         host_proto: 308,
         host_net: 512,
-        sin_addr: 4,
-        sin6_addr: 8,
         ..Layout::UNSET
     }
 }

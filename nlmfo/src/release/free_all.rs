@@ -10,8 +10,12 @@
 //!
 //! - FREE_ALL checks no grace period, no privilege and no port.
 //! - It exists in v3 and v4. The table of v1 ends at procedure 16, so that hosts of v1
-//!   get an UNLOCK of the whole file for each owner, and a CANCEL for each waiter. Those
-//!   are refused in grace, and open the file: its export must still be there.
+//!   get an UNLOCK of the whole file for each owner. That is refused in grace, and opens
+//!   the file: its export must still be there.
+//! - It drops one host's waiters and locks, and what another host waits for is granted
+//!   at once: that client would believe in a lock that the next call takes away. So
+//!   every waiter of the VIP gets a CANCEL before the first lock goes. Where that is
+//!   refused (as UNLOCK is), FREE_ALL drops the waiter all the same.
 //! - lockd takes calls only from addresses that some export names (`svc_set_client`).
 //!   Where the export went before the locks, the client is admitted for the moment of
 //!   the call: see [`Admission`].
@@ -25,6 +29,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use super::route::Detour;
 use super::target::{Request, RequestKind, Target};
@@ -70,12 +75,16 @@ impl Way for FreeAll {
             return Err(Error::NoLockd);
         }
         let clients: BTreeSet<IpAddr> = job.targets.iter().map(|t| t.host.client).collect();
+        let until = start + self.overall;
         let detour = Detour::open(job.vip, &clients).await?;
-        let hosts = stream::iter(job.targets)
-            .map(|target| self.release_host(target, &ports, start + self.overall))
-            .buffer_unordered(CONCURRENT)
-            .collect::<Vec<_>>()
-            .await;
+        let waiting = job.targets.iter().filter(|t| !t.waiting.is_empty());
+        for report in self
+            .call_for_each(waiting, Pass::Waiters, &ports, until)
+            .await
+        {
+            debug!(host = %report.host, outcome = ?report.outcome, "waiters cancelled");
+        }
+        let hosts = (self.call_for_each(job.targets, Pass::Rest, &ports, until)).await;
         detour.close().await?;
         Ok(Report {
             way: WayKind::FreeAll,
@@ -86,17 +95,41 @@ impl Way for FreeAll {
     }
 }
 
+/// What is called for in a host's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// Its waiters go.
+    Waiters,
+    /// Everything else goes.
+    Rest,
+}
+
 impl FreeAll {
+    async fn call_for_each(
+        &self,
+        targets: impl IntoIterator<Item = &Target>,
+        pass: Pass,
+        ports: &LockdPorts,
+        until: Instant,
+    ) -> Vec<HostReport> {
+        stream::iter(targets)
+            .map(|target| self.release_host(target, pass, ports, until))
+            .buffer_unordered(CONCURRENT)
+            .collect()
+            .await
+    }
+
     async fn release_host(
         &self,
         target: &Target,
+        pass: Pass,
         ports: &LockdPorts,
         until: Instant,
     ) -> HostReport {
         let start = Instant::now();
         let outcome = match address_of_lockd(&target.host, self.netns, ports) {
             Err(reason) => Err(reason),
-            Ok(peer) => match timeout_at(until, self.call_for(target, peer)).await {
+            Ok(peer) => match timeout_at(until, self.call_for(target, pass, peer)).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("not done within {:?} for all hosts", self.overall)),
             },
@@ -108,11 +141,16 @@ impl FreeAll {
         }
     }
 
-    async fn call_for(&self, target: &Target, peer: SocketAddr) -> Result<String, String> {
+    async fn call_for(
+        &self,
+        target: &Target,
+        pass: Pass,
+        peer: SocketAddr,
+    ) -> Result<String, String> {
         let mut admission = None;
         let mut tries = 1;
         loop {
-            match self.try_call_for(target, peer).await {
+            match self.try_call_for(target, pass, peer).await {
                 Ok(outcome) => return outcome,
                 Err(error) if admission.is_none() && is_of_no_export(&error) => {
                     let admitted = Admission::of_unexported(target.host.client);
@@ -130,14 +168,10 @@ impl FreeAll {
     async fn try_call_for(
         &self,
         target: &Target,
+        pass: Pass,
         peer: SocketAddr,
     ) -> Result<Result<String, String>, client::Error> {
-        let Target {
-            host,
-            caller,
-            requests,
-            ..
-        } = target;
+        let Target { host, caller, .. } = target;
         let rpc = Client::connect(Endpoint {
             peer,
             transport: host.transport,
@@ -152,12 +186,13 @@ impl FreeAll {
         })
         .await?;
         let mut nlm = NlmClient::new(rpc, host.version);
-        match host.version {
-            NlmVersion::V3 | NlmVersion::V4 => {
+        match (pass, host.version) {
+            (Pass::Waiters, _) => give_up_each(&mut nlm, caller, &target.waiting).await,
+            (Pass::Rest, NlmVersion::V3 | NlmVersion::V4) => {
                 nlm.free_all(caller, 0).await?;
                 Ok(Ok("FREE_ALL".into()))
             }
-            NlmVersion::V1 => give_up_each(&mut nlm, caller, requests).await,
+            (Pass::Rest, NlmVersion::V1) => give_up_each(&mut nlm, caller, &target.held).await,
         }
     }
 }
@@ -191,7 +226,7 @@ fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<Socke
     Ok(SocketAddr::new(host.vip, port))
 }
 
-/// For v1: one call for each request.
+/// One call for each request.
 async fn give_up_each(
     nlm: &mut NlmClient,
     caller: &str,
@@ -219,7 +254,7 @@ async fn give_up_each(
         }
     }
     if refused.is_empty() {
-        Ok(Ok(format!("{} UNLOCK and CANCEL calls", requests.len())))
+        Ok(Ok(format!("{} UNLOCK or CANCEL calls", requests.len())))
     } else {
         Ok(Err(format!("lockd refused {}", refused.join(", "))))
     }

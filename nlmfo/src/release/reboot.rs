@@ -111,7 +111,8 @@ mod tests {
                 name: client.into(),
                 cookie: [7; 16],
             }),
-            requests: Vec::new(),
+            waiting: Vec::new(),
+            held: Vec::new(),
         }
     }
 

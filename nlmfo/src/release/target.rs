@@ -16,9 +16,11 @@ pub struct Target {
     pub caller: String,
     /// What statd knows the client by, if it is monitored.
     pub monitored: Option<Monitored>,
-    /// What the host holds and waits for, for NLM v1 alone: that version has no
-    /// FREE_ALL, and each lock goes by a call of its own.
-    pub requests: Vec<Request>,
+    /// What the host waits for.
+    pub waiting: Vec<Request>,
+    /// What it holds, for NLM v1 alone: that version has no FREE_ALL, and each lock
+    /// goes by a call of its own.
+    pub held: Vec<Request>,
 }
 
 /// A client in lockd's dealings with statd.
@@ -60,8 +62,8 @@ pub fn targets(table: &LockTable, vip: IpAddr, netns: u32) -> Vec<Target> {
 fn target(table: &LockTable, id: HostId) -> Target {
     let info = table.host(id);
     let is_monitored = info.nsm_priv != Cookie::default();
-    let requests = match info.key.version {
-        NlmVersion::V1 => requests(table, id),
+    let held = match info.key.version {
+        NlmVersion::V1 => held(table, id),
         NlmVersion::V3 | NlmVersion::V4 => Vec::new(),
     };
     Target {
@@ -71,14 +73,14 @@ fn target(table: &LockTable, id: HostId) -> Target {
             name: info.nsm_name.clone(),
             cookie: info.nsm_priv,
         }),
-        requests,
+        waiting: waiting(table, id),
+        held,
     }
 }
 
-/// Waiters first, so that none is granted when a lock of the same host goes.
-fn requests(table: &LockTable, host: HostId) -> Vec<Request> {
+fn waiting(table: &LockTable, host: HostId) -> Vec<Request> {
     let waiting = table.waiters.iter().filter(|waiter| waiter.host == host);
-    let mut requests: Vec<_> = waiting
+    waiting
         .map(|waiter| Request {
             file_handle: table.file(waiter.file).fh.clone(),
             svid: waiter.svid,
@@ -87,15 +89,19 @@ fn requests(table: &LockTable, host: HostId) -> Vec<Request> {
                 exclusive: waiter.mode == Mode::Write,
             },
         })
-        .collect();
+        .collect()
+}
+
+fn held(table: &LockTable, host: HostId) -> Vec<Request> {
     let held = table.locks.iter().filter(|lock| lock.host == host);
     let owners: BTreeSet<_> = held.map(|lock| (lock.file, lock.svid)).collect();
-    requests.extend(owners.into_iter().map(|(file, svid)| Request {
-        file_handle: table.file(file).fh.clone(),
-        svid,
-        kind: RequestKind::Held,
-    }));
-    requests
+    (owners.into_iter())
+        .map(|(file, svid)| Request {
+            file_handle: table.file(file).fh.clone(),
+            svid,
+            kind: RequestKind::Held,
+        })
+        .collect()
 }
 
 /// NLM names a length where the kernel names the last byte, and 0 for "to the end".
@@ -231,7 +237,10 @@ mod tests {
         let targets = targets(&table(), address("10.77.0.1"), NETNS);
         let clients: Vec<_> = targets.iter().map(|target| target.host.client).collect();
         assert_eq!(clients, [address("10.77.0.11"), address("10.77.0.12")]);
-        assert_eq!(targets[1].requests, []);
+        assert_eq!(
+            (&*targets[1].waiting, &*targets[1].held),
+            (&[][..], &[][..])
+        );
         assert_eq!(targets[0].monitored, None);
         assert_eq!(targets[1].monitored.as_ref().unwrap().cookie, [9; 16]);
     }
@@ -239,11 +248,9 @@ mod tests {
     #[test]
     fn a_v1_host_is_released_request_by_request() {
         let targets = targets(&table(), address("10.77.0.1"), NETNS);
-        let requests: Vec<_> = targets[0]
-            .requests
-            .iter()
-            .map(|r| (r.svid, r.kind))
-            .collect();
+        let kinds = |requests: &[Request]| -> Vec<_> {
+            requests.iter().map(|r| (r.svid, r.kind)).collect()
+        };
         let range = Range {
             offset: 40,
             length: 0,
@@ -252,8 +259,9 @@ mod tests {
             range,
             exclusive: true,
         };
-        assert_eq!(requests, [(8, waiting), (7, RequestKind::Held)]);
-        assert_eq!(targets[0].requests[0].file_handle, [5; 32]);
+        assert_eq!(kinds(&targets[0].waiting), [(8, waiting)]);
+        assert_eq!(kinds(&targets[0].held), [(7, RequestKind::Held)]);
+        assert_eq!(targets[0].held[0].file_handle, [5; 32]);
     }
 
     #[test]

@@ -92,6 +92,13 @@ pub struct Release {
     pub waiters_released: Vec<Entry>,
     pub shares_released: Vec<Entry>,
     pub remaining: Vec<Entry>,
+    pub counters: Counters,
+}
+
+/// What lockd did for a VIP during its release, as far as scenarios ask.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Counters {
+    pub granted_later: u64,
 }
 
 /// A way that was gone, by its name in JSON: `unlock_ip`, `free_all`, …

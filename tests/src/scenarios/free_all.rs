@@ -106,7 +106,8 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
                     },
                     caller: format!("raw{number}"),
                     monitored: None,
-                    requests: vec![Request {
+                    waiting: Vec::new(),
+                    held: vec![Request {
                         file_handle: client.handle(&file),
                         svid: SVID,
                         kind: RequestKind::Held,

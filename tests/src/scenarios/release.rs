@@ -295,6 +295,13 @@ fn raw(context: &Context) -> Result<End> {
     let before = Traces::of(lab.server.place())?;
     let report = confirmed(&tool, &lab.vips[..2], &[])?;
     Traces::of(lab.server.place())?.ensure_as(&before)?;
+    for vip in &lab.vips[..2] {
+        let counters = report.vip(*vip)?.counters;
+        ensure!(
+            counters.granted_later == 0,
+            "a waiter of {vip} was granted what its release takes away: {counters:?}"
+        );
+    }
     let first = report.vip(lab.vips[0])?;
     let told = (
         first.released.len(),
