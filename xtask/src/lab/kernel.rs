@@ -124,6 +124,11 @@ impl Version {
         }
     }
 
+    /// The series that stable updates belong to: 6.12 of 6.12.107.
+    pub const fn series(self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
     /// Reads the numbers at the start of a Debian version, a release string or
     /// a plain version: `6.12.107-1~deb12u1`, `7.3.4+deb13-cloud-amd64`, `6.1`.
     pub fn leading(text: &str) -> Option<Self> {

@@ -34,7 +34,7 @@ const LAB_KERNELS: &str = "NLMFO_LAB_KERNELS";
 #[derive(Debug, Args)]
 pub struct TestArgs {
     /// Run the lab's scenarios on this kernel (repeatable); by default on one
-    /// whose unlock_ip works and on one whose does not
+    /// whose unlock_ip works and on one of another series whose does not
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<KernelName>,
 
@@ -179,12 +179,22 @@ fn from_anywhere(name: KernelName) -> Result<KernelName> {
 }
 
 /// One whose `unlock_ip` is broken and one whose works, as far as the archive
-/// has them. A kind that it lacks is skipped, not forgotten.
+/// has them, and of two series: those differ in more than this, as in whether lockd
+/// queues blocked locks. A kind that the archive lacks is skipped, not forgotten.
 fn choose(offered: &[Offered]) -> (Vec<KernelName>, Tally) {
+    let of_kind = |kind| move |kernel: &Offered| kernel.unlock_ip() == kind;
+    let broken = newest(offered, of_kind(UnlockIp::Broken));
+    let works = of_kind(UnlockIp::Works);
+    let of_another_series = |kernel: &Offered| {
+        broken.is_none_or(|broken| broken.version.series() != kernel.version.series())
+    };
+    let works = newest(offered, |kernel| works(kernel) && of_another_series(kernel))
+        .or_else(|| newest(offered, works));
+
     let mut names = Vec::new();
     let mut skipped = Tally::default();
-    for kind in [UnlockIp::Broken, UnlockIp::Works] {
-        match newest(offered, |kernel| kernel.unlock_ip() == kind) {
+    for (kind, kernel) in [(UnlockIp::Broken, broken), (UnlockIp::Works, works)] {
+        match kernel {
             Some(kernel) => names.push(kernel.name()),
             None => {
                 eprintln!("skipped: the archive offers no kernel whose unlock_ip is {kind}");
@@ -221,6 +231,24 @@ mod tests {
         let names: Vec<String> = names.iter().map(KernelName::to_string).collect();
         assert_eq!(names, ["bookworm", "trixie"]);
         assert_eq!(skipped, Tally::default());
+    }
+
+    #[test]
+    fn the_two_are_of_two_series_where_they_can_be() {
+        let mut kernels = vec![
+            offered(Suite::Trixie, Version::new(6, 12, 107)),
+            offered(Suite::TrixieSecurity, Version::new(6, 12, 117)),
+        ];
+        let names = |kernels: &[Offered]| -> Vec<String> {
+            choose(kernels)
+                .0
+                .iter()
+                .map(KernelName::to_string)
+                .collect()
+        };
+        assert_eq!(names(&kernels), ["trixie", "trixie-security"]);
+        kernels.push(offered(Suite::BookwormSecurity, Version::new(6, 1, 192)));
+        assert_eq!(names(&kernels), ["trixie", "bookworm-security"]);
     }
 
     #[test]
