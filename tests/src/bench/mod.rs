@@ -85,17 +85,17 @@ pub struct Effort {
 impl Effort {
     pub fn full() -> Effort {
         Effort {
-            rounds: 5,
-            turn: Duration::from_secs(1),
+            rounds: 3,
+            turn: Duration::from_millis(500),
             holders: 1000,
-            snapshots: 5,
+            snapshots: 3,
         }
     }
 
     pub fn quick() -> Effort {
         Effort {
             rounds: 2,
-            turn: Duration::from_millis(500),
+            turn: Duration::from_millis(200),
             holders: 100,
             snapshots: 2,
         }
