@@ -3,7 +3,10 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod gate;
 pub mod layout;
+pub mod nlm_call;
 pub mod record;
+pub mod stream;
 
 pub use addr::Addr;

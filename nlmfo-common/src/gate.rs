@@ -1,0 +1,237 @@
+//! What the grace gate and the audit share with the tool: what is to be done for
+//! which VIP, and what came of it. Times are nanoseconds of `CLOCK_MONOTONIC`, the
+//! clock of `bpf_ktime_get_ns`; 0 means never.
+
+use crate::Addr;
+use crate::layout::Layout;
+use crate::record::FH_MAX;
+use crate::stream::{Rewrites, Stream};
+
+/// The socket mark (`SO_MARK`) of nlmfo's own calls to lockd, which pass a fence.
+/// Only processes with CAP_NET_ADMIN on this node can set it: it does not travel.
+pub const OWN_MARK: u32 = 0x6e6c_6d66;
+
+/// Version of everything that is pinned: the maps of this file and the programs
+/// that share them. Raise it with every change.
+pub const PINNED_VERSION: u32 = 1;
+
+/// What the gate shall do for one VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Grace began: connections older than this are closed, as nobody knows where
+    /// their calls begin.
+    pub opened: u64,
+    /// Grace ends.
+    pub until: u64,
+    /// Nothing reaches lockd until then.
+    pub fenced_until: u64,
+    /// What lockd began to work on from here on, up to `until`, is audited: calls
+    /// that were in its queue when the window opened are answered by now.
+    pub audited_from: u64,
+}
+
+/// What holds for all VIPs; the one entry of its map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// The latest end of any window, fence or scope: past it, packets are let
+    /// through unread.
+    pub until: u64,
+    /// New locks on the filesystems of the scope are refused through every address
+    /// from `scope_opened` until here.
+    pub scope_until: u64,
+    pub scope_opened: u64,
+    /// Address of the network namespace's `struct net`.
+    pub net: u64,
+}
+
+/// A connection's or datagram's ends; ports in host byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    pub client: Addr,
+    pub vip: Addr,
+    pub client_port: u16,
+    pub server_port: u16,
+    pub pad: u32,
+}
+
+/// A followed connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub stream: Stream,
+    /// The stream as it was before the segment at hand, should that be dropped.
+    pub before: Stream,
+    /// `opened` of the window for which it is followed.
+    pub opened: u64,
+    /// Not 0: a CPU is at it.
+    pub busy: u32,
+    pub pad: u32,
+    pub rewrites: Rewrites,
+}
+
+/// Which call an answer of lockd's belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoteKey {
+    pub client: Addr,
+    pub port: u16,
+    pub pad: u16,
+    pub xid: u32,
+}
+
+/// What the gate saw of a call with a `reclaim` word, and did.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    pub at: u64,
+    /// The word as the client sent it.
+    pub sent: u32,
+    /// The word as lockd gets it.
+    pub written: u32,
+}
+
+/// What the gate did for one VIP, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gated {
+    /// New locks that were made to look like reclaims, so that lockd refuses them.
+    pub new: u64,
+    /// Reclaims that were made to look like new locks, so that lockd grants them.
+    pub reclaims: u64,
+    /// Calls left as they were, because the kernel itself was in grace.
+    pub left: u64,
+    /// SHARE calls that were dropped.
+    pub shares: u64,
+    /// Packets dropped because they came out of order, or could not be read.
+    pub dropped: u64,
+    /// Segments turned into a reset, to close a connection that cannot be followed.
+    pub closed: u64,
+    /// Packets dropped at the fence.
+    pub fenced: u64,
+}
+
+/// lockd's answers to LOCK calls in a VIP's window, by what they mean.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audited {
+    /// A reclaim was granted.
+    pub reclaimed: u64,
+    /// A new lock was refused because of grace.
+    pub refused: u64,
+    /// A reclaim was refused because of grace: its client has lost it for good.
+    pub reclaims_refused: u64,
+    /// A reclaim was answered in another way: a conflict, no such file.
+    pub reclaims_failed: u64,
+    /// A new lock was answered in another way without being granted.
+    pub other: u64,
+    /// A lock was granted that was no reclaim, or was never seen by the gate.
+    pub violations: u64,
+}
+
+/// How grace was violated.
+pub mod violation {
+    /// A lock was granted to a call that was no reclaim on the wire.
+    pub const NEW_LOCK: u32 = 1;
+    /// A lock was granted, and the gate has seen no such call.
+    pub const UNSEEN: u32 = 2;
+    /// A blocked request was granted.
+    pub const WAITER: u32 = 3;
+    /// A request that was no reclaim was put in the queue of blocked ones.
+    pub const QUEUED: u32 = 4;
+}
+
+/// One violation, by name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub at: u64,
+    pub vip: Addr,
+    pub client: Addr,
+    /// One of [`violation`]; 0 while the entry is being written.
+    pub kind: u32,
+    pub xid: u32,
+    pub port: u32,
+    pub svid: u32,
+    /// `F_RDLCK` 0 or `F_WRLCK` 1.
+    pub mode: u32,
+    pub fh_len: u32,
+    /// First and last byte; `i64::MAX` means to the end of the file.
+    pub start: u64,
+    pub end: u64,
+    pub fh: [u8; FH_MAX],
+}
+
+/// Violations that are kept by name; more are only counted.
+pub const VIOLATIONS: u32 = 64;
+
+/// Where the fields are that only the gate and the audit read, besides those of
+/// [`Layout`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GateLayout {
+    /// Those that all programs share.
+    pub common: Layout,
+    /// Address of grace.ko's `grace_net_id`, an `unsigned int`.
+    pub grace_net_id: u64,
+    /// `net.gen`, a `struct net_generic *`.
+    pub net_gen: u32,
+    /// `net_generic.ptr`, an array of pointers.
+    pub net_generic_ptr: u32,
+    /// `task_struct.nsproxy`.
+    pub task_nsproxy: u32,
+    /// `nsproxy.net_ns`.
+    pub nsproxy_net: u32,
+    /// `svc_rqst.rq_addr`, a `sockaddr_storage`: the client.
+    pub rqst_addr: u32,
+    /// `svc_rqst.rq_xid`, 4 bytes, network byte order.
+    pub rqst_xid: u32,
+    /// `svc_serv.sv_name`, a `char *`.
+    pub serv_name: u32,
+    /// `svid` in the type of [`Layout::lock_fl`], 4 bytes.
+    pub lock_svid: u32,
+    /// `sockaddr_in.sin_port` and `sockaddr_in6.sin6_port`, one offset.
+    pub sin_port: u32,
+    pub pad: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Window>() == 32);
+    assert!(size_of::<Gate>() == 32);
+    assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<NoteKey>() == 24);
+    assert!(size_of::<Note>() == 16);
+    assert!(size_of::<Gated>() == 56);
+    assert!(size_of::<Audited>() == 48);
+    assert!(size_of::<Violation>() == 80 + FH_MAX);
+    assert!(size_of::<Stream>() == 104);
+    assert!(size_of::<Connection>() == 2 * 104 + 16 + 512);
+    assert!(size_of::<GateLayout>() == size_of::<Layout>() + 48);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    macro_rules! plain {
+        ($($type:ty),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, integers and arrays of integers only, no
+            // padding (the sizes are asserted above).
+            unsafe impl aya::Pod for $type {}
+        )+};
+    }
+
+    plain!(
+        super::Window,
+        super::Gate,
+        super::Flow,
+        super::Connection,
+        super::NoteKey,
+        super::Note,
+        super::Gated,
+        super::Audited,
+        super::Violation,
+        super::GateLayout,
+        crate::nlm_call::Fsid,
+    );
+}
