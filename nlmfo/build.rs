@@ -1,8 +1,9 @@
-//! Builds the kernel side (`nlmfo-ebpf`) into `OUT_DIR/nlmfo-ebpf`.
+//! Builds the kernel side, the objects of the package `nlmfo-ebpf`, into `OUT_DIR`
+//! under their own names.
 //!
 //! The compiler and the linker are those that `cargo xtask toolchain` prepared,
-//! in the folder that `xtask/src/toolchain` describes. `NLMFO_EBPF_ELF` names a
-//! ready-made ELF instead; then nothing is compiled here.
+//! in the folder that `xtask/src/toolchain` describes. `NLMFO_EBPF_ELF` names a folder
+//! with ready-made ELFs instead; then nothing is compiled here.
 
 use std::{
     env,
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use object::build::elf::{Builder, SectionData};
 
 const TARGET: &str = "bpfel-unknown-none";
+const OBJECTS: [&str; 2] = ["nlmfo-ebpf", "nlmfo-gate"];
 
 fn main() -> ExitCode {
     match run() {
@@ -34,19 +36,19 @@ fn run() -> Result<()> {
     for variable in ["NLMFO_EBPF_ELF", "NLMFO_CACHE"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    let elf = match non_empty("NLMFO_EBPF_ELF") {
-        Some(ready) => {
-            let elf = workspace()?.join(ready);
-            println!("cargo::rerun-if-changed={}", elf.display());
-            elf
-        }
+    let folder = match non_empty("NLMFO_EBPF_ELF") {
+        Some(ready) => workspace()?.join(ready),
         None => build(&out_dir)?,
     };
-    let built =
-        fs::read(&elf).with_context(|| format!("read the eBPF programs of {}", elf.display()))?;
-    let stripped = without_dwarf(&built)
-        .with_context(|| format!("strip the eBPF programs of {}", elf.display()))?;
-    fs::write(out_dir.join("nlmfo-ebpf"), stripped)?;
+    for object in OBJECTS {
+        let elf = folder.join(object);
+        println!("cargo::rerun-if-changed={}", elf.display());
+        let built = fs::read(&elf)
+            .with_context(|| format!("read the eBPF programs of {}", elf.display()))?;
+        let stripped = without_dwarf(&built)
+            .with_context(|| format!("strip the eBPF programs of {}", elf.display()))?;
+        fs::write(out_dir.join(object), stripped)?;
+    }
     Ok(())
 }
 
@@ -70,7 +72,8 @@ fn without_dwarf(elf: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
-/// Runs cargo for the kernel side; a rebuild after a change takes seconds.
+/// Runs cargo for the kernel side and returns the folder with its objects; a rebuild
+/// after a change takes seconds.
 fn build(out_dir: &Path) -> Result<PathBuf> {
     let workspace = workspace()?;
     for source in ["nlmfo-ebpf", "nlmfo-common", "Cargo.lock", "Cargo.toml"] {
@@ -130,7 +133,7 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
     for line in messages.lines() {
         println!("cargo::warning={line}");
     }
-    Ok(target_dir.join(TARGET).join("ebpf/nlmfo-ebpf"))
+    Ok(target_dir.join(TARGET).join("ebpf"))
 }
 
 /// Where `cargo xtask toolchain` keeps what it prepared.
@@ -143,7 +146,7 @@ fn toolchain(workspace: &Path) -> Result<PathBuf> {
     if !toolchain.join("about").exists() {
         bail!(
             "there is no eBPF toolchain in {}: run `cargo xtask build`, \
-             or name a ready-made ELF in NLMFO_EBPF_ELF",
+             or name a folder of ready-made ELFs in NLMFO_EBPF_ELF",
             toolchain.display()
         );
     }

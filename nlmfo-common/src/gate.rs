@@ -66,9 +66,6 @@ pub struct Connection {
     pub before: Stream,
     /// `opened` of the window for which it is followed.
     pub opened: u64,
-    /// Not 0: a CPU is at it.
-    pub busy: u32,
-    pub pad: u32,
     pub rewrites: Rewrites,
 }
 
@@ -197,6 +194,12 @@ pub struct GateLayout {
     pub pad: u32,
 }
 
+impl GateLayout {
+    /// Every field 0: what the programs are built with, and the loader replaces.
+    // SAFETY: integers only; all-zero bytes are a value of each.
+    pub const UNSET: Self = unsafe { core::mem::zeroed() };
+}
+
 const _: () = {
     assert!(size_of::<Window>() == 32);
     assert!(size_of::<Gate>() == 32);
@@ -207,7 +210,7 @@ const _: () = {
     assert!(size_of::<Audited>() == 48);
     assert!(size_of::<Violation>() == 80 + FH_MAX);
     assert!(size_of::<Stream>() == 104);
-    assert!(size_of::<Connection>() == 2 * 104 + 16 + 512);
+    assert!(size_of::<Connection>() == 2 * 104 + 8 + 512);
     assert!(size_of::<GateLayout>() == size_of::<Layout>() + 48);
 };
 

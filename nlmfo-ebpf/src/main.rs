@@ -1,4 +1,4 @@
-//! The kernel side of nlmfo: one file per family of hooks. Built for
+//! The programs that observe lockd: one file per family of hooks. Built for
 //! `bpfel-unknown-none` by `nlmfo/build.rs`; on the host it is an empty program,
 //! so that the workspace's checks work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]

@@ -133,7 +133,7 @@ fn make(cache: &Cache, dir: &Path) -> Result<()> {
         Some(toolchain) => toolchain.lay_out(dir)?,
         None => debian::lay_out(cache, dir).context(
             "no rustup toolchain here has rust-src, and taking the compiler from Debian's \
-             packages failed; remedies: `rustup component add rust-src`, or a ready-made ELF \
+             packages failed; remedies: `rustup component add rust-src`, or a folder of ready-made ELFs \
              in NLMFO_EBPF_ELF",
         )?,
     }

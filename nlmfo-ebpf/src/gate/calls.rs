@@ -1,0 +1,330 @@
+//! Reading the calls of a packet and writing their `reclaim` words.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use nlmfo_common::gate::{Connection, Flow, Note, NoteKey};
+use nlmfo_common::nlm_call::{Calls, Found, Fsid};
+use nlmfo_common::stream::REWRITES;
+
+use crate::classifier::count;
+use crate::kernel::in_grace;
+use crate::maps::{NOTES, SCOPES, WORK};
+use crate::packet::{Packet, Skb, UDP};
+
+/// Steps of the parser in one packet: a word each at worst, and no packet has more.
+const STEPS: u32 = 1 << 20;
+
+/// Marks a remembered byte that was left as it came, because the kernel was in
+/// grace. When its segment comes again it is decided on anew.
+const LEFT: u32 = 0x100;
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Outcome(u32);
+
+impl Outcome {
+    pub const PASS: Self = Outcome(0);
+    pub const DROP: Self = Outcome(1);
+    pub const LOST: Self = Outcome(2);
+}
+
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// The packet at hand, for the callbacks: in a map and not on the stack, where the
+/// verifier would follow every value of it.
+#[repr(C)]
+pub struct Work {
+    pub calls: Calls,
+    flow: Flow,
+    now: u64,
+    pub opened: u64,
+    pub net: u64,
+    pub is_in_window: u32,
+    pub is_in_scope: u32,
+    proto: u32,
+    l4: u32,
+    /// Sequence number of the packet's byte 0.
+    pub first: u32,
+    /// Bytes of the segment that were seen before, and where it begins.
+    pub seen: u32,
+    pub seq: u32,
+    outcome: Outcome,
+}
+
+impl Work {
+    #[inline(always)]
+    pub fn of_this_cpu() -> Option<&'static mut Self> {
+        // SAFETY: this CPU's value; classifiers on a CPU run one after another.
+        WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    pub fn begin(&mut self, packet: &Packet, now: u64) {
+        self.flow = packet.flow;
+        self.now = now;
+        self.proto = packet.proto as u32;
+        self.l4 = packet.l4;
+        self.outcome = Outcome::PASS;
+    }
+
+    fn stop(&mut self, outcome: Outcome) -> i64 {
+        self.outcome = outcome;
+        STOP
+    }
+
+    #[inline(always)]
+    fn note_key(&self, xid: u32) -> NoteKey {
+        NoteKey {
+            client: self.flow.client,
+            port: self.flow.client_port,
+            pad: 0,
+            xid,
+        }
+    }
+
+    fn rewrite(&self, skb: Skb, at: u32, old: u32, new: u32) -> bool {
+        skb.rewrite(self.proto as u16, self.l4, at, old as u8, new as u8)
+    }
+}
+
+/// What a callback gets: pointers only, which do not change from step to step.
+#[repr(C)]
+struct Reading {
+    skb: Skb,
+    work: *mut Work,
+    connection: *mut Connection,
+}
+
+/// Reads the calls of a UDP payload, from where `work.calls` stands.
+#[inline(always)]
+pub fn read_datagram(skb: Skb, work: &mut Work) -> Outcome {
+    let reading = Reading {
+        skb,
+        work,
+        connection: core::ptr::null_mut(),
+    };
+    run(STEPS, datagram_step, &reading, work)
+}
+
+/// Reads the calls of a segment, from where `connection.stream.calls` stands.
+#[inline(always)]
+pub fn read_stream(skb: Skb, work: &mut Work, connection: &mut Connection) -> Outcome {
+    let reading = Reading {
+        skb,
+        work,
+        connection,
+    };
+    run(STEPS, stream_step, &reading, work)
+}
+
+/// Writes what was decided over the bytes of a segment that were seen before.
+#[inline(always)]
+pub fn repeat(skb: Skb, work: &mut Work, connection: &mut Connection) -> Outcome {
+    let reading = Reading {
+        skb,
+        work,
+        connection,
+    };
+    run(REWRITES as u32, repeat_step, &reading, work)
+}
+
+#[inline(always)]
+fn run(
+    steps: u32,
+    step: extern "C" fn(u64, *mut c_void) -> i64,
+    reading: &Reading,
+    work: &Work,
+) -> Outcome {
+    // SAFETY: the callback has the helper's signature, and takes a `Reading`.
+    unsafe {
+        bpf_loop(
+            steps,
+            step as *mut c_void,
+            (&raw const *reading).cast_mut().cast(),
+            0,
+        );
+    }
+    work.outcome
+}
+
+extern "C" fn datagram_step(_index: u64, reading: *mut c_void) -> i64 {
+    // SAFETY: `run` hands over a `Reading`, whose pointers are to our map values.
+    let (skb, work) = unsafe {
+        let reading = &*reading.cast::<Reading>();
+        (reading.skb, &mut *reading.work)
+    };
+    match work.calls.step(&skb) {
+        Found::More => GO_ON,
+        Found::End => STOP,
+        Found::Lost => work.stop(Outcome::DROP),
+        Found::Reclaim { at } => {
+            let call = Call::of(&work.calls);
+            match decide(work, &call) {
+                Decision::Pass => GO_ON,
+                Decision::Drop => work.stop(Outcome::DROP),
+                Decision::Leave => GO_ON,
+                Decision::Write(value) => match work.rewrite(skb, at, call.word, value) {
+                    true => GO_ON,
+                    false => work.stop(Outcome::DROP),
+                },
+            }
+        }
+    }
+}
+
+extern "C" fn stream_step(_index: u64, reading: *mut c_void) -> i64 {
+    // SAFETY: `run` hands over a `Reading`, whose pointers are to our map values.
+    let (skb, work, connection) = unsafe {
+        let reading = &*reading.cast::<Reading>();
+        (reading.skb, &mut *reading.work, &mut *reading.connection)
+    };
+    let stream = &mut connection.stream;
+    match stream.calls.step(&skb) {
+        Found::More => GO_ON,
+        Found::End => STOP,
+        Found::Lost => work.stop(Outcome::LOST),
+        Found::Reclaim { at } => {
+            let call = Call::of(&stream.calls);
+            let value = match decide(work, &call) {
+                Decision::Pass => return GO_ON,
+                Decision::Drop => return work.stop(Outcome::DROP),
+                Decision::Leave => call.word | LEFT,
+                Decision::Write(value) => value,
+            };
+            if value & LEFT == 0 && !work.rewrite(skb, at, call.word, value) {
+                return work.stop(Outcome::DROP);
+            }
+            stream.remember(&mut connection.rewrites, work.first.wrapping_add(at), value);
+            GO_ON
+        }
+    }
+}
+
+extern "C" fn repeat_step(index: u64, reading: *mut c_void) -> i64 {
+    // SAFETY: `run` hands over a `Reading`, whose pointers are to our map values.
+    let (skb, work, connection) = unsafe {
+        let reading = &*reading.cast::<Reading>();
+        (reading.skb, &mut *reading.work, &mut *reading.connection)
+    };
+    let Connection {
+        stream, rewrites, ..
+    } = connection;
+    let Some((offset, value)) = stream.repeated(rewrites, index as u32, work.seq, work.seen) else {
+        return GO_ON;
+    };
+    let at = work.seq.wrapping_sub(work.first).wrapping_add(offset);
+    let Some([old]) = skb.load::<1>(at) else {
+        return work.stop(Outcome::DROP);
+    };
+    let value = match (value & LEFT != 0, in_grace(work.net)) {
+        (false, _) => value,
+        (true, Ok(true)) => return GO_ON,
+        (true, Ok(false)) => (value & 0xff == 0) as u32,
+        (true, Err(_)) => return work.stop(Outcome::DROP),
+    };
+    match work.rewrite(skb, at, old as u32, value) {
+        true => GO_ON,
+        false => work.stop(Outcome::DROP),
+    }
+}
+
+/// A call with a `reclaim` word.
+struct Call {
+    word: u32,
+    xid: u32,
+    is_share: bool,
+    fsid: Option<Fsid>,
+}
+
+impl Call {
+    #[inline(always)]
+    fn of(calls: &Calls) -> Self {
+        Call {
+            word: calls.word,
+            xid: calls.xid,
+            is_share: calls.is_share(),
+            fsid: Fsid::of_handle(&calls.handle),
+        }
+    }
+}
+
+enum Decision {
+    /// None of our business.
+    Pass,
+    Drop,
+    /// The kernel's own grace does what is needed.
+    Leave,
+    /// This is what lockd shall read.
+    Write(u32),
+}
+
+/// What becomes of a call with a `reclaim` word.
+#[inline(always)]
+fn decide(work: &mut Work, call: &Call) -> Decision {
+    let is_in_window = work.is_in_window != 0;
+    if !is_in_window && !(work.is_in_scope != 0 && is_of_scope(call.fsid.as_ref())) {
+        return Decision::Pass;
+    }
+    let is_reclaim = call.word != 0;
+    let vip = work.flow.vip;
+    if call.is_share {
+        if is_reclaim {
+            return Decision::Pass;
+        }
+        count(vip, |gated| gated.shares += 1);
+        return Decision::Drop;
+    }
+    let Ok(in_grace) = in_grace(work.net) else {
+        return Decision::Drop;
+    };
+    let key = work.note_key(call.xid);
+    // Through another address than the window's a reclaim stays what it is, and
+    // lockd refuses it.
+    let value = if in_grace {
+        call.word
+    } else if is_in_window {
+        u32::from(!is_reclaim)
+    } else {
+        1
+    };
+    if work.proto == UDP as u32
+        && let Some(value) = written_before(&key, work.opened)
+    {
+        return Decision::Write(value);
+    }
+    let note = Note {
+        at: work.now,
+        sent: is_reclaim as u32,
+        written: value,
+    };
+    if NOTES.insert(key, note, 0).is_err() {
+        return Decision::Drop;
+    }
+    count(vip, |gated| match (in_grace, is_reclaim) {
+        (true, _) => gated.left += 1,
+        (false, true) => gated.reclaims += 1,
+        (false, false) => gated.new += 1,
+    });
+    match in_grace {
+        true => Decision::Leave,
+        false => Decision::Write(value),
+    }
+}
+
+/// What was written into this very call when it came by before: on another device of
+/// its way to lockd, or because the client sends it again. TCP's sequence numbers
+/// tell that by themselves.
+#[inline(always)]
+fn written_before(key: &NoteKey, opened: u64) -> Option<u32> {
+    // SAFETY: an element of our map; whole words are read.
+    let note = unsafe { NOTES.get(key) }?;
+    (note.at >= opened && note.written != note.sent).then_some(note.written)
+}
+
+#[inline(always)]
+fn is_of_scope(fsid: Option<&Fsid>) -> bool {
+    // SAFETY: whether there is such an element is all that is asked.
+    fsid.is_some_and(|fsid| unsafe { SCOPES.get(fsid) }.is_some())
+}

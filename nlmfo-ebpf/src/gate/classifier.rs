@@ -1,0 +1,292 @@
+//! The gate itself, on the ingress of every device: what may go to lockd as it is,
+//! what is rewritten on its way, and what is not let through.
+//!
+//! It fails closed. While a window is open for a VIP, what cannot be followed is
+//! dropped, or its connection is closed: TCP sends again, clients connect again.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock_tuple};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use nlmfo_common::Addr;
+use nlmfo_common::gate::{Connection, Flow, Gated, OWN_MARK};
+use nlmfo_common::stream::Place;
+
+use crate::calls::{self, Outcome, Work};
+use crate::maps::{BUSY, CONNECTIONS, FRESH, GATE, GATED, WINDOWS};
+use crate::packet::{Packet, Skb, TCP};
+
+const ETHERNET_HEADER: u32 = 14;
+
+/// Let the packet through, and other filters see it.
+const PASS: i32 = TC_ACT_UNSPEC;
+const DROP: i32 = TC_ACT_SHOT;
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const URG: u8 = 0x20;
+
+/// States of a socket (include/net/tcp_states.h).
+const TIME_WAIT: u32 = 6;
+const CLOSE: u32 = 7;
+const LISTEN: u32 = 10;
+const NEW_SYN_RECV: u32 = 12;
+
+// hook: tc ingress of a device with an Ethernet header
+// seen: 6.1 (clsact), 6.12 7.3 (tcx)
+// context: softirq
+#[classifier]
+pub fn gate_ether(ctx: TcContext) -> i32 {
+    gate(Skb(ctx.as_ptr().cast()), ETHERNET_HEADER)
+}
+
+// hook: tc ingress of a device without a link header
+// seen: 6.1 (clsact), 6.12 7.3 (tcx)
+// context: softirq
+#[classifier]
+pub fn gate_raw(ctx: TcContext) -> i32 {
+    gate(Skb(ctx.as_ptr().cast()), 0)
+}
+
+#[inline(always)]
+fn gate(skb: Skb, l3: u32) -> i32 {
+    let Some(gate) = GATE.get(0) else { return PASS };
+    if gate.until == 0 {
+        return PASS;
+    }
+    // Most packets are nobody's business of ours: that is found out before anything
+    // that costs more.
+    let Some(packet) = Packet::of(skb, l3) else {
+        return PASS;
+    };
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: an element of our map; its fields are read once each.
+    let window = unsafe { WINDOWS.get(packet.flow.vip) }
+        .copied()
+        .unwrap_or_default();
+    if skb.mark() == OWN_MARK {
+        return PASS;
+    }
+    if now < window.fenced_until {
+        count(packet.flow.vip, |gated| gated.fenced += 1);
+        return DROP;
+    }
+    let is_in_window = now < window.until;
+    if !is_in_window && now >= gate.scope_until {
+        return PASS;
+    }
+    if !packet.is_readable() {
+        return drop(packet.flow.vip);
+    }
+    let Some(work) = Work::of_this_cpu() else {
+        return drop(packet.flow.vip);
+    };
+    work.begin(&packet, now);
+    work.is_in_window = is_in_window as u32;
+    work.opened = match is_in_window {
+        true => window.opened,
+        false => gate.scope_opened,
+    };
+    work.is_in_scope = (now < gate.scope_until) as u32;
+    work.net = gate.net;
+    match packet.proto {
+        TCP => segment(&packet, work),
+        _ => datagram(&packet, work),
+    }
+}
+
+#[inline(always)]
+fn drop(vip: Addr) -> i32 {
+    count(vip, |gated| gated.dropped += 1);
+    DROP
+}
+
+/// Counts for the VIP.
+#[inline(always)]
+pub fn count(vip: Addr, add: impl FnOnce(&mut Gated)) {
+    let known = GATED.get_ptr_mut(vip).or_else(|| {
+        // BPF_NOEXIST
+        let _ = GATED.insert(vip, Gated::default(), 1);
+        GATED.get_ptr_mut(vip)
+    });
+    if let Some(gated) = known {
+        // SAFETY: this CPU's value, and softirqs do not nest.
+        add(unsafe { &mut *gated });
+    }
+}
+
+#[inline(always)]
+fn datagram(packet: &Packet, work: &mut Work) -> i32 {
+    const HEADER: u32 = 8;
+    work.calls.begin_datagram(packet.l4 + HEADER, packet.end);
+    match calls::read_datagram(packet.skb, work) {
+        Outcome::PASS => PASS,
+        _ => drop(packet.flow.vip),
+    }
+}
+
+#[inline(always)]
+fn segment(packet: &Packet, work: &mut Work) -> i32 {
+    let vip = packet.flow.vip;
+    let Some(header) = packet.skb.load::<20>(packet.l4) else {
+        return drop(vip);
+    };
+    let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    let flags = header[13];
+    let payload = packet.l4 + (header[12] >> 4) as u32 * 4;
+    let len = packet.end.saturating_sub(payload);
+    if flags & SYN != 0 {
+        // Data in a SYN has no place in the stream yet; the client sends it again.
+        if flags & ACK != 0 || len > 0 {
+            return drop(vip);
+        }
+        begin(packet, work.opened, seq);
+        return PASS;
+    }
+    if len == 0 || payload < packet.l4 + 20 {
+        return PASS;
+    }
+    let Some(connection) = CONNECTIONS.get_ptr_mut(packet.flow) else {
+        return close(packet);
+    };
+    // SAFETY: an element of our map, which only the CPU that has it in `BUSY` changes.
+    let connection = unsafe { &mut *connection };
+    // Urgent data is taken out of the stream by the receiver.
+    if connection.opened != work.opened || flags & URG != 0 {
+        return close(packet);
+    }
+    // BPF_NOEXIST: another CPU may be at a segment of this connection.
+    if BUSY.insert(packet.flow, 0, 1).is_err() {
+        return drop(vip);
+    }
+    let action = follow(packet, work, connection, seq, payload, len);
+    let _ = BUSY.remove(packet.flow);
+    action
+}
+
+#[inline(always)]
+fn follow(
+    packet: &Packet,
+    work: &mut Work,
+    connection: &mut Connection,
+    seq: u32,
+    payload: u32,
+    len: u32,
+) -> i32 {
+    let vip = packet.flow.vip;
+    if connection.stream.calls.is_lost() {
+        return close(packet);
+    }
+    let seen = match connection.stream.place(seq, len) {
+        Place::Ahead => return drop(vip),
+        Place::Forgotten => return close(packet),
+        Place::Seen(seen) => seen,
+    };
+    work.first = seq.wrapping_sub(payload);
+    if seen > 0 {
+        work.seen = seen;
+        work.seq = seq;
+        if calls::repeat(packet.skb, work, connection) != Outcome::PASS {
+            return drop(vip);
+        }
+    }
+    if seen == len {
+        return PASS;
+    }
+    connection.before = connection.stream;
+    connection.stream.calls.at = payload + seen;
+    connection.stream.calls.end = packet.end;
+    match calls::read_stream(packet.skb, work, connection) {
+        Outcome::PASS => {
+            connection.stream.next = seq.wrapping_add(len);
+            PASS
+        }
+        Outcome::DROP => {
+            connection.stream = connection.before;
+            drop(vip)
+        }
+        _ => {
+            connection.stream.calls.lose();
+            close(packet)
+        }
+    }
+}
+
+/// Follows a connection from its first segment on, unless that is a forged one: a
+/// live connection does not begin again.
+#[inline(always)]
+fn begin(packet: &Packet, opened: u64, seq: u32) {
+    match state_of_socket(packet) {
+        None | Some(LISTEN | TIME_WAIT | CLOSE) => {}
+        // A SYN that is sent again.
+        Some(NEW_SYN_RECV) => {
+            if let Some(connection) = CONNECTIONS.get_ptr(packet.flow)
+                // SAFETY: an element of our map, an aligned u64.
+                && unsafe { (*connection).opened } == opened
+            {
+                return;
+            }
+        }
+        Some(_) => return,
+    }
+    let Some(fresh) = FRESH.get(0) else { return };
+    // If there is no room, the first data closes the connection.
+    let _ = CONNECTIONS.insert(packet.flow, fresh, 0);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(packet.flow) {
+        // SAFETY: an element of our map; nothing is sent on it yet.
+        let connection = unsafe { &mut *connection };
+        connection.stream.begin(seq);
+        connection.opened = opened;
+    }
+}
+
+/// The state of the socket that TCP will find for the segment.
+#[inline(always)]
+fn state_of_socket(packet: &Packet) -> Option<u32> {
+    let Flow {
+        client,
+        vip,
+        client_port,
+        server_port,
+        ..
+    } = packet.flow;
+    let ports = [client_port.to_be_bytes(), server_port.to_be_bytes()];
+    let mut tuple = [0u8; 36];
+    // `struct bpf_sock_tuple`: both addresses, both ports, without a gap.
+    let is_ipv4 = matches!(client.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]);
+    let len = if is_ipv4 {
+        tuple[..4].copy_from_slice(&client.0[12..]);
+        tuple[4..8].copy_from_slice(&vip.0[12..]);
+        tuple[8..12].copy_from_slice(ports.as_flattened());
+        12
+    } else {
+        tuple[..16].copy_from_slice(&client.0);
+        tuple[16..32].copy_from_slice(&vip.0);
+        tuple[32..36].copy_from_slice(ports.as_flattened());
+        36
+    };
+    const CURRENT_NETNS: u64 = u64::MAX;
+    // SAFETY: the tuple has 36 bytes; what is found is released.
+    unsafe {
+        let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+        let socket = bpf_skc_lookup_tcp(packet.skb.0.cast(), tuple, len, CURRENT_NETNS, 0);
+        if socket.is_null() {
+            return None;
+        }
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        Some(state)
+    }
+}
+
+#[inline(always)]
+fn close(packet: &Packet) -> i32 {
+    count(packet.flow.vip, |gated| gated.closed += 1);
+    match packet.skb.reset(packet.l4) {
+        true => PASS,
+        false => DROP,
+    }
+}

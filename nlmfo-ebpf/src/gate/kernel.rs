@@ -1,0 +1,51 @@
+//! The kernel's structs that the gate and the audit read, through the offsets that
+//! the loader took from BTF, and whether the kernel itself is in grace.
+
+use aya_ebpf::helpers::generated::bpf_get_current_task;
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
+use nlmfo_common::gate::GateLayout;
+pub use nlmfo_ebpf::memory::sockaddr;
+use nlmfo_ebpf::memory::{pointer, read};
+
+use crate::maps::GATE;
+
+/// Filled in by the loader before the programs are verified, read-only after.
+#[unsafe(no_mangle)]
+pub static GATE_LAYOUT: GateLayout = GateLayout::UNSET;
+
+/// One field of [`GATE_LAYOUT`]. Volatile, as the compiler may not fold the zeros
+/// that stand there at build time; the verifier sees the loader's constants.
+macro_rules! layout {
+    ($($field:ident).+) => {{
+        let layout = &raw const $crate::kernel::GATE_LAYOUT;
+        // SAFETY: a read-only global of ours, aligned, always valid.
+        unsafe { core::ptr::read_volatile(&raw const (*layout).$($field).+) }
+    }};
+}
+pub(crate) use layout;
+
+/// Whether the kernel denies new locks by itself: grace.ko's list of this network
+/// namespace is not empty (`locks_in_grace()`, fs/nfs_common/grace.c, 6.1 to 7.3).
+#[inline(always)]
+pub fn in_grace(net: u64) -> Result<bool, i32> {
+    let id = read::<u32>(layout!(grace_net_id), 0)?;
+    let generic = pointer(net, layout!(net_gen))?;
+    let head = pointer(generic + id as u64 * 8, layout!(net_generic_ptr))?;
+    Ok(pointer(head, 0)? != head)
+}
+
+/// Notes the network namespace of the calling thread as the gate's. Run by the tool
+/// itself (`BPF_PROG_TEST_RUN`).
+#[raw_tracepoint]
+pub fn gate_here(_ctx: RawTracePointContext) -> i32 {
+    // SAFETY: no arguments, no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let net = pointer(task, layout!(task_nsproxy))
+        .and_then(|nsproxy| pointer(nsproxy, layout!(nsproxy_net)));
+    if let (Ok(net), Some(gate)) = (net, GATE.get_ptr_mut(0)) {
+        // SAFETY: our map's only entry; an aligned u64.
+        unsafe { (*gate).net = net };
+    }
+    0
+}

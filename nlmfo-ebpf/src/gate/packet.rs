@@ -1,0 +1,257 @@
+//! Packets to lockd: where their parts are, and how to write into them so that their
+//! checksums stay right.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use nlmfo_common::Addr;
+use nlmfo_common::gate::Flow;
+use nlmfo_common::nlm_call::Bytes;
+
+use crate::ports::is_lockds;
+
+pub const TCP: u16 = 6;
+pub const UDP: u16 = 17;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+
+/// Extension headers of IPv6 behind which TCP or UDP may be.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+const MOBILITY: u8 = 135;
+
+/// `BPF_F_MARK_MANGLED_0`: a UDP checksum of 0 means none.
+const MARK_MANGLED_0: u64 = 1 << 5;
+
+/// The packet's bytes, counted from its link header.
+#[derive(Clone, Copy)]
+pub struct Skb(pub *mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the destination has N bytes; the helper checks the offset.
+        let code =
+            unsafe { bpf_skb_load_bytes(self.0.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
+        (code == 0).then_some(bytes)
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
+        // SAFETY: the source has N bytes; the helper checks the offset.
+        let code =
+            unsafe { bpf_skb_store_bytes(self.0.cast(), at, bytes.as_ptr().cast(), N as u32, 0) };
+        code == 0
+    }
+
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        // SAFETY: the program's context.
+        unsafe { (*self.0).mark }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the program's context.
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u16 {
+        // SAFETY: the program's context; the network's byte order in 4 bytes.
+        u16::from_be(unsafe { (*self.0).protocol } as u16)
+    }
+
+    /// Writes one byte of a TCP or UDP payload over `old`.
+    ///
+    /// What changes the payload changes the checksum field by as much, so that
+    /// `skb->csum` (CHECKSUM_COMPLETE) stays right without a word about it; with
+    /// CHECKSUM_PARTIAL the helper leaves the field alone, as it holds the sum of the
+    /// pseudo header only.
+    #[inline(always)]
+    pub fn rewrite(&self, proto: u16, l4: u32, at: u32, old: u8, new: u8) -> bool {
+        if old == new {
+            return true;
+        }
+        // Sums are of 16-bit words from the start of the L4 header.
+        let (from, to) = match (at - l4) & 1 {
+            0 => ([old, 0], [new, 0]),
+            _ => ([0, old], [0, new]),
+        };
+        self.store(at, &[new]) && self.fix_checksum(proto, l4, from, to)
+    }
+
+    #[inline(always)]
+    fn fix_checksum(&self, proto: u16, l4: u32, from: [u8; 2], to: [u8; 2]) -> bool {
+        let (field, flags) = match proto {
+            TCP => (16, 0),
+            _ => (6, MARK_MANGLED_0),
+        };
+        let (from, to) = (u16::from_ne_bytes(from), u16::from_ne_bytes(to));
+        // SAFETY: the helper checks the offset.
+        let code = unsafe {
+            bpf_l4_csum_replace(self.0.cast(), l4 + field, from as u64, to as u64, flags | 2)
+        };
+        code == 0
+    }
+
+    /// Turns a segment into a reset. If it is the one that the server waits for, the
+    /// server's end of the connection is gone, and the client's with what it sends
+    /// next; if not, the server answers with what it waits for (RFC 5961).
+    #[inline(always)]
+    pub fn reset(&self, l4: u32) -> bool {
+        const FLAGS: u32 = 12;
+        const RST: u8 = 0x04;
+        const KEEP: u8 = 0x10;
+        let Some(old) = self.load::<2>(l4 + FLAGS) else {
+            return false;
+        };
+        let new = [old[0], old[1] & KEEP | RST];
+        self.store(l4 + FLAGS, &new) && self.fix_checksum(TCP, l4, old, new)
+    }
+}
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn word(&self, at: u32) -> Option<u32> {
+        self.load::<4>(at).map(u32::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn byte(&self, at: u32) -> Option<u8> {
+        self.load::<1>(at).map(|[byte]| byte)
+    }
+}
+
+/// A packet that is one of lockd's, or may be.
+pub struct Packet {
+    pub skb: Skb,
+    pub proto: u16,
+    /// Offset of the TCP or UDP header; 0 if the packet cannot be read: a fragment,
+    /// or behind extension headers.
+    pub l4: u32,
+    /// Offset of the end of the IP packet.
+    pub end: u32,
+    pub flow: Flow,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn is_readable(&self) -> bool {
+        self.l4 != 0
+    }
+
+    /// The packet, unless it is none of lockd's. `l3` is where its IP header is.
+    ///
+    /// Of a datagram in fragments only the first tells its ports. That one counts as
+    /// unreadable; if it is dropped, the others are never put together.
+    #[inline(always)]
+    pub fn of(skb: Skb, l3: u32) -> Option<Self> {
+        match skb.protocol() {
+            ETH_P_IP => Self::of_ipv4(skb, l3),
+            ETH_P_IPV6 => Self::of_ipv6(skb, l3),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn of_ipv4(skb: Skb, l3: u32) -> Option<Self> {
+        let header = skb.load::<20>(l3)?;
+        let proto = header[9] as u16;
+        let fragment = u16::from_be_bytes([header[6], header[7]]);
+        if (proto != TCP && proto != UDP) || fragment & 0x1fff != 0 {
+            return None;
+        }
+        let l4 = l3 + (header[0] & 0xf) as u32 * 4;
+        let (client_port, server_port) = ports(skb, proto, l4)?;
+        let flow = Flow {
+            client: Addr::from_v4([header[12], header[13], header[14], header[15]]),
+            vip: Addr::from_v4([header[16], header[17], header[18], header[19]]),
+            client_port,
+            server_port,
+            pad: 0,
+        };
+        let more_fragments = fragment & 0x2000 != 0;
+        Some(Packet {
+            skb,
+            proto,
+            l4: if more_fragments { 0 } else { l4 },
+            end: end(skb, l3, u16::from_be_bytes([header[2], header[3]]) as u32),
+            flow,
+        })
+    }
+
+    #[inline(always)]
+    fn of_ipv6(skb: Skb, l3: u32) -> Option<Self> {
+        let header = skb.load::<40>(l3)?;
+        let len = u16::from_be_bytes([header[4], header[5]]) as u32;
+        let mut client = [0; 16];
+        let mut vip = [0; 16];
+        client.copy_from_slice(&header[8..24]);
+        vip.copy_from_slice(&header[24..40]);
+        let mut packet = Packet {
+            skb,
+            proto: header[6] as u16,
+            l4: 0,
+            end: end(skb, l3, if len == 0 { 0 } else { len + 40 }),
+            flow: Flow {
+                client: Addr(client),
+                vip: Addr(vip),
+                client_port: 0,
+                server_port: 0,
+                pad: 0,
+            },
+        };
+        let mut l4 = l3 + 40;
+        let mut is_whole = true;
+        match header[6] {
+            HOP_BY_HOP | ROUTING | AUTHENTICATION | DESTINATION | MOBILITY => return Some(packet),
+            FRAGMENT => {
+                let fragment = skb.load::<4>(l4)?;
+                if u16::from_be_bytes([fragment[2], fragment[3]]) & !7 != 0 {
+                    return None;
+                }
+                is_whole = false;
+                packet.proto = fragment[0] as u16;
+                l4 += 8;
+                if packet.proto != TCP && packet.proto != UDP {
+                    return Some(packet);
+                }
+            }
+            _ => {}
+        }
+        if packet.proto != TCP && packet.proto != UDP {
+            return None;
+        }
+        (packet.flow.client_port, packet.flow.server_port) = ports(skb, packet.proto, l4)?;
+        if is_whole {
+            packet.l4 = l4;
+        }
+        Some(packet)
+    }
+}
+
+/// The ports, if the second one is lockd's.
+#[inline(always)]
+fn ports(skb: Skb, proto: u16, l4: u32) -> Option<(u16, u16)> {
+    let [a, b, c, d] = skb.load::<4>(l4)?;
+    let server = u16::from_be_bytes([c, d]);
+    is_lockds(proto, server).then_some((u16::from_be_bytes([a, b]), server))
+}
+
+/// Where the IP packet ends: by its header, as frames may be padded; by the frame
+/// where the header cannot tell (more than 64 KiB), or tells more than there is.
+#[inline(always)]
+fn end(skb: Skb, l3: u32, len: u32) -> u32 {
+    let frame = skb.len();
+    let packet = l3 + len;
+    if len == 0 || packet > frame {
+        frame
+    } else {
+        packet
+    }
+}
