@@ -23,6 +23,10 @@ const NLM_DENIED_GRACE: u32 = 4;
 /// lockd's own "send no answer" (`nlm_drop_reply`).
 const NLM_DROP_REPLY: u32 = 30000;
 
+/// What the gate noted of a call: not a reclaim, or nothing at all. Else a reclaim.
+const NEW: u32 = 0;
+const UNSEEN: u32 = u32::MAX;
+
 /// `NLMPROC_GRANTED_MSG`.
 const GRANTED_MSG: u32 = 10;
 
@@ -143,22 +147,23 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
         xid,
     };
     // SAFETY: an element of our map; a whole word is read.
-    let sent = unsafe { NOTES.get(key) }.map(|note| note.sent);
+    let sent = unsafe { NOTES.get(key) }.map_or(UNSEEN, |note| note.sent);
     let found = match (status, sent) {
-        (NLM_GRANTED, Some(0)) => violation::NEW_LOCK,
-        (NLM_GRANTED, None) => violation::UNSEEN,
-        (NLM_BLOCKED, Some(0) | None) => violation::QUEUED,
-        _ => {
-            audited(answering.vip, |audited| match (status, sent) {
-                (NLM_GRANTED, _) => audited.reclaimed += 1,
-                (NLM_DENIED_GRACE, Some(1)) => audited.reclaims_refused += 1,
-                (NLM_DENIED_GRACE, _) => audited.refused += 1,
-                (_, Some(1)) => audited.reclaims_failed += 1,
-                _ => audited.other += 1,
-            });
-            return 0;
-        }
+        (NLM_GRANTED, NEW) => violation::NEW_LOCK,
+        (NLM_GRANTED, UNSEEN) => violation::UNSEEN,
+        (NLM_BLOCKED, NEW | UNSEEN) => violation::QUEUED,
+        _ => 0,
     };
+    if found == 0 {
+        audited(answering.vip, |audited| match (status, sent) {
+            (NLM_GRANTED, _) => audited.reclaimed += 1,
+            (NLM_DENIED_GRACE, NEW | UNSEEN) => audited.refused += 1,
+            (NLM_DENIED_GRACE, _) => audited.reclaims_refused += 1,
+            (_, NEW | UNSEEN) => audited.other += 1,
+            _ => audited.reclaims_failed += 1,
+        });
+        return 0;
+    }
     let lock = Lock {
         vip: answering.vip,
         host: answering.host,

@@ -37,7 +37,7 @@ const STOP: i64 = 1;
 #[repr(C)]
 pub struct Work {
     pub calls: Calls,
-    flow: Flow,
+    pub flow: Flow,
     now: u64,
     pub opened: u64,
     pub net: u64,
@@ -62,7 +62,6 @@ impl Work {
 
     #[inline(always)]
     pub fn begin(&mut self, packet: &Packet, now: u64) {
-        self.flow = packet.flow;
         self.now = now;
         self.proto = packet.proto as u32;
         self.l4 = packet.l4;
@@ -159,18 +158,15 @@ extern "C" fn datagram_step(_index: u64, reading: *mut c_void) -> i64 {
         Found::More => GO_ON,
         Found::End => STOP,
         Found::Lost => work.stop(Outcome::DROP),
-        Found::Reclaim { at } => {
-            let call = Call::of(&work.calls);
-            match decide(work, &call) {
-                Decision::Pass => GO_ON,
-                Decision::Drop => work.stop(Outcome::DROP),
-                Decision::Leave => GO_ON,
-                Decision::Write(value) => match work.rewrite(skb, at, call.word, value) {
-                    true => GO_ON,
-                    false => work.stop(Outcome::DROP),
-                },
-            }
-        }
+        Found::Reclaim { at } => match decide(work, &work.calls) {
+            Decision::Pass => GO_ON,
+            Decision::Drop => work.stop(Outcome::DROP),
+            Decision::Leave => GO_ON,
+            Decision::Write(value) => match work.rewrite(skb, at, work.calls.word, value) {
+                true => GO_ON,
+                false => work.stop(Outcome::DROP),
+            },
+        },
     }
 }
 
@@ -186,14 +182,14 @@ extern "C" fn stream_step(_index: u64, reading: *mut c_void) -> i64 {
         Found::End => STOP,
         Found::Lost => work.stop(Outcome::LOST),
         Found::Reclaim { at } => {
-            let call = Call::of(&stream.calls);
-            let value = match decide(work, &call) {
+            let calls = &stream.calls;
+            let value = match decide(work, calls) {
                 Decision::Pass => return GO_ON,
                 Decision::Drop => return work.stop(Outcome::DROP),
-                Decision::Leave => call.word | LEFT,
+                Decision::Leave => calls.word | LEFT,
                 Decision::Write(value) => value,
             };
-            if value & LEFT == 0 && !work.rewrite(skb, at, call.word, value) {
+            if value & LEFT == 0 && !work.rewrite(skb, at, calls.word, value) {
                 return work.stop(Outcome::DROP);
             }
             stream.remember(&mut connection.rewrites, work.first.wrapping_add(at), value);
@@ -230,26 +226,6 @@ extern "C" fn repeat_step(index: u64, reading: *mut c_void) -> i64 {
     }
 }
 
-/// A call with a `reclaim` word.
-struct Call {
-    word: u32,
-    xid: u32,
-    is_share: bool,
-    fsid: Option<Fsid>,
-}
-
-impl Call {
-    #[inline(always)]
-    fn of(calls: &Calls) -> Self {
-        Call {
-            word: calls.word,
-            xid: calls.xid,
-            is_share: calls.is_share(),
-            fsid: Fsid::of_handle(&calls.handle),
-        }
-    }
-}
-
 enum Decision {
     /// None of our business.
     Pass,
@@ -262,28 +238,27 @@ enum Decision {
 
 /// What becomes of a call with a `reclaim` word.
 #[inline(always)]
-fn decide(work: &mut Work, call: &Call) -> Decision {
+fn decide(work: &Work, calls: &Calls) -> Decision {
     let is_in_window = work.is_in_window != 0;
-    if !is_in_window && !(work.is_in_scope != 0 && is_of_scope(call.fsid.as_ref())) {
+    if !is_in_window && !(work.is_in_scope != 0 && is_of_scope(calls)) {
         return Decision::Pass;
     }
-    let is_reclaim = call.word != 0;
-    let vip = work.flow.vip;
-    if call.is_share {
+    let is_reclaim = calls.word != 0;
+    if calls.is_share() {
         if is_reclaim {
             return Decision::Pass;
         }
-        count(vip, |gated| gated.shares += 1);
+        count(&work.flow.vip, |gated| gated.shares += 1);
         return Decision::Drop;
     }
     let Ok(in_grace) = in_grace(work.net) else {
         return Decision::Drop;
     };
-    let key = work.note_key(call.xid);
+    let key = work.note_key(calls.xid);
     // Through another address than the window's a reclaim stays what it is, and
     // lockd refuses it.
     let value = if in_grace {
-        call.word
+        calls.word
     } else if is_in_window {
         u32::from(!is_reclaim)
     } else {
@@ -302,7 +277,7 @@ fn decide(work: &mut Work, call: &Call) -> Decision {
     if NOTES.insert(key, note, 0).is_err() {
         return Decision::Drop;
     }
-    count(vip, |gated| match (in_grace, is_reclaim) {
+    count(&work.flow.vip, |gated| match (in_grace, is_reclaim) {
         (true, _) => gated.left += 1,
         (false, true) => gated.reclaims += 1,
         (false, false) => gated.new += 1,
@@ -324,7 +299,7 @@ fn written_before(key: &NoteKey, opened: u64) -> Option<u32> {
 }
 
 #[inline(always)]
-fn is_of_scope(fsid: Option<&Fsid>) -> bool {
+fn is_of_scope(calls: &Calls) -> bool {
     // SAFETY: whether there is such an element is all that is asked.
-    fsid.is_some_and(|fsid| unsafe { SCOPES.get(fsid) }.is_some())
+    Fsid::of_handle(&calls.handle).is_some_and(|fsid| unsafe { SCOPES.get(fsid) }.is_some())
 }

@@ -61,33 +61,37 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     let Some(packet) = Packet::of(skb, l3) else {
         return PASS;
     };
-    // SAFETY: no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: an element of our map; its fields are read once each.
-    let window = unsafe { WINDOWS.get(packet.flow.vip) }
-        .copied()
-        .unwrap_or_default();
+    let Some(work) = Work::of_this_cpu() else {
+        return DROP;
+    };
+    if !packet.flow(&mut work.flow) {
+        return DROP;
+    }
     if skb.mark() == OWN_MARK {
         return PASS;
     }
-    if now < window.fenced_until {
-        count(packet.flow.vip, |gated| gated.fenced += 1);
+    // SAFETY: no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: an element of our map; its fields are read once each.
+    let (opened, until, fenced_until) = match unsafe { WINDOWS.get(work.flow.vip) } {
+        Some(window) => (window.opened, window.until, window.fenced_until),
+        None => (0, 0, 0),
+    };
+    if now < fenced_until {
+        count(&work.flow.vip, |gated| gated.fenced += 1);
         return DROP;
     }
-    let is_in_window = now < window.until;
+    let is_in_window = now < until;
     if !is_in_window && now >= gate.scope_until {
         return PASS;
     }
     if !packet.is_readable() {
-        return drop(packet.flow.vip);
+        return drop(work);
     }
-    let Some(work) = Work::of_this_cpu() else {
-        return drop(packet.flow.vip);
-    };
     work.begin(&packet, now);
     work.is_in_window = is_in_window as u32;
     work.opened = match is_in_window {
-        true => window.opened,
+        true => opened,
         false => gate.scope_opened,
     };
     work.is_in_scope = (now < gate.scope_until) as u32;
@@ -99,14 +103,14 @@ fn gate(skb: Skb, l3: u32) -> i32 {
 }
 
 #[inline(always)]
-fn drop(vip: Addr) -> i32 {
-    count(vip, |gated| gated.dropped += 1);
+fn drop(work: &Work) -> i32 {
+    count(&work.flow.vip, |gated| gated.dropped += 1);
     DROP
 }
 
 /// Counts for the VIP.
 #[inline(always)]
-pub fn count(vip: Addr, add: impl FnOnce(&mut Gated)) {
+pub fn count(vip: &Addr, add: impl FnOnce(&mut Gated)) {
     let known = GATED.get_ptr_mut(vip).or_else(|| {
         // BPF_NOEXIST
         let _ = GATED.insert(vip, Gated::default(), 1);
@@ -124,15 +128,14 @@ fn datagram(packet: &Packet, work: &mut Work) -> i32 {
     work.calls.begin_datagram(packet.l4 + HEADER, packet.end);
     match calls::read_datagram(packet.skb, work) {
         Outcome::PASS => PASS,
-        _ => drop(packet.flow.vip),
+        _ => drop(work),
     }
 }
 
 #[inline(always)]
 fn segment(packet: &Packet, work: &mut Work) -> i32 {
-    let vip = packet.flow.vip;
     let Some(header) = packet.skb.load::<20>(packet.l4) else {
-        return drop(vip);
+        return drop(work);
     };
     let seq = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
     let flags = header[13];
@@ -141,29 +144,29 @@ fn segment(packet: &Packet, work: &mut Work) -> i32 {
     if flags & SYN != 0 {
         // Data in a SYN has no place in the stream yet; the client sends it again.
         if flags & ACK != 0 || len > 0 {
-            return drop(vip);
+            return drop(work);
         }
-        begin(packet, work.opened, seq);
+        begin(packet, work, seq);
         return PASS;
     }
     if len == 0 || payload < packet.l4 + 20 {
         return PASS;
     }
-    let Some(connection) = CONNECTIONS.get_ptr_mut(packet.flow) else {
-        return close(packet);
+    let Some(connection) = CONNECTIONS.get_ptr_mut(work.flow) else {
+        return close(packet, work);
     };
     // SAFETY: an element of our map, which only the CPU that has it in `BUSY` changes.
     let connection = unsafe { &mut *connection };
     // Urgent data is taken out of the stream by the receiver.
     if connection.opened != work.opened || flags & URG != 0 {
-        return close(packet);
+        return close(packet, work);
     }
     // BPF_NOEXIST: another CPU may be at a segment of this connection.
-    if BUSY.insert(packet.flow, 0, 1).is_err() {
-        return drop(vip);
+    if BUSY.insert(work.flow, 0, 1).is_err() {
+        return drop(work);
     }
     let action = follow(packet, work, connection, seq, payload, len);
-    let _ = BUSY.remove(packet.flow);
+    let _ = BUSY.remove(work.flow);
     action
 }
 
@@ -176,13 +179,12 @@ fn follow(
     payload: u32,
     len: u32,
 ) -> i32 {
-    let vip = packet.flow.vip;
     if connection.stream.calls.is_lost() {
-        return close(packet);
+        return close(packet, work);
     }
     let seen = match connection.stream.place(seq, len) {
-        Place::Ahead => return drop(vip),
-        Place::Forgotten => return close(packet),
+        Place::Ahead => return drop(work),
+        Place::Forgotten => return close(packet, work),
         Place::Seen(seen) => seen,
     };
     work.first = seq.wrapping_sub(payload);
@@ -190,7 +192,7 @@ fn follow(
         work.seen = seen;
         work.seq = seq;
         if calls::repeat(packet.skb, work, connection) != Outcome::PASS {
-            return drop(vip);
+            return drop(work);
         }
     }
     if seen == len {
@@ -206,11 +208,11 @@ fn follow(
         }
         Outcome::DROP => {
             connection.stream = connection.before;
-            drop(vip)
+            drop(work)
         }
         _ => {
             connection.stream.calls.lose();
-            close(packet)
+            close(packet, work)
         }
     }
 }
@@ -218,14 +220,14 @@ fn follow(
 /// Follows a connection from its first segment on, unless that is a forged one: a
 /// live connection does not begin again.
 #[inline(always)]
-fn begin(packet: &Packet, opened: u64, seq: u32) {
-    match state_of_socket(packet) {
+fn begin(packet: &Packet, work: &Work, seq: u32) {
+    match state_of_socket(packet, work) {
         None | Some(LISTEN | TIME_WAIT | CLOSE) => {}
         // A SYN that is sent again.
         Some(NEW_SYN_RECV) => {
-            if let Some(connection) = CONNECTIONS.get_ptr(packet.flow)
+            if let Some(connection) = CONNECTIONS.get_ptr(work.flow)
                 // SAFETY: an element of our map, an aligned u64.
-                && unsafe { (*connection).opened } == opened
+                && unsafe { (*connection).opened } == work.opened
             {
                 return;
             }
@@ -234,25 +236,25 @@ fn begin(packet: &Packet, opened: u64, seq: u32) {
     }
     let Some(fresh) = FRESH.get(0) else { return };
     // If there is no room, the first data closes the connection.
-    let _ = CONNECTIONS.insert(packet.flow, fresh, 0);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(packet.flow) {
+    let _ = CONNECTIONS.insert(work.flow, fresh, 0);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(work.flow) {
         // SAFETY: an element of our map; nothing is sent on it yet.
         let connection = unsafe { &mut *connection };
         connection.stream.begin(seq);
-        connection.opened = opened;
+        connection.opened = work.opened;
     }
 }
 
 /// The state of the socket that TCP will find for the segment.
 #[inline(always)]
-fn state_of_socket(packet: &Packet) -> Option<u32> {
+fn state_of_socket(packet: &Packet, work: &Work) -> Option<u32> {
     let Flow {
         client,
         vip,
         client_port,
         server_port,
         ..
-    } = packet.flow;
+    } = work.flow;
     let ports = [client_port.to_be_bytes(), server_port.to_be_bytes()];
     let mut tuple = [0u8; 36];
     // `struct bpf_sock_tuple`: both addresses, both ports, without a gap.
@@ -283,8 +285,8 @@ fn state_of_socket(packet: &Packet) -> Option<u32> {
 }
 
 #[inline(always)]
-fn close(packet: &Packet) -> i32 {
-    count(packet.flow.vip, |gated| gated.closed += 1);
+fn close(packet: &Packet, work: &Work) -> i32 {
+    count(&work.flow.vip, |gated| gated.closed += 1);
     match packet.skb.reset(packet.l4) {
         true => PASS,
         false => DROP,

@@ -34,10 +34,15 @@ impl Skb {
     #[inline(always)]
     pub fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut bytes = [0; N];
+        self.load_into(at, &mut bytes).then_some(bytes)
+    }
+
+    #[inline(always)]
+    fn load_into<const N: usize>(&self, at: u32, into: &mut [u8; N]) -> bool {
         // SAFETY: the destination has N bytes; the helper checks the offset.
         let code =
-            unsafe { bpf_skb_load_bytes(self.0.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
-        (code == 0).then_some(bytes)
+            unsafe { bpf_skb_load_bytes(self.0.cast(), at, into.as_mut_ptr().cast(), N as u32) };
+        code == 0
     }
 
     #[inline(always)]
@@ -131,12 +136,15 @@ impl Bytes for Skb {
 pub struct Packet {
     pub skb: Skb,
     pub proto: u16,
+    client_port: u16,
+    server_port: u16,
+    is_ipv4: bool,
+    l3: u32,
     /// Offset of the TCP or UDP header; 0 if the packet cannot be read: a fragment,
     /// or behind extension headers.
     pub l4: u32,
     /// Offset of the end of the IP packet.
     pub end: u32,
-    pub flow: Flow,
 }
 
 impl Packet {
@@ -160,7 +168,7 @@ impl Packet {
 
     #[inline(always)]
     fn of_ipv4(skb: Skb, l3: u32) -> Option<Self> {
-        let header = skb.load::<20>(l3)?;
+        let header = skb.load::<10>(l3)?;
         let proto = header[9] as u16;
         let fragment = u16::from_be_bytes([header[6], header[7]]);
         if (proto != TCP && proto != UDP) || fragment & 0x1fff != 0 {
@@ -168,43 +176,32 @@ impl Packet {
         }
         let l4 = l3 + (header[0] & 0xf) as u32 * 4;
         let (client_port, server_port) = ports(skb, proto, l4)?;
-        let flow = Flow {
-            client: Addr::from_v4([header[12], header[13], header[14], header[15]]),
-            vip: Addr::from_v4([header[16], header[17], header[18], header[19]]),
-            client_port,
-            server_port,
-            pad: 0,
-        };
         let more_fragments = fragment & 0x2000 != 0;
         Some(Packet {
             skb,
             proto,
+            client_port,
+            server_port,
+            is_ipv4: true,
+            l3,
             l4: if more_fragments { 0 } else { l4 },
             end: end(skb, l3, u16::from_be_bytes([header[2], header[3]]) as u32),
-            flow,
         })
     }
 
     #[inline(always)]
     fn of_ipv6(skb: Skb, l3: u32) -> Option<Self> {
-        let header = skb.load::<40>(l3)?;
+        let header = skb.load::<8>(l3)?;
         let len = u16::from_be_bytes([header[4], header[5]]) as u32;
-        let mut client = [0; 16];
-        let mut vip = [0; 16];
-        client.copy_from_slice(&header[8..24]);
-        vip.copy_from_slice(&header[24..40]);
         let mut packet = Packet {
             skb,
             proto: header[6] as u16,
+            client_port: 0,
+            server_port: 0,
+            is_ipv4: false,
+            l3,
             l4: 0,
             end: end(skb, l3, if len == 0 { 0 } else { len + 40 }),
-            flow: Flow {
-                client: Addr(client),
-                vip: Addr(vip),
-                client_port: 0,
-                server_port: 0,
-                pad: 0,
-            },
         };
         let mut l4 = l3 + 40;
         let mut is_whole = true;
@@ -227,11 +224,29 @@ impl Packet {
         if packet.proto != TCP && packet.proto != UDP {
             return None;
         }
-        (packet.flow.client_port, packet.flow.server_port) = ports(skb, packet.proto, l4)?;
+        (packet.client_port, packet.server_port) = ports(skb, packet.proto, l4)?;
         if is_whole {
             packet.l4 = l4;
         }
         Some(packet)
+    }
+
+    /// Fills in whose packet it is; false if it has no whole IP header.
+    #[inline(always)]
+    pub fn flow(&self, flow: &mut Flow) -> bool {
+        flow.client_port = self.client_port;
+        flow.server_port = self.server_port;
+        flow.pad = 0;
+        if self.is_ipv4 {
+            let Some([a, b, c, d, e, f, g, h]) = self.skb.load::<8>(self.l3 + 12) else {
+                return false;
+            };
+            flow.client = Addr::from_v4([a, b, c, d]);
+            flow.vip = Addr::from_v4([e, f, g, h]);
+            return true;
+        }
+        (self.skb.load_into(self.l3 + 8, &mut flow.client.0))
+            && self.skb.load_into(self.l3 + 24, &mut flow.vip.0)
     }
 }
 

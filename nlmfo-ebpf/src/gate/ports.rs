@@ -22,11 +22,12 @@ pub fn gate_ports(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let Some(gate) = GATE.get(0) else { return 0 };
+    // One word, the terminating zero with it.
     let mut name = [0; 8];
     if let Ok(text) = pointer(serv, layout!(serv_name)) {
         read_str(&raw mut name, text);
     }
-    if gate.net == net && name.starts_with(b"lockd\0") {
+    if gate.net == net && u64::from_ne_bytes(name) == u64::from_ne_bytes(*b"lockd\0\0\0") {
         listen(proto, port);
     }
     0
