@@ -5,6 +5,7 @@ pub mod cli;
 pub mod commands;
 pub mod exit;
 pub mod failover;
+pub mod grace;
 pub mod kernel;
 pub mod observe;
 pub mod release;

@@ -5,7 +5,7 @@ use std::io;
 
 use nlmfo_common::layout::Layout;
 
-use super::btf::{self, BtfError, FieldError, KernelBtf};
+use super::btf::{self, Btf, BtfError, Field, FieldError, KernelBtf};
 use super::symbols::{Symbols, SymbolsError};
 
 /// The modules whose types the programs read.
@@ -85,26 +85,12 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
             release: release.to_owned(),
         });
     }
-    let lockd = btf.of("lockd");
-    let field = |path: &'static str, bytes: Option<u32>, purpose: &'static str| {
-        let field = lockd.field(path).map_err(|source| LayoutError::Field {
-            release: release.to_owned(),
-            purpose,
-            source,
-        })?;
-        match bytes {
-            Some(expected) if expected != field.size => Err(LayoutError::Size {
-                release: release.to_owned(),
-                path,
-                purpose,
-                found: field.size,
-                expected,
-            }),
-            _ => Ok(field),
-        }
+    let lockd = Fields {
+        btf: btf.of("lockd"),
+        release,
     };
-    let offset =
-        |path, bytes, purpose| Ok::<u32, LayoutError>(field(path, Some(bytes), purpose)?.offset);
+    let field = |path, bytes, purpose| lockd.field(path, bytes, purpose);
+    let offset = |path, bytes, purpose| lockd.offset(path, bytes, purpose);
 
     let files = symbols.in_module(FILES, "lockd")?.address;
     let buckets =
@@ -259,6 +245,50 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
 
         nlm_files_buckets: buckets,
     })
+}
+
+/// What code in one module sees, asked field by field.
+pub(super) struct Fields<'a> {
+    pub btf: &'a Btf,
+    /// For the errors.
+    pub release: &'a str,
+}
+
+impl Fields<'_> {
+    /// The field at the end of `path`; an error if it is not `bytes` long.
+    pub fn field(
+        &self,
+        path: &'static str,
+        bytes: Option<u32>,
+        purpose: &'static str,
+    ) -> Result<Field, LayoutError> {
+        let release = || self.release.to_owned();
+        let field = self.btf.field(path).map_err(|source| LayoutError::Field {
+            release: release(),
+            purpose,
+            source,
+        })?;
+        match bytes {
+            Some(expected) if expected != field.size => Err(LayoutError::Size {
+                release: release(),
+                path,
+                purpose,
+                found: field.size,
+                expected,
+            }),
+            _ => Ok(field),
+        }
+    }
+
+    /// Where that field is.
+    pub fn offset(
+        &self,
+        path: &'static str,
+        bytes: u32,
+        purpose: &'static str,
+    ) -> Result<u32, LayoutError> {
+        Ok(self.field(path, Some(bytes), purpose)?.offset)
+    }
 }
 
 /// Room beyond the table says nothing: it may be padding, or the end of the

@@ -2,8 +2,10 @@
 //! what it supports. Only this room knows a path under `/proc` or `/sys`.
 
 pub mod admission;
+pub mod bpffs;
 pub mod btf;
 pub mod exports;
+pub mod gate_layout;
 pub mod handle;
 pub mod layout;
 pub mod lockd;

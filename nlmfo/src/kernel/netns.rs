@@ -1,11 +1,20 @@
 //! Which namespaces this process is in, and which addresses its node has.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 
 use nix::sys::socket::SockaddrStorage;
 use rustix::fs::{major, minor};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where `ip netns add` mounts network namespaces.
+const NAMED: &str = "/run/netns";
 
 /// A namespace as the kernel numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +42,67 @@ pub fn network() -> io::Result<Namespace> {
 /// The process namespace of this process.
 pub fn process() -> io::Result<Namespace> {
     namespace("/proc/self/ns/pid")
+}
+
+/// The number that the kernel gives a network namespace for as long as it runs: it
+/// is never given again, as inode numbers are. Of the namespace of this thread;
+/// Linux 5.14 and newer.
+pub fn cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which lives until
+    // the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The cookies of the network namespaces that some thread is in, or that are mounted
+/// where `ip netns` mounts them. One that only an open file or socket keeps alive is
+/// not among them.
+pub fn living_cookies() -> io::Result<BTreeSet<u64>> {
+    let mut living = BTreeSet::from([cookie()?]);
+    let mut seen = BTreeSet::from([network()?.inode]);
+    let threads = threads()?.map(|thread| thread.join("ns/net"));
+    let named = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
+    for path in threads.chain(named.map(|entry| entry.path())) {
+        // Processes come and go, and those of the kernel have none.
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        if seen.insert(file.metadata()?.ino()) {
+            living.insert(cookie_of(file)?);
+        }
+    }
+    Ok(living)
+}
+
+/// The folders of all threads of all processes.
+fn threads() -> io::Result<impl Iterator<Item = PathBuf>> {
+    let processes = std::fs::read_dir("/proc")?.flatten();
+    let tasks = processes.filter_map(|process| std::fs::read_dir(process.path().join("task")).ok());
+    Ok(tasks.flat_map(|tasks| tasks.flatten().map(|task| task.path())))
+}
+
+/// By a thread of its own, which goes there.
+fn cookie_of(namespace: File) -> io::Result<u64> {
+    let visit = std::thread::spawn(move || {
+        let kind = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(namespace.as_fd(), kind)?;
+        cookie()
+    });
+    visit.join().expect("asking does not panic")
 }
 
 fn namespace(path: &str) -> io::Result<Namespace> {
@@ -69,6 +139,17 @@ mod tests {
         let link = std::fs::read_link("/proc/self/ns/net").unwrap();
         assert_eq!(link.to_string_lossy(), format!("net:[{}]", net.inode));
         assert_ne!(process().unwrap().inode, net.inode);
+    }
+
+    #[test]
+    fn a_cookie_stays() {
+        assert_ne!(cookie().unwrap(), 0);
+        assert_eq!(cookie().unwrap(), cookie().unwrap());
+    }
+
+    #[test]
+    fn this_namespace_lives() {
+        assert!(living_cookies().unwrap().contains(&cookie().unwrap()));
     }
 
     #[test]

@@ -114,11 +114,38 @@ impl PathFinder {
         found
     }
 
+    /// The path of a file of which only the handle is known: on whichever exported
+    /// filesystem opens it.
+    pub fn find_by_handle(&mut self, handle: &[u8]) -> Result<PathBuf, NoPath> {
+        let id = FileId::parse(handle)?;
+        let devices: BTreeSet<Device> = (self.exported.iter())
+            .filter_map(|folder| fs::metadata(folder).ok())
+            .map(|metadata| (major(metadata.dev()), minor(metadata.dev())))
+            .collect();
+        let mut last = NoPath::NotFound { searched: 0 };
+        for device in devices {
+            match self.by_id(device, &id, None) {
+                Err(why) => last = why,
+                found => return found,
+            }
+        }
+        Err(last)
+    }
+
     /// [`NoPath::NotFound`] with nothing searched means: the file is there, and the
     /// kernel does not know its name.
     fn by_handle(&mut self, file: &LockedFile) -> Result<PathBuf, NoPath> {
         let id = FileId::parse(&file.handle)?;
-        let (major, minor) = device(file.device);
+        self.by_id(device(file.device), &id, Some(file.inode))
+    }
+
+    /// `inode` is checked if it is known.
+    fn by_id(
+        &mut self,
+        (major, minor): Device,
+        id: &FileId,
+        inode: Option<u64>,
+    ) -> Result<PathBuf, NoPath> {
         let mounts = self
             .by_device
             .get_mut(&(major, minor))
@@ -134,9 +161,9 @@ impl PathFinder {
                     .open(&mount.mount_point)
                     .map(|file| &*kept.insert(file.into())),
             };
-            match opened.and_then(|fd| open_by_handle(fd, &id)) {
+            match opened.and_then(|fd| open_by_handle(fd, id)) {
                 Err(error) => last = NoPath::NotOpened(error.to_string()),
-                Ok(opened) => match name_of(&opened, file.inode) {
+                Ok(opened) => match name_of(&opened, inode) {
                     Ok(path) => return Ok(path),
                     Err(why) => last = why,
                 },
@@ -231,11 +258,12 @@ fn walk(root: &Path, limit: &mut usize, mut visit: impl FnMut(u64, &Path) -> Con
     }
 }
 
-/// The kernel's name of an opened file, if that name leads to this very file.
-fn name_of(opened: &File, inode: u64) -> Result<PathBuf, NoPath> {
+/// The kernel's name of an opened file, if that name leads to this very file, and if
+/// it is the inode that it should be.
+fn name_of(opened: &File, inode: Option<u64>) -> Result<PathBuf, NoPath> {
     let io = |error: io::Error| NoPath::NotOpened(error.to_string());
     let metadata = opened.metadata().map_err(io)?;
-    if metadata.ino() != inode {
+    if inode.is_some_and(|inode| metadata.ino() != inode) {
         return Err(NoPath::OtherInode(metadata.ino()));
     }
     if metadata.nlink() == 0 {
@@ -407,9 +435,9 @@ mod tests {
         let (_folder, path) = file();
         let opened = File::open(&path).unwrap();
         let inode = opened.metadata().unwrap().ino();
-        assert_eq!(name_of(&opened, inode), Ok(path.clone()));
-        assert_eq!(name_of(&opened, inode + 1), Err(NoPath::OtherInode(inode)));
+        assert_eq!(name_of(&opened, Some(inode)), Ok(path.clone()));
+        assert_eq!(name_of(&opened, Some(inode + 1)), Err(NoPath::OtherInode(inode)));
         fs::remove_file(&path).unwrap();
-        assert_eq!(name_of(&opened, inode), Err(NoPath::Removed));
+        assert_eq!(name_of(&opened, Some(inode)), Err(NoPath::Removed));
     }
 }

@@ -16,13 +16,10 @@ use super::netlink::{Command, NetlinkError, NfsdNetlink};
 use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::{Symbols, SymbolsError};
 use super::unlock_bug::{self, Verdict};
-use super::{lockd, netns};
+use super::{bpffs, lockd, netns};
 
 pub use list::{Check, Need};
 
-const BPF_FILESYSTEM: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// perf's way to create a kprobe, there since 4.17 with CONFIG_KPROBE_EVENTS.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
@@ -161,9 +158,9 @@ impl Facts {
             rfc_unlock: control(&nfsd, Control::NlmUnlock),
             rfc_grace: control(&nfsd, Control::NlmSetIpGrace),
             bpffs: Capability::when(
-                rustix::fs::statfs(BPF_FILESYSTEM).is_ok_and(|s| s.f_type == BPF_FS_MAGIC),
-                format!("no BPF filesystem is mounted on {BPF_FILESYSTEM}"),
-                format!("mount -t bpf bpf {BPF_FILESYSTEM}"),
+                bpffs::is_mounted(),
+                format!("no BPF filesystem is mounted on {}", bpffs::ROOT),
+                format!("mount -t bpf bpf {}", bpffs::ROOT),
             ),
             tcx: Capability::when(
                 has_function(TCX_FUNCTION).is_available(),

@@ -89,7 +89,7 @@ impl ObserveError {
 }
 
 /// An error and its causes on one line: aya's own messages name only the step.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use nlmfo_common::gate::OWN_MARK;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -186,6 +187,8 @@ fn open(endpoint: &Endpoint) -> Result<Socket, Cause> {
         Source::Reserved(address) => address,
         Source::InNameOf(address) => {
             make_transparent(&socket, address).map_err(|error| Cause::Source { address, error })?;
+            // Such a call is nlmfo's own, and passes the fence of the address it goes to.
+            socket.set_mark(OWN_MARK)?;
             if endpoint.transport == Transport::Tcp {
                 // A connection in somebody else's name leaves no TIME_WAIT behind.
                 socket.set_linger(Some(Duration::ZERO))?;

@@ -60,6 +60,11 @@ impl LockdPorts {
             .map(|service| service.port)
     }
 
+    /// Everything that lockd is registered with.
+    pub fn services(&self) -> &[Service] {
+        &self.0
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,0 +1,182 @@
+//! What the counts of the gate and of lockd say about a window, decided from values
+//! alone.
+//!
+//! The gate counts calls on their way in, the audit counts lockd's answers on their
+//! way out; neither knows of the other. Calls may be under way or fail before lockd
+//! decides about the lock (no such file, a client that cannot be monitored), so that
+//! the gate may have seen more. lockd can never have answered more than came in.
+
+use std::fmt;
+
+use nlmfo_common::gate::{Audited, Gated};
+use serde::Serialize;
+
+/// What is to be said of a VIP's window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Verdict {
+    /// lockd has answered calls, and as in grace.
+    Enforced,
+    /// Nobody has asked for a lock yet.
+    Quiet,
+    /// Locks were granted that were no reclaims.
+    Violated { locks: u64 },
+    /// Reclaims were refused because of grace: their clients have lost those locks.
+    ReclaimsLost { locks: u64 },
+    /// lockd answered more calls than the gate saw.
+    Unexplained { answered: u64, seen: u64 },
+}
+
+impl Verdict {
+    /// Whether grace is as it should be.
+    pub fn is_good(&self) -> bool {
+        matches!(self, Verdict::Enforced | Verdict::Quiet)
+    }
+}
+
+/// The verdict on one window.
+pub fn judge(gated: &Gated, audited: &Audited) -> Verdict {
+    let answered = audited.reclaimed
+        + audited.refused
+        + audited.reclaims_refused
+        + audited.reclaims_failed
+        + audited.other;
+    let seen = gated.new + gated.reclaims + gated.left;
+    if audited.violations > 0 {
+        Verdict::Violated {
+            locks: audited.violations,
+        }
+    } else if audited.reclaims_refused > 0 {
+        Verdict::ReclaimsLost {
+            locks: audited.reclaims_refused,
+        }
+    } else if answered > seen {
+        Verdict::Unexplained { answered, seen }
+    } else if answered > 0 {
+        Verdict::Enforced
+    } else {
+        Verdict::Quiet
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Enforced => {
+                f.write_str("✓ enforced: every lock that was granted was a reclaim")
+            }
+            Verdict::Quiet => f.write_str("✓ nobody has asked for a lock"),
+            Verdict::Violated { locks: 1 } => {
+                f.write_str("✗ VIOLATED: a lock was granted that was no reclaim")
+            }
+            Verdict::Violated { locks } => {
+                write!(
+                    f,
+                    "✗ VIOLATED: {locks} locks were granted that were no reclaims"
+                )
+            }
+            Verdict::ReclaimsLost { locks } => write!(
+                f,
+                "✗ NOT CONFIRMED: {locks} reclaims were refused because of grace; their clients \
+                 have lost those locks"
+            ),
+            Verdict::Unexplained { answered, seen } => write!(
+                f,
+                "✗ NOT CONFIRMED: lockd answered {answered} calls, and the gate saw {seen}"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(gated: Gated, audited: Audited) -> Verdict {
+        judge(&gated, &audited)
+    }
+
+    #[test]
+    fn answers_as_in_grace_are_grace() {
+        let gated = Gated {
+            new: 3,
+            reclaims: 2,
+            ..Gated::default()
+        };
+        let audited = Audited {
+            reclaimed: 2,
+            refused: 3,
+            ..Audited::default()
+        };
+        assert_eq!(judged(gated, audited), Verdict::Enforced);
+        assert_eq!(judged(gated, Audited::default()), Verdict::Quiet);
+    }
+
+    #[test]
+    fn calls_that_lockd_refused_before_it_looked_are_no_contradiction() {
+        let gated = Gated {
+            new: 9,
+            ..Gated::default()
+        };
+        let audited = Audited {
+            refused: 1,
+            ..Audited::default()
+        };
+        assert_eq!(judged(gated, audited), Verdict::Enforced);
+    }
+
+    #[test]
+    fn one_violation_outweighs_everything() {
+        let gated = Gated {
+            new: 100,
+            ..Gated::default()
+        };
+        let audited = Audited {
+            refused: 99,
+            violations: 1,
+            reclaims_refused: 1,
+            ..Audited::default()
+        };
+        let verdict = judged(gated, audited);
+        assert_eq!(verdict, Verdict::Violated { locks: 1 });
+        assert!(!verdict.is_good());
+        assert!(verdict.to_string().contains("VIOLATED"), "{verdict}");
+    }
+
+    #[test]
+    fn a_reclaim_that_was_refused_is_not_a_success() {
+        let audited = Audited {
+            reclaimed: 1,
+            reclaims_refused: 2,
+            ..Audited::default()
+        };
+        let gated = Gated {
+            reclaims: 3,
+            ..Gated::default()
+        };
+        assert_eq!(judged(gated, audited), Verdict::ReclaimsLost { locks: 2 });
+    }
+
+    #[test]
+    fn more_answers_than_calls_are_not_explained() {
+        let gated = Gated {
+            new: 1,
+            left: 1,
+            ..Gated::default()
+        };
+        let audited = Audited {
+            refused: 2,
+            other: 1,
+            ..Audited::default()
+        };
+        let verdict = judged(gated, audited);
+        assert_eq!(
+            verdict,
+            Verdict::Unexplained {
+                answered: 3,
+                seen: 2
+            }
+        );
+        assert!(!verdict.is_good());
+    }
+}

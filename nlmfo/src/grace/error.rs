@@ -1,0 +1,121 @@
+//! What can go wrong with the gate, in an operator's words.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+
+use crate::kernel::bpffs::BpffsError;
+use crate::kernel::layout::LayoutError;
+use crate::kernel::nfsd::NfsdError;
+use crate::observe::programs::chain;
+use crate::rpc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GraceError {
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    #[error("cannot tell which network namespace this is (Linux 5.14 and newer can): {0}")]
+    Namespace(#[source] io::Error),
+    #[error("loading the gate: {}", chain(.0))]
+    Load(#[source] Box<EbpfError>),
+    #[error("the gate's program {program} was refused by the kernel: {}", chain(.source))]
+    Refused {
+        program: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error(
+        "the gate's probe {program} cannot be attached to the kernel function {function}: {}",
+        chain(.source)
+    )]
+    Attach {
+        program: &'static str,
+        function: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error(
+        "the kernel gave no link for the gate's probe {program}, so that it would end with this \
+         process (Linux 5.15 and newer give one)"
+    )]
+    NoLink { program: &'static str },
+    #[error("the gate's object has no {0}: it was built from another version of nlmfo")]
+    Foreign(&'static str),
+    #[error("cannot {action} {path}: {cause}")]
+    Pin {
+        action: &'static str,
+        path: PathBuf,
+        cause: String,
+    },
+    #[error("the gate's map {map}: {}", chain(.source))]
+    Map {
+        map: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error(
+        "the gate cannot be put on the network device {device}: {cause}; while a window is open, \
+         what comes in there would not be held to it"
+    )]
+    Cover { device: String, cause: String },
+    #[error("cannot {what}: {cause}")]
+    Netlink { what: String, cause: String },
+    #[error("cannot find lockd's ports: {0}; is rpcbind running (`systemctl start rpcbind`)?")]
+    Ports(#[source] rpc::client::Error),
+    #[error("lockd does not answer: {0}")]
+    Lockd(#[source] rpc::client::Error),
+    #[error(transparent)]
+    Nfsd(#[from] NfsdError),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("the file handle of {0} is not one of those that knfsd makes of a filesystem's id")]
+    Handle(PathBuf),
+}
+
+impl GraceError {
+    /// Whether the kernel or the node lacks something, as against a failure that
+    /// may be gone the next time.
+    pub fn is_lack(&self) -> bool {
+        matches!(
+            self,
+            GraceError::Layout(_)
+                | GraceError::Bpffs(_)
+                | GraceError::Namespace(_)
+                | GraceError::Load(_)
+                | GraceError::Refused { .. }
+                | GraceError::Attach { .. }
+                | GraceError::NoLink { .. }
+        )
+    }
+
+    pub(super) fn pin(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        cause: &(dyn std::error::Error + 'static),
+    ) -> Self {
+        GraceError::Pin {
+            action,
+            path: path.into(),
+            cause: chain(cause),
+        }
+    }
+
+    pub(super) fn map(map: &'static str) -> impl Fn(MapError) -> Self {
+        move |source| GraceError::Map {
+            map,
+            source: Box::new(source),
+        }
+    }
+
+    pub(super) fn netlink(what: impl Into<String>, cause: impl ToString) -> Self {
+        GraceError::Netlink {
+            what: what.into(),
+            cause: cause.to_string(),
+        }
+    }
+}

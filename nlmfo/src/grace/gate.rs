@@ -1,0 +1,453 @@
+//! The gate in the kernel: loaded once, pinned, taken over by whoever comes next.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use aya::programs::kprobe::KProbe;
+use aya::programs::links::FdLink;
+use aya::programs::raw_trace_point::RawTracePoint;
+use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, ProbeKind, Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use nlmfo_common::gate::GateLayout;
+use serde::Serialize;
+use tracing::debug;
+
+use super::GraceError;
+use super::devices::{Device, Netlink};
+use super::maps::Maps;
+use super::pins::{self, Pins, State};
+use super::tc;
+use crate::kernel::gate_layout;
+use crate::observe::host::{NlmVersion, Transport};
+use crate::rpc::client::{Client, Endpoint, Source};
+use crate::rpc::message::Credential;
+use crate::rpc::nlm::NlmClient;
+use crate::rpc::portmap::LockdPorts;
+
+/// The ELF, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-gate"));
+
+/// Writes the address of this network namespace's `struct net` where the
+/// classifiers find it.
+const HERE: &str = "gate_here";
+
+/// For a call to rpcbind or lockd.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Probe {
+    program: &'static str,
+    function: &'static str,
+    kind: ProbeKind,
+}
+
+/// The first follows lockd's ports; the others are the audit.
+const PROBES: [Probe; 4] = [
+    Probe {
+        program: "gate_ports",
+        function: "svc_register",
+        kind: ProbeKind::Entry,
+    },
+    Probe {
+        program: "audit_enter",
+        function: "nlmsvc_lock",
+        kind: ProbeKind::Entry,
+    },
+    Probe {
+        program: "audit_return",
+        function: "nlmsvc_lock",
+        kind: ProbeKind::Return,
+    },
+    Probe {
+        program: "audit_granted",
+        function: "nlm_async_call",
+        kind: ProbeKind::Entry,
+    },
+];
+
+/// The kernel functions that the gate's probes sit on.
+pub fn probed_functions() -> impl Iterator<Item = &'static str> {
+    PROBES.iter().map(|probe| probe.function)
+}
+
+/// The gate of this network namespace, in force in the kernel. Dropping it changes
+/// nothing.
+pub struct Gate {
+    pins: Pins,
+    pub maps: Maps,
+}
+
+/// How [`Gate::load_or_take_over`] came by the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Loaded,
+    /// It was in force already.
+    TakenOver,
+}
+
+/// Which devices' packets pass the gate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    pub covered: Vec<Device>,
+    pub uncovered: Vec<Uncovered>,
+}
+
+/// A device whose packets do not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Uncovered {
+    #[serde(flatten)]
+    pub device: Device,
+    pub reason: String,
+    /// Whether an attempt failed, as against a kind of device that the gate does not
+    /// know.
+    pub failed: bool,
+}
+
+impl Gate {
+    /// The gate if it is in force here, whoever loaded it.
+    pub fn in_force() -> Result<Option<Self>, GraceError> {
+        let pins = Pins::here()?;
+        Ok(match pins.state()? {
+            State::Ready(_) => Some(Gate {
+                maps: Maps::open(&pins)?,
+                pins,
+            }),
+            State::Absent | State::Partial => None,
+        })
+    }
+
+    /// Takes over the gate that is in force, or loads it. It then knows lockd's
+    /// ports and follows them; on which devices it is, [`Gate::cover_all`] says.
+    pub async fn load_or_take_over() -> Result<(Self, Origin), GraceError> {
+        let layout = gate_layout::load()?;
+        let pins = Pins::here()?;
+        // Two gates on one path would undo each other's work.
+        for other in Pins::all_versions_here()? {
+            if other != pins {
+                detach(&other).await?;
+            }
+        }
+        let origin = match pins.state()? {
+            State::Ready(hash) if hash == pins::hash(&layout) => Origin::TakenOver,
+            State::Absent => Origin::Loaded,
+            // A loader died, or lockd was loaded anew and is not where it was.
+            State::Partial | State::Ready(_) => {
+                detach(&pins).await?;
+                Origin::Loaded
+            }
+        };
+        match Self::complete(&pins, &layout, origin).await {
+            Ok(gate) => {
+                debug!(?origin, "the gate is in force");
+                Ok((gate, origin))
+            }
+            Err(error) => {
+                if origin == Origin::Loaded {
+                    detach(&pins).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What is not there yet.
+    async fn complete(
+        pins: &Pins,
+        layout: &GateLayout,
+        origin: Origin,
+    ) -> Result<Self, GraceError> {
+        if origin == Origin::Loaded {
+            load(pins, layout)?;
+        }
+        for probe in &PROBES {
+            attach(pins, probe)?;
+        }
+        let mut gate = Gate {
+            maps: Maps::open(pins)?,
+            pins: pins.clone(),
+        };
+        // After the probe that follows ports, so that none is missed between.
+        gate.add_ports().await?;
+        pins.set_ready(layout)?;
+        Ok(gate)
+    }
+
+    async fn add_ports(&mut self) -> Result<(), GraceError> {
+        let ports = LockdPorts::look_up(DEADLINE)
+            .await
+            .map_err(GraceError::Ports)?;
+        for service in ports.services() {
+            let tcp = service.transport == Transport::Tcp;
+            self.maps.add_port(tcp, service.port)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the gate on every device that it is not on yet.
+    pub async fn cover_all(&self) -> Result<Coverage, GraceError> {
+        let netlink = Netlink::connect()?;
+        let devices = netlink.devices().await?;
+        let gone = |index: &u32| !devices.iter().any(|device| device.index == *index);
+        for index in self.pins.linked_devices()?.into_iter().filter(gone) {
+            let _ = fs::remove_file(self.pins.device_link(index));
+        }
+        for index in self.pins.noted_qdiscs()?.into_iter().filter(gone) {
+            self.pins.forget_qdisc(index)?;
+        }
+        let mut coverage = Coverage::default();
+        for device in devices {
+            let result = self.cover(&netlink, &device).await;
+            match result {
+                Ok(None) => coverage.covered.push(device),
+                Ok(Some(reason)) => coverage.uncovered.push(Uncovered {
+                    device,
+                    reason,
+                    failed: false,
+                }),
+                Err(error) => {
+                    // It may have gone meanwhile.
+                    let now = netlink.devices().await?;
+                    if now.iter().any(|still| still.index == device.index) {
+                        coverage.uncovered.push(Uncovered {
+                            device,
+                            reason: error.to_string(),
+                            failed: true,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(coverage)
+    }
+
+    /// `Some` reason where the gate does not know what the device's packets begin
+    /// with.
+    async fn cover(
+        &self,
+        netlink: &Netlink,
+        device: &Device,
+    ) -> Result<Option<String>, GraceError> {
+        let Some(frames) = device.frames() else {
+            let kind = device.kind;
+            return Ok(Some(format!(
+                "the gate cannot read packets of its kind (ARPHRD {kind})"
+            )));
+        };
+        let cover = |error: ProgramError| GraceError::Cover {
+            device: device.name.clone(),
+            cause: crate::observe::programs::chain(&error),
+        };
+        let path = self.pins.program(frames.program());
+        let mut program = SchedClassifier::from_pin(&path)
+            .map_err(|error| GraceError::pin("open", &path, &error))?;
+        let id = program.info().map_err(cover)?.id();
+        match SchedClassifier::query_tcx(&device.name, TcAttachType::Ingress) {
+            Ok((_, programs)) if programs.iter().any(|program| program.id() == id) => {}
+            Ok(_) => self.link(&mut program, device)?,
+            Err(error) if lacks_tcx(&error) => {
+                let fd = program.fd().map_err(cover)?;
+                let attached = tc::attach(netlink, device, fd.as_fd(), id).await?;
+                if attached.added_qdisc {
+                    self.pins.note_qdisc(device.index)?;
+                }
+                debug!(device = device.name, ?attached, "clsact");
+            }
+            Err(error) => return Err(cover(error)),
+        }
+        Ok(None)
+    }
+
+    /// Attaches by tcx, before all others, and pins the link.
+    fn link(&self, program: &mut SchedClassifier, device: &Device) -> Result<(), GraceError> {
+        let failed = |cause: String| GraceError::Cover {
+            device: device.name.clone(),
+            cause,
+        };
+        let pin = self.pins.device_link(device.index);
+        // Somebody detached what it led to.
+        let _ = fs::remove_file(&pin);
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program
+            .attach_with_options(&device.name, TcAttachType::Ingress, options)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| failed(crate::observe::programs::chain(&error)))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(error.to_string()))?;
+        link.pin(&pin)
+            .map_err(|error| GraceError::pin("pin", &pin, &error))?;
+        debug!(device = device.name, "tcx");
+        Ok(())
+    }
+
+    /// Takes the gate out of the kernel. The number of pins and filters.
+    pub async fn detach(self) -> Result<usize, GraceError> {
+        detach(&self.pins).await
+    }
+}
+
+/// Loads the object, pins its maps and programs, and lets the programs know their
+/// network namespace.
+fn load(pins: &Pins, layout: &GateLayout) -> Result<(), GraceError> {
+    pins.create()?;
+    let mut ebpf = object(layout)?;
+    for (name, map) in ebpf.maps() {
+        // Of the constants: pinned names have no dots, and nobody opens them again.
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = pins.map(name);
+        map.pin(&path)
+            .map_err(|error| GraceError::pin("pin", &path, &error))?;
+    }
+    for (name, program) in ebpf.programs_mut() {
+        load_program(program).map_err(|source| GraceError::Refused {
+            program: known(name),
+            source: Box::new(source),
+        })?;
+        let path = pins.program(name);
+        program
+            .pin(&path)
+            .map_err(|error| GraceError::pin("pin", &path, &error))?;
+    }
+    run_here(&ebpf)
+}
+
+fn object(layout: &GateLayout) -> Result<Ebpf, GraceError> {
+    EbpfLoader::new()
+        // Offsets are in GATE_LAYOUT, none is to be looked up.
+        .btf(None)
+        .override_global("GATE_LAYOUT", layout, true)
+        .load(OBJECT)
+        .map_err(|error| GraceError::Load(Box::new(error)))
+}
+
+/// Gives every program of the gate to the kernel's verifier and attaches none: its
+/// name, and what the kernel said against it.
+pub fn verify(
+    layout: &GateLayout,
+) -> Result<Vec<(String, Result<(), ProgramError>)>, GraceError> {
+    let mut ebpf = object(layout)?;
+    Ok((ebpf.programs_mut())
+        .map(|(name, program)| (name.to_owned(), load_program(program)))
+        .collect())
+}
+
+fn load_program(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::KProbe(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The names that errors carry are those of this module.
+fn known(name: &str) -> &'static str {
+    (PROBES.iter().map(|probe| probe.program))
+        .chain([HERE, "gate_ether", "gate_raw"])
+        .find(|known| *known == name)
+        .unwrap_or("of an unknown name")
+}
+
+fn run_here(ebpf: &Ebpf) -> Result<(), GraceError> {
+    use aya::programs::{RawTracePointRunOptions, TestRun};
+
+    let program: &RawTracePoint = (ebpf.program(HERE))
+        .and_then(|program| program.try_into().ok())
+        .ok_or(GraceError::Foreign(HERE))?;
+    program
+        .test_run(RawTracePointRunOptions::new())
+        .map_err(|source| GraceError::Refused {
+            program: HERE,
+            source: Box::new(source),
+        })?;
+    Ok(())
+}
+
+/// Attaches a probe if its link is not pinned, and pins it.
+fn attach(pins: &Pins, probe: &Probe) -> Result<(), GraceError> {
+    let pin = pins.link(probe.program);
+    if pin.exists() {
+        return Ok(());
+    }
+    let failed = |source| GraceError::Attach {
+        program: probe.program,
+        function: probe.function,
+        source: Box::new(source),
+    };
+    let path = pins.program(probe.program);
+    let mut kprobe = KProbe::from_pin(&path, probe.kind)
+        .map_err(|error| GraceError::pin("open", &path, &error))?;
+    let link = kprobe
+        .attach(probe.function, 0)
+        .and_then(|id| kprobe.take_link(id))
+        .map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|_| GraceError::NoLink {
+        program: probe.program,
+    })?;
+    link.pin(&pin)
+        .map_err(|error| GraceError::pin("pin", &pin, &error))?;
+    Ok(())
+}
+
+/// Kernels before 6.6, and those without CONFIG_NET_XGRESS, know no such query.
+fn lacks_tcx(error: &ProgramError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            return io.raw_os_error() == Some(libc::EINVAL);
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Takes a gate out of the kernel, whichever version's, from whatever state. The
+/// number of pins and filters.
+pub(super) async fn detach(pins: &Pins) -> Result<usize, GraceError> {
+    let removed = detach_filters(&pins.noted_qdiscs()?).await?;
+    Ok(removed + pins.remove()?)
+}
+
+/// Removes the filters of ours from every device of this network namespace; `qdiscs`
+/// are the devices that have their qdisc from us.
+pub(super) async fn detach_filters(qdiscs: &[u32]) -> Result<usize, GraceError> {
+    let netlink = Netlink::connect()?;
+    let mut removed = 0;
+    for device in netlink.devices().await? {
+        removed += tc::detach(&netlink, device.index, qdiscs.contains(&device.index)).await?;
+    }
+    Ok(removed)
+}
+
+/// Waits until lockd, one thread, has answered a call of ours: what it was at when
+/// this began is done. At once if no lockd runs here.
+pub(super) async fn pass_lockds_queue() -> Result<(), GraceError> {
+    let ports = LockdPorts::look_up(DEADLINE)
+        .await
+        .map_err(GraceError::Ports)?;
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let versions = [NlmVersion::V4, NlmVersion::V3, NlmVersion::V1];
+    let service = loopback.into_iter().find_map(|address| {
+        versions.into_iter().find_map(|version| {
+            let port = ports.port(address, version, Transport::Tcp)?;
+            Some((SocketAddr::new(address, port), version))
+        })
+    });
+    let Some((peer, version)) = service else {
+        return Ok(());
+    };
+    let client = Client::connect(Endpoint {
+        peer,
+        transport: Transport::Tcp,
+        source: Source::Any,
+        credential: Credential::Null,
+        deadline: DEADLINE,
+    });
+    let client = client.await.map_err(GraceError::Lockd)?;
+    NlmClient::new(client, version)
+        .null()
+        .await
+        .map_err(GraceError::Lockd)
+}

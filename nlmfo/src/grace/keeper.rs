@@ -1,0 +1,78 @@
+//! The process that stays behind while a window is open: it puts the gate on devices
+//! that appear, and takes it out of the kernel after the last window's end.
+//!
+//! It is a convenience. If it is killed, the windows hold and end all the same; the
+//! next run of `nlmfo` starts another one, or tidies up.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::devices::Monitor;
+use super::gate::Gate;
+use super::lock::Lock;
+use super::{GraceError, leftovers, window};
+
+/// The hidden command that runs [`keep`].
+pub const COMMAND: &str = "grace-keeper";
+
+/// Longest time between two looks, should word of a device be missed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Starts a keeper for this network namespace; one too many ends by itself.
+pub fn spawn() -> Result<(), GraceError> {
+    let failed = |path: &str, source| GraceError::File {
+        path: path.into(),
+        source,
+    };
+    let program = std::env::current_exe().map_err(|error| failed("nlmfo itself", error))?;
+    Command::new(&program)
+        .arg(COMMAND)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn()
+        .map(drop)
+        .map_err(|source| GraceError::File {
+            path: program,
+            source,
+        })
+}
+
+/// Runs until no window is open any more. Returns at once if another one runs.
+pub async fn keep() -> Result<(), GraceError> {
+    let Some(keeping) = Lock::Keeper.try_take()? else {
+        return Ok(());
+    };
+    let mut monitor = Monitor::start()?;
+    loop {
+        // Whoever opens windows has the lock meanwhile, and starts a keeper after.
+        let lock = Lock::Gate.take()?;
+        let Some(gate) = Gate::in_force()? else {
+            return Ok(());
+        };
+        let left = window::left(gate.ends()?, window::now());
+        if left.is_zero() {
+            leftovers::finish(gate).await?;
+            // In this order: whoever opens a window next finds no keeper.
+            drop(keeping);
+            drop(lock);
+            return Ok(());
+        }
+        for device in gate.cover_all().await?.uncovered {
+            if device.failed {
+                warn!(device = device.device.name, device.reason, "not covered");
+            }
+        }
+        drop(lock);
+        tokio::select! {
+            heard = monitor.changed() => if !heard {
+                monitor = Monitor::start()?;
+            },
+            () = sleep(left.min(LOOK)) => {}
+        }
+    }
+}

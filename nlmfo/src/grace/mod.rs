@@ -1,0 +1,23 @@
+//! Grace for one VIP alone, on kernels that know none: windows in the gate's maps,
+//! the gate on every network device, and the audit of what lockd answered.
+//!
+//! A window is state of the kernel, not of a process: maps, programs and links are
+//! pinned, and the deadline is on the kernel's clock. Whoever opens one may die; the
+//! window holds, ends, and the next run takes over or tidies up.
+
+pub mod audit;
+pub mod devices;
+pub mod error;
+pub mod gate;
+pub mod keeper;
+pub mod leftovers;
+pub mod lock;
+pub mod maps;
+pub mod pins;
+pub mod report;
+pub mod tc;
+pub mod way;
+pub mod window;
+
+pub use error::GraceError;
+pub use gate::Gate;

@@ -1,0 +1,278 @@
+//! The windows as an operator and JSON readers see them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nlmfo_common::Addr;
+use nlmfo_common::gate::{Audited, Gated, Violation, violation};
+use serde::Serialize;
+
+use super::audit::{self, Verdict};
+use super::gate::Gate;
+use super::window;
+use super::GraceError;
+use crate::kernel::lockd;
+use crate::kernel::nfsd::Nfsd;
+use crate::kernel::path::PathFinder;
+use crate::observe::table::{Mode, Range};
+
+/// One VIP's window, open or ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WindowReport {
+    pub vip: IpAddr,
+    pub open: bool,
+    /// Milliseconds until it ends.
+    pub left_ms: u64,
+    /// Milliseconds from its beginning to its end.
+    pub length_ms: u64,
+    pub gate: GateCounts,
+    pub lockd: Answers,
+    /// Those that are known by name, oldest first; `lockd.violations` counts all.
+    pub violations: Vec<ViolationLine>,
+    pub verdict: Verdict,
+}
+
+/// What the gate did with the VIP's calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GateCounts {
+    /// New locks, sent on so that lockd refuses them.
+    pub new_locks: u64,
+    /// Reclaims, sent on so that lockd grants them.
+    pub reclaims: u64,
+    /// Calls left as they were: the kernel itself was in grace.
+    pub left_to_kernel_grace: u64,
+    pub shares_dropped: u64,
+    pub packets_dropped: u64,
+    pub connections_closed: u64,
+    pub packets_fenced: u64,
+}
+
+/// What lockd answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Answers {
+    pub reclaimed: u64,
+    pub refused: u64,
+    pub reclaims_refused: u64,
+    pub reclaims_failed: u64,
+    pub other: u64,
+    pub violations: u64,
+}
+
+/// A lock that should not have been granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ViolationLine {
+    pub kind: ViolationKind,
+    pub client: IpAddr,
+    pub svid: u32,
+    pub mode: Mode,
+    pub range: Range,
+    /// The NFS file handle in hexadecimal.
+    pub fh: String,
+    /// Null where it cannot be found.
+    pub path: Option<String>,
+    pub xid: u32,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViolationKind {
+    NewLock,
+    Unseen,
+    Waiter,
+    Queued,
+}
+
+/// Whether the kernel itself is in grace here; `None` where it cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct KernelGrace {
+    pub lockd: Option<bool>,
+    pub nfsd: Option<bool>,
+}
+
+impl KernelGrace {
+    pub fn now() -> Self {
+        KernelGrace {
+            lockd: lockd::in_grace().ok(),
+            nfsd: Nfsd::mounted()
+                .and_then(|nfsd| nfsd.v4_grace_ended())
+                .ok()
+                .map(|ended| !ended),
+        }
+    }
+}
+
+impl fmt::Display for KernelGrace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |state| match state {
+            Some(true) => "in grace",
+            Some(false) => "not in grace",
+            None => "not known",
+        };
+        write!(
+            f,
+            "the kernel's own grace: lockd {}, nfsd {}",
+            word(self.lockd),
+            word(self.nfsd)
+        )
+    }
+}
+
+impl Gate {
+    /// All windows, in the order of their addresses.
+    pub fn report(&self, paths: &mut PathFinder) -> Result<Vec<WindowReport>, GraceError> {
+        let now = window::now();
+        let violations = self.maps.violations()?;
+        let mut windows = self.maps.windows()?;
+        windows.retain(|(_, window)| window.opened != 0);
+        windows.sort_unstable_by_key(|(vip, _)| vip.ip());
+        windows
+            .into_iter()
+            .map(|(vip, window)| {
+                let gated = self.maps.gated(vip)?;
+                let audited = self.maps.audited(vip)?;
+                let of_window = |one: &&Violation| one.vip == vip && one.at >= window.opened;
+                Ok(WindowReport {
+                    vip: vip.ip(),
+                    open: window::is_open(&window, now),
+                    left_ms: milliseconds(window::left(window.until, now)),
+                    length_ms: milliseconds(window::left(window.until, window.opened)),
+                    gate: gated.into(),
+                    lockd: audited.into(),
+                    violations: violations
+                        .iter()
+                        .filter(of_window)
+                        .map(|violation| line(violation, paths))
+                        .collect(),
+                    verdict: audit::judge(&gated, &audited),
+                })
+            })
+            .collect()
+    }
+}
+
+fn line(raw: &Violation, paths: &mut PathFinder) -> ViolationLine {
+    let handle = &raw.fh[..(raw.fh_len as usize).min(raw.fh.len())];
+    ViolationLine {
+        kind: match raw.kind {
+            violation::NEW_LOCK => ViolationKind::NewLock,
+            violation::WAITER => ViolationKind::Waiter,
+            violation::QUEUED => ViolationKind::Queued,
+            _ => ViolationKind::Unseen,
+        },
+        client: Addr::ip(raw.client),
+        svid: raw.svid,
+        mode: Mode::from_kernel(raw.mode),
+        range: Range {
+            start: raw.start,
+            end: raw.end,
+        },
+        fh: handle.iter().map(|byte| format!("{byte:02x}")).collect(),
+        path: paths
+            .find_by_handle(handle)
+            .ok()
+            .map(|path| path.to_string_lossy().into_owned()),
+        xid: raw.xid,
+        port: raw.port as u16,
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+impl From<Gated> for GateCounts {
+    fn from(raw: Gated) -> Self {
+        GateCounts {
+            new_locks: raw.new,
+            reclaims: raw.reclaims,
+            left_to_kernel_grace: raw.left,
+            shares_dropped: raw.shares,
+            packets_dropped: raw.dropped,
+            connections_closed: raw.closed,
+            packets_fenced: raw.fenced,
+        }
+    }
+}
+
+impl From<Audited> for Answers {
+    fn from(raw: Audited) -> Self {
+        Answers {
+            reclaimed: raw.reclaimed,
+            refused: raw.refused,
+            reclaims_refused: raw.reclaims_refused,
+            reclaims_failed: raw.reclaims_failed,
+            other: raw.other,
+            violations: raw.violations,
+        }
+    }
+}
+
+impl fmt::Display for WindowReport {
+    /// Some lines, each with its newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.open {
+            true => writeln!(
+                f,
+                "{}: in grace, {} s left",
+                self.vip,
+                self.left_ms.div_ceil(1000)
+            )?,
+            false => writeln!(
+                f,
+                "{}: its grace has ended, after {} s",
+                self.vip,
+                self.length_ms / 1000
+            )?,
+        }
+        let Answers {
+            reclaimed,
+            refused,
+            reclaims_failed,
+            other,
+            ..
+        } = self.lockd;
+        writeln!(
+            f,
+            "  lockd: {reclaimed} reclaimed, {refused} new locks refused, {reclaims_failed} \
+             reclaims failed, {other} other answers"
+        )?;
+        writeln!(
+            f,
+            "  gate:  {} new locks, {} reclaims, {} left to the kernel's grace; {} SHAREs and {} \
+             packets dropped, {} connections closed",
+            self.gate.new_locks,
+            self.gate.reclaims,
+            self.gate.left_to_kernel_grace,
+            self.gate.shares_dropped,
+            self.gate.packets_dropped,
+            self.gate.connections_closed
+        )?;
+        for violation in &self.violations {
+            writeln!(f, "  ✗ {violation}")?;
+        }
+        writeln!(f, "  {}", self.verdict)
+    }
+}
+
+impl fmt::Display for ViolationLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            ViolationKind::NewLock => "was granted, and is no reclaim",
+            ViolationKind::Unseen => "was granted to a call that the gate never saw",
+            ViolationKind::Waiter => "was granted to a request that had waited",
+            ViolationKind::Queued => "was put in the queue of waiting requests",
+        };
+        let handle = format!("file handle {}", self.fh);
+        write!(
+            f,
+            "{}: {} lock {} of {}, svid {}, {what}",
+            self.client,
+            self.mode,
+            self.range,
+            self.path.as_ref().unwrap_or(&handle),
+            self.svid
+        )
+    }
+}

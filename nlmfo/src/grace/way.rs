@@ -1,0 +1,174 @@
+//! Opening and ending windows: the order of steps, and which way this kernel offers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nlmfo_common::Addr;
+use nlmfo_common::nlm_call::Fsid;
+
+use super::gate::{Coverage, Gate, Origin, pass_lockds_queue};
+use super::lock::Lock;
+use super::window::{self, after, now};
+use super::{GraceError, keeper};
+use crate::kernel::nfsd::{Control, Nfsd};
+use crate::kernel::preflight::Facts;
+
+/// How a VIP gets its grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The file of kernels patched with the RFC: the kernel's own per-address grace,
+    /// as long as its own grace period.
+    RfcFile,
+    Gate,
+}
+
+impl Way {
+    /// The kernel's own where it has one.
+    pub fn choose(facts: &Facts) -> Self {
+        match facts.rfc_grace.is_available() {
+            true => Way::RfcFile,
+            false => Way::Gate,
+        }
+    }
+}
+
+/// Starts the kernel's own grace for each address, on kernels that have the RFC's
+/// file. Its end is the kernel's business.
+pub fn start_by_rfc_file(vips: &[IpAddr]) -> Result<(), GraceError> {
+    let nfsd = Nfsd::mounted()?;
+    for vip in vips {
+        nfsd.write_address(Control::NlmSetIpGrace, *vip)?;
+    }
+    Ok(())
+}
+
+/// Windows to open, or to give another deadline.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub vips: Vec<IpAddr>,
+    pub lasting: Duration,
+    /// New locks on these filesystems are refused through every address.
+    pub scope: Vec<Fsid>,
+}
+
+/// What [`begin`] did.
+#[derive(Debug)]
+pub struct Begun {
+    pub origin: Origin,
+    pub coverage: Coverage,
+}
+
+/// Opens windows: from the return on, new locks through these VIPs are refused on
+/// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
+/// cleared: they would be granted without a question.
+pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
+    let _lock = Lock::Gate.take()?;
+    let (mut gate, origin) = Gate::load_or_take_over().await?;
+    // The gate first: it is of no effect yet, and none gets past it later.
+    let coverage = gate.cover_all().await?;
+    gate.open(plan)?;
+    Ok(Begun { origin, coverage })
+}
+
+/// The second half: waits until lockd is done with what had reached it before, and
+/// audits its answers from then on. Leaves a keeper behind.
+pub async fn confirm(plan: &Plan) -> Result<(), GraceError> {
+    pass_lockds_queue().await?;
+    let _lock = Lock::Gate.take()?;
+    // None: all windows have ended meanwhile.
+    if let Some(mut gate) = Gate::in_force()? {
+        gate.start_audit(&plan.vips)?;
+    }
+    keeper::spawn()
+}
+
+impl Gate {
+    fn open(&mut self, plan: &Plan) -> Result<(), GraceError> {
+        let started = now();
+        let until = after(started, plan.lasting);
+        let mut gate = self.maps.gate()?;
+        if self.ends()? <= started {
+            // Nothing of earlier windows is of interest to anybody.
+            self.maps.forget_violations()?;
+            self.maps.forget_scopes()?;
+            for (vip, _) in self.maps.windows()? {
+                self.maps.forget_window(vip)?;
+            }
+        }
+        for filesystem in &plan.scope {
+            self.maps.add_scope(*filesystem)?;
+        }
+        if !plan.scope.is_empty() {
+            if gate.scope_until <= started {
+                gate.scope_opened = started;
+            }
+            gate.scope_until = gate.scope_until.max(until);
+        }
+        // Up to here packets are let through unread: a window of which the gate knew
+        // before would begin with connections that it had not seen.
+        gate.until = gate.until.max(until);
+        self.maps.set_gate(gate)?;
+        for vip in plan.vips.iter().copied().map(Addr::from) {
+            let before = self.maps.window(vip)?;
+            let begun = now();
+            if !before.is_some_and(|window| window::is_open(&window, begun)) {
+                self.maps.forget_counts(vip)?;
+            }
+            self.maps
+                .set_window(vip, window::opened(before, begun, until))?;
+        }
+        self.settle()
+    }
+
+    fn start_audit(&mut self, vips: &[IpAddr]) -> Result<(), GraceError> {
+        for vip in vips.iter().copied().map(Addr::from) {
+            if let Some(window) = self.maps.window(vip)? {
+                self.maps
+                    .set_window(vip, window::audited(window, now()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the windows of these VIPs. Those that had none open are returned.
+    pub fn end(&mut self, vips: &[IpAddr]) -> Result<Vec<IpAddr>, GraceError> {
+        let mut not_open = Vec::new();
+        for &vip in vips {
+            let key = Addr::from(vip);
+            match self.maps.window(key)? {
+                Some(window) if window::is_open(&window, now()) => {
+                    self.maps.set_window(key, window::ended(window, now()))?;
+                }
+                _ => not_open.push(vip),
+            }
+        }
+        let all = self.maps.windows()?;
+        if !all.iter().any(|(_, window)| window::is_open(window, now())) {
+            // The scope went with the windows.
+            let mut gate = self.maps.gate()?;
+            gate.scope_until = gate.scope_until.min(now());
+            self.maps.set_gate(gate)?;
+        }
+        self.settle()?;
+        Ok(not_open)
+    }
+
+    /// When the gate is needed no more.
+    pub fn ends(&self) -> Result<u64, GraceError> {
+        let windows = self.maps.windows()?;
+        let gate = self.maps.gate()?;
+        Ok(window::latest_end(
+            &gate,
+            windows.iter().map(|(_, window)| window),
+        ))
+    }
+
+    /// Makes the gate read packets for as long as any window needs it, and no longer.
+    fn settle(&mut self) -> Result<(), GraceError> {
+        let gate = nlmfo_common::gate::Gate {
+            until: self.ends()?,
+            ..self.maps.gate()?
+        };
+        self.maps.set_gate(gate)
+    }
+}

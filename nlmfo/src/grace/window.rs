@@ -1,0 +1,150 @@
+//! Grace windows: opening, extending, ending them. Deadlines are on the clock of
+//! `bpf_ktime_get_ns`, `CLOCK_MONOTONIC`, in nanoseconds.
+
+use std::time::Duration;
+
+use nlmfo_common::gate::{Gate, Window};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Nothing is audited until this is set to a moment.
+const NOT_YET: u64 = u64::MAX;
+
+/// The moment by the gate's clock.
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The moment after that long.
+pub fn after(now: u64, duration: Duration) -> u64 {
+    now.saturating_add(duration.as_nanos().try_into().unwrap_or(u64::MAX))
+}
+
+/// How long until then; zero if it has passed.
+pub fn left(until: u64, now: u64) -> Duration {
+    Duration::from_nanos(until.saturating_sub(now))
+}
+
+pub fn is_open(window: &Window, now: u64) -> bool {
+    window.opened != 0 && window.until > now
+}
+
+/// A window that opens now, or an open one with another deadline.
+pub fn opened(before: Option<Window>, now: u64, until: u64) -> Window {
+    match before {
+        Some(open) if is_open(&open, now) => Window { until, ..open },
+        // A fence has a deadline of its own.
+        other => Window {
+            opened: now,
+            until,
+            fenced_until: other.map_or(0, |window| window.fenced_until),
+            audited_from: NOT_YET,
+        },
+    }
+}
+
+/// From `now` on, what lockd begins to work on is audited.
+pub fn audited(window: Window, now: u64) -> Window {
+    match window.audited_from {
+        NOT_YET => Window {
+            audited_from: now,
+            ..window
+        },
+        _ => window,
+    }
+}
+
+/// The window with its end now, if it is open.
+pub fn ended(window: Window, now: u64) -> Window {
+    Window {
+        until: window.until.min(now),
+        ..window
+    }
+}
+
+/// When the last of them ends that the gate has to act for.
+pub fn latest_end<'a>(gate: &Gate, windows: impl IntoIterator<Item = &'a Window>) -> u64 {
+    windows
+        .into_iter()
+        .flat_map(|window| [window.until, window.fenced_until])
+        .fold(gate.scope_until, u64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn time_is_counted_without_running_over() {
+        assert_eq!(after(SECOND, Duration::from_millis(1500)), 2_500_000_000);
+        assert_eq!(after(u64::MAX - 1, Duration::from_secs(1)), u64::MAX);
+        assert_eq!(left(3 * SECOND, SECOND), Duration::from_secs(2));
+        assert_eq!(left(SECOND, 3 * SECOND), Duration::ZERO);
+        assert!(now() > 0);
+    }
+
+    #[test]
+    fn a_new_window_is_audited_only_when_lockds_queue_is_done() {
+        let window = opened(None, 5, 100);
+        assert_eq!((window.opened, window.until), (5, 100));
+        assert!(window.audited_from > window.until);
+        assert_eq!(audited(window, 8).audited_from, 8);
+    }
+
+    #[test]
+    fn an_open_window_keeps_its_beginning_when_it_is_extended() {
+        let first = audited(opened(None, 5, 100), 8);
+        let extended = opened(Some(first), 50, 200);
+        assert_eq!(
+            extended,
+            Window {
+                until: 200,
+                ..first
+            }
+        );
+        assert_eq!(audited(extended, 60), extended);
+    }
+
+    #[test]
+    fn a_window_that_has_ended_begins_anew() {
+        let ended = ended(audited(opened(None, 5, 100), 8), 40);
+        assert_eq!(ended.until, 40);
+        assert!(!is_open(&ended, 40));
+        let again = opened(Some(ended), 50, 200);
+        assert_eq!((again.opened, again.audited_from), (50, u64::MAX));
+    }
+
+    #[test]
+    fn ending_never_makes_a_window_longer() {
+        let window = opened(None, 5, 100);
+        assert_eq!(ended(window, 300).until, 100);
+    }
+
+    #[test]
+    fn a_fence_outlives_a_new_window() {
+        let fenced = Window {
+            fenced_until: 70,
+            ..Window::default()
+        };
+        assert!(!is_open(&fenced, 6));
+        assert_eq!(opened(Some(fenced), 6, 50).fenced_until, 70);
+    }
+
+    #[test]
+    fn the_gate_is_needed_until_the_last_end() {
+        let gate = Gate {
+            scope_until: 30,
+            ..Gate::default()
+        };
+        let windows = [opened(None, 5, 100), opened(None, 5, 50)];
+        assert_eq!(latest_end(&gate, &windows), 100);
+        assert_eq!(latest_end(&gate, []), 30);
+        let fence = Window {
+            fenced_until: 400,
+            ..Window::default()
+        };
+        assert_eq!(latest_end(&gate, [&fence]), 400);
+    }
+}
