@@ -284,11 +284,15 @@ fn state_of_socket(packet: &Packet, work: &Work) -> Option<u32> {
     }
 }
 
+/// Closes a connection that cannot be followed: the server's end with this segment if
+/// it still has one, and the client's end when the server answers the next segment,
+/// which belongs to no connection, with a reset of its own.
 #[inline(always)]
 fn close(packet: &Packet, work: &Work) -> i32 {
     count(&work.flow.vip, |gated| gated.closed += 1);
-    match packet.skb.reset(packet.l4) {
-        true => PASS,
-        false => DROP,
+    match state_of_socket(packet, work) {
+        None | Some(LISTEN | TIME_WAIT | CLOSE) => PASS,
+        Some(_) if packet.skb.reset(packet.l4) => PASS,
+        Some(_) => DROP,
     }
 }
