@@ -100,6 +100,9 @@ pub struct Gated {
     pub reclaims: u64,
     /// Calls left as they were, because the kernel itself was in grace.
     pub left: u64,
+    /// Calls over UDP that came by again, on another device or sent once more, and
+    /// got what they had got before.
+    pub repeated: u64,
     /// SHARE calls that were dropped.
     pub shares: u64,
     /// Packets dropped because they came out of order, or could not be read.
@@ -206,7 +209,7 @@ const _: () = {
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<NoteKey>() == 24);
     assert!(size_of::<Note>() == 16);
-    assert!(size_of::<Gated>() == 56);
+    assert!(size_of::<Gated>() == 64);
     assert!(size_of::<Audited>() == 48);
     assert!(size_of::<Violation>() == 80 + FH_MAX);
     assert!(size_of::<Stream>() == 104);

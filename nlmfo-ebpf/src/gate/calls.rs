@@ -267,6 +267,7 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
     if work.proto == UDP as u32
         && let Some(value) = written_before(&key, work.opened)
     {
+        count(&work.flow.vip, |gated| gated.repeated += 1);
         return Decision::Write(value);
     }
     let note = Note {

@@ -41,7 +41,7 @@ pub fn judge(gated: &Gated, audited: &Audited) -> Verdict {
         + audited.reclaims_refused
         + audited.reclaims_failed
         + audited.other;
-    let seen = gated.new + gated.reclaims + gated.left;
+    let seen = gated.new + gated.reclaims + gated.left + gated.repeated;
     if audited.violations > 0 {
         Verdict::Violated {
             locks: audited.violations,

@@ -73,6 +73,7 @@ impl Maps {
         for one in per_cpu.iter().flat_map(|per_cpu| per_cpu.iter()) {
             sum.new += one.new;
             sum.reclaims += one.reclaims;
+            sum.repeated += one.repeated;
             sum.left += one.left;
             sum.shares += one.shares;
             sum.dropped += one.dropped;

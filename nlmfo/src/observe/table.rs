@@ -17,7 +17,7 @@ pub enum Mode {
 
 impl Mode {
     /// From `F_RDLCK` (0) and `F_WRLCK` (1).
-    pub(super) fn from_kernel(mode: u32) -> Self {
+    pub(crate) fn from_kernel(mode: u32) -> Self {
         if mode == 0 { Mode::Read } else { Mode::Write }
     }
 }
