@@ -27,8 +27,13 @@ pub enum Command {
     Locks(LocksArgs),
     /// Move a VIP's locks: release them here, and prove it
     Failover(FailoverArgs),
+    /// Hold a grace period for a VIP alone: refuse new locks, let clients reclaim
+    Grace(GraceArgs),
     /// Remove every trace of nlmfo from the kernel
     Cleanup(CleanupArgs),
+    /// Follows network devices while a grace period is open; started by `grace`
+    #[command(name = crate::grace::keeper::COMMAND, hide = true)]
+    GraceKeeper,
 }
 
 #[derive(Debug, Args)]
@@ -92,6 +97,43 @@ pub struct FailoverArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("action").required(true).args(["duration", "end", "list"])))]
+pub struct GraceArgs {
+    /// The virtual server address that is in grace (repeatable); with --list, only these
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "list", value_parser = address)]
+    pub vip: Vec<IpAddr>,
+    /// Open a window, or give an open one this much time from now on: 90, 90s or 2m
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    pub duration: Option<Duration>,
+    /// End the window now
+    #[arg(long)]
+    pub end: bool,
+    /// Show the windows: time left, what was reclaimed and refused, violations
+    #[arg(long)]
+    pub list: bool,
+    /// Through which addresses new locks are refused
+    #[arg(long, value_enum, default_value = "vip", requires = "duration")]
+    pub scope: Scope,
+    /// With `--scope filesystem`: an exported folder of the filesystem that moved
+    /// (repeatable)
+    #[arg(long, value_name = "PATH", requires = "duration")]
+    #[arg(required_if_eq("scope", "filesystem"))]
+    pub filesystem: Vec<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which new locks a window refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scope {
+    /// Those that come through the VIP
+    Vip,
+    /// Also those on the files of its filesystem, through whatever address
+    Filesystem,
+}
+
+#[derive(Debug, Args)]
 pub struct CleanupArgs {
     /// Print one JSON object
     #[arg(long)]
@@ -140,6 +182,20 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Seconds, with `s`, `m` or `h` behind the number if wanted.
+fn time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1.0),
+        Some(b'm') => (&text[..text.len() - 1], 60.0),
+        Some(b'h') => (&text[..text.len() - 1], 3600.0),
+        _ => (text, 1.0),
+    };
+    match number.parse::<f64>().map(|number| number * unit) {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("give a time like 90, 90s or 2m: more than 0, at most 24h".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +241,42 @@ mod tests {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         for wrong in ["0", "-1", "nan", "inf", "1e9", "soon"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+    #[test]
+    fn times_have_units() {
+        for (text, seconds) in [("90", 90), ("90s", 90), ("2m", 120), ("1h", 3600)] {
+            assert_eq!(time(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        assert_eq!(time("0.5s"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "s", "0", "-1s", "25h", "nans", "90 s", "1d"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn grace_does_one_thing_at_a_time() {
+        let parsed = |arguments: &str| {
+            Cli::try_parse_from(["nlmfo", "grace"].into_iter().chain(arguments.split(' ')))
+        };
+        for right in [
+            "--vip 10.77.0.1 --for 90s",
+            "--vip 10.77.0.1 --vip fd77::1 --for 90s --scope filesystem --filesystem /srv",
+            "--end --vip 10.77.0.1",
+            "--list",
+            "--list --vip 10.77.0.1 --json",
+        ] {
+            assert!(parsed(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "--vip 10.77.0.1",
+            "--for 90s",
+            "--end",
+            "--vip 10.77.0.1 --for 90s --end",
+            "--vip 10.77.0.1 --for 90s --scope filesystem",
+            "--list --filesystem /srv",
+        ] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
         }
     }
 }

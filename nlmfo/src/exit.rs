@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::grace::GraceError;
 use crate::observe::programs::ObserveError;
 
 /// The tool's exit codes; scripts rely on them.
@@ -45,6 +46,17 @@ impl Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Failure::new(Exit::CouldNotRun, error)
+    }
+}
+
+impl From<GraceError> for Failure {
+    fn from(error: GraceError) -> Self {
+        let exit = if error.is_lack() {
+            Exit::Lacking
+        } else {
+            Exit::CouldNotRun
+        };
+        Failure::new(exit, error)
     }
 }
 

@@ -7,6 +7,7 @@ use super::{print_json, require_root};
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
+use crate::grace::leftovers;
 use crate::release::route::{self, Removed};
 
 /// The JSON of `nlmfo cleanup`.
@@ -14,12 +15,14 @@ use crate::release::route::{self, Removed};
 struct Cleaned {
     schema: &'static str,
     removed: Removed,
+    /// Pins and filters of the grace gate.
+    gate: usize,
 }
 
 pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     require_root()?;
-    // Probes live and die with their process: only a release's routes can be left
-    // behind, and one under way still needs them.
+    // Of the probes, only the grace gate's outlive their process. A release's routes can
+    // be left behind too, and one under way still needs them.
     let _exclusive = Exclusive::take().map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -28,18 +31,26 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     let removed = runtime
         .block_on(route::cleanup())
         .context("removing nlmfo's routing rules")?;
+    let gate = runtime.block_on(leftovers::cleanup())?;
     if args.json {
         print_json(&Cleaned {
             schema: "nlmfo.cleanup/1",
             removed,
+            gate,
         })?;
-    } else if removed.is_nothing() {
-        println!("nothing of nlmfo's was left in the kernel");
-    } else {
+        return Ok(Exit::Done);
+    }
+    if !removed.is_nothing() {
         println!(
             "removed {} routing rules, {} routes and {} devices that a killed nlmfo had left",
             removed.rules, removed.routes, removed.devices
         );
+    }
+    if gate > 0 {
+        println!("removed the grace gate: {gate} pinned objects and filters");
+    }
+    if removed.is_nothing() && gate == 0 {
+        println!("nothing of nlmfo's was left in the kernel");
     }
     Ok(Exit::Done)
 }

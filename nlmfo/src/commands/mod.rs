@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod failover;
+mod grace;
 mod locks;
 mod table;
 
@@ -20,7 +21,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Locks(args) => locks::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Grace(args) => grace::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::GraceKeeper => grace::keep(),
     }
 }
 

@@ -91,10 +91,13 @@ impl Drop for Netlink {
 }
 
 fn device(link: &LinkMessage) -> Device {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
+    let name = link
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        });
     Device {
         index: link.header.index,
         name: name.unwrap_or_default(),
@@ -116,8 +119,9 @@ enum Heard {
 
 impl Monitor {
     pub fn start() -> Result<Self, GraceError> {
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-            .map_err(|error| GraceError::netlink("listen for network devices", error))?;
+        let (connection, _, messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+                .map_err(|error| GraceError::netlink("listen for network devices", error))?;
         let messages = messages.map(|(message, _)| match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_))
             | NetlinkPayload::Overrun(_) => Heard::Change,

@@ -1,5 +1,6 @@
 //! The gate in the kernel: loaded once, pinned, taken over by whoever comes next.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -326,7 +327,7 @@ fn object(layout: &GateLayout) -> Result<Ebpf, GraceError> {
 /// name, and what the kernel said against it.
 pub fn verify(
     layout: &GateLayout,
-) -> Result<Vec<(String, Result<(), ProgramError>)>, GraceError> {
+) -> Result<BTreeMap<String, Result<(), ProgramError>>, GraceError> {
     let mut ebpf = object(layout)?;
     Ok((ebpf.programs_mut())
         .map(|(name, program)| (name.to_owned(), load_program(program)))

@@ -15,6 +15,7 @@ pub mod lock;
 pub mod maps;
 pub mod pins;
 pub mod report;
+pub mod scope;
 pub mod tc;
 pub mod way;
 pub mod window;

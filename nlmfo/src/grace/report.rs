@@ -8,10 +8,10 @@ use nlmfo_common::Addr;
 use nlmfo_common::gate::{Audited, Gated, Violation, violation};
 use serde::Serialize;
 
+use super::GraceError;
 use super::audit::{self, Verdict};
 use super::gate::Gate;
 use super::window;
-use super::GraceError;
 use crate::kernel::lockd;
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;

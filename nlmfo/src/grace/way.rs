@@ -123,8 +123,7 @@ impl Gate {
     fn start_audit(&mut self, vips: &[IpAddr]) -> Result<(), GraceError> {
         for vip in vips.iter().copied().map(Addr::from) {
             if let Some(window) = self.maps.window(vip)? {
-                self.maps
-                    .set_window(vip, window::audited(window, now()))?;
+                self.maps.set_window(vip, window::audited(window, now()))?;
             }
         }
         Ok(())

@@ -24,7 +24,7 @@ pub struct BpffsError {
 
 /// Whether it is mounted at its usual place.
 pub fn is_mounted() -> bool {
-    rustix::fs::statfs(ROOT).is_ok_and(|s| s.f_type as i64 == MAGIC)
+    rustix::fs::statfs(ROOT).is_ok_and(|s| s.f_type == MAGIC)
 }
 
 /// Mounts it if it is not.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::mounts::unquote;
 
@@ -22,6 +22,27 @@ pub fn exported() -> io::Result<BTreeSet<PathBuf>> {
     Ok(folders)
 }
 
+/// A client that the folder, or one that it lies in, is exported to, as nfs-utils
+/// names it: an address, a network, a name, `*`.
+pub fn client_of(folder: &Path) -> Option<String> {
+    let table = std::fs::read_to_string(TABLES[0]).ok()?;
+    client_in(&table, folder)
+}
+
+fn client_in(table: &str, folder: &Path) -> Option<String> {
+    let exports = table.lines().filter_map(|line| {
+        let (exported, client) = line.split_once(['\t', ' '])?;
+        let exported = unquote(exported);
+        folder
+            .starts_with(&exported)
+            .then(|| (exported, client.split('(').next().unwrap_or(client)))
+    });
+    // The innermost export is the one that the folder belongs to.
+    exports
+        .max_by_key(|(exported, _)| exported.components().count())
+        .map(|(_, client)| client.to_owned())
+}
+
 /// Both tables have the folder first, then a blank or tab and what the clients may.
 fn parse(table: &str) -> impl Iterator<Item = PathBuf> {
     let lines = table.lines().filter(|line| line.starts_with('/'));
@@ -31,6 +52,15 @@ fn parse(table: &str) -> impl Iterator<Item = PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_innermost_export_tells_the_client() {
+        let etab = "/srv\t*(rw,fsid=0)\n/srv/a\t10.77.0.0/24(rw,sync)\n/other\thost(ro)\n";
+        let client = |folder: &str| client_in(etab, Path::new(folder));
+        assert_eq!(client("/srv/a/b").as_deref(), Some("10.77.0.0/24"));
+        assert_eq!(client("/srv/b").as_deref(), Some("*"));
+        assert_eq!(client("/srvx"), None);
+    }
 
     #[test]
     fn reads_both_tables() {

@@ -6,12 +6,17 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::exports;
+
 const ROOT: &str = "/proc/fs/nfsd";
+
+/// `NFS3_FHSIZE`, the longest handle of NFSv3.
+const MAX_HANDLE: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NfsdError {
@@ -28,6 +33,8 @@ pub enum NfsdError {
     Stopped(PathBuf),
     #[error("this kernel has no {0}")]
     Absent(PathBuf),
+    #[error("{folder} is not exported here (`exportfs -v` lists what is)")]
+    NotExported { folder: PathBuf },
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} says {text:?}, which is not what it should say")]
@@ -133,6 +140,28 @@ impl Nfsd {
         self.write(Control::UnlockFilesystem, line.as_bytes())
     }
 
+    /// The file handle of an exported folder (`write_filehandle` in fs/nfsd/nfsctl.c,
+    /// 6.1 to 7.3), asked for in the name of a client that it is exported to.
+    pub fn root_handle(&self, folder: &Path) -> Result<Vec<u8>, NfsdError> {
+        let path = self.root.join("filehandle");
+        let client = exports::client_of(folder).ok_or_else(|| NfsdError::NotExported {
+            folder: folder.to_owned(),
+        })?;
+        let command = format!("{} {} {MAX_HANDLE}\n", client, quote(folder));
+        let refused = |source| refused(&path, command.as_bytes(), source);
+        let mut file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(refused)?;
+        // The answer to a command is read from the descriptor that wrote it.
+        file.write_all(command.as_bytes()).map_err(refused)?;
+        let mut answer = Vec::new();
+        file.read_to_end(&mut answer).map_err(refused)?;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        unhex(&text).ok_or(NfsdError::Unexpected { path, text })
+    }
+
     pub fn end_v4_grace(&self) -> Result<(), NfsdError> {
         self.write(Control::EndGraceV4, b"Y\n")
     }
@@ -157,6 +186,19 @@ impl Nfsd {
         let path = self.root.join(file);
         read_control(&path).map_err(|source| NfsdError::Read { path, source })
     }
+}
+
+/// `\x` and hexadecimal digits, as the kernel's `qword_addhex()` (net/sunrpc/cache.c)
+/// writes bytes.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches(['\0', '\n']).strip_prefix("\\x")?;
+    let pairs = digits.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [_, _] => u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok(),
+            _ => None,
+        })
+        .collect()
 }
 
 fn refused(path: &Path, command: &[u8], source: io::Error) -> NfsdError {
@@ -233,6 +275,14 @@ mod tests {
             .unwrap();
         let written = fs::read(folder.path().join("unlock_filesystem")).unwrap();
         assert_eq!(written, b"/srv/my\\040data\\134x\n");
+    }
+
+    #[test]
+    fn a_handle_is_hexadecimal() {
+        assert_eq!(unhex("\\x01000600ff\n"), Some(vec![1, 0, 6, 0, 0xff]));
+        for wrong in ["", "0100", "\\x010", "\\x0g"] {
+            assert_eq!(unhex(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -436,7 +436,10 @@ mod tests {
         let opened = File::open(&path).unwrap();
         let inode = opened.metadata().unwrap().ino();
         assert_eq!(name_of(&opened, Some(inode)), Ok(path.clone()));
-        assert_eq!(name_of(&opened, Some(inode + 1)), Err(NoPath::OtherInode(inode)));
+        assert_eq!(
+            name_of(&opened, Some(inode + 1)),
+            Err(NoPath::OtherInode(inode))
+        );
         fs::remove_file(&path).unwrap();
         assert_eq!(name_of(&opened, Some(inode)), Err(NoPath::Removed));
     }

@@ -4,6 +4,7 @@ mod bad_days;
 mod counters;
 mod counters_released;
 mod free_all;
+mod grace;
 mod last_resorts;
 mod locks;
 mod release;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Scenario> {
         topology::SCENARIOS,
         locks::SCENARIOS,
         free_all::SCENARIOS,
+        grace::SCENARIOS,
         release::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,

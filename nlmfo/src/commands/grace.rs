@@ -1,0 +1,217 @@
+//! `nlmfo grace`: a grace period for a VIP alone.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{print_json, require_root};
+use crate::cli::GraceArgs;
+use crate::exit::{Exit, Failure};
+use crate::grace::gate::{Coverage, Gate, probed_functions};
+use crate::grace::lock::Lock;
+use crate::grace::report::{KernelGrace, WindowReport};
+use crate::grace::way::{self, Plan, Way};
+use crate::grace::{keeper, leftovers, scope};
+use crate::kernel::lockd::{self, LockdError};
+use crate::kernel::path::PathFinder;
+use crate::kernel::preflight::Facts;
+
+/// Directory entries that may be read to name the file of a violation.
+const SEARCH_LIMIT: usize = 50_000;
+
+/// The JSON of `nlmfo grace`, whatever it was asked to do.
+#[derive(Debug, Serialize)]
+struct Listing {
+    schema: &'static str,
+    windows: Vec<WindowReport>,
+    /// The windows that the last gate was taken away with, as they ended; only where
+    /// none is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<Value>,
+    kernel_grace: KernelGrace,
+    /// Only when a window was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<Coverage>,
+}
+
+pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
+    require_root()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    runtime.block_on(async {
+        match args.duration {
+            Some(lasting) => {
+                let plan = Plan {
+                    vips: args.vip.clone(),
+                    lasting,
+                    scope: scope::of_folders(&args.filesystem)?,
+                };
+                open(args, &plan).await
+            }
+            None if args.end => end(args).await,
+            None => list(args).await,
+        }
+    })
+}
+
+/// The hidden command of the process that stays behind.
+pub fn keep() -> Result<Exit, Failure> {
+    // Not to be ended with the session of whoever opened the window. An error means
+    // that this process leads a session already.
+    let _ = rustix::process::setsid();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    runtime.block_on(keeper::keep())?;
+    Ok(Exit::Done)
+}
+
+async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
+    if !lockd::is_loaded() {
+        return Err(Failure::new(Exit::Lacking, LockdError::NotLoaded));
+    }
+    let functions: Vec<&str> = probed_functions().collect();
+    if Way::choose(&Facts::gather(&functions)) == Way::RfcFile {
+        way::start_by_rfc_file(&plan.vips)?;
+        return by_rfc_file(args);
+    }
+    let begun = way::begin(plan).await?;
+    way::confirm(plan).await?;
+    let mut listing = listing(&args.vip, Some(begun.coverage))?;
+    listing.ended = None;
+    if args.json {
+        print_json(&listing)?;
+    } else {
+        for window in &listing.windows {
+            println!(
+                "{}: in grace for {} s: new locks are refused, reclaims granted; every other \
+                 address goes on",
+                window.vip,
+                window.left_ms.div_ceil(1000)
+            );
+        }
+        if !plan.scope.is_empty() {
+            println!("new locks on the filesystem are refused through every address");
+        }
+        let coverage = listing.devices.iter();
+        for uncovered in coverage.flat_map(|coverage| &coverage.uncovered) {
+            println!(
+                "not held to it: what comes in at {}: {}",
+                uncovered.device.name, uncovered.reason
+            );
+        }
+        println!("{}", listing.kernel_grace);
+    }
+    let failed = |coverage: &Coverage| coverage.uncovered.iter().any(|one| one.failed);
+    Ok(match listing.devices.as_ref().is_some_and(failed) {
+        true => Exit::NotConfirmed,
+        false => verdict(&listing),
+    })
+}
+
+/// How long such a grace lasts and what comes of it, only the kernel knows.
+fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
+    if args.json {
+        print_json(&Listing {
+            schema: SCHEMA,
+            windows: Vec::new(),
+            ended: None,
+            kernel_grace: KernelGrace::now(),
+            devices: None,
+        })?;
+    } else {
+        for vip in &args.vip {
+            println!("{vip}: in grace by the kernel's own file, for the kernel's own grace time");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
+    let not_open = {
+        let _lock = Lock::Gate.take()?;
+        match Gate::in_force()? {
+            Some(mut gate) => gate.end(&args.vip)?,
+            None => args.vip.clone(),
+        }
+    };
+    // Before it is gone with its gate.
+    let mut listing = listing(&args.vip, None)?;
+    listing
+        .windows
+        .retain(|window| !not_open.contains(&window.vip));
+    leftovers::finish_if_over().await?;
+    listing.ended = None;
+    if args.json {
+        print_json(&listing)?;
+    } else {
+        for vip in &not_open {
+            println!("{vip}: no grace was open");
+        }
+        for window in &listing.windows {
+            print!("{window}");
+        }
+    }
+    Ok(verdict(&listing))
+}
+
+async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
+    leftovers::finish_if_over().await?;
+    let listing = listing(&args.vip, None)?;
+    if listing.windows.iter().any(|window| window.open) {
+        // Should the one that was there have been killed.
+        keeper::spawn()?;
+    }
+    if args.json {
+        print_json(&listing)?;
+    } else {
+        for window in &listing.windows {
+            print!("{window}");
+        }
+        if listing.windows.is_empty() {
+            println!("no grace is open");
+        }
+        println!("{}", listing.kernel_grace);
+    }
+    Ok(verdict(&listing))
+}
+
+const SCHEMA: &str = "nlmfo.grace/1";
+
+/// With no address: all windows.
+fn listing(vips: &[IpAddr], devices: Option<Coverage>) -> Result<Listing, Failure> {
+    let mut paths =
+        PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;
+    let gate = Gate::in_force()?;
+    let mut windows = match &gate {
+        Some(gate) => gate.report(&mut paths)?,
+        None => Vec::new(),
+    };
+    windows.retain(|window| vips.is_empty() || vips.contains(&window.vip));
+    Ok(Listing {
+        schema: SCHEMA,
+        windows,
+        ended: match gate {
+            Some(_) => None,
+            None => leftovers::last_report()?,
+        },
+        kernel_grace: KernelGrace::now(),
+        devices,
+    })
+}
+
+fn verdict(listing: &Listing) -> Exit {
+    match listing
+        .windows
+        .iter()
+        .all(|window| window.verdict.is_good())
+    {
+        true => Exit::Done,
+        false => Exit::NotConfirmed,
+    }
+}
