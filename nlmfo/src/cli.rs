@@ -25,7 +25,7 @@ pub enum Command {
     Check(CheckArgs),
     /// Who holds which lock through which address
     Locks(LocksArgs),
-    /// Move a VIP's locks: release them here, and prove it
+    /// Move a VIP's locks: release them here, have them reclaimed there, and prove it
     Failover(FailoverArgs),
     /// Hold a grace period for a VIP alone: refuse new locks, let clients reclaim
     Grace(GraceArgs),
@@ -64,6 +64,9 @@ pub struct LocksArgs {
 pub enum Phase {
     /// On the node that gives the VIP up: release its locks and prove it
     Release,
+    /// On the node that takes it over: grace for it alone, until its clients have
+    /// reclaimed
+    Takeover,
 }
 
 #[derive(Debug, Args)]
@@ -71,9 +74,22 @@ pub struct FailoverArgs {
     /// The virtual server address that moves (repeatable)
     #[arg(long, value_name = "ADDRESS", required = true, value_parser = address)]
     pub vip: Vec<IpAddr>,
-    /// Which part to do on this node
+    /// Which part to do on this node; without it both, one after the other
     #[arg(long, value_enum)]
-    pub phase: Phase,
+    pub phase: Option<Phase>,
+    /// Print one JSON object (both phases: one a line)
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub release: ReleaseArgs,
+    #[command(flatten)]
+    pub takeover: TakeoverArgs,
+}
+
+/// What concerns the release alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Release")]
+pub struct ReleaseArgs {
     /// Write the VIPs, clients and locks to FILE, for the node that takes over
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
@@ -91,9 +107,39 @@ pub struct FailoverArgs {
     /// How long to try before giving up, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub deadline: Duration,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
+    /// How long the VIP's lock traffic stays dropped, from before the record is taken
+    /// until the VIP leaves this node, at most
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub fence: Duration,
+    /// Do not drop the VIP's lock traffic: you have cut the address off yourself
+    #[arg(long, conflicts_with = "fence")]
+    pub no_fence: bool,
+}
+
+/// What concerns the takeover alone.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Takeover")]
+pub struct TakeoverArgs {
+    /// The record that the release wrote: grace ends as soon as its locks are back
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    /// How long the VIP's grace may last
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = time)]
+    pub grace: Duration,
+    /// Wait, with grace open, until the VIP is an address of this node
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub wait_address: Option<Duration>,
+    /// Run PROGRAM with the VIP as its argument when it is up: it tells the VIP's clients
+    /// to reclaim
+    #[arg(long, value_name = "PROGRAM")]
+    pub notify: Option<PathBuf>,
+    /// Through which addresses new locks are refused meanwhile
+    #[arg(long, value_enum, default_value = "vip")]
+    pub scope: Scope,
+    /// With `--scope filesystem`: an exported folder of the filesystem that moves
+    /// (repeatable)
+    #[arg(long, value_name = "PATH", required_if_eq("scope", "filesystem"))]
+    pub filesystem: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::failover::window::OpenError;
 use crate::grace::GraceError;
 use crate::observe::programs::ObserveError;
 
@@ -19,6 +20,8 @@ pub enum Exit {
     NotConfirmed = 3,
     /// This kernel or node lacks something needed.
     Lacking = 4,
+    /// Confirmed, with clients unreachable or reclaims missing.
+    Incomplete = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -57,6 +60,16 @@ impl From<GraceError> for Failure {
             Exit::CouldNotRun
         };
         Failure::new(exit, error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Grace(error) => error.into(),
+            OpenError::Observe(error) => error.into(),
+            OpenError::Waiters { .. } => Failure::new(Exit::CouldNotRun, error),
+        }
     }
 }
 

@@ -1,48 +1,127 @@
 //! `nlmfo failover`: move a VIP's locks.
 
-use anyhow::Context;
+use std::future::Future;
+use std::net::IpAddr;
+
+use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{print_json, require_root};
-use crate::cli::{FailoverArgs, Phase};
+use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
-use crate::failover::release::{self, Plan, RunError};
+use crate::failover::record::Record;
 use crate::failover::report::ReleaseReport;
+use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::watch::Watch;
+use crate::failover::{release, takeover};
+use crate::grace::{fence, scope};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
-use crate::kernel::{self, lockd::LockdError};
+use crate::kernel::{self, lockd::LockdError, netns};
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
 
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     require_root()?;
-    let Phase::Release = args.phase;
-    let plan = plan(args);
+    let mut vips = args.vip.clone();
+    vips.sort_unstable();
+    vips.dedup();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    let report = runtime.block_on(release_or_interrupt(&plan))?;
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print!("{report}");
-    }
-    Ok(match report.confirmed || report.dry_run {
-        true => Exit::Done,
-        false => Exit::NotConfirmed,
+    runtime.block_on(async {
+        let changes = !args.release.dry_run;
+        let _exclusive = changes.then(Exclusive::take).transpose();
+        let _exclusive = _exclusive.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+        match args.phase {
+            Some(Phase::Release) => {
+                let done = or_interrupt(release(args, &vips), RELEASING).await?;
+                finish_release(args, &done.report)
+            }
+            Some(Phase::Takeover) => {
+                let expect = (args.takeover.expect.as_deref())
+                    .map(Record::read)
+                    .transpose();
+                let expect = expect.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+                finish_takeover(
+                    args,
+                    or_interrupt(takeover(args, &vips, expect), TAKING).await?,
+                )
+            }
+            None => both(args, &vips).await,
+        }
     })
 }
 
-fn plan(args: &FailoverArgs) -> Plan {
-    let mut vips = args.vip.clone();
-    vips.sort_unstable();
-    vips.dedup();
-    Plan {
-        vips,
+const RELEASING: &str = "locks may be released in part, and nothing is confirmed; run it again";
+const TAKING: &str = "the VIPs' grace goes on until its deadline (`nlmfo grace --list`), and \
+                      nothing is confirmed";
+
+/// Dropping the work on a signal takes everything of ours out of the kernel but windows
+/// and fences: probes go with their file descriptors, routes with their guard.
+async fn or_interrupt<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+    state: &str,
+) -> Result<T, Failure> {
+    let mut terminate =
+        signal(SignalKind::terminate()).context("listening for the signal to terminate")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for ctrl-C")?;
+    let by = tokio::select! {
+        done = work => return done,
+        _ = interrupt.recv() => "ctrl-C",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    let error = anyhow!("interrupted by {by}: {state}");
+    Err(Failure::new(Exit::NotConfirmed, error))
+}
+
+/// Release and takeover on one node: the VIP's clients get their locks anew.
+async fn both(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Exit, Failure> {
+    let done = or_interrupt(release(args, vips), RELEASING).await?;
+    let released = finish_release(args, &done.report)?;
+    if released != Exit::Done || args.release.dry_run {
+        return Ok(released);
+    }
+    let expect = match args.takeover.expect.as_deref() {
+        Some(path) => {
+            Some(Record::read(path).map_err(|error| Failure::new(Exit::CouldNotRun, error))?)
+        }
+        None => done.record,
+    };
+    let report = or_interrupt(takeover(args, vips, expect), TAKING).await?;
+    finish_takeover(args, report)
+}
+
+/// A release, and what it has recorded for the takeover.
+struct Released {
+    report: ReleaseReport,
+    record: Option<Record>,
+}
+
+async fn release(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Released, Failure> {
+    let (facts, mut watch) = observe()?;
+    let fence = raise_fence(&args.release, vips).await?;
+    let plan = plan(&args.release, vips, args.phase.is_none());
+    let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
+    let outcome = release::run(&plan, &facts, &mut watch, &mut paths).await;
+    let (mut report, record) = outcome.map_err(|error| {
+        let exit = match error {
+            release::RunError::Before(_) => Exit::CouldNotRun,
+            release::RunError::After(_) => Exit::NotConfirmed,
+        };
+        Failure::new(exit, error)
+    })?;
+    report.fenced = fence;
+    Ok(Released { report, record })
+}
+
+fn plan(args: &ReleaseArgs, vips: &[IpAddr], keeps_record: bool) -> release::Plan {
+    release::Plan {
+        vips: vips.to_vec(),
         record: args.record.clone(),
+        keeps_record,
         dry_run: args.dry_run,
         filesystems: args.unlock_filesystem.clone(),
         reboot_notice: args.reboot_notice,
@@ -50,30 +129,52 @@ fn plan(args: &FailoverArgs) -> Plan {
     }
 }
 
-/// Dropping the release on a signal takes everything of ours out of the kernel:
-/// probes go with their file descriptors, routes with their guard.
-async fn release_or_interrupt(plan: &Plan) -> Result<ReleaseReport, Failure> {
-    let mut terminate =
-        signal(SignalKind::terminate()).context("listening for the signal to terminate")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for ctrl-C")?;
-    tokio::select! {
-        done = release(plan) => done,
-        _ = interrupt.recv() => Err(interrupted("ctrl-C")),
-        _ = terminate.recv() => Err(interrupted("SIGTERM")),
+/// Fences off those of the VIPs that clients can reach here, unless told not to.
+async fn raise_fence(args: &ReleaseArgs, vips: &[IpAddr]) -> Result<Vec<IpAddr>, Failure> {
+    if args.no_fence || args.dry_run {
+        return Ok(Vec::new());
     }
+    let is_here = |vip: &&IpAddr| netns::has_address(**vip).unwrap_or(true);
+    let here: Vec<IpAddr> = vips.iter().filter(is_here).copied().collect();
+    if !here.is_empty() {
+        fence::raise(&here, args.fence).await.map_err(|error| {
+            let Failure { exit, error } = error.into();
+            let remedy = "nothing was released: the VIP's lock traffic cannot be held off; cut it \
+                          off yourself and give --no-fence";
+            Failure::new(exit, error.context(remedy))
+        })?;
+    }
+    Ok(here)
 }
 
-fn interrupted(by: &str) -> Failure {
-    let error = anyhow::anyhow!(
-        "interrupted by {by}: locks may be released in part, and nothing is confirmed; \
-         run it again"
-    );
-    Failure::new(Exit::NotConfirmed, error)
+async fn takeover(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    expect: Option<Record>,
+) -> Result<TakeoverReport, Failure> {
+    let (facts, mut watch) = observe()?;
+    let plan = takeover::Plan {
+        vips: vips.to_vec(),
+        expect,
+        grace: args.takeover.grace,
+        scope: scope::of_folders(&args.takeover.filesystem)?,
+        wait_address: args.takeover.wait_address,
+        notify: args.takeover.notify.clone(),
+    };
+    let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
+    takeover::run(&plan, &facts, &mut watch, &mut paths)
+        .await
+        .map_err(|error| match error {
+            takeover::RunError::Before(error) => {
+                let Failure { exit, error } = error.into();
+                Failure::new(exit, error.context("grace was not opened"))
+            }
+            error => Failure::new(Exit::NotConfirmed, error),
+        })
 }
 
-async fn release(plan: &Plan) -> Result<ReleaseReport, Failure> {
-    let _exclusive = (!plan.dry_run).then(Exclusive::take).transpose();
-    let _exclusive = _exclusive.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+/// What this node is, and the probes on it.
+pub fn observe() -> Result<(Facts, Watch), Failure> {
     let functions: Vec<&str> = probed_functions().collect();
     let facts = Facts::gather(&functions);
     if !facts.lockd.is_available() {
@@ -85,15 +186,25 @@ async fn release(plan: &Plan) -> Result<ReleaseReport, Failure> {
         None => kernel::layout::load().map_err(ObserveError::from)?,
     };
     let snapshots = Snapshots::attach(Programs::load(&layout)?)?;
-    let mut watch = Watch::attach(snapshots, facts.netns as u32)?;
-    let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
-    release::run(plan, &facts, &mut watch, &mut paths)
-        .await
-        .map_err(|error| {
-            let exit = match error {
-                RunError::Before(_) => Exit::CouldNotRun,
-                RunError::After(_) => Exit::NotConfirmed,
-            };
-            Failure::new(exit, error)
-        })
+    let watch = Watch::attach(snapshots, facts.netns as u32)?;
+    Ok((facts, watch))
+}
+
+fn finish_release(args: &FailoverArgs, report: &ReleaseReport) -> Result<Exit, Failure> {
+    match args.json {
+        true => print_json(report)?,
+        false => print!("{report}"),
+    }
+    Ok(match report.confirmed || report.dry_run {
+        true => Exit::Done,
+        false => Exit::NotConfirmed,
+    })
+}
+
+fn finish_takeover(args: &FailoverArgs, report: TakeoverReport) -> Result<Exit, Failure> {
+    match args.json {
+        true => print_json(&report)?,
+        false => print!("{report}"),
+    }
+    Ok(report.exit())
 }

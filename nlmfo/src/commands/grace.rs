@@ -6,17 +6,17 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::failover::observe;
 use super::{print_json, require_root};
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
-use crate::grace::gate::{Coverage, Gate, probed_functions};
+use crate::failover::window;
+use crate::grace::gate::{Coverage, Gate};
 use crate::grace::lock::Lock;
 use crate::grace::report::{KernelGrace, WindowReport};
-use crate::grace::way::{self, Plan, Way};
+use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
-use crate::kernel::lockd::{self, LockdError};
 use crate::kernel::path::PathFinder;
-use crate::kernel::preflight::Facts;
 
 /// Directory entries that may be read to name the file of a violation.
 const SEARCH_LIMIT: usize = 50_000;
@@ -34,6 +34,12 @@ struct Listing {
     /// Only when a window was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<Coverage>,
+    /// Requests that waited through the VIPs; only when a window was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiters_cancelled: Option<usize>,
+    /// Waiting requests that could not be cancelled, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    still_waiting: Vec<String>,
 }
 
 pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
@@ -72,18 +78,17 @@ pub fn keep() -> Result<Exit, Failure> {
 }
 
 async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
-    if !lockd::is_loaded() {
-        return Err(Failure::new(Exit::Lacking, LockdError::NotLoaded));
-    }
-    let functions: Vec<&str> = probed_functions().collect();
-    if Way::choose(&Facts::gather(&functions)) == Way::RfcFile {
-        way::start_by_rfc_file(&plan.vips)?;
+    let (facts, mut watch) = observe()?;
+    let opened = window::open(plan, &facts, &mut watch).await?;
+    // Its probes have done their work.
+    drop(watch);
+    let Some(begun) = opened.begun else {
         return by_rfc_file(args);
-    }
-    let begun = way::begin(plan).await?;
-    way::confirm(plan).await?;
+    };
     let mut listing = listing(&args.vip, Some(begun.coverage))?;
     listing.ended = None;
+    listing.waiters_cancelled = Some(opened.cancelled);
+    listing.still_waiting = opened.waiting;
     if args.json {
         print_json(&listing)?;
     } else {
@@ -98,6 +103,15 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
         if !plan.scope.is_empty() {
             println!("new locks on the filesystem are refused through every address");
         }
+        if opened.cancelled > 0 {
+            println!(
+                "{} waiting requests were cancelled before; their clients ask again",
+                opened.cancelled
+            );
+        }
+        for waiting in &listing.still_waiting {
+            println!("{waiting}: it may be granted in the window");
+        }
         let coverage = listing.devices.iter();
         for uncovered in coverage.flat_map(|coverage| &coverage.uncovered) {
             println!(
@@ -108,7 +122,9 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
         println!("{}", listing.kernel_grace);
     }
     let failed = |coverage: &Coverage| coverage.uncovered.iter().any(|one| one.failed);
-    Ok(match listing.devices.as_ref().is_some_and(failed) {
+    let doubtful =
+        listing.devices.as_ref().is_some_and(failed) || !listing.still_waiting.is_empty();
+    Ok(match doubtful {
         true => Exit::NotConfirmed,
         false => verdict(&listing),
     })
@@ -123,6 +139,8 @@ fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
             ended: None,
             kernel_grace: KernelGrace::now(),
             devices: None,
+            waiters_cancelled: None,
+            still_waiting: Vec::new(),
         })?;
     } else {
         for vip in &args.vip {
@@ -202,6 +220,8 @@ fn listing(vips: &[IpAddr], devices: Option<Coverage>) -> Result<Listing, Failur
         },
         kernel_grace: KernelGrace::now(),
         devices,
+        waiters_cancelled: None,
+        still_waiting: Vec::new(),
     })
 }
 

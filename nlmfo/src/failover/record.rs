@@ -2,28 +2,40 @@
 //! were before the release. Whole or not there: written beside its place,
 //! synced, renamed, and the directory synced.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::table::LockTable;
 
-/// Why the record could not be written; nothing is left in its place.
 #[derive(Debug, thiserror::Error)]
-#[error("writing the record {}: {source}", path.display())]
-pub struct RecordError {
-    path: PathBuf,
-    source: io::Error,
+pub enum RecordError {
+    /// Nothing is left in its place.
+    #[error("writing the record {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("reading the record {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the record {} is damaged, or no record: {source}", path.display())]
+    Damaged {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error(
+        "the record {} has the schema {schema:?}, and this nlmfo reads {:?}: write it with the \
+         same version on both nodes", path.display(), Record::SCHEMA
+    )]
+    Foreign { path: PathBuf, schema: String },
 }
 
 /// A client of a VIP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientLine {
     #[serde(flatten)]
     pub host: HostLine,
@@ -34,9 +46,9 @@ pub struct ClientLine {
 /// What the file holds: one JSON object, `schema` "nlmfo.record/1". Addresses as
 /// text, ranges in bytes with both ends included and a null `end` for the end of
 /// the file, file handles in hexadecimal.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    pub schema: &'static str,
+    pub schema: Cow<'static, str>,
     pub node: String,
     pub kernel: String,
     /// When the locks were read, in seconds since 1970.
@@ -60,7 +72,7 @@ impl Record {
         vips: &[IpAddr],
     ) -> Self {
         let mut record = Record {
-            schema: Record::SCHEMA,
+            schema: Record::SCHEMA.into(),
             node,
             kernel,
             taken_at: now(),
@@ -91,10 +103,34 @@ impl Record {
             serde_json::to_writer_pretty(&mut *out, self)?;
             out.write_all(b"\n")
         })
-        .map_err(|source| RecordError {
+        .map_err(|source| RecordError::Write {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// What [`Record::write`] wrote, on whichever node.
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
+        let text = std::fs::read(path).map_err(|source| RecordError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let damaged = |source| RecordError::Damaged {
+            path: path.to_owned(),
+            source,
+        };
+        #[derive(Deserialize)]
+        struct Head {
+            schema: String,
+        }
+        let Head { schema } = serde_json::from_slice(&text).map_err(damaged)?;
+        if schema != Record::SCHEMA {
+            return Err(RecordError::Foreign {
+                path: path.to_owned(),
+                schema,
+            });
+        }
+        serde_json::from_slice(&text).map_err(damaged)
     }
 }
 
@@ -131,7 +167,7 @@ mod tests {
 
     fn record() -> Record {
         Record {
-            schema: Record::SCHEMA,
+            schema: Record::SCHEMA.into(),
             node: "a".to_owned(),
             kernel: "6.1".to_owned(),
             taken_at: 1,
@@ -168,6 +204,24 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vip.json");
+        record().write(&path).unwrap();
+        let read = Record::read(&path).unwrap();
+        assert_eq!(read.vips, record().vips);
+        for (text, word) in [
+            (r#"{"schema": "nlmfo.record/9"}"#, "nlmfo.record/9"),
+            (r#"{"schema": "nlmfo.record/1"}"#, "damaged"),
+            ("", "damaged"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = Record::read(&path).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ use crate::release::{self, Job, Way, WayKind};
 pub struct Plan {
     pub vips: Vec<IpAddr>,
     pub record: Option<PathBuf>,
+    /// Whether the record is wanted of [`run`] too.
+    pub keeps_record: bool,
     pub dry_run: bool,
     /// Exports that may be released as a whole.
     pub filesystems: Vec<PathBuf>,
@@ -61,29 +63,31 @@ pub enum RunError {
 }
 
 /// Releases the plan's VIPs one after another. What was tried and did not help is
-/// in the report.
+/// in the report; the record is what was held before.
 pub async fn run(
     plan: &Plan,
     facts: &Facts,
     watch: &mut Watch,
     paths: &mut PathFinder,
-) -> Result<ReleaseReport, RunError> {
+) -> Result<(ReleaseReport, Option<Record>), RunError> {
     let began = Instant::now();
     let start = Start::look(plan, facts, watch, paths).map_err(RunError::Before)?;
     let (vips, others) =
         (release_all(plan, facts, watch, paths, &start).await).map_err(RunError::After)?;
     let confirmed = (vips.iter()).all(|vip| vip.verdict == Verdict::Confirmed)
         && others.iter().all(|other| other.fate != Fate::Disturbed);
-    Ok(ReleaseReport {
+    let report = ReleaseReport {
         schema: ReleaseReport::SCHEMA,
-        node: node(),
+        node: netns::node(),
         kernel: facts.release.clone(),
         dry_run: plan.dry_run,
         confirmed,
+        fenced: Vec::new(),
         vips,
         others,
         took_ms: milliseconds(began.elapsed()),
-    })
+    };
+    Ok((report, start.record))
 }
 
 /// How things stood before anything was done.
@@ -91,6 +95,7 @@ struct Start {
     counters: PerVip,
     /// One look for each VIP of the plan.
     looks: Vec<Seen>,
+    record: Option<Record>,
 }
 
 impl Start {
@@ -105,13 +110,22 @@ impl Start {
         let looks = (plan.vips.iter())
             .map(|&vip| watch.look(vip))
             .collect::<Result<Vec<_>, _>>()?;
-        if let Some(path) = plan.record.as_ref().filter(|_| !plan.dry_run) {
-            let tables = looks.iter().map(|seen| &seen.ours);
-            let record = Record::of(tables, paths, node(), facts.release.clone(), &plan.vips);
-            record.write(path)?;
-            info!(path = %path.display(), locks = record.locks.len(), "recorded");
+        let mut start = Start {
+            counters,
+            looks,
+            record: None,
+        };
+        if (plan.record.is_some() || plan.keeps_record) && !plan.dry_run {
+            let tables = start.looks.iter().map(|seen| &seen.ours);
+            let (node, release) = (netns::node(), facts.release.clone());
+            let record = Record::of(tables, paths, node, release, &plan.vips);
+            if let Some(path) = &plan.record {
+                record.write(path)?;
+                info!(path = %path.display(), locks = record.locks.len(), "recorded");
+            }
+            start.record = Some(record);
         }
-        Ok(Start { counters, looks })
+        Ok(start)
     }
 }
 
@@ -407,11 +421,6 @@ fn since(now: &PerVip, then: &PerVip) -> PerVip {
     (now.iter())
         .map(|(vip, counters)| (*vip, *counters - then.get(vip).copied().unwrap_or_default()))
         .collect()
-}
-
-fn node() -> String {
-    let uname = rustix::system::uname();
-    uname.nodename().to_string_lossy().into_owned()
 }
 
 fn milliseconds(duration: Duration) -> f64 {

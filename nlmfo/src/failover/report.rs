@@ -21,6 +21,9 @@ pub struct ReleaseReport {
     pub dry_run: bool,
     /// Whether every VIP's release is confirmed and no other VIP was disturbed.
     pub confirmed: bool,
+    /// VIPs whose lock traffic is dropped since before the record was taken, until they
+    /// leave this node or the fence's time is over.
+    pub fenced: Vec<IpAddr>,
     pub vips: Vec<VipReport>,
     /// The VIPs that were not to be touched.
     pub others: Vec<Other>,
@@ -98,6 +101,12 @@ impl fmt::Display for ReleaseReport {
         }
         for other in &self.others {
             write_other(f, other)?;
+        }
+        for vip in &self.fenced {
+            writeln!(
+                f,
+                "  {vip} is fenced off: its lock traffic is dropped until it leaves this node"
+            )?;
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! The process that stays behind while a window is open: it puts the gate on devices
-//! that appear, and takes it out of the kernel after the last window's end.
+//! that appear, takes a fence away when its VIP has left the node, and the gate out of
+//! the kernel after the last window's end.
 //!
 //! It is a convenience. If it is killed, the windows hold and end all the same; the
 //! next run of `nlmfo` starts another one, or tidies up.
 
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use super::devices::Monitor;
 use super::gate::Gate;
 use super::lock::Lock;
 use super::{GraceError, leftovers, window};
+use crate::kernel::netns;
 
 /// The hidden command that runs [`keep`].
 pub const COMMAND: &str = "grace-keeper";
@@ -51,9 +54,13 @@ pub async fn keep() -> Result<(), GraceError> {
     loop {
         // Whoever opens windows has the lock meanwhile, and starts a keeper after.
         let lock = Lock::Gate.take()?;
-        let Some(gate) = Gate::in_force()? else {
+        let Some(mut gate) = Gate::in_force()? else {
             return Ok(());
         };
+        let gone = vips_gone(&gate.fenced()?);
+        if !gone.is_empty() {
+            gate.fence(&gone, 0)?;
+        }
         let left = window::left(gate.ends()?, window::now());
         if left.is_zero() {
             leftovers::finish(gate).await?;
@@ -75,4 +82,10 @@ pub async fn keep() -> Result<(), GraceError> {
             () = sleep(left.min(LOOK)) => {}
         }
     }
+}
+
+/// Those that are no address of this node any more.
+fn vips_gone(vips: &[IpAddr]) -> Vec<IpAddr> {
+    let is_gone = |vip: &&IpAddr| netns::has_address(**vip).is_ok_and(|has| !has);
+    vips.iter().filter(is_gone).copied().collect()
 }

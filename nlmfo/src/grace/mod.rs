@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod devices;
 pub mod error;
+pub mod fence;
 pub mod gate;
 pub mod keeper;
 pub mod leftovers;

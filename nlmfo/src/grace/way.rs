@@ -163,7 +163,7 @@ impl Gate {
     }
 
     /// Makes the gate read packets for as long as any window needs it, and no longer.
-    fn settle(&mut self) -> Result<(), GraceError> {
+    pub(super) fn settle(&mut self) -> Result<(), GraceError> {
         let gate = nlmfo_common::gate::Gate {
             until: self.ends()?,
             ..self.maps.gate()?

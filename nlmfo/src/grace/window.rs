@@ -62,6 +62,14 @@ pub fn ended(window: Window, now: u64) -> Window {
     }
 }
 
+/// The window with a fence before it until then; the fence alone if it was not open.
+pub fn fenced(window: Window, until: u64) -> Window {
+    Window {
+        fenced_until: until,
+        ..window
+    }
+}
+
 /// When the last of them ends that the gate has to act for.
 pub fn latest_end<'a>(gate: &Gate, windows: impl IntoIterator<Item = &'a Window>) -> u64 {
     windows

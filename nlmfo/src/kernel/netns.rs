@@ -113,6 +113,12 @@ fn namespace(path: &str) -> io::Result<Namespace> {
     })
 }
 
+/// The name of this node, for reports.
+pub fn node() -> String {
+    let uname = rustix::system::uname();
+    uname.nodename().to_string_lossy().into_owned()
+}
+
 /// Whether `address` is one of an interface of this network namespace. Asked of
 /// the interfaces, because nodes of a cluster often have `ip_nonlocal_bind` set,
 /// and then a socket can be bound to any address.

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The NLM version that a client's calls carry. v1 and v3 have 32-bit ranges, v4
 /// has 64-bit ones; a host of one version never sees the locks of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "u32")]
 pub enum NlmVersion {
     V1 = 1,
@@ -41,7 +41,7 @@ impl fmt::Display for NlmVersion {
 }
 
 /// The transport that a client's calls came over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     Tcp,
@@ -71,7 +71,7 @@ impl fmt::Display for Transport {
 /// What makes one `struct nlm_host` on the server: lockd keys it on these four
 /// (and the network namespace), in `nlmsvc_lookup_host` of fs/lockd/host.c, 6.1
 /// to 7.3. Both addresses are canonical: never an IPv4-mapped IPv6 one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Host {
     /// The server address that the client used.
     pub vip: IpAddr,

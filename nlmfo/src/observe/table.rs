@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::host::Host;
 
 /// What a lock allows its holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     Read,
@@ -32,7 +32,8 @@ impl std::fmt::Display for Mode {
 }
 
 /// The bytes of a file that a lock covers, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "Ends", from = "Ends")]
 pub struct Range {
     pub start: u64,
     /// [`Range::EOF`]: to the end of the file, however far it grows.
@@ -54,19 +55,28 @@ impl std::fmt::Display for Range {
     }
 }
 
-/// `{"start": N, "end": N}`; `end` is null for a lock to the end of the file.
-impl Serialize for Range {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Ends {
-            start: u64,
-            end: Option<u64>,
-        }
+/// [`Range`] as text has it: `end` is null for a lock to the end of the file.
+#[derive(Serialize, Deserialize)]
+struct Ends {
+    start: u64,
+    end: Option<u64>,
+}
+
+impl From<Range> for Ends {
+    fn from(range: Range) -> Self {
         Ends {
-            start: self.start,
-            end: (self.end != Range::EOF).then_some(self.end),
+            start: range.start,
+            end: (range.end != Range::EOF).then_some(range.end),
         }
-        .serialize(serializer)
+    }
+}
+
+impl From<Ends> for Range {
+    fn from(ends: Ends) -> Self {
+        Range {
+            start: ends.start,
+            end: ends.end.unwrap_or(Range::EOF),
+        }
     }
 }
 

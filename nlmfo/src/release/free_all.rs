@@ -67,31 +67,7 @@ impl Way for FreeAll {
     }
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
-        let start = Instant::now();
-        let ports = LockdPorts::look_up(self.deadline)
-            .await
-            .map_err(Error::Ports)?;
-        if ports.is_empty() {
-            return Err(Error::NoLockd);
-        }
-        let clients: BTreeSet<IpAddr> = job.targets.iter().map(|t| t.host.client).collect();
-        let until = start + self.overall;
-        let detour = Detour::open(job.vip, &clients).await?;
-        let waiting = job.targets.iter().filter(|t| !t.waiting.is_empty());
-        for report in self
-            .call_for_each(waiting, Pass::Waiters, &ports, until)
-            .await
-        {
-            debug!(host = %report.host, outcome = ?report.outcome, "waiters cancelled");
-        }
-        let hosts = (self.call_for_each(job.targets, Pass::Rest, &ports, until)).await;
-        detour.close().await?;
-        Ok(Report {
-            way: WayKind::FreeAll,
-            action: format!("NLM calls over lo in the name of {} hosts", hosts.len()),
-            hosts,
-            took: start.elapsed(),
-        })
+        self.call(job, &[Pass::Waiters, Pass::Rest]).await
     }
 }
 
@@ -105,6 +81,39 @@ enum Pass {
 }
 
 impl FreeAll {
+    /// Makes lockd forget the waiting requests of the job's targets. Held locks stay.
+    pub async fn cancel_waiters(&self, job: &Job<'_>) -> Result<Report, Error> {
+        self.call(job, &[Pass::Waiters]).await
+    }
+
+    /// The report is of the last pass.
+    async fn call(&self, job: &Job<'_>, passes: &[Pass]) -> Result<Report, Error> {
+        let start = Instant::now();
+        let ports = LockdPorts::look_up(self.deadline)
+            .await
+            .map_err(Error::Ports)?;
+        if ports.is_empty() {
+            return Err(Error::NoLockd);
+        }
+        let clients: BTreeSet<IpAddr> = job.targets.iter().map(|t| t.host.client).collect();
+        let until = start + self.overall;
+        let detour = Detour::open(job.vip, &clients).await?;
+        let mut hosts = Vec::new();
+        for &pass in passes {
+            let concerned = |target: &&Target| pass == Pass::Rest || !target.waiting.is_empty();
+            let targets = job.targets.iter().filter(concerned);
+            hosts = self.call_for_each(targets, pass, &ports, until).await;
+            debug!(?pass, ?hosts, "called");
+        }
+        detour.close().await?;
+        Ok(Report {
+            way: WayKind::FreeAll,
+            action: format!("NLM calls over lo in the name of {} hosts", hosts.len()),
+            hosts,
+            took: start.elapsed(),
+        })
+    }
+
     async fn call_for_each(
         &self,
         targets: impl IntoIterator<Item = &Target>,

@@ -1,0 +1,145 @@
+//! Which of a VIP's locks are back. Pure: a record and a table in, names out.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::record::Record;
+use crate::observe::describe::{LockLine, hex};
+use crate::observe::table::{LockTable, Mode, Range};
+
+/// Whose locks on which file: what stays the same on another node. A client may come
+/// back over another transport, and the inode has another device there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Owner {
+    client: IpAddr,
+    svid: u32,
+    /// The file handle in hexadecimal.
+    fh: String,
+}
+
+/// The locks that one VIP's clients held on the node that gave it up.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    locks: Vec<LockLine>,
+}
+
+impl Expected {
+    pub fn of(record: &Record, vip: IpAddr) -> Self {
+        let of_vip = record.locks.iter().filter(|lock| lock.host.vip == vip);
+        Expected {
+            locks: of_vip.cloned().collect(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.locks.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.locks.is_empty()
+    }
+
+    /// The locks that are not held again. One that its owner has extended or joined
+    /// with another is: what counts is that all its bytes are locked at least as
+    /// firmly.
+    pub fn missing(&self, held: &LockTable) -> Vec<&LockLine> {
+        let mut by_owner: HashMap<Owner, Vec<(Range, Mode)>> = HashMap::new();
+        for lock in &held.locks {
+            let owner = Owner {
+                client: held.host(lock.host).key.client,
+                svid: lock.svid,
+                fh: hex(&held.file(lock.file).fh),
+            };
+            let locks = by_owner.entry(owner).or_default();
+            locks.push((lock.range, lock.mode));
+        }
+        (self.locks.iter())
+            .filter(|lock| {
+                let owner = Owner {
+                    client: lock.host.client,
+                    svid: lock.svid,
+                    fh: lock.file.fh.clone(),
+                };
+                let held = by_owner.get(&owner).map_or(&[][..], Vec::as_slice);
+                !is_covered(lock, held)
+            })
+            .collect()
+    }
+}
+
+fn is_covered(lock: &LockLine, held: &[(Range, Mode)]) -> bool {
+    held.iter().any(|(range, mode)| {
+        range.start <= lock.range.start && range.end >= lock.range.end && *mode >= lock.mode
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::describe::{FileLine, HostLine};
+    use crate::observe::host::{NlmVersion, Transport};
+
+    fn lock(start: u64, end: u64, mode: Mode) -> LockLine {
+        LockLine {
+            host: HostLine {
+                vip: "10.77.0.1".parse().unwrap(),
+                client: "10.77.0.11".parse().unwrap(),
+                client_name: "c1".into(),
+                version: NlmVersion::V4,
+                transport: Transport::Tcp,
+                netns: 1,
+            },
+            svid: 7,
+            mode,
+            range: Range { start, end },
+            file: FileLine {
+                dev: "8:1".into(),
+                ino: 5,
+                fh: "0100".into(),
+                path: None,
+            },
+        }
+    }
+
+    #[test]
+    fn a_lock_is_back_when_all_its_bytes_are() {
+        let expected = lock(10, 19, Mode::Read);
+        for (held, back) in [
+            ((10, 19, Mode::Read), true),
+            ((0, Range::EOF, Mode::Read), true),
+            ((10, 19, Mode::Write), true),
+            ((10, 18, Mode::Read), false),
+            ((11, 30, Mode::Read), false),
+        ] {
+            let (start, end, mode) = held;
+            let range = Range { start, end };
+            assert_eq!(is_covered(&expected, &[(range, mode)]), back, "{held:?}");
+        }
+        assert!(!is_covered(&expected, &[]));
+        let write = lock(10, 19, Mode::Write);
+        let range = write.range;
+        assert!(!is_covered(&write, &[(range, Mode::Read)]));
+    }
+
+    #[test]
+    fn what_is_expected_is_the_vips_own() {
+        let vip: IpAddr = "10.77.0.1".parse().unwrap();
+        let mut other = lock(0, 1, Mode::Read);
+        other.host.vip = "10.77.0.2".parse().unwrap();
+        let record = Record {
+            schema: Record::SCHEMA.into(),
+            node: "a".into(),
+            kernel: "6.1".into(),
+            taken_at: 1,
+            vips: vec![vip, other.host.vip],
+            clients: Vec::new(),
+            locks: vec![lock(10, 19, Mode::Read), other],
+            waiters: Vec::new(),
+            shares: Vec::new(),
+        };
+        let expected = Expected::of(&record, vip);
+        assert_eq!(expected.len(), 1);
+        let missing = expected.missing(&LockTable::default());
+        assert_eq!(missing, [&record.locks[0]]);
+    }
+}

@@ -1,0 +1,257 @@
+//! The takeover phase, on the node that VIPs come to: grace for them alone, before they
+//! are up; then the reclaims are followed until all are in, and grace ends.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nlmfo_common::nlm_call::Fsid;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+use tracing::info;
+
+use super::reclaim::Expected;
+use super::record::Record;
+use super::takeover_report::{TakeoverReport, Told, VipTakeover};
+use super::watch::Watch;
+use super::window::{self, OpenError};
+use crate::grace::gate::Gate;
+use crate::grace::lock::Lock;
+use crate::grace::report::WindowReport;
+use crate::grace::{fence, leftovers, way};
+use crate::kernel::netns;
+use crate::kernel::path::PathFinder;
+use crate::kernel::preflight::Facts;
+use crate::observe::describe::{Described, LockLine};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub vips: Vec<IpAddr>,
+    /// What the VIPs' clients held on the node that gave them up.
+    pub expect: Option<Record>,
+    /// How long grace may last.
+    pub grace: Duration,
+    /// New locks on these filesystems are refused through every address meanwhile.
+    pub scope: Vec<Fsid>,
+    /// How long to wait for the VIPs to be addresses of this node; not at all if none.
+    pub wait_address: Option<Duration>,
+    /// Run for each VIP when it is up, with the VIP as its argument: it tells the VIP's
+    /// clients to reclaim.
+    pub notify: Option<PathBuf>,
+}
+
+/// Between two looks at what is reclaimed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Why there is no report. The window stays open until its deadline.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("grace was not opened: {0}")]
+    Before(#[source] OpenError),
+    #[error(
+        "{0}; the grace of the VIPs goes on until its deadline (`nlmfo grace --list`), and nothing \
+         is confirmed"
+    )]
+    After(#[source] anyhow::Error),
+}
+
+/// Takes the plan's VIPs over.
+pub async fn run(
+    plan: &Plan,
+    facts: &Facts,
+    watch: &mut Watch,
+    paths: &mut PathFinder,
+) -> Result<TakeoverReport, RunError> {
+    let began = Instant::now();
+    let window = way::Plan {
+        vips: plan.vips.clone(),
+        lasting: plan.grace,
+        scope: plan.scope.clone(),
+    };
+    let opened = (window::open(&window, facts, watch).await).map_err(RunError::Before)?;
+    // Of a release on this very node.
+    fence::lower(&plan.vips).map_err(|error| RunError::After(error.into()))?;
+    let mut takeover = Takeover {
+        plan,
+        watch,
+        until: began + plan.grace,
+        began,
+    };
+    let (told, reclaims) = takeover.follow().await.map_err(RunError::After)?;
+    let windows = end(&plan.vips, paths).await.map_err(RunError::After)?;
+    let vips = takeover
+        .vips(told, reclaims, windows, paths)
+        .map_err(RunError::After)?;
+    Ok(TakeoverReport {
+        schema: TakeoverReport::SCHEMA,
+        node: netns::node(),
+        kernel: facts.release.clone(),
+        vips,
+        waiters_cancelled: opened.cancelled,
+        still_waiting: opened.waiting,
+        by_gate: opened.begun.is_some(),
+        uncovered: (opened.begun).map_or_else(Vec::new, |begun| begun.coverage.uncovered),
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
+
+/// When the last expected lock of each VIP was seen to be back.
+type Reclaims = BTreeMap<IpAddr, Duration>;
+
+struct Takeover<'a> {
+    plan: &'a Plan,
+    watch: &'a mut Watch,
+    until: Instant,
+    began: Instant,
+}
+
+impl Takeover<'_> {
+    /// From the open window to the moment when it may end.
+    async fn follow(&mut self) -> anyhow::Result<(BTreeMap<IpAddr, Told>, Reclaims)> {
+        self.wait_for_addresses().await?;
+        let mut told = BTreeMap::new();
+        if let Some(program) = &self.plan.notify {
+            for &vip in &self.plan.vips {
+                told.insert(vip, self.tell(program, vip).await);
+            }
+        }
+        let mut reclaims = Reclaims::new();
+        let mut shown = None;
+        while Instant::now() < self.until {
+            if let Some(record) = &self.plan.expect {
+                let missing = self.missing(record, &mut reclaims)?;
+                if shown != Some(missing) {
+                    shown = Some(missing);
+                    progress(record.locks.len(), missing);
+                }
+                if missing == 0 {
+                    break;
+                }
+            }
+            sleep(LOOK.min(self.until.saturating_duration_since(Instant::now()))).await;
+        }
+        Ok((told, reclaims))
+    }
+
+    async fn wait_for_addresses(&self) -> anyhow::Result<()> {
+        let Some(patience) = self.plan.wait_address else {
+            return Ok(());
+        };
+        let until = self.until.min(Instant::now() + patience);
+        for &vip in &self.plan.vips {
+            while !netns::has_address(vip).context("reading this node's addresses")? {
+                anyhow::ensure!(
+                    Instant::now() < until,
+                    "{vip} is no address of this node after {} s: bring it up, or give \
+                     --wait-address more time",
+                    patience.as_secs_f64()
+                );
+                sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, program: &PathBuf, vip: IpAddr) -> Told {
+        let rest = self.until.saturating_duration_since(Instant::now());
+        let run = Command::new(program)
+            .arg(vip.to_string())
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let program = program.display();
+        match timeout(rest, run).await {
+            Err(_) => Told::failed(format!("{program} {vip} did not end within the grace")),
+            Ok(Err(error)) => Told::failed(format!("{program} cannot be run: {error}")),
+            Ok(Ok(output)) if output.status.success() => Told::done(),
+            Ok(Ok(output)) => Told::failed(format!(
+                "{program} {vip} ended with {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            )),
+        }
+    }
+
+    /// How many of the expected locks are not back.
+    fn missing(&mut self, record: &Record, reclaims: &mut Reclaims) -> anyhow::Result<usize> {
+        let mut missing = 0;
+        for &vip in &self.plan.vips {
+            let expected = Expected::of(record, vip);
+            let left = expected.missing(&self.watch.look(vip)?.ours).len();
+            match left {
+                0 => {
+                    let at = self.began.elapsed();
+                    reclaims.entry(vip).or_insert(at);
+                }
+                _ => {
+                    reclaims.remove(&vip);
+                }
+            }
+            missing += left;
+        }
+        Ok(missing)
+    }
+
+    /// What came of each VIP, after its window's end.
+    fn vips(
+        &mut self,
+        mut told: BTreeMap<IpAddr, Told>,
+        reclaims: Reclaims,
+        mut windows: Vec<WindowReport>,
+        paths: &mut PathFinder,
+    ) -> anyhow::Result<Vec<VipTakeover>> {
+        let mut vips = Vec::new();
+        for &vip in &self.plan.vips {
+            let held = self.watch.look(vip)?.ours;
+            let expected = (self.plan.expect.as_ref()).map(|record| Expected::of(record, vip));
+            let missing: Vec<LockLine> = (expected.iter())
+                .flat_map(|expected| expected.missing(&held))
+                .cloned()
+                .collect();
+            let window = windows.iter().position(|window| window.vip == vip);
+            vips.push(VipTakeover {
+                vip,
+                expected: expected.map(|expected| expected.len()),
+                missing,
+                held: Described::new(&held, paths).locks().collect(),
+                told: told.remove(&vip),
+                all_back_ms: reclaims.get(&vip).copied().map(milliseconds),
+                window: window.map(|at| windows.swap_remove(at)),
+            });
+        }
+        Ok(vips)
+    }
+}
+
+/// Ends the windows, and returns what is to be said of them.
+async fn end(vips: &[IpAddr], paths: &mut PathFinder) -> anyhow::Result<Vec<WindowReport>> {
+    let windows = {
+        let _lock = Lock::Gate.take()?;
+        match Gate::in_force()? {
+            Some(mut gate) => {
+                gate.end(vips)?;
+                gate.report(paths)?
+            }
+            None => Vec::new(),
+        }
+    };
+    leftovers::finish_if_over().await?;
+    Ok(windows)
+}
+
+/// For a person who waits; scripts read the report.
+fn progress(expected: usize, missing: usize) {
+    let back = expected - missing;
+    info!(back, expected, "reclaimed");
+    if std::io::stderr().is_terminal() {
+        eprintln!("{back} of {expected} locks are back");
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

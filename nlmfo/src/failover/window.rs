@@ -1,0 +1,100 @@
+//! Opening a grace window with everything that belongs to it: the gate first, then the
+//! VIP's waiting requests, which would be granted without a question.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::watch::Watch;
+use crate::grace::GraceError;
+use crate::grace::way::{self, Begun, Plan, Way};
+use crate::kernel::preflight::Facts;
+use crate::observe::programs::ObserveError;
+use crate::release::free_all::FreeAll;
+use crate::release::target::targets;
+use crate::release::{self, Job};
+
+/// For the calls that cancel waiters.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A window that is open.
+#[derive(Debug)]
+pub struct Opened {
+    /// None where the kernel has the RFC's file: its grace is the kernel's own.
+    pub begun: Option<Begun>,
+    /// Requests that waited through the VIPs, and wait no more.
+    pub cancelled: usize,
+    /// Waiting requests that are still there, in words: they may be granted in the
+    /// window.
+    pub waiting: Vec<String>,
+}
+
+/// Why a window is not open, or not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Grace(#[from] GraceError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error("cancelling the requests that wait through {vip}: {source}")]
+    Waiters { vip: IpAddr, source: release::Error },
+}
+
+/// Opens the plan's windows. On return lockd's answers are audited.
+pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opened, OpenError> {
+    let begun = match Way::choose(facts) {
+        Way::RfcFile => {
+            way::start_by_rfc_file(&plan.vips)?;
+            None
+        }
+        Way::Gate => Some(way::begin(plan).await?),
+    };
+    let mut opened = Opened {
+        begun,
+        cancelled: 0,
+        waiting: Vec::new(),
+    };
+    for &vip in &plan.vips {
+        clear_waiters(vip, watch, &mut opened).await?;
+    }
+    if opened.begun.is_some() {
+        way::confirm(plan).await?;
+    }
+    Ok(opened)
+}
+
+async fn clear_waiters(
+    vip: IpAddr,
+    watch: &mut Watch,
+    opened: &mut Opened,
+) -> Result<(), OpenError> {
+    let before = watch.look(vip)?.ours;
+    if before.waiters.is_empty() {
+        return Ok(());
+    }
+    let targets = targets(&before, vip, watch.netns());
+    let calls = FreeAll {
+        netns: watch.netns(),
+        deadline: DEADLINE,
+        overall: DEADLINE,
+    };
+    let job = Job {
+        vip,
+        targets: &targets,
+    };
+    let report = (calls.cancel_waiters(&job).await).map_err(|source| OpenError::Waiters { vip, source })?;
+    for failed in report.failures() {
+        warn!(host = %failed.host, outcome = ?failed.outcome, "waiters not cancelled");
+    }
+    let after = watch.look(vip)?.ours;
+    opened.cancelled += before.waiters.len().saturating_sub(after.waiters.len());
+    for waiter in &after.waiters {
+        let client = after.host(waiter.host).key.client;
+        opened.waiting.push(format!(
+            "{client} still waits for a {} lock {} through {vip}, svid {}",
+            waiter.mode, waiter.range, waiter.svid
+        ));
+    }
+    Ok(())
+}
