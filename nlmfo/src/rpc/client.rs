@@ -142,6 +142,11 @@ impl Client {
         self.endpoint.error(procedure, error.into())
     }
 
+    /// Time for each call from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.endpoint.deadline = deadline;
+    }
+
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }

@@ -10,6 +10,8 @@ mod wire;
 
 use bytes::Bytes;
 
+use std::time::Duration;
+
 use super::client::{Client, Error};
 use super::message::Procedure;
 use super::xdr::{self, Decoder, Encoder};
@@ -154,6 +156,11 @@ impl NlmClient {
             version,
             next_cookie: 1,
         }
+    }
+
+    /// Time for each call from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.rpc.set_deadline(deadline);
     }
 
     /// NULL: is anyone there who speaks this version?

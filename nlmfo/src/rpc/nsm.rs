@@ -1,6 +1,8 @@
-//! lockd's private SM_NOTIFY: what statd tells it when a client has rebooted.
+//! Word of a reboot: SM_NOTIFY as statds send it each other, and lockd's private
+//! SM_NOTIFY, which statd makes of it.
 //!
-//! It is procedure 16 of the NLM program, and not the SM_NOTIFY that statds send
+//! [`tell`] makes a client believe that its server has rebooted, so that it reclaims its
+//! locks. [`notify`] tells this node's lockd the same of a client: it is procedure 16 of the NLM program, and not the SM_NOTIFY that statds send
 //! each other. lockd takes it from a loopback address and a reserved port only, finds
 //! the client by the cookie that it gave statd with SM_MON, and gives up **all** of
 //! that client's locks, on every VIP and of every version (`nlm_host_rebooted`,
@@ -12,6 +14,7 @@ use std::time::Duration;
 use super::client::{Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::nlm::PROGRAM;
+use super::portmap;
 use super::xdr::Encoder;
 use crate::observe::host::Transport;
 
@@ -29,6 +32,50 @@ const SM_NOTIFY: Procedure = Procedure {
     number: 16,
     name: "SM_NOTIFY (private)",
 };
+
+/// The network status monitor (statd): its program, and the call that says that a host
+/// has rebooted (X/Open XNFS, chapter 11).
+const STATD: Procedure = Procedure {
+    program: 100_024,
+    program_name: "NSM",
+    version: 1,
+    number: 6,
+    name: "SM_NOTIFY",
+};
+
+/// Tells a client's statd, from the address `vip`, that the server it knows as `name` has
+/// rebooted and has the state number `state`: odd for a server that is up, and another
+/// one than the client saw last, else it does nothing. False if no statd is there.
+///
+/// The answer is empty, and the same whether the client monitors that name or not.
+pub async fn tell(
+    client: IpAddr,
+    vip: IpAddr,
+    name: &str,
+    state: u32,
+    deadline: Duration,
+) -> Result<bool, Error> {
+    let source = Source::Reserved(vip);
+    let (program, version) = (STATD.program, STATD.version);
+    let Some(port) = portmap::port_at(client, source, program, version, deadline).await? else {
+        return Ok(false);
+    };
+    let mut rpc = Client::connect(Endpoint {
+        peer: SocketAddr::new(client, port),
+        transport: Transport::Udp,
+        source,
+        credential: Credential::Null,
+        deadline,
+    })
+    .await?;
+    let mut arguments = Encoder::default();
+    arguments
+        .opaque("the server's name", name.as_bytes(), MAX_NAME)
+        .map_err(|error| rpc.error(&STATD, error))?;
+    arguments.u32(state);
+    rpc.call(&STATD, &arguments.finish()).await?;
+    Ok(true)
+}
 
 /// Tells the lockd of this network namespace that a client has rebooted.
 ///

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::client::{Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::nlm;
-use super::xdr::{self, Decoder};
+use super::xdr::{self, Decoder, Encoder};
 use crate::observe::host::{NlmVersion, Transport};
 
 const PROGRAM: u32 = 100_000;
@@ -70,6 +70,54 @@ impl LockdPorts {
     }
 }
 
+/// The UDP port of a service on another node, as its rpcbind tells; `None` if it has no
+/// such service. Called from `source`.
+pub async fn port_at(
+    node: IpAddr,
+    source: Source,
+    program: u32,
+    version: u32,
+    deadline: Duration,
+) -> Result<Option<u16>, Error> {
+    const UDP: u32 = 17;
+    let mut client = Client::connect(Endpoint {
+        peer: SocketAddr::new(node, PORT),
+        transport: Transport::Udp,
+        source,
+        credential: Credential::Null,
+        deadline,
+    })
+    .await?;
+    let mut arguments = Encoder::default();
+    arguments.u32(program);
+    arguments.u32(version);
+    let asked = match node {
+        IpAddr::V4(_) => {
+            arguments.u32(UDP);
+            arguments.u32(0);
+            procedure(2, 3, "GETPORT")
+        }
+        IpAddr::V6(_) => {
+            for (what, text) in [("netid", "udp6"), ("address", ""), ("owner", "")] {
+                arguments
+                    .opaque(what, text.as_bytes(), MAX_STRING)
+                    .map_err(|error| client.error(&procedure(4, 3, "GETADDR"), error))?;
+            }
+            procedure(4, 3, "GETADDR")
+        }
+    };
+    let results = client.call(&asked, &arguments.finish()).await?;
+    let mut xdr = Decoder::new(&results);
+    let port = match node {
+        IpAddr::V4(_) => xdr.u32("the port").map(|port| u16::try_from(port).ok()),
+        IpAddr::V6(_) => xdr
+            .opaque("the universal address", MAX_STRING)
+            .map(universal_port),
+    };
+    let port = port.map_err(|error| client.error(&asked, error))?;
+    Ok(port.filter(|&port| port != 0))
+}
+
 /// Everything that rpcbind knows of TCP and UDP services.
 async fn services(deadline: Duration) -> Result<Vec<Service>, Error> {
     let mut client = Client::connect(Endpoint {
@@ -93,11 +141,15 @@ async fn services(deadline: Duration) -> Result<Vec<Service>, Error> {
 
 /// DUMP is procedure 4 in every version.
 fn rpcbind(version: u32, name: &'static str) -> Procedure {
+    procedure(version, 4, name)
+}
+
+fn procedure(version: u32, number: u32, name: &'static str) -> Procedure {
     Procedure {
         program: PROGRAM,
         program_name: "rpcbind",
         version,
-        number: 4,
+        number,
         name,
     }
 }

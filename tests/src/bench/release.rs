@@ -43,7 +43,7 @@ pub struct Release {
 pub fn run(nlmfo: &Path, vip: IpAddr, locks: usize) -> Result<Release> {
     let began = Instant::now();
     let output = Command::new(nlmfo)
-        .args(["failover", "--phase", "release", "--json"])
+        .args(["failover", "--phase", "release", "--no-fence", "--json"])
         .args(["--deadline", DEADLINE, "--vip"])
         .arg(vip.to_string())
         .stdin(Stdio::null())

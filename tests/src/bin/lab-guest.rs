@@ -1,6 +1,7 @@
 //! The lab's program inside the virtual machine: runs scenarios, and is the
 //! lockers and namespace holders that they need.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use clap::{Parser, Subcommand};
 use nix::sys::utsname::uname;
 use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::demo;
-use nlmfo_tests::guest::{locker, place};
+use nlmfo_tests::guest::{locker, place, reboot};
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::verdict::{Report, Verdict};
 
@@ -60,6 +61,14 @@ enum Command {
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
     },
+    /// Tell a client that its server has rebooted (used by scenarios)
+    #[command(hide = true)]
+    Reboot {
+        client: IpAddr,
+        state: u32,
+        /// The server's address, which the client knows it by
+        vip: IpAddr,
+    },
     /// Hold locks as told on standard input (used by scenarios)
     #[command(hide = true)]
     Locker,
@@ -96,6 +105,9 @@ fn main() -> Result<ExitCode> {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }),
+        Command::Reboot { client, state, vip } => {
+            reboot::tell(client, vip, state).map(|()| ExitCode::SUCCESS)
+        }
         Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
         Command::Hold { name } => place::hold(&name).map(|()| ExitCode::SUCCESS),
     }

@@ -18,6 +18,7 @@ pub mod locker;
 pub mod place;
 pub mod proc_locks;
 pub mod raw;
+pub mod reboot;
 pub mod report;
 pub mod server;
 pub mod tool;

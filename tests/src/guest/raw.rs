@@ -190,6 +190,11 @@ pub struct RawClient {
 }
 
 impl RawClient {
+    /// How long it waits for an answer from now on.
+    pub fn set_patience(&mut self, deadline: Duration) {
+        self.nlm.set_deadline(deadline);
+    }
+
     /// LOCK (monitored: the server's statd records the client), without
     /// waiting in the server's queue.
     pub fn lock(

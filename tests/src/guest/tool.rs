@@ -21,6 +21,8 @@ pub mod exit {
     pub const NOT_CONFIRMED: i32 = 3;
     /// This kernel or node lacks something needed.
     pub const LACKING: i32 = 4;
+    /// Confirmed, with clients unreachable or reclaims missing.
+    pub const INCOMPLETE: i32 = 5;
 }
 
 /// The tool under test, in one place.

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
+use super::release::RELEASE;
 use super::{Context, End, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::lab::Lab;
@@ -68,8 +69,6 @@ pub const SCENARIOS: &[Scenario] = &[
         run: check,
     },
 ];
-
-const RELEASE: [&str; 3] = ["failover", "--phase", "release"];
 
 fn bad_addresses(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;

@@ -8,6 +8,7 @@ mod grace;
 mod last_resorts;
 mod locks;
 mod release;
+mod takeover;
 mod topology;
 
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ pub fn all() -> Vec<Scenario> {
         locks::SCENARIOS,
         free_all::SCENARIOS,
         grace::SCENARIOS,
+        takeover::SCENARIOS,
         release::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,

@@ -136,9 +136,13 @@ impl Busy {
     }
 }
 
+/// Without a fence: the VIP's clients go on afterwards. What a fence does has scenarios
+/// of its own.
+pub const RELEASE: [&str; 4] = ["failover", "--phase", "release", "--no-fence"];
+
 /// Arguments of a release.
 pub fn arguments(vips: &[IpAddr], options: &[&str]) -> Vec<String> {
-    let mut arguments: Vec<String> = ["failover", "--phase", "release"].map(String::from).into();
+    let mut arguments: Vec<String> = RELEASE.map(String::from).into();
     for vip in vips {
         arguments.extend(["--vip".into(), vip.to_string()]);
     }

@@ -1,0 +1,35 @@
+//! Telling clients that their server has rebooted, as a takeover's `--notify` program.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nlmfo::rpc::nsm;
+use tokio::runtime::Builder;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Sends one client SM_NOTIFY from the VIP, by which it knows the server.
+pub fn tell(client: IpAddr, vip: IpAddr, state: u32) -> Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let name = vip.to_string();
+    let has_statd = runtime.block_on(nsm::tell(client, vip, &name, state, DEADLINE))?;
+    ensure!(has_statd, "{client} has no statd");
+    Ok(())
+}
+
+/// A program that tells these clients, whichever VIP it is given, with that state number.
+pub fn program(clients: &[IpAddr], state: u32) -> Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    let mut script = String::from("#!/bin/sh\nset -e\n");
+    for client in clients {
+        script += &format!("{} reboot {client} {state} \"$1\"\n", this.display());
+    }
+    let path = Path::new("/tmp/notify").to_path_buf();
+    fs::write(&path, script).context("the notify program")?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
