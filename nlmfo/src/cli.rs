@@ -158,11 +158,11 @@ pub struct GraceArgs {
     #[arg(long)]
     pub list: bool,
     /// Through which addresses new locks are refused
-    #[arg(long, value_enum, default_value = "vip", requires = "duration")]
+    #[arg(long, value_enum, default_value = "vip", conflicts_with_all = ["end", "list"])]
     pub scope: Scope,
     /// With `--scope filesystem`: an exported folder of the filesystem that moved
     /// (repeatable)
-    #[arg(long, value_name = "PATH", requires = "duration")]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["end", "list"])]
     #[arg(required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
     /// Print one JSON object

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::failover::observe;
 use super::{print_json, require_root};
-use crate::cli::GraceArgs;
+use crate::cli::{GraceArgs, Scope};
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate};
@@ -50,6 +50,10 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
         .context("starting the asynchronous runtime")?;
     runtime.block_on(async {
         match args.duration {
+            Some(_) if args.scope == Scope::Vip && !args.filesystem.is_empty() => {
+                let error = anyhow!("--filesystem is for --scope filesystem");
+                Err(Failure::new(Exit::Usage, error))
+            }
             Some(lasting) => {
                 let plan = Plan {
                     vips: args.vip.clone(),
