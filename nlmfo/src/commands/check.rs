@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{print_json, require_root};
 use crate::cli::CheckArgs;
 use crate::exit::{Exit, Failure};
+use crate::grace::gate;
 use crate::kernel::preflight::{Check, Facts};
 use crate::kernel::unlock_bug::Verdict;
 use crate::observe::programs::probed_functions;
@@ -22,7 +23,7 @@ struct Checked<'a> {
 
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     require_root()?;
-    let functions: Vec<&str> = probed_functions().collect();
+    let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
     let facts = Facts::gather(&functions);
     let checks = facts.checks();
     let ready = !checks.iter().any(Check::is_failed);

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::failover::observe;
 use super::{print_json, require_root};
@@ -12,6 +11,7 @@ use crate::cli::{GraceArgs, Scope};
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate};
+use crate::grace::leftovers::LastReport;
 use crate::grace::lock::Lock;
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::way::Plan;
@@ -26,10 +26,9 @@ const SEARCH_LIMIT: usize = 50_000;
 struct Listing {
     schema: &'static str,
     windows: Vec<WindowReport>,
-    /// The windows that the last gate was taken away with, as they ended; only where
-    /// none is there.
+    /// How windows ended whose gate is gone; only where none is there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ended: Option<Value>,
+    ended: Option<LastReport>,
     kernel_grace: KernelGrace,
     /// Only when a window was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +194,10 @@ async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
         for window in &listing.windows {
             print!("{window}");
         }
-        if listing.windows.is_empty() {
+        if let Some(ended) = &listing.ended {
+            print!("{}", ended.text);
+        }
+        if !listing.windows.iter().any(|window| window.open) {
             println!("no grace is open");
         }
         println!("{}", listing.kernel_grace);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::gate::{self, Gate};
 use super::lock::Lock;
 use super::pins::{self, Pins};
@@ -26,9 +28,21 @@ pub async fn finish_if_over() -> Result<(), GraceError> {
     }
 }
 
-/// The report of windows that have ended, as JSON; `None` if there were none since
-/// the node started.
-pub fn last_report() -> Result<Option<serde_json::Value>, GraceError> {
+/// How windows ended whose gate is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LastReport {
+    /// The report for people.
+    pub text: String,
+    /// Whether every window was as it should be.
+    pub good: bool,
+    /// The report for JSON readers: an array of [`WindowReport`].
+    ///
+    /// [`WindowReport`]: super::report::WindowReport
+    pub windows: serde_json::Value,
+}
+
+/// The last gate's report; `None` if there was none since the node started.
+pub fn last_report() -> Result<Option<LastReport>, GraceError> {
     let path = report_path()?;
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(serde_json::from_str(&text).ok()),
@@ -44,8 +58,21 @@ fn keep_report(gate: &Gate) -> Result<(), GraceError> {
         source,
     };
     let mut paths = PathFinder::new(0).map_err(failed)?;
-    let report = serde_json::to_vec(&gate.report(&mut paths)?).map_err(|e| failed(e.into()))?;
-    std::fs::write(&path, report).map_err(failed)
+    let windows = gate.report(&mut paths)?;
+    // A fence alone has nothing to report.
+    if windows.is_empty() {
+        return Ok(());
+    }
+    let report = LastReport {
+        text: windows.iter().map(ToString::to_string).collect(),
+        good: windows.iter().all(|window| window.verdict.is_good()),
+        windows: serde_json::to_value(&windows).map_err(|error| failed(error.into()))?,
+    };
+    let json = serde_json::to_vec(&report).map_err(|error| failed(error.into()))?;
+    // Whole or not at all: who lists does not take the lock.
+    let unfinished = path.with_extension("new");
+    std::fs::write(&unfinished, json).map_err(failed)?;
+    std::fs::rename(&unfinished, &path).map_err(failed)
 }
 
 fn report_path() -> Result<PathBuf, GraceError> {

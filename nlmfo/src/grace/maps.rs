@@ -1,5 +1,7 @@
 //! The gate's pinned maps, typed.
 
+use std::collections::BTreeSet;
+
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap};
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{Audited, Gate, Gated, Violation, Window};
@@ -86,6 +88,16 @@ impl Maps {
     pub fn audited(&self, vip: Addr) -> Result<Audited, GraceError> {
         let audited = found(self.audited.get(&vip, 0)).map_err(GraceError::map("AUDITED"))?;
         Ok(audited.unwrap_or_default())
+    }
+
+    /// The addresses that anything was counted for.
+    pub fn counted(&self) -> Result<BTreeSet<Addr>, GraceError> {
+        let gated = self
+            .gated
+            .keys()
+            .map(|key| key.map_err(GraceError::map("GATED")));
+        let audited = (self.audited.keys()).map(|key| key.map_err(GraceError::map("AUDITED")));
+        gated.chain(audited).collect()
     }
 
     /// Counts of this VIP begin anew.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use nlmfo_common::Addr;
-use nlmfo_common::gate::{Audited, Gated, Violation, violation};
+use nlmfo_common::gate::{Audited, Gated, Violation, Window, violation};
 use serde::Serialize;
 
 use super::GraceError;
@@ -17,10 +17,21 @@ use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::observe::table::{Mode, Range};
 
-/// One VIP's window, open or ended.
+/// What an address is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// All of its locks: it is the VIP in grace.
+    Vip,
+    /// Those on the filesystems of another VIP's scope.
+    Filesystem,
+}
+
+/// One address's window, open or ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WindowReport {
     pub vip: IpAddr,
+    pub reach: Reach,
     pub open: bool,
     /// Milliseconds until it ends.
     pub left_ms: u64,
@@ -120,22 +131,40 @@ impl fmt::Display for KernelGrace {
 }
 
 impl Gate {
-    /// All windows, in the order of their addresses.
+    /// All windows, in the order of their addresses; after them the addresses that
+    /// come into a scope.
     pub fn report(&self, paths: &mut PathFinder) -> Result<Vec<WindowReport>, GraceError> {
         let now = window::now();
         let violations = self.maps.violations()?;
         let mut windows = self.maps.windows()?;
         windows.retain(|(_, window)| window.opened != 0);
         windows.sort_unstable_by_key(|(vip, _)| vip.ip());
+        let gate = self.maps.gate()?;
+        let scope = Window {
+            opened: gate.scope_opened,
+            until: gate.scope_until,
+            ..Window::default()
+        };
+        let mut others = Vec::new();
+        if scope.until != 0 {
+            let in_window = |vip: &Addr| windows.iter().any(|(other, _)| other == vip);
+            let counted = self.maps.counted()?;
+            others.extend(counted.into_iter().filter(|vip| !in_window(vip)));
+        }
+        let windows = windows
+            .iter()
+            .map(|(vip, window)| (*vip, window, Reach::Vip));
+        let others = others.iter().map(|vip| (*vip, &scope, Reach::Filesystem));
         windows
-            .into_iter()
-            .map(|(vip, window)| {
+            .chain(others)
+            .map(|(vip, window, reach)| {
                 let gated = self.maps.gated(vip)?;
                 let audited = self.maps.audited(vip)?;
                 let of_window = |one: &&Violation| one.vip == vip && one.at >= window.opened;
                 Ok(WindowReport {
                     vip: vip.ip(),
-                    open: window::is_open(&window, now),
+                    reach,
+                    open: window::is_open(window, now),
                     left_ms: milliseconds(window::left(window.until, now)),
                     length_ms: milliseconds(window::left(window.until, window.opened)),
                     gate: gated.into(),
@@ -212,19 +241,19 @@ impl From<Audited> for Answers {
 impl fmt::Display for WindowReport {
     /// Some lines, each with its newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = match self.reach {
+            Reach::Vip => "",
+            Reach::Filesystem => " for the filesystem of another address",
+        };
         match self.open {
-            true => writeln!(
-                f,
-                "{}: in grace, {} s left",
-                self.vip,
-                self.left_ms.div_ceil(1000)
-            )?,
-            false => writeln!(
-                f,
-                "{}: its grace has ended, after {} s",
-                self.vip,
-                self.length_ms / 1000
-            )?,
+            true => {
+                let left = self.left_ms.div_ceil(1000);
+                writeln!(f, "{}: in grace{of}, {left} s left", self.vip)?;
+            }
+            false => {
+                let length = self.length_ms / 1000;
+                writeln!(f, "{}: its grace{of} has ended, after {length} s", self.vip)?;
+            }
         }
         let Answers {
             reclaimed,

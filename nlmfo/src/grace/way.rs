@@ -94,6 +94,9 @@ impl Gate {
             for (vip, _) in self.maps.windows()? {
                 self.maps.forget_window(vip)?;
             }
+            for vip in self.maps.counted()? {
+                self.maps.forget_counts(vip)?;
+            }
         }
         for filesystem in &plan.scope {
             self.maps.add_scope(*filesystem)?;

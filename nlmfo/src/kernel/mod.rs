@@ -10,6 +10,7 @@ pub mod handle;
 pub mod layout;
 pub mod lockd;
 pub mod locks;
+pub mod modules;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;

@@ -11,12 +11,13 @@ use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 
 use super::btf::KernelBtf;
+use super::gate_layout::{self, GRACE_NET_ID};
 use super::layout::{self, MODULES, OBJECTS};
 use super::netlink::{Command, NetlinkError, NfsdNetlink};
 use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::{Symbols, SymbolsError};
 use super::unlock_bug::{self, Verdict};
-use super::{bpffs, lockd, netns};
+use super::{bpffs, lockd, modules, netns};
 
 pub use list::{Check, Need};
 
@@ -25,6 +26,13 @@ const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Kernels with tcx (6.6 and newer) have this function.
 const TCX_FUNCTION: &str = "tcx_prog_attach";
+/// Kernels with links for probes (5.15 and newer) have this one.
+const LINK_FUNCTION: &str = "bpf_perf_link_release";
+/// The modules of the clsact qdisc and of its BPF filters, and a function of each.
+const CLSACT: &str = "sch_ingress";
+const CLSACT_FUNCTION: &str = "clsact_init";
+const FILTER: &str = "cls_bpf";
+const FILTER_FUNCTION: &str = "cls_bpf_classify";
 
 /// Whether something can be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -93,9 +101,15 @@ pub struct Facts {
     pub rfc_unlock: Capability,
     /// The RFC's `/proc/fs/nfsd/nlm_set_ip_grace`.
     pub rfc_grace: Capability,
-    /// A place to pin what must outlive the process.
+    /// A place to pin what must outlive the process; it is mounted when it is needed.
     pub bpffs: Capability,
+    /// Probes that can be pinned.
+    pub bpf_links: Capability,
+    /// The kernel's own grace can be read by programs.
+    pub grace_list: Capability,
     pub tcx: Capability,
+    /// The gate's place on kernels without tcx.
+    pub clsact: Capability,
 }
 
 impl Facts {
@@ -108,11 +122,25 @@ impl Facts {
             "start the NFS server (`systemctl start nfs-server`), or `modprobe lockd`",
         );
         let wanted = functions.iter().copied().chain(OBJECTS);
-        let symbols = Symbols::load(wanted.chain([unlock_bug::FUNCTION, TCX_FUNCTION]));
+        let symbols = Symbols::load(wanted.chain([
+            unlock_bug::FUNCTION,
+            TCX_FUNCTION,
+            LINK_FUNCTION,
+            CLSACT_FUNCTION,
+            FILTER_FUNCTION,
+            GRACE_NET_ID,
+        ]));
         let btf = KernelBtf::load(&MODULES);
         let layout = match (&btf, &symbols) {
             (Ok(btf), Ok(symbols)) => {
                 layout::fill(btf, symbols, &release).map_err(|error| error.to_string())
+            }
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(error)) => Err(error.to_string()),
+        };
+        let gate_layout = match (&btf, &symbols) {
+            (Ok(btf), Ok(symbols)) => {
+                gate_layout::fill(btf, symbols, &release).map_err(|error| error.to_string())
             }
             (Err(error), _) => Err(error.to_string()),
             (_, Err(error)) => Err(error.to_string()),
@@ -161,6 +189,19 @@ impl Facts {
                 bpffs::is_mounted(),
                 format!("no BPF filesystem is mounted on {}", bpffs::ROOT),
                 format!("mount -t bpf bpf {}", bpffs::ROOT),
+            ),
+            bpf_links: Capability::when(
+                has_function(LINK_FUNCTION).is_available(),
+                "this kernel gives no links for probes (5.15 and newer do)",
+                "boot a newer kernel",
+            ),
+            grace_list: match gate_layout {
+                Ok(_) => Capability::Available,
+                Err(error) => Capability::missing(error, "clear what is missing above first"),
+            },
+            clsact: clsact(
+                |function| has_function(function).is_available(),
+                |module| modules::can_load(&release, module),
             ),
             tcx: Capability::when(
                 has_function(TCX_FUNCTION).is_available(),
@@ -257,6 +298,21 @@ fn netlink_command(netlink: &Result<NfsdNetlink, NetlinkError>, command: Command
     }
 }
 
+/// By what is loaded and what can be.
+fn clsact(has_function: impl Fn(&str) -> bool, can_load: impl Fn(&str) -> bool) -> Capability {
+    let parts = [(CLSACT_FUNCTION, CLSACT), (FILTER_FUNCTION, FILTER)];
+    let lacking = parts
+        .into_iter()
+        .find(|(function, module)| !has_function(function) && !can_load(module));
+    match lacking {
+        None => Capability::Available,
+        Some((_, module)) => Capability::missing(
+            format!("the module {module} is neither in the kernel nor among its modules"),
+            "needed only without tcx: install the kernel's full set of modules",
+        ),
+    }
+}
+
 fn unlock_ip(
     btf: &Result<KernelBtf, super::btf::BtfError>,
     symbols: &Result<Symbols, SymbolsError>,
@@ -317,6 +373,17 @@ mod tests {
             panic!("an absent nfsd is missing");
         };
         assert!(reason.contains("not mounted"), "{reason}");
+    }
+
+    #[test]
+    fn clsact_may_be_loaded_or_wait_to_be() {
+        assert!(clsact(|_| true, |_| false).is_available());
+        assert!(clsact(|_| false, |_| true).is_available());
+        let Capability::Missing { reason, .. } = clsact(|_| false, |module| module == CLSACT)
+        else {
+            panic!("cls_bpf was not missed");
+        };
+        assert!(reason.contains("cls_bpf"), "{reason}");
     }
 
     #[test]

@@ -93,7 +93,25 @@ impl Facts {
                 Option,
                 &self.bpffs,
             ),
+            check(
+                "bpf_links",
+                "a grace period that outlives the command",
+                Option,
+                &self.bpf_links,
+            ),
+            check(
+                "grace_list",
+                "the per-VIP grace keeping out of the kernel's own",
+                Option,
+                &self.grace_list,
+            ),
             check("tcx", "the per-VIP grace gate", Option, &self.tcx),
+            check(
+                "clsact",
+                "the per-VIP grace gate, without tcx",
+                Option,
+                &self.clsact,
+            ),
         ]);
         checks
     }
