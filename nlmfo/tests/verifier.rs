@@ -2,10 +2,14 @@
 //! seconds instead of a boot. The layout is made up, as that kernel may have no
 //! lockd; the lab loads the programs with real ones, on the kernels that count.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use aya::programs::ProgramError;
 use libtest_mimic::{Arguments, Completion, Trial};
+use nlmfo::grace::gate;
 use nlmfo::observe::programs::Programs;
+use nlmfo_common::gate::GateLayout;
 use nlmfo_common::layout::Layout;
 
 /// Offsets like those of a kernel: in bounds, and no two alike.
@@ -35,10 +39,37 @@ fn layout() -> Layout {
     }
 }
 
+fn gate_layout() -> GateLayout {
+    GateLayout {
+        common: layout(),
+        grace_net_id: 0xffff_ffff_c000_3000,
+        net_gen: 600,
+        net_generic_ptr: 0,
+        task_nsproxy: 3000,
+        nsproxy_net: 40,
+        rqst_addr: 48,
+        rqst_xid: 1040,
+        serv_name: 64,
+        lock_svid: 160,
+        sin_port: 2,
+        pad: 0,
+    }
+}
+
+type Verdicts = BTreeMap<String, Result<(), ProgramError>>;
+
+/// Of both objects; an error if this kernel lets us create no maps.
+fn verdicts() -> Result<Verdicts, String> {
+    let mut programs = Programs::load(&layout()).map_err(|error| error.to_string())?;
+    let mut verdicts = programs.verify();
+    verdicts.extend(gate::verify(&gate_layout()).map_err(|error| error.to_string())?);
+    Ok(verdicts)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let verdicts = match Programs::load(&layout()) {
-        Ok(mut programs) => programs.verify(),
+    let verdicts = match verdicts() {
+        Ok(verdicts) => verdicts,
         Err(error) => {
             let reason = format!("this kernel lets us create no maps: {error}");
             let unsupported = Trial::ignorable_test("verifier", move || {
