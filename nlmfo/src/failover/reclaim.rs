@@ -137,6 +137,8 @@ mod tests {
             waiters: Vec::new(),
             shares: Vec::new(),
         };
+        let text = serde_json::to_string(&record).unwrap();
+        let record: Record = serde_json::from_str(&text).unwrap();
         let expected = Expected::of(&record, vip);
         assert_eq!(expected.len(), 1);
         let missing = expected.missing(&LockTable::default());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The NLM version that a client's calls carry. v1 and v3 have 32-bit ranges, v4
 /// has 64-bit ones; a host of one version never sees the locks of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "u32")]
+#[serde(into = "u32", try_from = "u32")]
 pub enum NlmVersion {
     V1 = 1,
     V3 = 3,
@@ -21,15 +21,19 @@ impl From<NlmVersion> for u32 {
     }
 }
 
-impl TryFrom<u32> for NlmVersion {
-    type Error = u32;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("NLM has no version {0}")]
+pub struct NoSuchVersion(pub u32);
 
-    fn try_from(number: u32) -> Result<Self, u32> {
+impl TryFrom<u32> for NlmVersion {
+    type Error = NoSuchVersion;
+
+    fn try_from(number: u32) -> Result<Self, NoSuchVersion> {
         match number {
             1 => Ok(NlmVersion::V1),
             3 => Ok(NlmVersion::V3),
             4 => Ok(NlmVersion::V4),
-            other => Err(other),
+            other => Err(NoSuchVersion(other)),
         }
     }
 }
