@@ -418,7 +418,13 @@ impl Calls {
                     (false, 4) => 20,
                     (false, _) => 12,
                 };
-                return self.opaque(more, step::RECLAIM);
+                let found = self.opaque(more, step::RECLAIM);
+                // lockd never looks at the `reclaim` of a SHARE (6.1 and 6.12,
+                // fs/lockd/xdr4.c) and so takes one that ends before it.
+                if self.left < self.skip + 4 {
+                    return self.lost();
+                }
+                return found;
             }
             step::RECLAIM => {
                 self.step = step::REST;

@@ -36,15 +36,25 @@ pub struct Stream {
     pub calls: Calls,
     /// Sequence number of the first byte that was not seen yet.
     pub next: u32,
-    /// Bytes decided on so far, remembered or not.
+    /// Bytes decided on so far, remembered or not; the next one's place in the ring.
     pub decided: u32,
-    /// A segment that begins before this one repeats a byte that is forgotten.
+    /// A segment that begins before this one may repeat a byte that is forgotten.
+    /// Never more than [`REACH`] before `next`.
     horizon: u32,
     pad: u32,
 }
 
 /// The bytes decided on last, the oldest overwritten by the newest.
 pub type Rewrites = [Rewrite; REWRITES];
+
+/// No TCP window is larger (RFC 7323), so that nothing older is sent again.
+const REACH: u32 = 1 << 30;
+
+/// Whether one sequence number comes before another one (RFC 9293, 3.4).
+#[inline(always)]
+fn is_before(seq: u32, other: u32) -> bool {
+    (seq.wrapping_sub(other) as i32) < 0
+}
 
 impl Stream {
     /// Starts over after a SYN with this sequence number.
@@ -53,44 +63,66 @@ impl Stream {
         self.calls = Calls::STREAM;
         self.next = syn.wrapping_add(1);
         self.decided = 0;
-        self.horizon = self.next;
+        self.horizon = self.next.wrapping_sub(REACH);
     }
 
     /// Where a segment of `len` bytes lies.
     #[inline(always)]
     pub fn place(&self, seq: u32, len: u32) -> Place {
-        let seen = self.next.wrapping_sub(seq);
-        if (seen as i32) < 0 {
+        if is_before(self.next, seq) {
             return Place::Ahead;
         }
-        if seen > 0 && (seq.wrapping_sub(self.horizon) as i32) < 0 && self.forgets() {
+        let seen = self.next.wrapping_sub(seq);
+        if seen > 0 && is_before(seq, self.horizon) {
             return Place::Forgotten;
         }
         Place::Seen(if seen < len { seen } else { len })
     }
 
+    /// The segment is read and goes on to lockd.
     #[inline(always)]
-    fn forgets(&self) -> bool {
-        self.decided > REWRITES as u32
+    pub fn pass(&mut self, seq: u32, len: u32) {
+        let end = seq.wrapping_add(len);
+        if is_before(self.next, end) {
+            self.next = end;
+        }
+        if self.next.wrapping_sub(self.horizon) > REACH {
+            self.horizon = self.next.wrapping_sub(REACH);
+        }
+    }
+
+    /// The segment is read but dropped: all is as `before` it, and what was decided
+    /// in it is decided again when it comes again. What it pushed out of the ring
+    /// stays forgotten.
+    #[inline(always)]
+    pub fn take_back(&mut self, before: &Stream) {
+        self.calls = before.calls;
+        self.next = before.next;
+        self.decided = before.decided;
+        if is_before(self.next, self.horizon) {
+            self.horizon = self.next;
+        }
     }
 
     /// Remembers what is written over the byte at `seq`.
     #[inline(always)]
     pub fn remember(&mut self, rewrites: &mut Rewrites, seq: u32, value: u32) {
         let slot = &mut rewrites[self.decided as usize % REWRITES];
-        if self.decided >= REWRITES as u32 {
+        // What a dropped segment left in a slot is this very byte or one after it,
+        // and will be decided on again: nothing is forgotten by that.
+        if self.decided >= REWRITES as u32 && is_before(slot.seq, seq) {
             self.horizon = slot.seq.wrapping_add(1);
         }
         *slot = Rewrite { seq, value };
-        // Never back to few: what is forgotten stays forgotten.
+        // Never back to few: the ring stays full.
         self.decided = match self.decided.checked_add(1) {
             Some(decided) => decided,
             None => 2 * REWRITES as u32,
         };
     }
 
-    /// The `index`th remembered byte, oldest first, as its offset in a segment that
-    /// begins at `seq` and whose first `seen` bytes were seen before.
+    /// A remembered byte, as its offset in a segment that begins at `seq` and whose
+    /// first `seen` bytes were seen before; `index` is below [`REWRITES`].
     #[inline(always)]
     pub fn repeated(
         &self,
@@ -102,8 +134,7 @@ impl Stream {
         if index >= self.decided || index >= REWRITES as u32 {
             return None;
         }
-        let oldest = if self.forgets() { self.decided } else { 0 };
-        let rewrite = rewrites[oldest.wrapping_add(index) as usize % REWRITES];
+        let rewrite = rewrites[index as usize % REWRITES];
         let offset = rewrite.seq.wrapping_sub(seq);
         (offset < seen).then_some((offset, rewrite.value))
     }

@@ -1,0 +1,193 @@
+//! Clients that mean no harm, on paths that lose, repeat and reorder: each LOCK
+//! arrives with the opposite `reclaim`, a SHARE that is no reclaim does not arrive,
+//! and all else arrives as it was sent.
+
+use nlmfo_common::nlm_call::Fsid;
+use nlmfo_common::stream::REWRITES;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::model::gate::{Gate, Verdict};
+use crate::model::lockd::{self, Reading, Taken};
+use crate::model::path::{Event, Path, Start};
+use crate::model::wire::{self, Message};
+use crate::strategies;
+use crate::{config, one_in};
+
+/// What shall arrive.
+struct Expected {
+    /// The stream, or what comes before the part of it that is held back.
+    stream: Vec<u8>,
+    /// The `reclaim` bytes in it.
+    locks: Vec<usize>,
+    is_held_back: bool,
+}
+
+/// What shall arrive of a stream in a window, as lockd's decoder tells it.
+fn expected(sent: &[u8]) -> Expected {
+    let mut stream = sent.to_vec();
+    let mut locks = Vec::new();
+    for record in lockd::records(sent) {
+        let taken = lockd::take(&record.message, Reading::Length);
+        assert_eq!(taken, lockd::take(&record.message, Reading::Contents));
+        match taken {
+            Some(Taken::Lock { reclaim, at, .. }) => {
+                let at = record.at[at];
+                stream[at] = u8::from(!reclaim);
+                locks.push(at);
+            }
+            Some(Taken::Share { at }) if stream[record.at[at]] == 0 => {
+                stream.truncate(record.at[at]);
+                return Expected {
+                    stream,
+                    locks,
+                    is_held_back: true,
+                };
+            }
+            _ => {}
+        }
+    }
+    Expected {
+        stream,
+        locks,
+        is_held_back: false,
+    }
+}
+
+fn stream_of(messages: &[Message]) -> Vec<u8> {
+    let records = messages
+        .iter()
+        .map(|message| wire::record(&message.encode()));
+    records.collect::<Vec<_>>().concat()
+}
+
+/// NLM version 1 has neither NM_LOCK nor SHARE, and lockd says so; the gate does not
+/// tell them from those of version 3.
+fn is_known(message: &Message) -> bool {
+    !matches!(message, Message::Call(call) if call.version == 1 && call.procedure > 16)
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn in_a_window_each_call_arrives_as_it_should(
+        messages in vec(strategies::message().prop_filter("known", is_known), 1..10),
+        isn in strategies::isn(),
+        events in strategies::events(),
+        piece in prop_oneof![Just(1usize), 2..5000usize],
+    ) {
+        let sent = stream_of(&messages);
+        let expected = expected(&sent);
+        let mut path = Path::new(&sent, isn, Vec::new());
+        for event in events {
+            path.play(event);
+        }
+        path.finish(piece);
+        path.finish(1);
+        prop_assert!(!path.is_closed, "an honest client's connection is closed");
+        prop_assert!(path.received() == expected.stream, "something else arrives");
+        let decided = path.gate.log.values().filter(|decided| !decided.is_share);
+        prop_assert_eq!(decided.count(), expected.locks.len());
+    }
+
+    /// The kernel's own grace comes and goes: what was decided on a call holds for
+    /// all copies of it (`Path::send`), and what was left is as it was sent.
+    #[test]
+    fn what_was_decided_holds(
+        messages in vec(strategies::message().prop_filter("known", is_known), 1..6),
+        isn in strategies::isn(),
+        events in strategies::events(),
+        kernel_grace in strategies::kernel_grace(),
+    ) {
+        let sent = stream_of(&messages);
+        let mut expected = expected(&sent);
+        let mut path = Path::new(&sent, isn, kernel_grace);
+        for event in events {
+            path.play(event);
+        }
+        path.finish(1);
+        for at in expected.locks {
+            expected.stream[at] = path.gate.log[&at].written as u8;
+        }
+        prop_assert!(!path.is_closed, "an honest client's connection is closed");
+        prop_assert!(path.received() == expected.stream, "something else arrives");
+    }
+
+    #[test]
+    fn a_datagram_arrives_as_it_should(
+        message in strategies::message().prop_filter("known", is_known),
+    ) {
+        let sent = message.encode();
+        let mut gate = Gate::new(0, Vec::new());
+        let verdict = gate.datagram(&sent);
+        let mut arrives = sent.clone();
+        match lockd::take(&sent, Reading::Length) {
+            Some(Taken::Share { at }) if sent[at] == 0 => {
+                prop_assert_eq!(verdict, Verdict::Drop);
+                return Ok(());
+            }
+            Some(Taken::Lock { xid, reclaim, at }) => {
+                prop_assert_eq!(gate.log[&at].xid, xid);
+                arrives[at] = u8::from(!reclaim);
+            }
+            _ => {}
+        }
+        prop_assert_eq!(verdict, Verdict::Pass(arrives));
+    }
+
+    /// The filesystem of a call is the one that its handle names.
+    #[test]
+    fn the_filesystem_of_a_call_is_known(
+        call in strategies::reclaiming(),
+        piece in 1..400usize,
+    ) {
+        let handle = &call.arguments.handle;
+        let mut words = [0; 8];
+        for (word, bytes) in words.iter_mut().zip(handle.chunks(4)) {
+            let mut padded = [0; 4];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            *word = u32::from_ne_bytes(padded);
+        }
+        let sent = wire::record(&Message::Call(call.clone()).encode());
+        let mut path = Path::new(&sent, 7, Vec::new());
+        path.finish(piece);
+        let (_, decided) = path.gate.log.first_key_value().expect("it has a reclaim word");
+        prop_assert_eq!(decided.fsid, Fsid::of_handle(&words));
+        prop_assert_eq!(decided.xid, call.xid);
+    }
+}
+
+proptest! {
+    #![proptest_config(one_in(40))]
+
+    /// A connection with far more calls than the gate remembers, of which never more
+    /// are on their way than it does.
+    #[test]
+    fn a_long_connection_is_followed(
+        calls in vec(strategies::lock(), 65..200),
+        isn in strategies::isn(),
+        losses in vec((0..REWRITES, strategies::event(3000)), 1..30),
+    ) {
+        let messages: Vec<_> = calls.into_iter().map(Message::Call).collect();
+        let sent = stream_of(&messages);
+        let expected = expected(&sent);
+        let locks = &expected.locks;
+        let mut path = Path::new(&sent, isn, Vec::new());
+        let mut losses = losses.into_iter().cycle();
+        let mut arrived = 0;
+        while arrived < sent.len() && !path.is_closed {
+            // All of the flight is lost after the gate, some of it comes again.
+            let (ahead, event) = losses.next().expect("endless");
+            let next = locks.partition_point(|&at| at < arrived);
+            let flight = locks.get(next + ahead).map_or(sent.len(), |&at| at + 1);
+            path.send(arrived, flight - arrived, false);
+            path.play(Event { start: Start::Again, ..event });
+            path.send(arrived, 1 + usize::from(event.len), true);
+            arrived = path.received().len();
+        }
+        prop_assert!(!path.is_closed, "an honest client's connection is closed");
+        prop_assert!(path.received() == expected.stream, "something else arrives");
+        prop_assert!(!expected.is_held_back);
+    }
+}
