@@ -268,8 +268,8 @@ impl Calls {
             let Some(byte) = bytes.byte(self.at) else {
                 return self.lost();
             };
-            let before = if self.have == 0 { 0 } else { self.word };
-            self.word = before << 8 | byte as u32;
+            // Four of these leave nothing of the word before.
+            self.word = self.word << 8 | byte as u32;
             self.at += 1;
             self.left -= 1;
             self.have += 1;

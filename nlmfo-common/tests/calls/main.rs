@@ -3,6 +3,7 @@
 //!
 //! `NLMFO_CALL_CASES` is how many cases each property gets.
 
+mod fuzz;
 mod honest;
 mod hostile;
 mod model;

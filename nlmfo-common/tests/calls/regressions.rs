@@ -6,34 +6,13 @@ use nlmfo_common::stream::{Place, REWRITES, Stream};
 use crate::model::gate::{Gate, Verdict};
 use crate::model::lockd::{self, Reading, Taken};
 use crate::model::path::Path;
-use crate::model::wire::{self, Arguments, Call, Credential, Message, NLM, procedure};
+use crate::model::wire::{self, Call, Credential, Message, procedure};
 
 const ISN: u32 = u32::MAX - 1000;
 const FIRST: u32 = ISN.wrapping_add(1);
 
-fn call(xid: u32, procedure: u32, reclaim: bool) -> Call {
-    Call {
-        xid,
-        program: NLM,
-        version: 4,
-        procedure,
-        credential: Credential::Unix {
-            machine: b"client".to_vec(),
-            groups: vec![100],
-        },
-        arguments: Arguments {
-            cookie: xid.to_be_bytes().to_vec(),
-            caller: b"client".to_vec(),
-            handle: wire::handle(7, &[9; 36]),
-            owner: b"1@client".to_vec(),
-            reclaim,
-        },
-        trailing: Vec::new(),
-    }
-}
-
 fn message(xid: u32, procedure: u32, reclaim: bool) -> Vec<u8> {
-    Message::Call(call(xid, procedure, reclaim)).encode()
+    Message::Call(Call::of_linux(xid, procedure, reclaim)).encode()
 }
 
 fn lock(xid: u32) -> Vec<u8> {
@@ -114,16 +93,20 @@ fn what_a_dropped_segment_pushed_out_is_forgotten() {
         let passed = gate.segment(FIRST, &sent[..bounds[decided]]);
         assert!(matches!(passed, Verdict::Pass(_)));
         let next = FIRST.wrapping_add(bounds[decided] as u32);
-        assert_eq!(gate.segment(next, &sent[bounds[decided]..]), Verdict::Drop);
+        for _ in 0..3 {
+            assert_eq!(gate.segment(next, &sent[bounds[decided]..]), Verdict::Drop);
+        }
 
         let oldest = decided - REWRITES;
-        let again = |gate: &mut Gate, from: usize, to: usize| {
-            gate.segment(FIRST.wrapping_add(from as u32), &sent[from..to])
+        let forgotten = bounds[oldest] + reclaim_in(&records[oldest]);
+        let mut again = |from: usize| {
+            let seq = FIRST.wrapping_add(from as u32);
+            gate.segment(seq, &sent[from..bounds[decided]])
         };
-        let of_oldest = bounds[oldest];
-        assert_eq!(again(&mut gate, of_oldest, bounds[decided]), Verdict::Close);
-        let after = bounds[oldest + 1];
-        let Verdict::Pass(bytes) = again(&mut gate, after, bounds[decided]) else {
+        assert_eq!(again(bounds[oldest]), Verdict::Close);
+        assert_eq!(again(forgotten), Verdict::Close);
+        assert!(matches!(again(forgotten + 1), Verdict::Pass(_)));
+        let Verdict::Pass(bytes) = again(bounds[oldest + 1]) else {
             panic!("what is remembered passes");
         };
         assert_eq!(bytes[reclaim_in(&records[oldest + 1])], 1);
@@ -144,6 +127,8 @@ fn a_dropped_segment_may_hold_more_calls_than_are_remembered() {
     for piece in bounds[10..].windows(2) {
         path.send(piece[0], piece[1] - piece[0], false);
         path.send(piece[0], piece[1] - piece[0], true);
+        let first = path.gate.clone().segment(FIRST, &sent[..bounds[1]]);
+        assert_eq!(first, Verdict::Close, "pushed out at once, and for good");
     }
     let received = path.received();
     assert_eq!(received.len(), *bounds.last().expect("not empty"));
@@ -239,13 +224,32 @@ fn a_reclaim_word_with_high_bytes_does_not_pass() {
 #[test]
 fn a_credential_of_two_lengths_does_not_pass() {
     for by in [-8, -4, 4, 8, 200] {
-        let mut call = call(1, procedure::LOCK, false);
+        let mut call = Call::of_linux(1, procedure::LOCK, false);
         call.credential = Credential::Lying {
             machine: b"client".to_vec(),
             groups: vec![0; 6],
             by,
         };
         let message = Message::Call(call).encode();
+        let by_contents = lockd::take(&message, Reading::Contents);
+        assert!(matches!(by_contents, Some(Taken::Lock { .. })));
+        assert_eq!(Gate::new(0, vec![]).datagram(&message), Verdict::Drop);
+    }
+}
+
+/// 6.1 counts the words of a machine's name in 32 bits, and finds none in one of
+/// almost 4 GiB.
+#[test]
+fn a_machine_name_whose_length_overflows_does_not_pass() {
+    let mut call = Call::of_linux(1, procedure::LOCK, false);
+    call.credential = Credential::Unix {
+        machine: Vec::new(),
+        groups: vec![7; 16],
+    };
+    let mut message = Message::Call(call).encode();
+    const MACHINE_LEN: usize = 9 * 4;
+    for len in [0xffff_fffd, u32::MAX] {
+        message[MACHINE_LEN..MACHINE_LEN + 4].copy_from_slice(&len.to_be_bytes());
         let by_contents = lockd::take(&message, Reading::Contents);
         assert!(matches!(by_contents, Some(Taken::Lock { .. })));
         assert_eq!(Gate::new(0, vec![]).datagram(&message), Verdict::Drop);

@@ -30,6 +30,8 @@ use crate::{
 
 /// What `tests/tests/lab.rs` reads the kernels from.
 const LAB_KERNELS: &str = "NLMFO_LAB_KERNELS";
+/// What `nlmfo-common/tests/calls` reads its number of random cases from.
+const CALL_CASES: &str = "NLMFO_CALL_CASES";
 
 #[derive(Debug, Args)]
 pub struct TestArgs {
@@ -41,6 +43,11 @@ pub struct TestArgs {
     /// Leave the lab out
     #[arg(long, conflicts_with = "kernel")]
     fast: bool,
+
+    /// Try the parser of NLM calls on a million random connections, which takes
+    /// minutes
+    #[arg(long)]
+    long: bool,
 }
 
 /// Fails if anything failed; the last line on standard output is the counts.
@@ -68,6 +75,9 @@ pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
         // The lab's target is built with the others, and has nothing to do.
         let mut cargo = cargo_test(cache);
         cargo.env(LAB_KERNELS, "");
+        if args.long {
+            cargo.env(CALL_CASES, "1000000");
+        }
         Ok((cargo, Tally::default()))
     });
     if !args.fast {

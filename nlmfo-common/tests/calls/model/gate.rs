@@ -28,6 +28,7 @@ pub struct Decided {
     pub fsid: Option<Fsid>,
 }
 
+#[derive(Clone)]
 pub struct Gate {
     pub stream: Stream,
     rewrites: Rewrites,

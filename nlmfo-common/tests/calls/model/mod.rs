@@ -12,4 +12,5 @@ pub mod attack;
 pub mod gate;
 pub mod lockd;
 pub mod path;
+pub mod seeds;
 pub mod wire;

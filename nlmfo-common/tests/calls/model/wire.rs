@@ -133,6 +133,29 @@ impl Credential {
 }
 
 impl Call {
+    /// As a Linux client makes it.
+    pub fn of_linux(xid: u32, procedure: u32, reclaim: bool) -> Self {
+        const UUID16_INUM: u8 = 7;
+        Self {
+            xid,
+            program: NLM,
+            version: 4,
+            procedure,
+            credential: Credential::Unix {
+                machine: b"client".to_vec(),
+                groups: vec![100],
+            },
+            arguments: Arguments {
+                cookie: xid.to_be_bytes().to_vec(),
+                caller: b"client".to_vec(),
+                handle: handle(UUID16_INUM, &[9; 28]),
+                owner: b"1@client".to_vec(),
+                reclaim,
+            },
+            trailing: Vec::new(),
+        }
+    }
+
     fn file(&self, xdr: &mut Xdr) {
         xdr.opaque(&self.arguments.caller);
         xdr.opaque(&self.arguments.handle);
