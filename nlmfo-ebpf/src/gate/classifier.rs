@@ -203,11 +203,11 @@ fn follow(
     connection.stream.calls.end = packet.end;
     match calls::read_stream(packet.skb, work, connection) {
         Outcome::PASS => {
-            connection.stream.next = seq.wrapping_add(len);
+            connection.stream.pass(seq, len);
             PASS
         }
         Outcome::DROP => {
-            connection.stream = connection.before;
+            connection.stream.take_back(&connection.before);
             drop(work)
         }
         _ => {
