@@ -192,9 +192,6 @@ pub struct GateLayout {
     pub serv_name: u32,
     /// `svid` in the type of [`Layout::lock_fl`], 4 bytes.
     pub lock_svid: u32,
-    /// `sockaddr_in.sin_port` and `sockaddr_in6.sin6_port`, one offset.
-    pub sin_port: u32,
-    pub pad: u32,
 }
 
 impl GateLayout {
@@ -214,7 +211,7 @@ const _: () = {
     assert!(size_of::<Violation>() == 80 + FH_MAX);
     assert!(size_of::<Stream>() == 104);
     assert!(size_of::<Connection>() == 2 * 104 + 8 + 512);
-    assert!(size_of::<GateLayout>() == size_of::<Layout>() + 48);
+    assert!(size_of::<GateLayout>() == size_of::<Layout>() + 40);
 };
 
 #[cfg(feature = "user")]

@@ -51,8 +51,6 @@ fn gate_layout() -> GateLayout {
         rqst_xid: 1040,
         serv_name: 64,
         lock_svid: 160,
-        sin_port: 2,
-        pad: 0,
     }
 }
 

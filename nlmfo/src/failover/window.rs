@@ -83,7 +83,8 @@ async fn clear_waiters(
         vip,
         targets: &targets,
     };
-    let report = (calls.cancel_waiters(&job).await).map_err(|source| OpenError::Waiters { vip, source })?;
+    let report =
+        (calls.cancel_waiters(&job).await).map_err(|source| OpenError::Waiters { vip, source })?;
     for failed in report.failures() {
         warn!(host = %failed.host, outcome = ?failed.outcome, "waiters not cancelled");
     }

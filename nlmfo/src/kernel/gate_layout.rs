@@ -54,7 +54,5 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<GateLay
         rqst_xid: sunrpc.offset("svc_rqst.rq_xid", 4, answered)?,
         serv_name: sunrpc.offset("svc_serv.sv_name", 8, "following lockd's ports")?,
         lock_svid: svid.offset - lock.offset,
-        sin_port: kernel.offset("sockaddr_in.sin_port", 2, answered)?,
-        pad: 0,
     })
 }
