@@ -5,6 +5,7 @@ mod counters;
 mod counters_released;
 mod free_all;
 mod grace;
+mod grace_end;
 mod last_resorts;
 mod locks;
 mod release;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         locks::SCENARIOS,
         free_all::SCENARIOS,
         grace::SCENARIOS,
+        grace_end::SCENARIOS,
         takeover::SCENARIOS,
         release::SCENARIOS,
         last_resorts::SCENARIOS,
