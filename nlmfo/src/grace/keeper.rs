@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::devices::Monitor;
 use super::gate::Gate;
-use super::lock::Lock;
+use super::lock::{Held, Lock};
 use super::{GraceError, leftovers, window};
 use crate::kernel::netns;
 
@@ -22,7 +22,7 @@ use crate::kernel::netns;
 pub const COMMAND: &str = "grace-keeper";
 
 /// Longest time between two looks, should word of a device be missed.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Starts a keeper for this network namespace; one too many ends by itself.
 pub fn spawn() -> Result<(), GraceError> {
@@ -55,7 +55,7 @@ pub async fn keep() -> Result<(), GraceError> {
         // Whoever opens windows has the lock meanwhile, and starts a keeper after.
         let lock = Lock::Gate.take()?;
         let Some(mut gate) = Gate::in_force()? else {
-            return Ok(());
+            break release(keeping, lock);
         };
         let gone = vips_gone(&gate.fenced()?);
         if !gone.is_empty() {
@@ -64,15 +64,16 @@ pub async fn keep() -> Result<(), GraceError> {
         let left = window::left(gate.ends()?, window::now());
         if left.is_zero() {
             leftovers::finish(gate).await?;
-            // In this order: whoever opens a window next finds no keeper.
-            drop(keeping);
-            drop(lock);
-            return Ok(());
+            break release(keeping, lock);
         }
-        for device in gate.cover_all().await?.uncovered {
-            if device.failed {
-                warn!(device = device.device.name, device.reason, "not covered");
+        match gate.cover_all().await {
+            Ok(coverage) => {
+                for device in coverage.uncovered.iter().filter(|device| device.failed) {
+                    warn!(device = device.device.name, device.reason, "not covered");
+                }
             }
+            // The next look may do better.
+            Err(error) => warn!(%error, "the devices were not looked through"),
         }
         drop(lock);
         tokio::select! {
@@ -82,6 +83,13 @@ pub async fn keep() -> Result<(), GraceError> {
             () = sleep(left.min(LOOK)) => {}
         }
     }
+    Ok(())
+}
+
+/// In this order: whoever opens a window next finds no keeper, and starts one.
+fn release(keeping: Held, lock: Held) {
+    drop(keeping);
+    drop(lock);
 }
 
 /// Those that are no address of this node any more.

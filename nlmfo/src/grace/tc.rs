@@ -72,28 +72,9 @@ pub(super) async fn attach(
         device: device.name.clone(),
         cause,
     };
-    let added_qdisc = match request(netlink, add_qdisc(device.index)).await {
-        Ok(_) => true,
-        Err(Failed::Kernel(Errno::EXIST)) => false,
-        Err(error) => return Err(cover(format!("adding a clsact qdisc: {error}"))),
-    };
-    let attached = |added_filter| Attached {
-        added_qdisc,
-        added_filter,
-    };
-    for _ in 0..2 {
-        match request(netlink, add_filter(device.index, program)).await {
-            Ok(_) => return Ok(attached(true)),
-            Err(Failed::Kernel(Errno::EXIST)) => {}
-            Err(Failed::Kernel(Errno::INVAL)) => {
-                return Err(cover(format!(
-                    "a filter of another kind has priority {PRIORITY} on its ingress (`tc filter \
-                     show dev {} ingress`), which the gate needs: give it a later one",
-                    device.name
-                )));
-            }
-            Err(error) => return Err(cover(format!("adding a filter: {error}"))),
-        }
+    // Looked at before anything is changed: most often all is in place.
+    let mut added_qdisc = false;
+    for _ in 0..3 {
         let filters = filters(netlink, device.index, Side::Ingress)
             .await
             .map_err(|error| cover(format!("listing its filters: {error}")))?;
@@ -102,7 +83,10 @@ pub(super) async fn attach(
             .find(|filter| filter.handle == HANDLE && filter.info >> 16 == u32::from(PRIORITY));
         match there {
             Some(filter) if filter.is_ours() && filter.program == Some(id) => {
-                return Ok(attached(false));
+                return Ok(Attached {
+                    added_qdisc,
+                    added_filter: false,
+                });
             }
             Some(filter) if filter.is_ours() => remove_filter(netlink, device.index, &filter)
                 .await
@@ -113,6 +97,29 @@ pub(super) async fn attach(
                 ));
             }
             None => {}
+        }
+        match request(netlink, add_qdisc(device.index)).await {
+            Ok(_) => added_qdisc = true,
+            Err(Failed::Kernel(Errno::EXIST)) => {}
+            Err(error) => return Err(cover(format!("adding a clsact qdisc: {error}"))),
+        }
+        match request(netlink, add_filter(device.index, program)).await {
+            Ok(_) => {
+                return Ok(Attached {
+                    added_qdisc,
+                    added_filter: true,
+                });
+            }
+            // Somebody was faster: the next look tells who.
+            Err(Failed::Kernel(Errno::EXIST)) => {}
+            Err(Failed::Kernel(Errno::INVAL)) => {
+                return Err(cover(format!(
+                    "a filter of another kind has priority {PRIORITY} on its ingress (`tc filter \
+                     show dev {} ingress`), which the gate needs: give it a later one",
+                    device.name
+                )));
+            }
+            Err(error) => return Err(cover(format!("adding a filter: {error}"))),
         }
     }
     Err(cover("its filters keep changing".into()))

@@ -51,7 +51,7 @@ fn ends(context: &Context) -> Result<End> {
     let status = client.nm_lock(&file, 1, range, Mode::Write)?;
     ensure!(status == Status::DeniedGracePeriod, "{status:?}");
     // From now on another end; what was counted stays.
-    let opened = tool.json(exit::CONFIRMED, &["grace", "--vip", VIP, "--for", "2s"])?;
+    let opened = tool.json(exit::CONFIRMED, &["grace", "--vip", VIP, "--for", "20s"])?;
     ensure!(opened["windows"][0]["lockd"]["refused"] == 1, "{opened}");
 
     until("the keeper to take the gate out of the kernel", || {
