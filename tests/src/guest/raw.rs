@@ -63,12 +63,14 @@ impl RawNet {
              route add local fd78::/64 dev lo\n")?;
         server.place().ip("route add 10.78.0.0/16 via 10.77.2.1\n\
              route add fd78::/64 via fd77::2:1\n")?;
-        let ports = server.place().within(|| {
-            runtime()?
-                .block_on(LockdPorts::look_up(DEADLINE))
-                .context("ports of the server's lockd")
-        })?;
+        let ports = ports(server)?;
         Ok(RawNet { place, ports })
+    }
+
+    /// Asks again for the ports of a lockd that has restarted.
+    pub fn look_up_ports(&mut self, server: &Server) -> Result<()> {
+        self.ports = ports(server)?;
+        Ok(())
     }
 
     pub fn place(&self) -> &Place {
@@ -171,6 +173,14 @@ pub fn credential() -> Credential {
         uid: 0,
         gid: 0,
     }
+}
+
+fn ports(server: &Server) -> Result<LockdPorts> {
+    server.place().within(|| {
+        runtime()?
+            .block_on(LockdPorts::look_up(DEADLINE))
+            .context("ports of the server's lockd")
+    })
 }
 
 fn runtime() -> Result<Runtime> {

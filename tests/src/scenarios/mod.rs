@@ -4,6 +4,8 @@ mod bad_days;
 mod counters;
 mod counters_released;
 mod free_all;
+mod gate;
+mod gate_life;
 mod grace;
 mod grace_end;
 mod last_resorts;
@@ -51,6 +53,8 @@ pub fn all() -> Vec<Scenario> {
         grace::SCENARIOS,
         grace_end::SCENARIOS,
         takeover::SCENARIOS,
+        gate::SCENARIOS,
+        gate_life::SCENARIOS,
         release::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,

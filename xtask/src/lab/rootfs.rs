@@ -22,7 +22,7 @@ use crate::{
     progress,
 };
 
-const PACKAGES: [&str; 33] = [
+const PACKAGES: [&str; 34] = [
     "base-files",
     "bash",
     "bsdutils",
@@ -31,6 +31,7 @@ const PACKAGES: [&str; 33] = [
     "dash",
     "diffutils",
     "e2fsprogs",
+    "ethtool",
     "findutils",
     "grep",
     "gzip",
@@ -142,7 +143,7 @@ const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: fil
 /// The userland that every run has.
 pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
-        .once("rootfs/userland-3.cpio", |to| {
+        .once("rootfs/userland-4.cpio", |to| {
             build(apt, &PACKAGES, to, |tree, layer| {
                 busybox_links(tree)?;
                 configure(tree)?;
