@@ -90,6 +90,14 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     };
     let mut listing = listing(&args.vip, Some(begun.coverage))?;
     listing.ended = None;
+    let is_open = |vip: &&IpAddr| listing.windows.iter().any(|w| w.vip == **vip && w.open);
+    if let Some(vip) = args.vip.iter().find(|vip| !is_open(vip)) {
+        let error = anyhow!(
+            "{vip}: its grace ended before it was confirmed; give it more time than {:?}",
+            plan.lasting
+        );
+        return Err(Failure::new(Exit::NotConfirmed, error));
+    }
     listing.waiters_cancelled = Some(opened.cancelled);
     listing.still_waiting = opened.waiting;
     if args.json {
