@@ -4,8 +4,8 @@
 //!
 //! The grace gate runs this in the kernel and the tests run the same code. What a
 //! lying client sends must be read as lockd reads it, or not at all: where lockd's
-//! versions differ in what they believe (up to 6.1 the *contents* of an AUTH_UNIX
-//! credential decide where it ends, later its length), both must say the same, else
+//! versions differ in what they believe (the *contents* of an AUTH_UNIX credential decide
+//! where it ends in 6.1 and 6.12, not its length), both must say the same, else
 //! the call is [`Found::Lost`].
 
 /// `NLM_PROGRAM`.

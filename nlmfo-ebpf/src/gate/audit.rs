@@ -58,9 +58,16 @@ fn host_vip(host: u64) -> Result<Addr, i32> {
     sockaddr(host + layout!(common.host_srcaddr) as u64).map(|(vip, _)| vip)
 }
 
-/// Whether what lockd does now for this VIP and file falls into an audited window.
+/// Whether what lockd does now for this host's VIP and file falls into an audited window
+/// of its network namespace: the same address may serve in another one.
 #[inline(always)]
-fn is_audited(vip: &Addr, file: u64) -> bool {
+fn is_audited(host: u64, vip: &Addr, file: u64) -> bool {
+    let Some(gate) = GATE.get(0) else {
+        return false;
+    };
+    if pointer(host, layout!(common.host_net)) != Ok(gate.net) {
+        return false;
+    }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: an element of our map; its fields are read once each.
@@ -70,10 +77,7 @@ fn is_audited(vip: &Addr, file: u64) -> bool {
     {
         return true;
     }
-    match GATE.get(0) {
-        Some(gate) if now < gate.scope_until => is_of_scope(file),
-        _ => false,
-    }
+    now < gate.scope_until && is_of_scope(file)
 }
 
 #[inline(always)]
@@ -98,7 +102,7 @@ pub fn audit_enter(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let Ok(vip) = host_vip(host) else { return 0 };
-    if !is_audited(&vip, file) {
+    if !is_audited(host, &vip, file) {
         return 0;
     }
     let thread = bpf_get_current_pid_tgid();
@@ -193,7 +197,7 @@ pub fn audit_granted(ctx: ProbeContext) -> u32 {
     };
     let Ok(vip) = host_vip(host) else { return 0 };
     let fl = request + layout!(common.rqst_lock_fl) as u64;
-    if is_audited(&vip, 0) {
+    if is_audited(host, &vip, 0) {
         let lock = Lock {
             vip,
             host,

@@ -240,7 +240,8 @@ enum Decision {
 #[inline(always)]
 fn decide(work: &Work, calls: &Calls) -> Decision {
     let is_in_window = work.is_in_window != 0;
-    if !is_in_window && !(work.is_in_scope != 0 && is_of_scope(calls)) {
+    let concerns_us = is_in_window || (work.is_in_scope != 0 && is_of_scope(calls));
+    if !concerns_us {
         return Decision::Pass;
     }
     let is_reclaim = calls.word != 0;
