@@ -26,3 +26,4 @@ pub mod tool;
 pub mod traces;
 pub mod wait;
 pub mod wire;
+pub mod wired;

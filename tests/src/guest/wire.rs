@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -60,13 +61,16 @@ impl Ask {
     }
 }
 
-/// Who calls: what its calls say of it, and the number of the next one.
+/// Numbers of calls. No two of a scenario's are alike, whatever port they come from: a
+/// datagram with the number and port of an earlier one is the same call once more.
+static NEXT_XID: AtomicU32 = AtomicU32::new(1);
+
+/// Who calls: what its calls say of it.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub name: String,
     pub owner: Vec<u8>,
     version: NlmVersion,
-    next_xid: u32,
 }
 
 impl Caller {
@@ -75,19 +79,17 @@ impl Caller {
             name: name.into(),
             owner: name.into(),
             version,
-            next_xid: 1,
         }
     }
 
     /// A call for a range of a file, or for all of it where it is about a SHARE.
-    pub fn call(&mut self, ask: Ask, file: &FileHandle, range: Range) -> Result<Call> {
+    pub fn call(&self, ask: Ask, file: &FileHandle, range: Range) -> Result<Call> {
         const SVID: u32 = 7;
         const EXCLUSIVE: bool = true;
         const BLOCK: bool = false;
         const STATE: u32 = 1;
         const READ: u32 = 1;
-        let xid = self.next_xid;
-        self.next_xid += 1;
+        let xid = NEXT_XID.fetch_add(1, Ordering::Relaxed);
         let mut xdr = Encoder::default();
         xdr.opaque("cookie", &xid.to_be_bytes(), MAX_COOKIE)?;
         match ask {
@@ -251,6 +253,11 @@ impl Datagrams {
         Ok(Datagrams(socket.into()))
     }
 
+    /// Goes on with another peer, from the same port.
+    pub fn redirect(&self, peer: SocketAddr) -> Result<()> {
+        (self.0.connect(peer)).with_context(|| format!("connecting to {peer}"))
+    }
+
     pub fn send(&self, call: &Call) -> Result<()> {
         self.0
             .send(&call.record[RECORD_MARKER..])
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_call_is_one_record_with_its_number_and_reclaim_word() {
-        let mut caller = Caller::new("raw1", NlmVersion::V4);
+        let caller = Caller::new("raw1", NlmVersion::V4);
         let file = FileHandle(vec![1; 28]);
         let ask = Ask::NmLock { reclaim: true };
         let call = caller.call(ask, &file, Range::new(3, 5)).unwrap();
@@ -296,10 +303,9 @@ mod tests {
 
     #[test]
     fn an_answer_is_read_by_the_number_of_its_call() {
-        let words: [u32; 8] = [9, 1, 0, 0, 0, 0, 0, 4];
         let marker = LAST_FRAGMENT | 32;
-        let record = [&marker].into_iter().chain(&words);
-        let record: Vec<u8> = record.flat_map(|word| word.to_be_bytes()).collect();
+        let words: [u32; 9] = [marker, 9, 1, 0, 0, 0, 0, 0, 4];
+        let record: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
         let answer = Some(Status::DeniedGracePeriod);
         assert_eq!(read_answer(record).unwrap(), (9, answer));
     }

@@ -1,24 +1,19 @@
 //! The grace gate on the wire: whatever a client does with its bytes, in a window a
 //! new lock is refused and a reclaim granted.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
 use anyhow::{Context as _, Result, ensure};
-use nlmfo::observe::host::{NlmVersion, Transport};
+use nlmfo::observe::host::NlmVersion;
 use nlmfo::rpc::nlm::Status;
 
 use super::{Context, End, Scenario};
 use crate::guest::command::run;
 use crate::guest::gated::{ensure_answers, open, window};
-use crate::guest::handles::FileHandle;
-use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::place::Place;
-use crate::guest::raw::{RawNet, address};
 use crate::guest::tool::Tool;
 use crate::guest::wait::{Seen, until};
-use crate::guest::wire::{Answer, Ask, Caller, Datagrams, Stream};
+use crate::guest::wire::Ask;
+use crate::guest::wired::{GRANTED, IN_GRACE, REFUSED, VIP, VIP6, Wired};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -52,211 +47,6 @@ pub const SCENARIOS: &[Scenario] = &[
         run: fragments,
     },
 ];
-
-const VIP: &str = "10.77.0.1";
-const OTHER: &str = "10.77.0.2";
-const VIP6: &str = "fd77::1";
-
-/// Of [`Lab::vips`].
-const IN_GRACE: [(&str, usize); 2] = [(VIP, 0), (VIP6, 2)];
-
-const GRANTED: Answer = Some(Status::Granted);
-const REFUSED: Answer = Some(Status::DeniedGracePeriod);
-
-/// A server with a VIP of each family in grace and another that is not, raw clients,
-/// and one file.
-struct Wired {
-    lab: Lab,
-    net: RawNet,
-    file: FileHandle,
-    /// First byte of the next lock. Locks do not touch, as the kernel would join them.
-    next: u64,
-    /// Of the next client.
-    number: u16,
-    /// First bytes of the locks that clients were granted.
-    held: BTreeSet<u64>,
-    /// Of each VIP in [`IN_GRACE`]: reclaims granted, new locks refused.
-    counts: [(u64, u64); 2],
-}
-
-/// What one client sends, and what must come of it.
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    answers: BTreeMap<u32, Vec<Answer>>,
-    held: BTreeSet<u64>,
-    reclaimed: u64,
-    refused: u64,
-}
-
-impl Wired {
-    fn up() -> Result<Wired> {
-        let lab = Lab::up(&[VIP, OTHER, VIP6], 0)?;
-        let net = RawNet::join(&lab.server)?;
-        let file = net.file(&lab.server, lab.vips[1], "file")?;
-        Ok(Wired {
-            lab,
-            net,
-            file,
-            next: 0,
-            number: 0,
-            held: BTreeSet::new(),
-            counts: [(0, 0); 2],
-        })
-    }
-
-    fn range(&mut self) -> Range {
-        let range = Range::new(self.next, 5);
-        self.next += 10;
-        range
-    }
-
-    fn client(&mut self, vip: IpAddr, version: NlmVersion) -> (Caller, IpAddr) {
-        self.number += 1;
-        let caller = Caller::new(&format!("raw{}", self.number), version);
-        (caller, address(self.number, vip))
-    }
-
-    /// A new client with a connection.
-    fn stream(&mut self, vip: IpAddr, version: NlmVersion) -> Result<(Caller, Stream)> {
-        let (caller, source) = self.client(vip, version);
-        let peer = self.net.lockd(vip, version, Transport::Tcp)?;
-        let stream = Stream::connect(self.net.place(), Some(source), peer)?;
-        Ok((caller, stream))
-    }
-
-    /// A new client that speaks UDP.
-    fn datagrams(&mut self, vip: IpAddr, version: NlmVersion) -> Result<(Caller, Datagrams)> {
-        let (caller, source) = self.client(vip, version);
-        let peer = self.net.lockd(vip, version, Transport::Udp)?;
-        let datagrams = Datagrams::connect(self.net.place(), Some(source), peer)?;
-        Ok((caller, datagrams))
-    }
-
-    /// About so many calls of all kinds, some of them sent twice.
-    fn batch(&mut self, caller: &mut Caller, calls: usize) -> Result<Batch> {
-        const MIX: [(Ask, Answer); 10] = [
-            (Ask::NmLock { reclaim: false }, REFUSED),
-            (Ask::NmLock { reclaim: true }, GRANTED),
-            (Ask::Test, GRANTED),
-            (Ask::Lock { reclaim: true }, GRANTED),
-            (Ask::LockMsg { reclaim: false }, None),
-            (Ask::Lock { reclaim: false }, REFUSED),
-            (Ask::LockMsg { reclaim: true }, None),
-            (Ask::Unlock, GRANTED),
-            (Ask::NmLock { reclaim: false }, REFUSED),
-            (Ask::NmLock { reclaim: true }, GRANTED),
-        ];
-        let mut batch = Batch::default();
-        for (nth, (ask, answer)) in MIX.into_iter().cycle().take(calls).enumerate() {
-            let range = self.range();
-            let call = caller.call(ask, &self.file, range)?;
-            let times = if nth % 7 == 0 { 2 } else { 1 };
-            for _ in 0..times {
-                batch.bytes.extend(&call.record);
-            }
-            batch.answers.insert(call.xid, vec![answer; times]);
-            let times = times as u64;
-            match ask {
-                Ask::Lock { reclaim } | Ask::NmLock { reclaim } | Ask::LockMsg { reclaim } => {
-                    if reclaim {
-                        batch.held.insert(range.start);
-                        batch.reclaimed += times;
-                    } else {
-                        batch.refused += times;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(batch)
-    }
-
-    /// One NM_LOCK and its answer.
-    fn ask(&mut self, caller: &mut Caller, stream: &mut Stream, reclaim: bool) -> Result<Answer> {
-        let range = self.range();
-        let call = caller.call(Ask::NmLock { reclaim }, &self.file, range)?;
-        let answer = stream.ask(&call)?;
-        if answer == GRANTED {
-            self.held.insert(range.start);
-        }
-        Ok(answer)
-    }
-
-    /// A new client sends a batch, the first segment of `first` bytes and the others
-    /// of `piece`, and must be answered as in grace.
-    fn exchange(
-        &mut self,
-        (vip, version): (usize, NlmVersion),
-        calls: usize,
-        (first, piece): (usize, usize),
-    ) -> Result<()> {
-        let (address, index) = IN_GRACE[vip];
-        let (mut caller, mut stream) = self.stream(self.lab.vips[index], version)?;
-        let batch = self.batch(&mut caller, calls)?;
-        stream.send_in_pieces(&batch.bytes, first, piece)?;
-        let count = batch.answers.values().map(Vec::len).sum();
-        let what =
-            format!("{calls} calls to {address} ({version}) in pieces of {first}, {piece}, …");
-        let answers = stream.answers(count).with_context(|| what.clone())?;
-        let wrong: Vec<_> = answers
-            .iter()
-            .filter(|(xid, answers)| batch.answers.get(xid) != Some(answers))
-            .collect();
-        ensure!(
-            answers.len() == batch.answers.len() && wrong.is_empty(),
-            "{what}: wrong answers {wrong:?}"
-        );
-        self.held.extend(batch.held);
-        self.counts[vip].0 += batch.reclaimed;
-        self.counts[vip].1 += batch.refused;
-        Ok(())
-    }
-
-    /// A new client reclaims a lock over UDP and asks for another, one datagram each.
-    fn exchange_datagrams(&mut self, (vip, version): (usize, NlmVersion)) -> Result<()> {
-        let (address, index) = IN_GRACE[vip];
-        let (mut caller, datagrams) = self.datagrams(self.lab.vips[index], version)?;
-        for (reclaim, expected) in [(false, REFUSED), (true, GRANTED)] {
-            let range = self.range();
-            let call = caller.call(Ask::NmLock { reclaim }, &self.file, range)?;
-            let answer = datagrams.ask(&call)?;
-            ensure!(
-                answer == expected,
-                "NM_LOCK, reclaim {reclaim}, to {address} ({version}, UDP): {answer:?}"
-            );
-            if reclaim {
-                self.held.insert(range.start);
-                self.counts[vip].0 += 1;
-            } else {
-                self.counts[vip].1 += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// The kernel holds what was granted and nothing else.
-    fn ensure_held(&self) -> Result<()> {
-        let locks = self.lab.server.locks()?;
-        let starts: BTreeSet<u64> = locks.iter().map(|lock| lock.start).collect();
-        ensure!(
-            starts == self.held,
-            "the kernel holds {:?} more than was granted, and lacks {:?}",
-            starts.difference(&self.held),
-            self.held.difference(&starts)
-        );
-        Ok(())
-    }
-
-    /// [`Wired::ensure_held`], and the audit says the same.
-    fn ensure_enforced(&self, tool: &Tool) -> Result<()> {
-        self.ensure_held()?;
-        for ((vip, _), (reclaimed, refused)) in IN_GRACE.into_iter().zip(self.counts) {
-            ensure_answers(&window(tool, vip)?, reclaimed, refused)?;
-        }
-        Ok(())
-    }
-}
 
 const WHOLE: usize = usize::MAX;
 
@@ -307,12 +97,10 @@ fn lossy(context: &Context) -> Result<End> {
             }
         }
     }
-    // The library sends datagrams again when no answer comes; what lockd gets twice
-    // it answers twice, so the counts are not known.
+    // What lockd gets twice it answers twice, so the counts are not known.
     for (_, index) in IN_GRACE {
-        wired.number += 1;
         let vip = wired.lab.vips[index];
-        let mut client = (wired.net).client(wired.number, vip, NlmVersion::V4, Transport::Udp)?;
+        let mut client = wired.patient(vip)?;
         for _ in 0..10 {
             let (new, old) = (wired.range(), wired.range());
             let status = client.nm_lock(&wired.file, 7, new, Mode::Write)?;
@@ -399,7 +187,7 @@ fn checksums(context: &Context) -> Result<End> {
     wired.ensure_enforced(&tool)?;
 
     // That the counters count what is wrong: datagrams with a flipped bit.
-    let (mut caller, datagrams) = wired.datagrams(wired.lab.vips[1], NlmVersion::V4)?;
+    let (caller, datagrams) = wired.datagrams(wired.lab.vips[1], NlmVersion::V4)?;
     let netem = "qdisc add dev eth0 root netem corrupt 100%";
     run(wired.net.place().command("tc").args(netem.split(' ')))?;
     until("a checksum error that is counted", || {
@@ -419,25 +207,25 @@ fn old_connection(context: &Context) -> Result<End> {
     let mut wired = Wired::up()?;
     let mut old = Vec::new();
     for (_, index) in IN_GRACE {
-        let (mut caller, mut stream) = wired.stream(wired.lab.vips[index], NlmVersion::V4)?;
-        let answer = wired.ask(&mut caller, &mut stream, false)?;
+        let (caller, mut stream) = wired.stream(wired.lab.vips[index], NlmVersion::V4)?;
+        let answer = wired.ask(&caller, &mut stream, false)?;
         ensure!(answer == GRANTED, "before any window: {answer:?}");
         old.push((caller, stream));
     }
     open(&tool, &[VIP, VIP6])?;
-    for ((vip, index), (mut caller, mut stream)) in IN_GRACE.into_iter().zip(old) {
+    for ((vip, index), (caller, mut stream)) in IN_GRACE.into_iter().zip(old) {
         let range = wired.range();
         let ask = Ask::NmLock { reclaim: false };
         stream.send(&caller.call(ask, &wired.file, range)?.record)?;
         stream.await_reset().with_context(|| vip.to_owned())?;
 
-        let (mut caller, mut stream) = wired.stream(wired.lab.vips[index], NlmVersion::V4)?;
+        let (caller, mut stream) = wired.stream(wired.lab.vips[index], NlmVersion::V4)?;
         for extended in [false, true] {
             if extended {
                 open(&tool, &[vip])?;
             }
             for (reclaim, expected) in [(false, REFUSED), (true, GRANTED)] {
-                let answer = wired.ask(&mut caller, &mut stream, reclaim)?;
+                let answer = wired.ask(&caller, &mut stream, reclaim)?;
                 ensure!(
                     answer == expected,
                     "{vip}, connected in the window (extended: {extended}), reclaim {reclaim}: \
@@ -461,8 +249,8 @@ fn share(context: &Context) -> Result<End> {
     open(&tool, &[VIP, VIP6])?;
     for version in [NlmVersion::V3, NlmVersion::V4] {
         for (_, index) in IN_GRACE {
-            let (mut caller, datagrams) = wired.datagrams(wired.lab.vips[index], version)?;
-            let mut call = |ask| caller.call(ask, &wired.file, Range::WHOLE);
+            let (caller, datagrams) = wired.datagrams(wired.lab.vips[index], version)?;
+            let call = |ask| caller.call(ask, &wired.file, Range::WHOLE);
             datagrams.send(&call(Ask::Share { reclaim: false })?)?;
             // lockd is one thread and takes datagrams in order: had it got the SHARE, its
             // answer would come first.
@@ -471,7 +259,7 @@ fn share(context: &Context) -> Result<End> {
             let answer = datagrams.ask(&call(Ask::Share { reclaim: true })?)?;
             ensure!(answer == GRANTED, "SHARE as a reclaim: {answer:?}");
         }
-        let (mut caller, datagrams) = wired.datagrams(wired.lab.vips[1], version)?;
+        let (caller, datagrams) = wired.datagrams(wired.lab.vips[1], version)?;
         let new = caller.call(Ask::Share { reclaim: false }, &wired.file, Range::WHOLE)?;
         let answer = datagrams.ask(&new)?;
         ensure!(answer == GRANTED, "SHARE through another VIP: {answer:?}");
@@ -495,23 +283,21 @@ fn fragments(context: &Context) -> Result<End> {
             open(&tool, &[VIP, VIP6])?;
         }
         for (vip, index) in IN_GRACE {
-            let (mut caller, datagrams) = wired.datagrams(wired.lab.vips[index], NlmVersion::V4)?;
-            let short = caller.clone();
-            caller.name = format!("{:a<LONG$}", short.name);
-            caller.owner = vec![b'o'; LONG];
+            let (caller, datagrams) = wired.datagrams(wired.lab.vips[index], NlmVersion::V4)?;
+            let mut long = caller.clone();
+            long.name = format!("{:a<LONG$}", caller.name);
+            long.owner = vec![b'o'; LONG];
             let range = wired.range();
             if !windows_open {
-                let long = caller.call(Ask::NmLock { reclaim: false }, &wired.file, range)?;
-                let answer = datagrams.ask(&long)?;
+                let call = long.call(Ask::NmLock { reclaim: false }, &wired.file, range)?;
+                let answer = datagrams.ask(&call)?;
                 ensure!(answer == GRANTED, "{vip}, before any window: {answer:?}");
                 wired.held.insert(range.start);
                 continue;
             }
             for reclaim in [false, true] {
-                let long = caller.call(Ask::NmLock { reclaim }, &wired.file, range)?;
-                datagrams.send(&long)?;
+                datagrams.send(&long.call(Ask::NmLock { reclaim }, &wired.file, range)?)?;
             }
-            (caller.name, caller.owner) = (short.name, short.owner);
             // Would be answered after the long ones, see `share`.
             let call = caller.call(Ask::Test, &wired.file, range)?;
             let answer = datagrams.ask(&call)?;

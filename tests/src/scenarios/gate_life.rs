@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
-use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
 
 use super::{Context, End, Scenario};
@@ -23,6 +22,7 @@ use crate::guest::raw::{RawNet, address};
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
 use crate::guest::wire::{Answer, Ask, Caller, Datagrams, Stream};
+use crate::guest::wired::{GRANTED, OTHER, REFUSED, VIP, VIP6};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -46,13 +46,6 @@ pub const SCENARIOS: &[Scenario] = &[
         run: takes_over,
     },
 ];
-
-const VIP: &str = "10.77.0.1";
-const OTHER: &str = "10.77.0.2";
-const VIP6: &str = "fd77::1";
-
-const GRANTED: Answer = Some(Status::Granted);
-const REFUSED: Answer = Some(Status::DeniedGracePeriod);
 
 const NEW: Ask = Ask::NmLock { reclaim: false };
 const RECLAIM: Ask = Ask::NmLock { reclaim: true };
@@ -92,7 +85,7 @@ impl Scene {
     ) -> Result<Answer> {
         self.asked.set(self.asked.get() + 1);
         let range = Range::new(10 * self.asked.get(), 5);
-        let mut caller = Caller::new(place.name(), NlmVersion::V4);
+        let caller = Caller::new(place.name(), NlmVersion::V4);
         let call = caller.call(ask, &self.file, range)?;
         let peer = self.net.lockd(vip, NlmVersion::V4, transport)?;
         match transport {
@@ -219,6 +212,23 @@ fn lockd_restart(context: &Context) -> Result<End> {
     };
     let before = ports(&scene)?;
 
+    // Calls that a client sends once more when lockd is there again.
+    let vip = scene.lab.vips[0];
+    let source = Some(address(2, vip));
+    let lockd = scene.net.lockd(vip, NlmVersion::V4, Transport::Udp)?;
+    let datagrams = Datagrams::connect(scene.net.place(), source, lockd)?;
+    let caller = Caller::new("again", NlmVersion::V4);
+    let new = caller.call(NEW, &scene.file, Range::new(5, 1))?;
+    let reclaim = caller.call(RECLAIM, &scene.file, Range::new(8, 1))?;
+    let ensure_again = |when: &str| -> Result<()> {
+        for (call, expected) in [(&new, REFUSED), (&reclaim, GRANTED)] {
+            let answer = datagrams.ask(call)?;
+            ensure!(answer == expected, "call {}, {when}: {answer:?}", call.xid);
+        }
+        Ok(())
+    };
+    ensure_again("before the restart")?;
+
     // Long: it ends by our word, between two calls.
     root.write("/proc/sys/fs/nfs/nlm_grace_period", "90")?;
     scene.lab.server.stop_nfsd()?;
@@ -236,6 +246,11 @@ fn lockd_restart(context: &Context) -> Result<End> {
         if !kernels_grace {
             scene.lab.server.end_grace()?;
         }
+        datagrams.redirect(scene.net.lockd(vip, NlmVersion::V4, Transport::Udp)?)?;
+        ensure_again(match kernels_grace {
+            true => "in the kernel's grace",
+            false => "after it",
+        })?;
         for _ in 0..ROUNDS {
             for vip in [0, 2].map(|index| scene.lab.vips[index]) {
                 let source = Some(address(1, vip));
@@ -245,17 +260,16 @@ fn lockd_restart(context: &Context) -> Result<End> {
             }
         }
     }
-    // By TCP and UDP, in the kernel's grace and after it.
+    // By TCP and UDP, in the kernel's grace and after it. What was sent again is the
+    // same call for the gate, and another one for lockd.
     let calls = 4 * ROUNDS as u64;
-    for vip in [VIP, VIP6] {
+    for (vip, before, again) in [(VIP, 1, 2), (VIP6, 0, 0)] {
         let window = window(&tool, vip)?;
-        ensure_answers(&window, calls, calls)?;
-        // What is left as it is over UDP counts on each device of its way.
-        let left = window["gate"]["left_to_kernel_grace"].as_u64();
+        ensure_answers(&window, calls + before + again, calls + before + again)?;
         ensure!(
-            left >= Some(calls)
-                && window["gate"]["new_locks"] == calls / 2
-                && window["gate"]["reclaims"] == calls / 2,
+            window["gate"]["left_to_kernel_grace"] == calls
+                && window["gate"]["new_locks"] == calls / 2 + before
+                && window["gate"]["reclaims"] == calls / 2 + before,
             "{window}"
         );
     }
@@ -263,7 +277,7 @@ fn lockd_restart(context: &Context) -> Result<End> {
 }
 
 fn killed(context: &Context) -> Result<End> {
-    const LASTING: Duration = Duration::from_secs(12);
+    const LASTING: Duration = Duration::from_secs(20);
     let root = Place::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let scene = Scene::up()?;
