@@ -244,9 +244,8 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
     if !concerns_us {
         return Decision::Pass;
     }
-    let is_reclaim = calls.word != 0;
     if calls.is_share() {
-        if is_reclaim {
+        if calls.word != 0 {
             return Decision::Pass;
         }
         count(&work.flow.vip, |gated| gated.shares += 1);
@@ -256,21 +255,21 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
         return Decision::Drop;
     };
     let key = work.note_key(calls.xid);
+    let is_udp = work.proto == UDP as u32;
+    let before = match is_udp {
+        true => sent_before(&key, work.opened),
+        false => None,
+    };
+    let is_reclaim = before.unwrap_or(calls.word) != 0;
     // Through another address than the window's a reclaim stays what it is, and
     // lockd refuses it.
     let value = if in_grace {
-        calls.word
+        is_reclaim as u32
     } else if is_in_window {
-        u32::from(!is_reclaim)
+        !is_reclaim as u32
     } else {
         1
     };
-    if work.proto == UDP as u32
-        && let Some(value) = written_before(&key, work.opened)
-    {
-        count(&work.flow.vip, |gated| gated.repeated += 1);
-        return Decision::Write(value);
-    }
     let note = Note {
         at: work.now,
         sent: is_reclaim as u32,
@@ -279,25 +278,29 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
     if NOTES.insert(key, note, 0).is_err() {
         return Decision::Drop;
     }
-    count(&work.flow.vip, |gated| match (in_grace, is_reclaim) {
-        (true, _) => gated.left += 1,
-        (false, true) => gated.reclaims += 1,
-        (false, false) => gated.new += 1,
+    count(&work.flow.vip, |gated| {
+        match (before.is_some(), in_grace, is_reclaim) {
+            (true, ..) => gated.repeated += 1,
+            (false, true, _) => gated.left += 1,
+            (false, false, true) => gated.reclaims += 1,
+            (false, false, false) => gated.new += 1,
+        }
     });
-    match in_grace {
+    match in_grace && !is_udp {
         true => Decision::Leave,
         false => Decision::Write(value),
     }
 }
 
-/// What was written into this very call when it came by before: on another device of
-/// its way to lockd, or because the client sends it again. TCP's sequence numbers
-/// tell that by themselves.
+/// The word of this very call when it came by before: on another device of its way to
+/// lockd, where another one may have been written since, or because the client sends
+/// it again, maybe to a kernel that is in grace by now or is no longer. TCP's sequence
+/// numbers tell that by themselves.
 #[inline(always)]
-fn written_before(key: &NoteKey, opened: u64) -> Option<u32> {
+fn sent_before(key: &NoteKey, opened: u64) -> Option<u32> {
     // SAFETY: an element of our map; whole words are read.
     let note = unsafe { NOTES.get(key) }?;
-    (note.at >= opened && note.written != note.sent).then_some(note.written)
+    (note.at >= opened).then_some(note.sent)
 }
 
 #[inline(always)]
