@@ -1,10 +1,10 @@
 //! One client's TCP connection to lockd, as the gate follows it from its SYN on:
-//! each byte is looked at once, in order, and what was written over a byte is
-//! written over every copy of it that comes later.
+//! each byte is looked at once, in order, and what was decided on a byte is told of
+//! every copy of it that comes later.
 
 use crate::nlm_call::Calls;
 
-/// Rewritten bytes that are remembered: calls with a `reclaim` word that a client
+/// Bytes decided on that are remembered: calls with a `reclaim` word that a client
 /// may have on their way, unacknowledged, before its connection is closed.
 pub const REWRITES: usize = 64;
 
@@ -14,7 +14,7 @@ pub const REWRITES: usize = 64;
 pub struct Rewrite {
     /// Its sequence number.
     pub seq: u32,
-    /// What lockd shall read.
+    /// What the gate wants to know when it comes again.
     pub value: u32,
 }
 
@@ -25,7 +25,7 @@ pub enum Place {
     Ahead,
     /// So many of its bytes were seen before: all of them, if that is its length.
     Seen(u32),
-    /// It repeats bytes of which it is no longer known what was written over them.
+    /// It repeats bytes of which it is no longer known what was decided on them.
     Forgotten,
 }
 
@@ -104,7 +104,7 @@ impl Stream {
         }
     }
 
-    /// Remembers what is written over the byte at `seq`.
+    /// Remembers the byte at `seq`.
     #[inline(always)]
     pub fn remember(&mut self, rewrites: &mut Rewrites, seq: u32, value: u32) {
         let slot = &mut rewrites[self.decided as usize % REWRITES];

@@ -15,9 +15,22 @@ use crate::packet::{Packet, Skb, UDP};
 /// Steps of the parser in one packet: a word each at worst, and no packet has more.
 const STEPS: u32 = 1 << 20;
 
-/// Marks a remembered byte that was left as it came, because the kernel was in
-/// grace. When its segment comes again it is decided on anew.
-const LEFT: u32 = 0x100;
+/// Marks the remembered word of a call that came through another address than a
+/// window's, about a filesystem of the scope.
+const OF_SCOPE: u32 = 0x100;
+
+/// What lockd shall read in place of the `reclaim` word that the client sent. Decided
+/// anew each time that its bytes come by: the kernel's own grace may have begun or
+/// ended since.
+///
+/// Through another address than a window's a reclaim stays what it is, and lockd
+/// refuses it.
+#[inline(always)]
+fn word_for_lockd(sent: u32, in_grace: bool) -> u32 {
+    let is_reclaim = sent & !OF_SCOPE != 0;
+    let is_of_scope = sent & OF_SCOPE != 0;
+    (is_reclaim == in_grace || (is_of_scope && !in_grace)) as u32
+}
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -161,8 +174,7 @@ extern "C" fn datagram_step(_index: u64, reading: *mut c_void) -> i64 {
         Found::Reclaim { at } => match decide(work, &work.calls) {
             Decision::Pass => GO_ON,
             Decision::Drop => work.stop(Outcome::DROP),
-            Decision::Leave => GO_ON,
-            Decision::Write(value) => match work.rewrite(skb, at, work.calls.word, value) {
+            Decision::Write { value, .. } => match work.rewrite(skb, at, work.calls.word, value) {
                 true => GO_ON,
                 false => work.stop(Outcome::DROP),
             },
@@ -183,16 +195,15 @@ extern "C" fn stream_step(_index: u64, reading: *mut c_void) -> i64 {
         Found::Lost => work.stop(Outcome::LOST),
         Found::Reclaim { at } => {
             let calls = &stream.calls;
-            let value = match decide(work, calls) {
+            let (sent, value) = match decide(work, calls) {
                 Decision::Pass => return GO_ON,
                 Decision::Drop => return work.stop(Outcome::DROP),
-                Decision::Leave => calls.word | LEFT,
-                Decision::Write(value) => value,
+                Decision::Write { sent, value } => (sent, value),
             };
-            if value & LEFT == 0 && !work.rewrite(skb, at, calls.word, value) {
+            if !work.rewrite(skb, at, calls.word, value) {
                 return work.stop(Outcome::DROP);
             }
-            stream.remember(&mut connection.rewrites, work.first.wrapping_add(at), value);
+            stream.remember(&mut connection.rewrites, work.first.wrapping_add(at), sent);
             GO_ON
         }
     }
@@ -207,19 +218,17 @@ extern "C" fn repeat_step(index: u64, reading: *mut c_void) -> i64 {
     let Connection {
         stream, rewrites, ..
     } = connection;
-    let Some((offset, value)) = stream.repeated(rewrites, index as u32, work.seq, work.seen) else {
+    let Some((offset, sent)) = stream.repeated(rewrites, index as u32, work.seq, work.seen) else {
         return GO_ON;
     };
     let at = work.seq.wrapping_sub(work.first).wrapping_add(offset);
     let Some([old]) = skb.load::<1>(at) else {
         return work.stop(Outcome::DROP);
     };
-    let value = match (value & LEFT != 0, in_grace(work.net)) {
-        (false, _) => value,
-        (true, Ok(true)) => return GO_ON,
-        (true, Ok(false)) => (value & 0xff == 0) as u32,
-        (true, Err(_)) => return work.stop(Outcome::DROP),
+    let Ok(in_grace) = in_grace(work.net) else {
+        return work.stop(Outcome::DROP);
     };
+    let value = word_for_lockd(sent, in_grace);
     match work.rewrite(skb, at, old as u32, value) {
         true => GO_ON,
         false => work.stop(Outcome::DROP),
@@ -230,10 +239,11 @@ enum Decision {
     /// None of our business.
     Pass,
     Drop,
-    /// The kernel's own grace does what is needed.
-    Leave,
-    /// This is what lockd shall read.
-    Write(u32),
+    /// What lockd shall read, and what is to be remembered of what was sent.
+    Write {
+        sent: u32,
+        value: u32,
+    },
 }
 
 /// What becomes of a call with a `reclaim` word.
@@ -261,15 +271,9 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
         false => None,
     };
     let is_reclaim = before.unwrap_or(calls.word) != 0;
-    // Through another address than the window's a reclaim stays what it is, and
-    // lockd refuses it.
-    let value = if in_grace {
-        is_reclaim as u32
-    } else if is_in_window {
-        !is_reclaim as u32
-    } else {
-        1
-    };
+    let scope = if is_in_window { 0 } else { OF_SCOPE };
+    let sent = is_reclaim as u32 | scope;
+    let value = word_for_lockd(sent, in_grace);
     let note = Note {
         at: work.now,
         sent: is_reclaim as u32,
@@ -286,10 +290,7 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
             (false, false, false) => gated.new += 1,
         }
     });
-    match in_grace && !is_udp {
-        true => Decision::Leave,
-        false => Decision::Write(value),
-    }
+    Decision::Write { sent, value }
 }
 
 /// The word of this very call when it came by before: on another device of its way to
