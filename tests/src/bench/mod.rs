@@ -1,5 +1,6 @@
 //! What `cargo xtask bench` measures inside the virtual machine: what our probes
-//! cost lockd's clients, what a snapshot costs, how long a release takes.
+//! cost lockd's clients, what a snapshot costs, how long a release takes, and what
+//! the grace gate costs NFS.
 //!
 //! The virtual machine's clock counts the instructions that it executes, unless
 //! `cargo xtask bench` is told otherwise: then neither emulation nor what else the
@@ -9,6 +10,7 @@
 //! several, with the lowest and the highest.
 
 mod bpftrace;
+mod gate;
 mod lock_path;
 mod measured;
 mod release;
@@ -48,6 +50,7 @@ pub enum Part {
     LockPath,
     Snapshot,
     Release,
+    Gate,
 }
 
 /// What the virtual machine's clock runs by.
@@ -111,6 +114,7 @@ struct Report {
     lock_path: Option<lock_path::LockPath>,
     snapshot: Option<snapshot::Snapshot>,
     releases: Vec<release::Release>,
+    gate: Option<gate::GateCost>,
 }
 
 /// A line of the table: what, how much, what it should be, whether it is.
@@ -145,6 +149,9 @@ pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort, clock: Clock) -> Result
         lock_path,
         snapshot: None,
         releases: Vec::new(),
+        gate: (wanted(Part::Gate))
+            .then(|| gate::run(&server, &vips, effort))
+            .transpose()?,
     };
     if wanted(Part::Snapshot) || wanted(Part::Release) {
         let locks_each_vip = hold(&server, &net, &vips, &files, effort)?;
@@ -194,6 +201,7 @@ impl Report {
         let rows: Vec<Row> = (self.lock_path.iter().flat_map(lock_path::LockPath::rows))
             .chain(self.snapshot.iter().flat_map(snapshot::Snapshot::rows))
             .chain(self.releases.iter().flat_map(release::Release::rows))
+            .chain(self.gate.iter().flat_map(gate::GateCost::rows))
             .collect();
         let width = rows.iter().map(|row| row.0.len()).max().unwrap_or_default();
         writeln!(out, "kernel {}; time: {}", self.kernel, self.clock)?;
