@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::locks::many_locks;
 use super::{Context, End, Scenario};
 use crate::guest::churn::Churn;
+use crate::guest::command::Finished;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
 use crate::guest::lab::{Lab, Twins};
 use crate::guest::load::{self, Monitoring};
@@ -439,7 +440,7 @@ fn vip_gone(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// Releases under contention.
+/// Releases under contention, at the most.
 const CONTENDED_TRIES: usize = 5;
 
 fn contended(context: &Context) -> Result<End> {
@@ -462,7 +463,17 @@ fn contended(context: &Context) -> Result<End> {
             }
         });
         // Whether a lock is taken between the last looks is chance.
-        let ends: Result<Vec<_>> = (0..CONTENDED_TRIES).map(|_| tool.run(&arguments)).collect();
+        let until_refused = || -> Result<Vec<_>> {
+            let mut ends = Vec::new();
+            for _ in 0..CONTENDED_TRIES {
+                ends.push(tool.run(&arguments)?);
+                if ends.last().map(Finished::code) == Some(exit::NOT_CONFIRMED) {
+                    break;
+                }
+            }
+            Ok(ends)
+        };
+        let ends = until_refused();
         over.store(true, Ordering::Relaxed);
         ends
     })?;
