@@ -18,8 +18,12 @@ use crate::guest::lab::{Lab, MountedClient};
 use crate::guest::locker::{Locker, Mode, Outcome, Range};
 use crate::guest::tool::{Tool, exit};
 use crate::guest::traces::Traces;
+use crate::guest::wait::{Seen, until};
 
 /// The first is the one that moves.
+/// Where nlmfo pins what outlives it.
+const PINS: &str = "/sys/fs/bpf/nlmfo";
+
 const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 
 const CLIENTS: u8 = 2;
@@ -103,6 +107,16 @@ fn show(nlmfo: &Path) -> Result<usize> {
         .filter(|known| known.vip != gone);
     ensure_kernel_holds(&lab.server.locks()?, kept).context("after the release")?;
     ask_around(&lab, &held, gone)?;
+    lab.server.remove_vip(gone)?;
+    until("the fence to go with its address", || {
+        Ok(match Path::new(PINS).exists() {
+            true => Seen::No(format!("{PINS} is still there")),
+            false => Seen::Yes(()),
+        })
+    })?;
+    println!("{gone} is taken off the server, and its fence is gone with it");
+    // For the routes to it to be as they were.
+    lab.server.add_vip(gone)?;
     Traces::of(lab.server.place())?.ensure_as(&before)?;
     println!("rules, routes, probes and pinned objects of the server: as before");
     Ok(held.iter().filter(|lock| lock.known.vip == gone).count())

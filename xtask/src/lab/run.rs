@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    console::{Lines, trouble},
+    console::{Lines, is_emulators_fault, trouble},
     image::Kernel,
     initrd,
     port::{Marked, end_marker, parse_status},
@@ -141,6 +141,12 @@ impl Outcome {
         }
     }
 
+    /// Whether the kernel's trouble is the emulator's fault, so that the run says nothing.
+    pub fn is_emulators_fault(&self) -> bool {
+        matches!(self.ending, Ending::Trouble(_)) && is_emulators_fault(&self.console)
+    }
+
+    /// The console's last lines.
     pub fn console_tail(&self, lines: usize) -> String {
         let from = self.console.len().saturating_sub(lines);
         match &self.console[from..] {
