@@ -40,15 +40,10 @@ pub const HANDLE_WORDS: usize = 8;
 pub struct Fsid(pub [u32; HANDLE_WORDS]);
 
 impl Fsid {
-    /// The filesystem of a handle, given as the words that it begins with, in the
-    /// byte order of the wire. `None` for a handle that is not one of knfsd's.
+    /// Words of a filesystem id of this kind; `None` for a kind that knfsd does not have.
     #[inline(always)]
-    pub fn of_handle(words: &[u32; HANDLE_WORDS]) -> Option<Self> {
-        let [version, _, kind, _] = words[0].to_ne_bytes();
-        if version != 1 {
-            return None;
-        }
-        let ids = match kind {
+    pub const fn words_of(kind: u8) -> Option<usize> {
+        Some(match kind {
             // A user's number.
             1 => 1,
             // Device and inode; inode and half a UUID; half a UUID.
@@ -59,7 +54,18 @@ impl Fsid {
             6 => 4,
             7 => 6,
             _ => return None,
-        };
+        })
+    }
+
+    /// The filesystem of a handle, given as the words that it begins with, in the
+    /// byte order of the wire. `None` for a handle that is not one of knfsd's.
+    #[inline(always)]
+    pub fn of_handle(words: &[u32; HANDLE_WORDS]) -> Option<Self> {
+        let [version, _, kind, _] = words[0].to_ne_bytes();
+        if version != 1 {
+            return None;
+        }
+        let ids = Self::words_of(kind)?;
         let mut fsid = [0; HANDLE_WORDS];
         fsid[0] = kind as u32;
         let mut i = 1;

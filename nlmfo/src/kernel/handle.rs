@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use nlmfo_common::nlm_call::Fsid;
+
 const VERSION: u8 = 1;
 /// The file id is the root of the export, and has no bytes.
 const ROOT: u8 = 0;
@@ -40,22 +42,12 @@ impl FileId {
         if version != VERSION {
             return Err(HandleError::Version(version));
         }
-        let filesystem_bytes = match filesystem {
-            // A user's number.
-            1 => 4,
-            // Device and inode; inode and half a UUID; half a UUID.
-            0 | 3 | 4 | 5 => 8,
-            // Major, minor, inode.
-            2 => 12,
-            // A UUID, and with a 64-bit inode before it.
-            6 => 16,
-            7 => 24,
-            other => return Err(HandleError::Filesystem(other)),
-        };
+        let filesystem_words =
+            Fsid::words_of(filesystem).ok_or(HandleError::Filesystem(filesystem))?;
         if kind == ROOT {
             return Err(HandleError::Root);
         }
-        match ids.get(filesystem_bytes..) {
+        match ids.get(4 * filesystem_words..) {
             Some(bytes) if !bytes.is_empty() => Ok(FileId {
                 kind,
                 bytes: bytes.to_vec(),
