@@ -41,10 +41,7 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
                 finish_release(args, &done.report)
             }
             Some(Phase::Takeover) => {
-                let expect = (args.takeover.expect.as_deref())
-                    .map(Record::read)
-                    .transpose();
-                let expect = expect.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+                let expect = expected(args)?;
                 finish_takeover(
                     args,
                     or_interrupt(takeover(args, &vips, expect), TAKING).await?,
@@ -84,14 +81,16 @@ async fn both(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Exit, Failure> {
     if released != Exit::Done || args.release.dry_run {
         return Ok(released);
     }
-    let expect = match args.takeover.expect.as_deref() {
-        Some(path) => {
-            Some(Record::read(path).map_err(|error| Failure::new(Exit::CouldNotRun, error))?)
-        }
-        None => done.record,
-    };
+    let expect = expected(args)?.or(done.record);
     let report = or_interrupt(takeover(args, vips, expect), TAKING).await?;
     finish_takeover(args, report)
+}
+
+/// The record that is named, if one is.
+fn expected(args: &FailoverArgs) -> Result<Option<Record>, Failure> {
+    let named = args.takeover.expect.as_deref();
+    let record = named.map(Record::read).transpose();
+    record.map_err(|error| Failure::new(Exit::CouldNotRun, error))
 }
 
 /// A release, and what it has recorded for the takeover.

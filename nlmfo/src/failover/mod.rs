@@ -11,3 +11,10 @@ pub mod takeover;
 pub mod takeover_report;
 pub mod watch;
 pub mod window;
+
+use std::time::Duration;
+
+/// As reports give it, to the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::credit::{self, Stage};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
+use super::milliseconds;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
 use super::watch::{Seen, Watch};
@@ -421,8 +422,4 @@ fn since(now: &PerVip, then: &PerVip) -> PerVip {
     (now.iter())
         .map(|(vip, counters)| (*vip, *counters - then.get(vip).copied().unwrap_or_default()))
         .collect()
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

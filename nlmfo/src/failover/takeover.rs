@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
+use super::milliseconds;
 use super::reclaim::Expected;
 use super::record::Record;
 use super::takeover_report::{TakeoverReport, Told, VipTakeover};
@@ -75,8 +76,13 @@ pub async fn run(
     let opened = (window::open(&window, facts, watch).await).map_err(RunError::Before)?;
     // Of a release on this very node.
     fence::lower(&plan.vips).map_err(|error| RunError::After(error.into()))?;
+    let expected = plan.expect.as_ref().map(|record| {
+        let vips = plan.vips.iter();
+        vips.map(|&vip| (vip, Expected::of(record, vip))).collect()
+    });
     let mut takeover = Takeover {
         plan,
+        expected,
         watch,
         until: began + plan.grace,
         began,
@@ -104,6 +110,8 @@ type Reclaims = BTreeMap<IpAddr, Duration>;
 
 struct Takeover<'a> {
     plan: &'a Plan,
+    /// What each of the plan's VIPs is to have back; none if nobody said.
+    expected: Option<BTreeMap<IpAddr, Expected>>,
     watch: &'a mut Watch,
     until: Instant,
     began: Instant,
@@ -122,11 +130,12 @@ impl Takeover<'_> {
         let mut reclaims = Reclaims::new();
         let mut shown = None;
         while Instant::now() < self.until {
-            if let Some(record) = &self.plan.expect {
-                let missing = self.missing(record, &mut reclaims)?;
+            if let Some(expected) = &self.expected {
+                let all = expected.values().map(Expected::len).sum();
+                let missing = self.missing(&mut reclaims)?;
                 if shown != Some(missing) {
                     shown = Some(missing);
-                    progress(record.locks.len(), missing);
+                    progress(all, missing);
                 }
                 if missing == 0 {
                     break;
@@ -177,10 +186,9 @@ impl Takeover<'_> {
     }
 
     /// How many of the expected locks are not back.
-    fn missing(&mut self, record: &Record, reclaims: &mut Reclaims) -> anyhow::Result<usize> {
+    fn missing(&mut self, reclaims: &mut Reclaims) -> anyhow::Result<usize> {
         let mut missing = 0;
-        for &vip in &self.plan.vips {
-            let expected = Expected::of(record, vip);
+        for (&vip, expected) in self.expected.iter().flatten() {
             let left = expected.missing(&self.watch.look(vip)?.ours).len();
             match left {
                 0 => {
@@ -207,7 +215,7 @@ impl Takeover<'_> {
         let mut vips = Vec::new();
         for &vip in &self.plan.vips {
             let held = self.watch.look(vip)?.ours;
-            let expected = (self.plan.expect.as_ref()).map(|record| Expected::of(record, vip));
+            let expected = (self.expected.as_ref()).and_then(|expected| expected.get(&vip));
             let missing: Vec<LockLine> = (expected.iter())
                 .flat_map(|expected| expected.missing(&held))
                 .cloned()
@@ -250,8 +258,4 @@ fn progress(expected: usize, missing: usize) {
     if std::io::stderr().is_terminal() {
         eprintln!("{back} of {expected} locks are back");
     }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
