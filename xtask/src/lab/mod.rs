@@ -29,9 +29,11 @@
 //! | `qemu` | one QEMU process |
 //! | `console`, `port` | read what the kernel and the command say |
 //! | `run` | one run, from layers to outcome |
+//! | `cluster` | machines that share a network and disks |
 
 mod bzimage;
 pub mod cli;
+pub mod cluster;
 mod console;
 pub mod image;
 mod initrd;
@@ -49,12 +51,17 @@ use std::{env, fs, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 pub use self::{
+    cluster::{Cluster, ClusterOutcome},
     image::Kernel,
     kernel::{KernelName, Offered, UnlockIp, Version},
     qemu::Clock,
     run::{Ending, Outcome, Run, Stream},
 };
-use self::{qemu::Accelerator, tools::Tools};
+use self::{
+    qemu::{Accelerator, Devices},
+    run::Member,
+    tools::Tools,
+};
 use crate::{apt::Apt, cache::Cache};
 
 /// A working KVM boots in a second or two; a machine that emulates it takes
@@ -106,7 +113,43 @@ impl Lab {
     /// is the [`Outcome`]'s to say.
     pub fn run(&self, run: &Run, output: &mut dyn FnMut(Stream, &[u8])) -> Result<Outcome> {
         let accelerator = self.accelerator(&run.kernel)?;
-        run::run(&self.tools, &self.layers(run)?, accelerator, run, output)
+        self.run_alone(accelerator, run, output)
+    }
+
+    /// Boots a cluster and runs its driver's command to the end; `output` gets what that
+    /// writes, as it comes. Errors as of [`Lab::run`].
+    pub fn run_cluster(
+        &self,
+        cluster: &Cluster,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<ClusterOutcome> {
+        let accelerator = self.accelerator(&cluster.driver.kernel)?;
+        let mut members = Vec::new();
+        for (run, devices) in cluster.members()? {
+            members.push(Member {
+                layers: self.layers(run)?,
+                run,
+                devices,
+            });
+        }
+        let outcomes = run::see_through(&self.tools, accelerator, members, output)?;
+        ClusterOutcome::of(outcomes)
+    }
+
+    fn run_alone(
+        &self,
+        accelerator: Accelerator,
+        run: &Run,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Outcome> {
+        let member = Member {
+            run,
+            layers: self.layers(run)?,
+            devices: Devices::default(),
+        };
+        let outcomes = run::see_through(&self.tools, accelerator, vec![member], output)?;
+        let outcome = outcomes.into_iter().next();
+        outcome.context("a run without an outcome")
     }
 
     /// A shell in the guest, on this terminal; `run`'s command is ignored.
@@ -146,9 +189,8 @@ impl Lab {
         let verdict = self.cache.once(&format!("accel/{}", boot.trim()), |to| {
             let mut run = Run::new(kernel.clone(), ["true"]);
             run.deadline = KVM_DEADLINE;
-            let layers = self.layers(&run)?;
             let works = crate::progress::step("trying KVM", || {
-                run::run(&self.tools, &layers, Accelerator::Kvm, &run, &mut |_, _| {})
+                self.run_alone(Accelerator::Kvm, &run, &mut |_, _| {})
             })?
             .succeeded();
             fs::write(to, if works { "kvm" } else { "tcg" }).context("keep the verdict on KVM")

@@ -25,7 +25,8 @@ const NEEDED: [&str; 7] = [
 ];
 
 /// Modules that scenarios use where the kernel has them.
-const USEFUL: [&str; 39] = [
+const USEFUL: [&str; 40] = [
+    "virtio_blk",
     "virtio_net",
     "nfs_acl",
     "nfsv4",

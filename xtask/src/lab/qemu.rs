@@ -13,7 +13,6 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, Sender},
     thread,
 };
 
@@ -74,6 +73,8 @@ pub enum Source {
 
 impl Source {
     pub const PORTS: [Self; 4] = [Self::Stdout, Self::Stderr, Self::Status, Self::Files];
+    /// Of a machine that is not interactive: each ends with an [`Event`] without bytes.
+    pub const STREAMS: usize = Self::PORTS.len() + 2;
 }
 
 /// Bytes that arrived; none when the stream has ended.
@@ -81,6 +82,23 @@ impl Source {
 pub struct Event {
     pub source: Source,
     pub bytes: Vec<u8>,
+}
+
+/// One end of a network cable, the machine's next `ethN`. The other end is another
+/// machine's; when either machine ends, so does the cable.
+#[derive(Debug)]
+pub struct Cable {
+    pub end: UnixStream,
+    pub mac: String,
+}
+
+/// What a machine of a cluster has that one by itself has not.
+#[derive(Debug, Default)]
+pub struct Devices {
+    pub cables: Vec<Cable>,
+    /// `/dev/vda` on, raw. Machines that are given the same file share the disk: what one
+    /// has flushed the others read, as this machine's page cache lies between.
+    pub disks: Vec<File>,
 }
 
 /// What to boot.
@@ -95,6 +113,7 @@ pub struct Machine<'a> {
     pub clock: Clock,
     /// Connect a terminal of the guest to ours instead of the four ports.
     pub interactive: bool,
+    pub devices: Devices,
 }
 
 /// A running QEMU; killed when dropped, and by the kernel when the thread that
@@ -102,7 +121,6 @@ pub struct Machine<'a> {
 #[derive(Debug)]
 pub struct Qemu {
     child: Child,
-    pub events: Receiver<Event>,
 }
 
 /// `quiet` keeps the emulated serial line from slowing the boot, errors are
@@ -113,7 +131,13 @@ const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 oops=panic no_timer
     cryptomgr.notests rdinit=/lab/init net.ifnames=0";
 
 impl Qemu {
-    pub fn start(tools: &Tools, machine: &Machine<'_>) -> Result<Self> {
+    /// `sink` gets what comes out of the machine, on a thread for each stream, until it
+    /// returns false.
+    pub fn start(
+        tools: &Tools,
+        machine: Machine<'_>,
+        sink: impl Fn(Event) -> bool + Clone + Send + 'static,
+    ) -> Result<Self> {
         let mut ours = Vec::new();
         let mut theirs: Vec<(Source, OwnedFd)> = Vec::new();
         let ports: &[Source] = if machine.interactive {
@@ -136,7 +160,7 @@ impl Qemu {
         for dir in tools.firmware() {
             command.arg("-L").arg(dir);
         }
-        command.args(arguments(machine, initrd.as_raw_fd(), &fds));
+        command.args(arguments(&machine, initrd.as_raw_fd(), &fds));
         if machine.interactive {
             command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
         } else {
@@ -145,20 +169,23 @@ impl Qemu {
         command.stderr(Stdio::piped());
         inherit(
             &mut command,
-            theirs.into_iter().map(|(_, fd)| fd).chain([initrd.into()]),
+            theirs
+                .into_iter()
+                .map(|(_, fd)| fd)
+                .chain([initrd.into()])
+                .chain(machine.devices.into_descriptors()),
         );
         let mut child = command.spawn().context("start QEMU")?;
         // The command holds our copies of QEMU's ends: without closing them no
         // stream would ever end.
         drop(command);
 
-        let (sender, events) = mpsc::channel();
         for (source, stream) in ours {
-            pump(source, stream, sender.clone());
+            pump(source, stream, sink.clone());
         }
         let stderr = child.stderr.take().expect("stderr is piped");
-        pump(Source::Qemu, stderr, sender);
-        Ok(Self { child, events })
+        pump(Source::Qemu, stderr, sink);
+        Ok(Self { child })
     }
 
     /// Ends the machine now.
@@ -196,14 +223,49 @@ fn inherit(command: &mut Command, fds: impl Iterator<Item = OwnedFd>) {
     }
 }
 
-fn pump(source: Source, mut stream: impl Read + Send + 'static, to: Sender<Event>) {
+impl Devices {
+    fn into_descriptors(self) -> impl Iterator<Item = OwnedFd> {
+        let cables = self.cables.into_iter().map(|cable| cable.end.into());
+        cables.chain(self.disks.into_iter().map(OwnedFd::from))
+    }
+
+    fn arguments(&self) -> Vec<(&'static str, String)> {
+        let mut args = Vec::new();
+        for (n, Cable { end, mac }) in self.cables.iter().enumerate() {
+            let fd = end.as_raw_fd();
+            args.push((
+                "-netdev",
+                format!("stream,id=net{n},addr.type=fd,addr.str={fd}"),
+            ));
+            args.push(("-device", format!("virtio-net-pci,netdev=net{n},mac={mac}")));
+        }
+        for (n, disk) in self.disks.iter().enumerate() {
+            let fd = disk.as_raw_fd();
+            args.push((
+                "-drive",
+                format!("if=none,id=disk{n},format=raw,file=/proc/self/fd/{fd},file.locking=off"),
+            ));
+            args.push((
+                "-device",
+                format!("virtio-blk-pci,drive=disk{n},share-rw=on"),
+            ));
+        }
+        args
+    }
+}
+
+fn pump(
+    source: Source,
+    mut stream: impl Read + Send + 'static,
+    sink: impl Fn(Event) -> bool + Send + 'static,
+) {
     thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             // A stream that breaks because QEMU was killed has simply ended.
             let size = stream.read(&mut buffer).unwrap_or(0);
             let bytes = buffer[..size].to_vec();
-            if to.send(Event { source, bytes }).is_err() || size == 0 {
+            if !sink(Event { source, bytes }) || size == 0 {
                 return;
             }
         }
@@ -249,6 +311,9 @@ fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<O
             None => arg("-serial", format!("chardev:{id}")),
         }
     }
+    for (name, value) in machine.devices.arguments() {
+        arg(name, value);
+    }
     args.extend(["-kernel".into(), machine.image.into()]);
     args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
     args
@@ -268,6 +333,7 @@ mod tests {
             accelerator: Accelerator::Tcg,
             clock: Clock::Host,
             interactive: false,
+            devices: Devices::default(),
         };
         let fds = [
             (Source::Stdout, 7),
@@ -289,6 +355,28 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn cables_and_disks_are_inherited() -> Result<()> {
+        let (end, _other) = UnixStream::pair()?;
+        let disk = tempfile::tempfile()?;
+        let (cable_fd, disk_fd) = (end.as_raw_fd(), disk.as_raw_fd());
+        let devices = Devices {
+            cables: vec![Cable {
+                end,
+                mac: "52:54:00:77:00:01".into(),
+            }],
+            disks: vec![disk],
+        };
+        let args = devices.arguments();
+        let has = |value: String| assert!(args.iter().any(|(_, v)| *v == value), "{args:?}");
+        has(format!("stream,id=net0,addr.type=fd,addr.str={cable_fd}"));
+        has("virtio-net-pci,netdev=net0,mac=52:54:00:77:00:01".into());
+        has(format!(
+            "if=none,id=disk0,format=raw,file=/proc/self/fd/{disk_fd},file.locking=off"
+        ));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Seek as _, Write as _},
     path::{Path, PathBuf},
     process::Command,
-    sync::mpsc::RecvTimeoutError,
+    sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use super::{
     image::Kernel,
     initrd,
     port::{Marked, end_marker, parse_status},
-    qemu::{Accelerator, Clock, Event, Machine, Qemu, Source},
+    qemu::{Accelerator, Clock, Devices, Event, Machine, Qemu, Source},
     tools::Tools,
 };
 
@@ -95,6 +95,8 @@ pub enum Ending {
     Deadline,
     /// QEMU ended before the command did.
     Gone,
+    /// One of a cluster's servers: it was still up when the run ended.
+    Up,
 }
 
 impl fmt::Display for Ending {
@@ -104,6 +106,7 @@ impl fmt::Display for Ending {
             Self::Trouble(what) => write!(f, "the kernel is in trouble: {what}"),
             Self::Deadline => f.write_str("the deadline passed"),
             Self::Gone => f.write_str("the machine went away before the command ended"),
+            Self::Up => f.write_str("the machine was still up when the run ended"),
         }
     }
 }
@@ -156,63 +159,105 @@ impl Outcome {
     }
 }
 
-/// Boots and sees the run through; `output` gets what the command writes, as it
-/// writes it.
-pub(super) fn run(
+/// A machine of a run, and what it is to do.
+pub(super) struct Member<'a> {
+    pub(super) run: &'a Run,
+    pub(super) layers: Vec<PathBuf>,
+    pub(super) devices: Devices,
+}
+
+/// Boots the machines and sees the run through: it ends with the first machine's command
+/// or deadline, or with any kernel in trouble, and so do all machines. `output` gets what
+/// the first machine's command writes, as it writes it.
+///
+/// The outcomes come in the machines' order.
+pub(super) fn see_through(
     tools: &Tools,
-    layers: &[PathBuf],
     accelerator: Accelerator,
-    run: &Run,
+    members: Vec<Member<'_>>,
     output: &mut dyn FnMut(Stream, &[u8]),
-) -> Result<Outcome> {
+) -> Result<Vec<Outcome>> {
     let end = end_marker();
-    let initrd = initrd::concatenate(layers, |layer| initrd::describe(layer, run, &end))?;
+    let initrds = members
+        .iter()
+        .map(|member| {
+            initrd::concatenate(&member.layers, |layer| {
+                initrd::describe(layer, member.run, &end)
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let first = members.first().context("a run without a machine")?.run;
     let start = Instant::now();
-    let mut qemu = Qemu::start(
-        tools,
-        &Machine {
-            image: &run.kernel.image,
-            initrd: &initrd,
-            memory: run.memory(),
+    let mut until = start + first.deadline;
+    let (sender, events) = mpsc::channel();
+    let mut machines = Vec::new();
+    for (number, (member, initrd)) in members.into_iter().zip(&initrds).enumerate() {
+        let sender = sender.clone();
+        let machine = Machine {
+            image: &member.run.kernel.image,
+            initrd,
+            memory: member.run.memory(),
             accelerator,
-            clock: run.clock,
+            clock: member.run.clock,
             interactive: false,
-        },
-    )?;
-    let mut watch = Watch::new(&end);
-    let mut until = start + run.deadline;
+            devices: member.devices,
+        };
+        let qemu = Qemu::start(tools, machine, move |event| {
+            sender.send((number, event)).is_ok()
+        })?;
+        machines.push((qemu, Watch::new(&end)));
+    }
+    drop(sender);
+    let mut take = |machines: &mut [(Qemu, Watch)], number: usize, event| {
+        let watch = &mut machines[number].1;
+        match number {
+            0 => watch.take(event, start, output),
+            _ => watch.take(event, start, &mut |_, _| {}),
+        }
+    };
     let ending = loop {
         let left = until.saturating_duration_since(Instant::now());
-        match qemu.events.recv_timeout(left) {
-            Ok(event) => watch.take(event, start, output),
+        match events.recv_timeout(left) {
+            Ok((number, event)) => take(&mut machines, number, event),
             Err(RecvTimeoutError::Timeout) => break Ending::Deadline,
             Err(RecvTimeoutError::Disconnected) => break Ending::Gone,
         }
-        if watch.trouble.is_some() {
+        if machines.iter().any(|(_, watch)| watch.trouble.is_some()) {
             until = until.min(Instant::now() + LAST_WORDS);
         }
+        let watch = &machines[0].1;
         if let Some(status) = watch.complete()? {
             break Ending::Exited(status);
         }
+        if watch.is_gone() {
+            break Ending::Gone;
+        }
     };
     let duration = start.elapsed();
-    qemu.kill();
-    // What was under way when the machine ended, the console above all.
-    while let Ok(event) = qemu.events.recv() {
-        watch.take(event, start, output);
+    let was_gone: Vec<bool> = machines.iter().map(|(_, watch)| watch.is_gone()).collect();
+    for (qemu, _) in &mut machines {
+        qemu.kill();
     }
-    watch.console.extend(watch.lines.rest());
-    if matches!(ending, Ending::Exited(_)) && !run.collect.is_empty() {
-        extract(&watch.files, &run.collect_into)?;
+    // What was under way when the machines ended, the consoles above all.
+    while let Ok((number, event)) = events.recv() {
+        take(&mut machines, number, event);
     }
-    Ok(Outcome {
-        ending: watch.trouble.map_or(ending, Ending::Trouble),
-        duration,
-        boot: watch.started,
-        stdout: watch.stdout.seen,
-        stderr: watch.stderr.seen,
-        console: watch.console,
-    })
+    if matches!(ending, Ending::Exited(_)) && !first.collect.is_empty() {
+        extract(&machines[0].1.files, &first.collect_into)?;
+    }
+    let mut endings = vec![ending];
+    for ((_, watch), gone) in machines.iter().zip(was_gone).skip(1) {
+        endings.push(match watch.complete()? {
+            Some(status) => Ending::Exited(status),
+            None if gone => Ending::Gone,
+            None => Ending::Up,
+        });
+    }
+    let watches = machines.into_iter().map(|(_, watch)| watch);
+    Ok(watches
+        .zip(endings)
+        .map(|(watch, ending)| watch.outcome(ending, duration))
+        .collect())
 }
 
 /// An interactive shell in the guest on our own terminal.
@@ -229,19 +274,21 @@ pub(super) fn shell(
         let size = format!("{} {}\n", size.ws_row, size.ws_col);
         layer.file("lab/console", 0o644, size.as_bytes())
     })?;
-    let mut qemu = Qemu::start(
-        tools,
-        &Machine {
-            image: &run.kernel.image,
-            initrd: &initrd,
-            memory: run.memory(),
-            accelerator,
-            clock: run.clock,
-            interactive: true,
-        },
-    )?;
+    let (sender, events) = mpsc::channel();
+    let machine = Machine {
+        image: &run.kernel.image,
+        initrd: &initrd,
+        memory: run.memory(),
+        accelerator,
+        clock: run.clock,
+        interactive: true,
+        devices: Devices::default(),
+    };
+    let mut qemu = Qemu::start(tools, machine, move |event: Event| {
+        sender.send(event).is_ok()
+    })?;
     let mut lines = Lines::default();
-    while let Ok(event) = qemu.events.recv() {
+    while let Ok(event) = events.recv() {
         for line in lines.push(&event.bytes) {
             // The terminal is raw while QEMU has it.
             eprint!("{line}\r\n");
@@ -262,6 +309,8 @@ struct Watch {
     console: Vec<String>,
     trouble: Option<&'static str>,
     started: Option<Duration>,
+    /// How many streams have ended.
+    ended: usize,
 }
 
 impl Watch {
@@ -275,10 +324,12 @@ impl Watch {
             console: Vec::new(),
             trouble: None,
             started: None,
+            ended: 0,
         }
     }
 
     fn take(&mut self, event: Event, start: Instant, output: &mut dyn FnMut(Stream, &[u8])) {
+        self.ended += usize::from(event.bytes.is_empty());
         match event.source {
             Source::Stdout => output(Stream::Stdout, self.stdout.push(&event.bytes)),
             Source::Stderr => output(Stream::Stderr, self.stderr.push(&event.bytes)),
@@ -310,6 +361,23 @@ impl Watch {
         };
         let whole = self.stdout.ended && self.stderr.ended && self.files.len() >= size;
         Ok(whole.then_some(status))
+    }
+
+    /// Whether the machine has ended, and all that came out of it has been taken.
+    fn is_gone(&self) -> bool {
+        self.ended == Source::STREAMS
+    }
+
+    fn outcome(mut self, ending: Ending, duration: Duration) -> Outcome {
+        self.console.extend(self.lines.rest());
+        Outcome {
+            ending: self.trouble.map_or(ending, Ending::Trouble),
+            duration,
+            boot: self.started,
+            stdout: self.stdout.seen,
+            stderr: self.stderr.seen,
+            console: self.console,
+        }
     }
 }
 
