@@ -5,6 +5,7 @@
 //! host side (`tests/lab.rs`) boots kernels and reads the verdicts.
 
 pub mod bench;
+pub mod cluster;
 pub mod demo;
 pub mod guest;
 pub mod scenarios;

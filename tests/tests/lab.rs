@@ -8,15 +8,16 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use nlmfo_tests::scenarios;
+use nlmfo_tests::cluster::NODES;
+use nlmfo_tests::scenarios::{self, Scenario};
 use nlmfo_tests::verdict::{Report, Verdict};
 use xtask::cache::Cache;
-use xtask::lab::{Kernel, KernelName, Lab, Outcome, Run};
+use xtask::lab::{Cluster, ClusterOutcome, Kernel, KernelName, Lab, Outcome, Run};
 
 const DEFAULT_KERNELS: &str = "unlock-ip:broken unlock-ip:works";
 
@@ -24,6 +25,10 @@ const DEFAULT_KERNELS: &str = "unlock-ip:broken unlock-ip:works";
 const MACHINES_AT_ONCE: usize = 2;
 
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Of each disk that a cluster's servers share; sparse.
+const DISK: u64 = 64 << 20;
+const DISKS: usize = 2;
 
 /// Runs of a scenario, should the emulator fail and not the kernel.
 const TRIES: u32 = 3;
@@ -50,13 +55,19 @@ fn trials(list: bool) -> Result<Vec<Trial>> {
     };
     let mut trials = Vec::new();
     for (kernel, name) in names.iter().enumerate() {
-        for scenario in scenarios::all() {
+        let mut add = |scenario: Scenario, run: fn(&Bench, usize, &str) -> Result<_, _>| {
             let bench = bench.clone();
             let name = format!("{name}::{}", scenario.name);
             trials.push(Trial::ignorable_test(name, move || match bench {
-                Some(bench) => bench.run(kernel, scenario.name),
+                Some(bench) => run(&bench, kernel, scenario.name),
                 None => Err("a trial of a list does not run".into()),
             }));
+        };
+        for scenario in scenarios::on_one_machine() {
+            add(scenario, Bench::on_one_machine);
+        }
+        for scenario in scenarios::on_a_cluster() {
+            add(scenario, Bench::on_a_cluster);
         }
     }
     Ok(trials)
@@ -77,6 +88,8 @@ struct Bench {
     kernels: Vec<Kernel>,
     /// The folder with `nlmfo` and `lab-guest`.
     programs: PathBuf,
+    /// Written by a cluster, which keeps the whole machine busy; read by the others.
+    machines: RwLock<()>,
 }
 
 impl Bench {
@@ -95,41 +108,85 @@ impl Bench {
             lab,
             kernels,
             programs,
+            machines: RwLock::new(()),
         })
     }
 
-    fn run(&self, kernel: usize, scenario: &str) -> Result<Completion, Failed> {
-        let kernel = self.kernels[kernel].clone();
-        let mut run = Run::new(kernel, ["/lab-guest", "scenario", scenario]);
+    fn on_one_machine(&self, kernel: usize, scenario: &str) -> Result<Completion, Failed> {
+        let _others = self.machines.read().unwrap_or_else(PoisonError::into_inner);
+        let run = self.machine(kernel, &["scenario", scenario]);
+        let outcome = tried(
+            || self.lab.run(&run, &mut |_, _| {}),
+            Outcome::is_emulators_fault,
+        )?;
+        let status = outcome.status();
+        completion(status, &outcome, || said(&outcome))
+    }
+
+    fn on_a_cluster(&self, kernel: usize, scenario: &str) -> Result<Completion, Failed> {
+        let _alone = (self.machines.write()).unwrap_or_else(PoisonError::into_inner);
+        let cluster = Cluster {
+            driver: self.machine(kernel, &["scenario", scenario]),
+            servers: NODES
+                .map(|(name, address)| self.machine(kernel, &["node", name, address]))
+                .into(),
+            disks: vec![DISK; DISKS],
+        };
+        let outcome = tried(
+            || self.lab.run_cluster(&cluster, &mut |_, _| {}),
+            ClusterOutcome::is_emulators_fault,
+        )?;
+        completion(outcome.status(), &outcome.driver, || {
+            let servers = NODES.iter().zip(&outcome.servers);
+            let servers = servers.map(|((name, _), server)| {
+                format!("\n=== {name}: {}\n{}", server.ending, said(server))
+            });
+            said(&outcome.driver) + &servers.collect::<String>()
+        })
+    }
+
+    /// A machine that does this with `lab-guest`.
+    fn machine(&self, kernel: usize, arguments: &[&str]) -> Run {
+        let command = ["/lab-guest"].iter().chain(arguments).copied();
+        let mut run = Run::new(self.kernels[kernel].clone(), command);
         run.deadline = DEADLINE;
         run.files = ["nlmfo", "lab-guest"]
             .map(|program| (self.programs.join(program), format!("/{program}").into()))
             .into();
-        let mut tries = 1;
-        loop {
-            let outcome = self
-                .lab
-                .run(&run, &mut |_, _| {})
-                .map_err(|error| format!("{error:#}"))?;
-            if !outcome.is_emulators_fault() || tries == TRIES {
-                return completion(&outcome);
-            }
-            eprintln!("{scenario}: the emulator tripped over code that the kernel patched; again");
-            tries += 1;
+        run
+    }
+}
+
+/// Runs once more where the emulator failed, not the kernel.
+fn tried<T>(
+    mut run: impl FnMut() -> Result<T>,
+    is_emulators_fault: impl Fn(&T) -> bool,
+) -> Result<T, Failed> {
+    let mut tries = 1;
+    loop {
+        let outcome = run().map_err(|error| format!("{error:#}"))?;
+        if !is_emulators_fault(&outcome) || tries == TRIES {
+            return Ok(outcome);
         }
+        eprintln!("the emulator tripped over code that the kernel patched; again");
+        tries += 1;
     }
 }
 
 /// The scenario's own word, unless the kernel got into trouble meanwhile.
-fn completion(outcome: &Outcome) -> Result<Completion, Failed> {
-    outcome.status().map_err(|error| format!("{error:#}"))?;
+fn completion(
+    status: Result<i32>,
+    outcome: &Outcome,
+    said: impl Fn() -> String,
+) -> Result<Completion, Failed> {
+    status.map_err(|error| format!("{error:#}\n{}", said()))?;
     match Report::find_in(&String::from_utf8_lossy(&outcome.stdout)) {
         Some(report) => match report.verdict {
             Verdict::Pass => Ok(Completion::Completed),
             Verdict::Unsupported(reason) => Ok(Completion::ignored_with(reason)),
-            Verdict::Fail(why) => Err(format!("{why}\n{}", said(outcome)).into()),
+            Verdict::Fail(why) => Err(format!("{why}\n{}", said()).into()),
         },
-        None => Err(format!("the guest made no report\n{}", said(outcome)).into()),
+        None => Err(format!("the guest made no report\n{}", said()).into()),
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use nix::sys::utsname::uname;
 use nlmfo_tests::bench::{self, Clock, Effort, Part};
+use nlmfo_tests::cluster::{agent, node};
 use nlmfo_tests::demo;
 use nlmfo_tests::guest::{locker, place, reboot};
 use nlmfo_tests::scenarios::{self, Context, End};
@@ -69,6 +70,18 @@ enum Command {
         /// The server's address, which the client knows it by
         vip: IpAddr,
     },
+    /// Be a server of a cluster: NFS and lockd without an export, and the agent
+    #[command(hide = true)]
+    Node { name: String, address: IpAddr },
+    /// Run a shell command on a machine of the cluster, as ssh does
+    Rsh {
+        /// Not by the shell there: a program and its arguments as they are
+        #[arg(long)]
+        exact: bool,
+        host: IpAddr,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Hold locks as told on standard input (used by scenarios)
     #[command(hide = true)]
     Locker,
@@ -108,9 +121,28 @@ fn main() -> Result<ExitCode> {
         Command::Reboot { client, state, vip } => {
             reboot::tell(client, vip, state).map(|()| ExitCode::SUCCESS)
         }
+        Command::Node { name, address } => node::serve(&name, address).map(|()| ExitCode::SUCCESS),
+        Command::Rsh {
+            exact,
+            host,
+            command,
+        } => Ok(rsh(exact, host, command)),
         Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
         Command::Hold { name } => place::hold(&name).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// Exits as the command does; [`agent::UNREACHABLE`] where it could not be run to its end.
+fn rsh(exact: bool, host: IpAddr, command: Vec<String>) -> ExitCode {
+    let words = match exact {
+        true => command,
+        false => vec!["sh".into(), "-c".into(), command.join(" ")],
+    };
+    let status = agent::call(host, &words).unwrap_or_else(|error| {
+        eprintln!("rsh {host}: {error:#}");
+        agent::UNREACHABLE
+    });
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// Exits 0 for passed or unsupported, 1 for failed.

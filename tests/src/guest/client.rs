@@ -45,9 +45,14 @@ impl Client {
     /// Client `number` (1 to 254), with host name `c<number>`, cabled to the
     /// server's bridge and with rpcbind and statd running.
     pub fn join(server: &Server, number: u8) -> Result<Client> {
+        Self::join_bridge(server.place(), number)
+    }
+
+    /// [`Client::join`] on the bridge of this place.
+    pub fn join_bridge(bridge: &Place, number: u8) -> Result<Client> {
         let name = format!("c{number}");
         let place = Place::create(&name)?;
-        server.place().ip(&format!(
+        bridge.ip(&format!(
             "link add v{name} type veth peer name eth0 netns {pid}\n\
              link set v{name} master {BRIDGE} up\n",
             pid = place.pid(),
@@ -83,6 +88,11 @@ impl Client {
     /// own connections (`nosharecache`), and sees the server's files as they
     /// are (`noac`).
     pub fn mount(&self, server: &Server, vip: IpAddr, transport: Transport) -> Result<Mount> {
+        self.mount_export(server.export(), vip, transport)
+    }
+
+    /// [`Client::mount`] of the folder that the VIP's server exports.
+    pub fn mount_export(&self, export: &Path, vip: IpAddr, transport: Transport) -> Result<Mount> {
         let netid = netid(transport, vip);
         let at = PathBuf::from(format!(
             "/run/mnt/{}-{netid}",
@@ -90,12 +100,12 @@ impl Client {
         ));
         self.place.create_dir(&at)?;
         let source = match vip {
-            IpAddr::V4(v4) => format!("{v4}:{}", server.export().display()),
+            IpAddr::V4(v4) => format!("{v4}:{}", export.display()),
             // The same on every link: its own is named too.
             IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                format!("[{v6}%eth0]:{}", server.export().display())
+                format!("[{v6}%eth0]:{}", export.display())
             }
-            IpAddr::V6(v6) => format!("[{v6}]:{}", server.export().display()),
+            IpAddr::V6(v6) => format!("[{v6}]:{}", export.display()),
         };
         run(self
             .place

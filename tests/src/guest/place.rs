@@ -1,5 +1,5 @@
-//! A place to run commands in: the virtual machine's root namespaces, or a
-//! network + mount + UTS namespace of its own.
+//! A place to run commands in: the virtual machine's root namespaces, a network +
+//! mount + UTS namespace of its own, or another machine of the cluster.
 //!
 //! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket,
 //! statd's records and exportfs's tables would be shared otherwise. It is kept
@@ -8,6 +8,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
@@ -19,6 +20,9 @@ use nix::unistd::sethostname;
 
 use super::command::{run, run_with_input};
 
+/// This program, on every machine of a cluster.
+pub const AGENT: &str = "/lab-guest";
+
 /// The line that a holder prints once its namespace can be used.
 const READY: &str = "ready";
 
@@ -26,7 +30,14 @@ const READY: &str = "ready";
 /// namespaces, and with them their interfaces and mounts.
 pub struct Place {
     name: String,
-    holder: Option<Holder>,
+    kind: Kind,
+}
+
+enum Kind {
+    Root,
+    Namespaces(Holder),
+    /// Where its agent listens.
+    Machine(IpAddr),
 }
 
 struct Holder {
@@ -47,7 +58,15 @@ impl Place {
     pub fn root() -> Place {
         Place {
             name: "root".into(),
-            holder: None,
+            kind: Kind::Root,
+        }
+    }
+
+    /// Another machine of the cluster, whose agent listens on this address.
+    pub fn machine(name: &str, address: IpAddr) -> Place {
+        Place {
+            name: name.into(),
+            kind: Kind::Machine(address),
         }
     }
 
@@ -72,7 +91,7 @@ impl Place {
         }
         let place = Place {
             name: name.into(),
-            holder: Some(holder),
+            kind: Kind::Namespaces(holder),
         };
         run(place.command("ip").args(["link", "set", "lo", "up"]))?;
         Ok(place)
@@ -82,16 +101,26 @@ impl Place {
         &self.name
     }
 
-    /// The process whose namespaces these are.
+    /// The process whose namespaces these are, where it is one of this machine's.
     pub fn pid(&self) -> u32 {
-        self.holder.as_ref().map_or(1, |holder| holder.child.id())
+        match &self.kind {
+            Kind::Namespaces(holder) => holder.child.id(),
+            Kind::Root | Kind::Machine(_) => 1,
+        }
     }
 
     /// A command that will run here.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        match &self.holder {
-            None => Command::new(program.as_ref()),
-            Some(holder) => {
+        match &self.kind {
+            Kind::Root => Command::new(program.as_ref()),
+            Kind::Machine(address) => {
+                let mut command = Command::new(AGENT);
+                command
+                    .args(["rsh", "--exact", &address.to_string()])
+                    .arg(program.as_ref());
+                command
+            }
+            Kind::Namespaces(holder) => {
                 let mut command = Command::new("nsenter");
                 command
                     .args(["-t", &holder.child.id().to_string(), "-n", "-m", "-u", "--"])
@@ -101,12 +130,13 @@ impl Place {
         }
     }
 
-    /// How `path` of this place is reached from the root mount namespace.
+    /// How `path` of this place is reached from the root mount namespace; of another
+    /// machine, the path that it has there.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
-        match &self.holder {
-            None => path.into(),
-            Some(holder) => Path::new("/proc")
+        match &self.kind {
+            Kind::Root | Kind::Machine(_) => path.into(),
+            Kind::Namespaces(holder) => Path::new("/proc")
                 .join(holder.child.id().to_string())
                 .join("root")
                 .join(path.strip_prefix("/").unwrap_or(path)),
@@ -115,6 +145,10 @@ impl Place {
 
     /// Makes a directory here, with those above it.
     pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        if let Kind::Machine(_) = self.kind {
+            run(self.command("mkdir").arg("-p").arg(path.as_ref()))?;
+            return Ok(());
+        }
         let path = self.path(path);
         fs::create_dir_all(&path).with_context(|| path.display().to_string())
     }
@@ -122,6 +156,10 @@ impl Place {
     /// Writes to a file of the kernel's, which may act on the network namespace
     /// of whoever writes.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        if let Kind::Machine(_) = self.kind {
+            run_with_input(self.command("tee").arg(path), text)?;
+            return Ok(());
+        }
         let path = self.path(path);
         self.within(|| {
             fs::write(&path, text).with_context(|| format!("{text:?} to {}", path.display()))
@@ -130,8 +168,18 @@ impl Place {
 
     /// Reads a file of the kernel's, of this network namespace.
     pub fn read(&self, path: &str) -> Result<String> {
+        if let Kind::Machine(_) = self.kind {
+            return run(self.command("cat").arg(path));
+        }
         let path = self.path(path);
         self.within(|| fs::read_to_string(&path).with_context(|| path.display().to_string()))
+    }
+
+    /// Writes a program that runs here.
+    pub fn write_program(&self, path: &str, text: &str) -> Result<()> {
+        self.write(path, text)?;
+        run(self.command("chmod").args(["755", path]))?;
+        Ok(())
     }
 
     /// Runs several `ip` commands, one a line, in one process.
@@ -142,7 +190,7 @@ impl Place {
     }
 
     /// Runs `work` on a thread in this place's network namespace. Sockets made
-    /// there stay there, whoever uses them later.
+    /// there stay there, whoever uses them later. Of another machine there is none.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let net = File::open(format!("/proc/{}/ns/net", self.pid()))
             .with_context(|| format!("network namespace of {}", self.name))?;

@@ -1,14 +1,13 @@
 //! Telling clients that their server has rebooted, as a takeover's `--notify` program.
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nlmfo::rpc::nsm;
 use tokio::runtime::Builder;
+
+use super::place::Place;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -21,15 +20,15 @@ pub fn tell(client: IpAddr, vip: IpAddr, state: u32) -> Result<()> {
     Ok(())
 }
 
-/// A program that tells these clients, whichever VIP it is given, with that state number.
-pub fn program(clients: &[IpAddr], state: u32) -> Result<PathBuf> {
+/// A program in `place` that tells these clients, whichever VIP it is given, with that
+/// state number.
+pub fn program(place: &Place, clients: &[IpAddr], state: u32) -> Result<&'static str> {
+    const PATH: &str = "/tmp/notify";
     let this = std::env::current_exe()?;
     let mut script = String::from("#!/bin/sh\nset -e\n");
     for client in clients {
         script += &format!("{} reboot {client} {state} \"$1\"\n", this.display());
     }
-    let path = Path::new("/tmp/notify").to_path_buf();
-    fs::write(&path, script).context("the notify program")?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-    Ok(path)
+    place.write_program(PATH, &script)?;
+    Ok(PATH)
 }

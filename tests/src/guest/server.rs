@@ -35,7 +35,7 @@ pub enum Filesystem {
 pub struct Server {
     place: Place,
     export: PathBuf,
-    nfsdcld: Child,
+    daemons: Daemons,
 }
 
 impl Server {
@@ -48,62 +48,18 @@ impl Server {
     /// [`Server::start`] with another filesystem.
     pub fn start_with(filesystem: Filesystem, place: Place, export: &Path) -> Result<Server> {
         run(Command::new("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
-        place.ip(&format!(
-            "link set lo up\n\
-             link add {BRIDGE} type bridge\n\
-             link set {BRIDGE} up\n\
-             addr add {OWN_V4} dev {BRIDGE}\n\
-             addr add {OWN_V6} dev {BRIDGE} nodad\n"
-        ))?;
-        start_rpc(&place)?;
-
-        let mount = |kind: &str, at: &Path| -> Result<()> {
-            place.create_dir(at)?;
-            run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
-            Ok(())
-        };
+        make_bridge(&place)?;
         match filesystem {
-            Filesystem::Tmpfs => mount("tmpfs", export)?,
+            Filesystem::Tmpfs => mount("tmpfs", &place, export)?,
             Filesystem::Ext4 => mount_ext4(&place, export)?,
         }
-        mount("nfsd", Path::new("/proc/fs/nfsd"))?;
-        mount("rpc_pipefs", Path::new("/run/rpc_pipefs"))?;
-
-        let nfsdcld = start_nfsdcld(&place)?;
-        // Short periods: whatever cannot be ended by hand ends soon.
-        for (file, seconds) in [
-            ("/proc/sys/fs/nfs/nlm_timeout", "3"),
-            ("/proc/sys/fs/nfs/nlm_grace_period", "3"),
-            ("/proc/fs/nfsd/nfsv4leasetime", "10"),
-            ("/proc/fs/nfsd/nfsv4gracetime", "10"),
-        ] {
-            place.write(file, seconds)?;
-        }
-        // exportfs reads this file even when the export is on its command line.
-        File::options()
-            .append(true)
-            .create(true)
-            .open("/etc/exports")
-            .context("/etc/exports")?;
-        run(place
-            .command("exportfs")
-            .args([
-                "-o",
-                "rw,no_root_squash,no_subtree_check,insecure,fsid=1,sec=sys",
-            ])
-            .arg(format!("*:{}", export.display())))?;
-        run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
-        run(place
-            .command("rpc.mountd")
-            .args(["--port", &MOUNTD_PORT.to_string()]))?;
-
-        let server = Server {
+        let daemons = Daemons::start(&place)?;
+        export_folder(&place, export, 1)?;
+        Ok(Server {
             place,
             export: export.into(),
-            nfsdcld,
-        };
-        server.end_grace()?;
-        Ok(server)
+            daemons,
+        })
     }
 
     pub fn place(&self) -> &Place {
@@ -136,21 +92,7 @@ impl Server {
 
     /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
     pub fn end_grace(&self) -> Result<()> {
-        for (file, whose) in [
-            ("/proc/fs/lockd/nlm_end_grace", "lockd"),
-            ("/proc/fs/nfsd/v4_end_grace", "nfsd"),
-        ] {
-            until(&format!("the end of {whose}'s grace"), || {
-                let state = self.place.read(file)?;
-                if state.starts_with('Y') {
-                    return Ok(Seen::Yes(()));
-                }
-                // EBUSY while client tracking still starts: look again.
-                let said = self.place.write(file, "Y").err();
-                Ok(Seen::No(format!("{file} reads {state:?}; write: {said:?}")))
-            })?;
-        }
-        Ok(())
+        self.daemons.end_grace(&self.place)
     }
 
     /// Stops nfsd's threads, and with them lockd's serving of this place.
@@ -160,11 +102,91 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+/// Everything that serves NFSv3 and its locks in one place, without an export.
+pub struct Daemons {
+    nfsdcld: Child,
+}
+
+impl Daemons {
+    /// Starts them, and ends both grace periods, so that locks can be taken at once.
+    pub fn start(place: &Place) -> Result<Daemons> {
+        start_rpc(place)?;
+        mount("nfsd", place, Path::new("/proc/fs/nfsd"))?;
+        mount("rpc_pipefs", place, Path::new("/run/rpc_pipefs"))?;
+        let daemons = Daemons {
+            nfsdcld: start_nfsdcld(place)?,
+        };
+        // Short periods: whatever cannot be ended by hand ends soon.
+        for (file, seconds) in [
+            ("/proc/sys/fs/nfs/nlm_timeout", "3"),
+            ("/proc/sys/fs/nfs/nlm_grace_period", "3"),
+            ("/proc/fs/nfsd/nfsv4leasetime", "10"),
+            ("/proc/fs/nfsd/nfsv4gracetime", "10"),
+        ] {
+            place.write(file, seconds)?;
+        }
+        run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
+        run(place
+            .command("rpc.mountd")
+            .args(["--port", &MOUNTD_PORT.to_string()]))?;
+        daemons.end_grace(place)?;
+        Ok(daemons)
+    }
+
+    /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
+    fn end_grace(&self, place: &Place) -> Result<()> {
+        for (file, whose) in [
+            ("/proc/fs/lockd/nlm_end_grace", "lockd"),
+            ("/proc/fs/nfsd/v4_end_grace", "nfsd"),
+        ] {
+            until(&format!("the end of {whose}'s grace"), || {
+                let state = place.read(file)?;
+                if state.starts_with('Y') {
+                    return Ok(Seen::Yes(()));
+                }
+                // EBUSY while client tracking still starts: look again.
+                let said = place.write(file, "Y").err();
+                Ok(Seen::No(format!("{file} reads {state:?}; write: {said:?}")))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Daemons {
     fn drop(&mut self) {
         let _ = self.nfsdcld.kill();
         let _ = self.nfsdcld.wait();
     }
+}
+
+/// Exports a folder to everyone; file handles begin with `fsid`.
+pub fn export_folder(place: &Place, folder: &Path, fsid: u32) -> Result<()> {
+    // exportfs reads this file even when the export is on its command line.
+    run(place.command("touch").arg("/etc/exports"))?;
+    let options = format!("rw,no_root_squash,no_subtree_check,insecure,fsid={fsid},sec=sys");
+    run(place
+        .command("exportfs")
+        .args(["-o", &options])
+        .arg(format!("*:{}", folder.display())))?;
+    Ok(())
+}
+
+/// The bridge for clients, with an address of the place's own.
+pub fn make_bridge(place: &Place) -> Result<()> {
+    place.ip(&format!(
+        "link set lo up\n\
+         link add {BRIDGE} type bridge\n\
+         link set {BRIDGE} up\n\
+         addr add {OWN_V4} dev {BRIDGE}\n\
+         addr add {OWN_V6} dev {BRIDGE} nodad\n"
+    ))
+}
+
+fn mount(kind: &str, place: &Place, at: &Path) -> Result<()> {
+    place.create_dir(at)?;
+    run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
+    Ok(())
 }
 
 fn mount_ext4(place: &Place, at: &Path) -> Result<()> {

@@ -13,6 +13,7 @@ mod locks;
 mod release;
 mod takeover;
 mod topology;
+mod two_nodes;
 
 use std::path::PathBuf;
 
@@ -46,6 +47,16 @@ pub struct Scenario {
 
 /// Every scenario, in the order in which they are listed and run.
 pub fn all() -> Vec<Scenario> {
+    [on_one_machine(), on_a_cluster()].concat()
+}
+
+/// Those that run on the driver of a cluster of two servers (`cluster::Cluster`).
+pub fn on_a_cluster() -> Vec<Scenario> {
+    two_nodes::SCENARIOS.to_vec()
+}
+
+/// Those that have a machine to themselves.
+pub fn on_one_machine() -> Vec<Scenario> {
     [
         topology::SCENARIOS,
         locks::SCENARIOS,

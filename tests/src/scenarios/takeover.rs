@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
@@ -76,8 +76,7 @@ fn reclaim(context: &Context) -> Result<End> {
     let clients: Vec<IpAddr> = [owner, other]
         .map(|mounted| mounted.client.address_for(lab.vips[0]))
         .into();
-    let program = reboot::program(&clients, STATE)?;
-    let program = program.to_str().context("a path in UTF-8")?;
+    let program = reboot::program(lab.server.place(), &clients, STATE)?;
     let arguments = [
         "failover", "--vip", VIPS[0], "--grace", "90s", "--notify", program, "--json",
     ];

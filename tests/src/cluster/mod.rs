@@ -1,0 +1,149 @@
+//! Two servers with disks in common, and what moves between them: a VIP with its
+//! filesystem. Runs on the cluster's driver, where the clients live.
+//!
+//! The host side (`tests/lab.rs`) boots the machines and starts [`node::serve`] on the
+//! servers. The driver bridges them with its clients.
+
+pub mod agent;
+pub mod node;
+pub mod service;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nlmfo::observe::host::Transport;
+
+use self::service::Service;
+use crate::guest::client::Client;
+use crate::guest::command::{finish, run};
+use crate::guest::lab::MountedClient;
+use crate::guest::place::Place;
+use crate::guest::server::{BRIDGE, make_bridge};
+use crate::guest::tool::Tool;
+use crate::guest::wait::{Seen, until};
+
+/// The servers' names and addresses, in the order of the driver's cables.
+pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
+
+/// A server, seen from the driver.
+pub struct Node {
+    place: Place,
+    tool: PathBuf,
+}
+
+/// The two servers, and their services in the order of the VIPs that were asked for.
+pub struct Cluster {
+    pub a: Node,
+    pub b: Node,
+    pub services: Vec<Service>,
+}
+
+impl Cluster {
+    /// A service for each VIP, all on the first server. `nlmfo` is the tool's path there.
+    pub fn up(nlmfo: &std::path::Path, vips: &[&str]) -> Result<Cluster> {
+        run(Command::new("modprobe").args(["-a", "virtio_net", "bridge", "nfsv3"]))?;
+        let driver = Place::root();
+        make_bridge(&driver)?;
+        for port in 0..NODES.len() {
+            driver.ip(&format!("link set eth{port} master {BRIDGE} up\n"))?;
+        }
+        // As the servers have it (`Daemons::start`): clients try again sooner.
+        driver.write("/proc/sys/fs/nfs/nlm_timeout", "3")?;
+        let [a, b] = NODES.map(|(name, address)| -> Result<Node> {
+            let address: IpAddr = address.parse()?;
+            Ok(Node {
+                place: Place::machine(name, address),
+                tool: nlmfo.into(),
+            })
+        });
+        let (a, b) = (a?, b?);
+        let services = vips
+            .iter()
+            .enumerate()
+            .map(|(number, vip)| {
+                let vip = vip.parse().map_err(|error| anyhow!("{vip}: {error}"))?;
+                Service::new(number, vip)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        for node in [&a, &b] {
+            node.wait_up()?;
+        }
+        for service in &services {
+            service.format(&a)?;
+            service.start(&a)?;
+        }
+        Ok(Cluster { a, b, services })
+    }
+
+    /// Clients 1 to `count`, each with a mount through every VIP, in the services' order.
+    pub fn clients(&self, count: u8) -> Result<Vec<MountedClient>> {
+        thread::scope(|scope| {
+            let joining: Vec<_> = (1..=count)
+                .map(|number| scope.spawn(move || self.client(number)))
+                .collect();
+            joining
+                .into_iter()
+                .map(|thread| thread.join().expect("joining does not panic"))
+                .collect()
+        })
+    }
+
+    fn client(&self, number: u8) -> Result<MountedClient> {
+        let client = Client::join_bridge(&Place::root(), number)?;
+        let mounts = self
+            .services
+            .iter()
+            .map(|service| client.mount_export(service.folder(), service.vip, Transport::Tcp))
+            .collect::<Result<_>>()?;
+        Ok(MountedClient { client, mounts })
+    }
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        self.place.name()
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The tool under test, there.
+    pub fn tool(&self) -> Tool<'_> {
+        Tool::new(&self.tool, &self.place)
+    }
+
+    /// Runs lines of shell there, which end at the first that fails, and returns what they
+    /// printed.
+    pub fn shell(&self, script: &str) -> Result<String> {
+        run(self.place.command("sh").args(["-ec", script]))
+            .with_context(|| format!("on node {}", self.name()))
+    }
+
+    /// Ends the machine at once: no process, no connection and no disk is told.
+    pub fn kill(&self) -> Result<()> {
+        let mut shell = self.place.command("sh");
+        let ended = finish(shell.args(["-c", "echo b >/proc/sysrq-trigger"]), "")?;
+        ensure!(
+            ended.code() == agent::UNREACHABLE,
+            "node {} lives on: {}{}",
+            self.name(),
+            ended.status,
+            ended.stderr
+        );
+        Ok(())
+    }
+
+    fn wait_up(&self) -> Result<()> {
+        until(&format!("node {} to be up", self.name()), || {
+            let finished = finish(&mut self.place.command("true"), "")?;
+            Ok(match finished.code() {
+                0 => Seen::Yes(()),
+                _ => Seen::No(finished.stderr),
+            })
+        })
+    }
+}

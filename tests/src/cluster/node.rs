@@ -1,0 +1,40 @@
+//! A server of the cluster, in its own machine: daemons without an export, and the agent
+//! through which the driver gives it work.
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::sethostname;
+
+use super::agent;
+use crate::guest::command::run;
+use crate::guest::place::Place;
+use crate::guest::server::Daemons;
+
+/// The one cable of a server.
+pub const DEVICE: &str = "eth0";
+
+/// Serves until the machine ends.
+pub fn serve(name: &str, address: IpAddr) -> Result<()> {
+    let IpAddr::V4(address) = address else {
+        bail!("{address}: a server's own address is an IPv4 one here");
+    };
+    run(Command::new("modprobe").args([
+        "-a",
+        "virtio_net",
+        "virtio_blk",
+        "sunrpc",
+        "lockd",
+        "nfsd",
+    ]))?;
+    sethostname(name).context("sethostname")?;
+    let place = Place::root();
+    place.ip(&format!(
+        "link set lo up\n\
+         link set {DEVICE} up\n\
+         addr add {address}/16 dev {DEVICE}\n"
+    ))?;
+    let _daemons = Daemons::start(&place)?;
+    agent::serve()
+}
