@@ -124,6 +124,25 @@ pub struct HostRecord {
     pub nsm_name: [u8; NAME_MAX],
 }
 
+/// Which host the tool was told of.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostKey {
+    pub vip: Addr,
+    pub client: Addr,
+    /// NLM version.
+    pub version: u32,
+    /// IP protocol number.
+    pub proto: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    pub pad: u32,
+}
+
+/// The same host is told of again after this many nanoseconds: a client that locks all
+/// the time costs one record a minute.
+pub const TELL_AGAIN_NS: u64 = 60_000_000_000;
+
 /// What makes two observations of a lock the same lock: an order-free sum of
 /// these over a file's locks is compared between the two walks of a snapshot.
 /// FNV-style mixing, a word at a time: a change detector, no cryptography.
@@ -233,6 +252,7 @@ const _: () = {
     assert!(size_of::<WaiterRecord>() == 56);
     assert!(size_of::<ShareRecord>() == 32 + NAME_MAX);
     assert!(size_of::<HostRecord>() == 72 + 2 * NAME_MAX);
+    assert!(size_of::<HostKey>() == 48);
     assert!(size_of::<Control>() == 48);
     assert!(size_of::<VipCounters>() == 8 * (9 + cause::COUNT + LATENCY_BUCKETS));
 };

@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use nlmfo_common::Addr;
 use nlmfo_common::layout::FL_SPAN_MAX;
-use nlmfo_common::record::{Control, VipCounters};
+use nlmfo_common::record::{Control, HostKey, VipCounters};
 
 use crate::snapshot::Walk;
 
@@ -76,3 +76,15 @@ pub static GRANTS_TOLD: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1638
 /// value, as it is too large for the stack.
 #[map]
 pub static NO_COUNTS: Array<VipCounters> = Array::with_max_entries(1, 0);
+
+/// A `HostRecord` for each host that was to be monitored.
+#[map]
+pub static MONITORED: RingBuf = RingBuf::with_byte_size(1 << 19, 0);
+
+/// When the tool was last told of a host, by `bpf_ktime_get_ns`.
+#[map]
+pub static TOLD: LruHashMap<HostKey, u64> = LruHashMap::with_max_entries(65536, 0);
+
+/// Hosts that the tool could not be told of.
+#[map]
+pub static UNTOLD: Array<u64> = Array::with_max_entries(1, 0);

@@ -17,13 +17,12 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use nlmfo_common::Addr;
 use nlmfo_common::record::{
-    Control, FH_MAX, FileRecord, HOSTS_PER_RUN, HostRecord, LockRecord, NAME_MAX, ShareRecord,
-    WaiterRecord, kind, lock_digest, walk,
+    Control, FH_MAX, FileRecord, HOSTS_PER_RUN, LockRecord, NAME_MAX, ShareRecord, WaiterRecord,
+    kind, lock_digest, walk,
 };
 
-use crate::kernel::{
-    FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes, read_str, sockaddr,
-};
+use crate::host::{self, fill};
+use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes};
 use crate::maps::{CONTROL, RECORDS, WALK};
 
 /// The reader looks by itself, so no record needs to wake anyone.
@@ -57,18 +56,6 @@ fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool
             Err(error)
         }
     }
-}
-
-/// Assigns fields behind a raw pointer into a reserved record.
-macro_rules! fill {
-    ($record:expr, { $($field:ident: $value:expr),+ $(,)? }) => {{
-        let record = $record;
-        $(
-            let value = $value;
-            // SAFETY: `emit` hands over a reserved record, aligned to 8.
-            unsafe { (&raw mut (*record).$field).write(value) };
-        )+
-    }};
 }
 
 /// Makes the calling thread the reader. Run by the tool itself
@@ -477,27 +464,5 @@ pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
 
 #[inline(never)]
 fn emit_host(host: u64) -> Result<bool, i32> {
-    emit(|record: *mut HostRecord| {
-        let net = pointer(host, layout!(host_net))?;
-        fill!(record, {
-            kind: kind::HOST,
-            version: read(host, layout!(host_version))?,
-            host: host,
-            vip: host_vip(host)?,
-            client: sockaddr(host + layout!(host_addr) as u64)?,
-            proto: read::<u16>(host, layout!(host_proto))? as u32,
-            netns: read(net, layout!(net_inum))?,
-            nsm_priv: [0; 16],
-            nsm_name: [0; NAME_MAX],
-        });
-        // SAFETY: as in `fill!`.
-        let (name, nsm_name) = unsafe { (&raw mut (*record).name, &raw mut (*record).nsm_name) };
-        read_str(name, pointer(host, layout!(host_name))?);
-        let nsm = pointer(host, layout!(host_nsmhandle))?;
-        if nsm != 0 {
-            fill!(record, { nsm_priv: read(nsm, layout!(nsm_priv))? });
-            read_str(nsm_name, pointer(nsm, layout!(nsm_name))?);
-        }
-        Ok(())
-    })
+    emit(|record| host::describe(host, record))
 }

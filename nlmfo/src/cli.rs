@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::notify::state_dir;
+
 /// NLM lock failover per virtual server address, with proof from the kernel's own
 /// lock lists.
 ///
@@ -177,6 +179,14 @@ pub enum Scope {
     Vip,
     /// Also those on the files of its filesystem, through whatever address
     Filesystem,
+}
+
+/// Where what outlives processes and nodes is kept.
+#[derive(Debug, Args)]
+pub struct StateArgs {
+    /// The folder of the client book and the state numbers; a cluster's nodes may share it
+    #[arg(long, value_name = "DIR", env = "NLMFO_STATE_DIR", default_value = state_dir::DEFAULT)]
+    pub state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

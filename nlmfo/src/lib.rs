@@ -7,6 +7,7 @@ pub mod exit;
 pub mod failover;
 pub mod grace;
 pub mod kernel;
+pub mod notify;
 pub mod observe;
 pub mod release;
 pub mod rpc;

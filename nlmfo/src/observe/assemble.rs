@@ -211,7 +211,8 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
     assembled
 }
 
-fn host_info(record: &HostRecord) -> Option<HostInfo> {
+/// A host as its record tells of it; none if it is of no NLM version or transport known.
+pub(super) fn host_info(record: &HostRecord) -> Option<HostInfo> {
     Some(HostInfo {
         key: Host {
             vip: record.vip.ip(),

@@ -1,4 +1,5 @@
-//! What the kernel holds: snapshots of lockd's locks and counters per VIP.
+//! What the kernel holds: snapshots of lockd's locks, counters per VIP, and the clients
+//! as they come.
 //!
 //! Gauges come from snapshots, counters from probes; no state of ours lives long
 //! enough to drift from the kernel's.
@@ -7,6 +8,7 @@ pub mod assemble;
 pub mod counters;
 pub mod describe;
 pub mod host;
+pub mod monitor;
 pub mod programs;
 pub mod snapshot;
 pub mod table;

@@ -53,6 +53,8 @@ pub enum ObserveError {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    #[error("waiting for records of the eBPF programs: {0}")]
+    Poll(#[source] io::Error),
     #[error("reading /proc/locks: {0}")]
     ProcLocks(#[source] io::Error),
     #[error(
@@ -125,11 +127,12 @@ pub(super) struct Probe {
     pub function: &'static str,
 }
 
-/// Every kernel function that a probe of ours sits on: the snapshot's first,
-/// then the counters'.
+/// Every kernel function that a probe of ours sits on: the snapshot's first, then the
+/// counters', then the client book's.
 pub fn probed_functions() -> impl Iterator<Item = &'static str> {
     (super::snapshot::PROBES.iter())
         .chain(super::counters::PROBES)
+        .chain(super::monitor::PROBES)
         .map(|probe| probe.function)
 }
 

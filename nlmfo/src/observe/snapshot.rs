@@ -274,7 +274,7 @@ fn control_error(source: aya::maps::MapError) -> ObserveError {
 }
 
 /// The record in a ring-buffer item, if it is of this kind.
-fn record<R: Pod>(item: &[u8], kind: u32) -> Option<R> {
+pub(super) fn record<R: Pod>(item: &[u8], kind: u32) -> Option<R> {
     let tag = u32::from_ne_bytes(item.first_chunk().copied()?);
     if tag != kind || item.len() < size_of::<R>() {
         return None;

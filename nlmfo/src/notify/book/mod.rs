@@ -1,0 +1,186 @@
+//! The client book: who has used lockd through which VIP, kept so that the node that
+//! takes the VIP over knows whom to tell, even if the other one died.
+//!
+//! A VIP's book is a row of files in its folder of the state directory,
+//! `clients.0000000001` and so on: one for each *term*, the time in which one node owns
+//! the VIP. Only the owner of the newest term writes, and only to its own file
+//! ([`writer`]); whoever creates the next file has taken the book over, and the old owner
+//! finds that out when it writes next. [`line`](self::line) tells what is in a file.
+
+pub mod line;
+mod term;
+#[cfg(test)]
+mod tests;
+pub mod writer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use self::line::Line;
+use self::term::Folder;
+use super::state_dir::StateDir;
+use crate::failover::record::ClientLine;
+use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::table::HostInfo;
+
+/// A client that is known to be there is noted again after this many seconds.
+pub const NOTED_AGAIN: u64 = 600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    #[error("the client book {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(
+        "the client book {} does not begin as one: it is damaged, or no client book; move it \
+         away, and {} is rebuilt from the clients that lock from now on", path.display(), path.display()
+    )]
+    Damaged { path: PathBuf },
+    #[error(
+        "the client book {} has the schema {schema:?}, and this nlmfo reads {:?}: use the same \
+         version on all nodes", path.display(), line::SCHEMA
+    )]
+    Foreign { path: PathBuf, schema: String },
+    #[error(
+        "the client book of {vip} belongs to node {node} (term {term}), and only its owner writes: \
+         a takeover on this node makes it ours"
+    )]
+    Owned {
+        vip: IpAddr,
+        node: String,
+        term: u64,
+    },
+}
+
+/// A client of a VIP. Times in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    #[serde(rename = "client")]
+    pub address: IpAddr,
+    /// The name that it calls itself, or under which statd has it.
+    pub name: String,
+    /// Null if only statd's record told of it.
+    pub version: Option<NlmVersion>,
+    /// Null if only statd's record told of it.
+    pub transport: Option<Transport>,
+    pub first_seen: u64,
+    /// Exact to [`NOTED_AGAIN`].
+    pub last_seen: u64,
+}
+
+/// Which host a client is to the book: one that comes over two transports is in it twice.
+type Key = (IpAddr, Option<NlmVersion>, Option<Transport>);
+
+impl Client {
+    fn key(&self) -> Key {
+        (self.address, self.version, self.transport)
+    }
+
+    /// A host that was seen at a time.
+    pub fn seen(host: &HostInfo, at: u64) -> Self {
+        Client {
+            address: host.key.client,
+            name: host.name.clone(),
+            version: Some(host.key.version),
+            transport: Some(host.key.transport),
+            first_seen: at,
+            last_seen: at,
+        }
+    }
+
+    /// A client that held locks when they were recorded.
+    pub fn recorded(line: &ClientLine, at: u64) -> Self {
+        Client {
+            address: line.host.client,
+            name: line.host.client_name.clone(),
+            version: Some(line.host.version),
+            transport: Some(line.host.transport),
+            first_seen: at,
+            last_seen: at,
+        }
+    }
+}
+
+/// The clients of one VIP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Book {
+    clients: BTreeMap<Key, Client>,
+}
+
+impl Book {
+    /// What a sighting changes, if anything worth a line.
+    pub fn news(&self, seen: &Client) -> Option<Client> {
+        let Some(known) = self.clients.get(&seen.key()) else {
+            return Some(seen.clone());
+        };
+        let is_stale = seen.last_seen >= known.last_seen.saturating_add(NOTED_AGAIN);
+        (is_stale || known.name != seen.name).then(|| Client {
+            first_seen: known.first_seen.min(seen.first_seen),
+            last_seen: known.last_seen.max(seen.last_seen),
+            ..seen.clone()
+        })
+    }
+
+    /// Takes a line of the book in.
+    pub fn apply(&mut self, line: &Line) {
+        match line {
+            Line::Client(client) => {
+                self.clients.insert(client.key(), client.clone());
+            }
+            Line::Forgotten { client } => {
+                self.clients.retain(|(address, ..), _| address != client);
+            }
+            Line::Complete => {}
+        }
+    }
+
+    /// By address, version and transport.
+    pub fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.clients.values()
+    }
+
+    pub fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+
+    /// What the state directory has of a VIP; empty if it has nothing.
+    pub fn read(state: &StateDir, vip: IpAddr) -> Result<ReadBook, BookError> {
+        Folder::new(state, vip).read()
+    }
+}
+
+/// A book with what was found about it.
+#[derive(Clone, Debug, Default)]
+pub struct ReadBook {
+    pub book: Book,
+    /// None if nobody has written one.
+    pub owner: Option<Owner>,
+    /// Lines that were not whole, as `file:line`: a crash in the middle of a write leaves
+    /// one, which counted for nothing; more than that is damage.
+    pub torn: Vec<String>,
+}
+
+/// Whose book it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its node name (`uname -n`).
+    pub node: String,
+    pub term: u64,
+    /// When the term began, in seconds since 1970.
+    pub since: u64,
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}

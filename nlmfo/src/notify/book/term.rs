@@ -1,0 +1,182 @@
+//! The files of a VIP's book, and how they add up.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::line::{self, Head, Line};
+use super::{BookError, Owner, ReadBook};
+use crate::notify::state_dir::StateDir;
+
+const PREFIX: &str = "clients.";
+
+/// Readers that find a file gone because its owner has just begun another one look
+/// again this often.
+const READ_TRIES: u32 = 16;
+
+/// A VIP's folder.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    pub vip: IpAddr,
+    path: PathBuf,
+}
+
+/// A file of the book as it was read.
+pub(super) struct TermFile {
+    pub head: Head,
+    pub lines: Vec<Line>,
+    /// Numbers of the lines that are not whole, from 1.
+    torn: Vec<usize>,
+}
+
+impl TermFile {
+    pub fn is_complete(&self) -> bool {
+        self.lines.contains(&Line::Complete)
+    }
+}
+
+impl Folder {
+    pub fn new(state: &StateDir, vip: IpAddr) -> Self {
+        Folder {
+            vip,
+            path: state.vip(vip),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file of a term.
+    pub fn file(&self, term: u64) -> PathBuf {
+        self.path.join(format!("{PREFIX}{term:010}"))
+    }
+
+    /// The terms that have a file, in order.
+    pub fn terms(&self) -> Result<Vec<u64>, BookError> {
+        let failed = |source| BookError::File {
+            path: self.path.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut terms = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let term: Option<u64> = (name.to_str())
+                .and_then(|name| name.strip_prefix(PREFIX))
+                .and_then(|term| term.parse().ok());
+            terms.extend(term);
+        }
+        terms.sort_unstable();
+        Ok(terms)
+    }
+
+    /// Reads one file; none if it is not there.
+    pub fn read_term(&self, term: u64) -> Result<Option<TermFile>, BookError> {
+        let path = self.file(term);
+        let mut text = Vec::new();
+        match File::open(&path).and_then(|mut file| file.read_to_end(&mut text)) {
+            Ok(_) => parse(&path, &text).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BookError::File { path, source }),
+        }
+    }
+
+    /// Who began a term; none if its file is not there.
+    pub fn read_owner(&self, term: u64) -> Result<Option<Owner>, BookError> {
+        let path = self.file(term);
+        let mut first = String::new();
+        match File::open(&path).and_then(|file| BufReader::new(file).read_line(&mut first)) {
+            Ok(_) => {
+                let first = first.trim_end_matches('\n');
+                head(&path, first.as_bytes()).map(|head| Some(head.owner))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(BookError::File { path, source }),
+        }
+    }
+
+    /// All terms, added up.
+    pub fn read(&self) -> Result<ReadBook, BookError> {
+        for _ in 0..READ_TRIES {
+            if let Some(book) = self.try_read()? {
+                return Ok(book);
+            }
+        }
+        Err(BookError::File {
+            path: self.path.clone(),
+            source: io::Error::other("its files come and go faster than they can be read"),
+        })
+    }
+
+    /// None if a file went away meanwhile.
+    fn try_read(&self) -> Result<Option<ReadBook>, BookError> {
+        let mut files = Vec::new();
+        for term in self.terms()?.into_iter().rev() {
+            let Some(file) = self.read_term(term)? else {
+                return Ok(None);
+            };
+            let is_complete = file.is_complete();
+            files.push((term, file));
+            if is_complete {
+                break;
+            }
+        }
+        let mut read = ReadBook {
+            owner: files.first().map(|(_, file)| file.head.owner.clone()),
+            ..ReadBook::default()
+        };
+        for (term, file) in files.iter().rev() {
+            for line in &file.lines {
+                read.book.apply(line);
+            }
+            let path = self.file(*term);
+            let torn = file.torn.iter();
+            (read.torn).extend(torn.map(|number| format!("{}:{number}", path.display())));
+        }
+        Ok(Some(read))
+    }
+}
+
+/// The first line of a file, which was durable before the file had its name.
+fn head(path: &Path, first: &[u8]) -> Result<Head, BookError> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: String,
+    }
+    let damaged = || BookError::Damaged {
+        path: path.to_owned(),
+    };
+    let json = line::checked(first).ok_or_else(damaged)?;
+    let Schema { schema } = serde_json::from_slice(json).map_err(|_| damaged())?;
+    if schema != line::SCHEMA {
+        return Err(BookError::Foreign {
+            path: path.to_owned(),
+            schema,
+        });
+    }
+    serde_json::from_slice(json).map_err(|_| damaged())
+}
+
+fn parse(path: &Path, text: &[u8]) -> Result<TermFile, BookError> {
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let mut file = TermFile {
+        head: head(path, lines.next().unwrap_or_default())?,
+        lines: Vec::new(),
+        torn: Vec::new(),
+    };
+    for (number, text) in lines.enumerate().filter(|(_, text)| !text.is_empty()) {
+        match line::checked(text).and_then(|json| serde_json::from_slice(json).ok()) {
+            Some(line) => file.lines.push(line),
+            None => file.torn.push(number + 2),
+        }
+    }
+    Ok(file)
+}

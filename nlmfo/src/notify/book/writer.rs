@@ -1,0 +1,255 @@
+//! Writing a book: what is noted counts once it is on the disk and no other node has
+//! begun a term.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::IpAddr;
+
+use rustix::fs::{FlockOperation, flock};
+use tracing::debug;
+
+use super::line::{self, Head, Line};
+use super::term::Folder;
+use super::{Book, BookError, Client, Owner, now};
+use crate::notify::durable;
+use crate::notify::state_dir::{self, StateDir};
+
+/// A file of this many bytes for each client, and [`COMPACT_LEAST`] besides, is begun
+/// anew: some eight lines of each.
+const COMPACT_PER_CLIENT: u64 = 1600;
+const COMPACT_LEAST: u64 = 64 * 1024;
+
+/// A VIP's book, open for its owner. Several processes of one node may have it open.
+#[derive(Debug)]
+pub struct Writer {
+    folder: Folder,
+    node: String,
+    term: u64,
+    file: File,
+    book: Book,
+}
+
+impl Writer {
+    /// Opens the book of a VIP that is this node's, or nobody's yet.
+    pub fn open(state: &StateDir, vip: IpAddr, node: &str) -> Result<Self, BookError> {
+        let folder = Folder::new(state, vip);
+        match newest(&folder)? {
+            None => Writer::begin(folder, node, 0),
+            Some(owner) if owner.node == node => Writer::resume(folder, node, owner.term),
+            Some(owner) => Err(owned(vip, owner)),
+        }
+    }
+
+    /// Makes the book this node's, whosever it was.
+    pub fn take_over(state: &StateDir, vip: IpAddr, node: &str) -> Result<Self, BookError> {
+        let folder = Folder::new(state, vip);
+        match newest(&folder)? {
+            Some(owner) if owner.node == node => Writer::resume(folder, node, owner.term),
+            owner => Writer::begin(folder, node, owner.map_or(0, |owner| owner.term)),
+        }
+    }
+
+    /// As it was read when it was opened, with what was noted since.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// Notes sightings of clients. When it returns, what was new in them is durable and
+    /// will be known to the next owner; after an error it may be or not.
+    pub fn note(&mut self, seen: &[Client]) -> Result<(), BookError> {
+        let news = seen.iter().filter_map(|seen| self.book.news(seen));
+        let lines: Vec<Line> = news.map(Line::Client).collect();
+        self.append(&lines)?;
+        self.compact_if_long()
+    }
+
+    /// Strikes a client off, until it locks again.
+    pub fn forget(&mut self, client: IpAddr) -> Result<(), BookError> {
+        self.append(&[Line::Forgotten { client }])
+    }
+
+    fn append(&mut self, lines: &[Line]) -> Result<(), BookError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut text = Vec::new();
+        for line in lines {
+            line::encode(line, &mut text);
+        }
+        loop {
+            self.write(&text)?;
+            // Only now: whoever began a term before may have read the file without this.
+            match newest(&self.folder)? {
+                Some(owner) if owner.term == self.term => break,
+                Some(owner) if owner.node == self.node => {
+                    // Another process of ours has begun it.
+                    let folder = self.folder.clone();
+                    *self = Writer::resume(folder, &self.node, owner.term)?;
+                }
+                Some(owner) => return Err(owned(self.folder.vip, owner)),
+                None => return Err(self.failed(io::ErrorKind::NotFound.into())),
+            }
+        }
+        for line in lines {
+            self.book.apply(line);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, text: &[u8]) -> Result<(), BookError> {
+        let mut write = || {
+            // Against other processes of this node: two writes do not mix.
+            flock(&self.file, FlockOperation::LockExclusive)?;
+            let result = append_to(&mut self.file, text);
+            flock(&self.file, FlockOperation::Unlock)?;
+            result
+        };
+        write().map_err(|error| self.failed(error))
+    }
+
+    /// The first of a term: its file is created by one node alone.
+    fn begin(folder: Folder, node: &str, last: u64) -> Result<Self, BookError> {
+        let head = Head {
+            schema: line::SCHEMA.into(),
+            vip: folder.vip,
+            owner: Owner {
+                node: node.to_owned(),
+                term: last + 1,
+                since: now(),
+            },
+        };
+        let mut text = Vec::new();
+        line::encode(&head, &mut text);
+        let path = folder.file(last + 1);
+        let created =
+            state_dir::create(folder.path()).and_then(|()| durable::create_new(&path, &text));
+        match created {
+            Ok(()) => Writer::resume(folder, node, last + 1),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match newest(&folder)? {
+                Some(owner) if owner.node == node => Writer::resume(folder, node, owner.term),
+                Some(owner) => Err(owned(folder.vip, owner)),
+                None => Err(BookError::File {
+                    path,
+                    source: error,
+                }),
+            },
+            Err(source) => Err(BookError::File { path, source }),
+        }
+    }
+
+    /// Opens the file of a term of ours, and carries the earlier ones over if that was
+    /// not done to its end.
+    fn resume(folder: Folder, node: &str, term: u64) -> Result<Self, BookError> {
+        let path = folder.file(term);
+        let file = match OpenOptions::new().read(true).append(true).open(&path) {
+            Ok(file) => file,
+            // Others have begun terms since, and removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return match newest(&folder)? {
+                    Some(owner) if owner.node == node && owner.term != term => {
+                        Writer::resume(folder, node, owner.term)
+                    }
+                    Some(owner) if owner.node != node => Err(owned(folder.vip, owner)),
+                    _ => Err(BookError::File {
+                        path,
+                        source: error,
+                    }),
+                };
+            }
+            Err(source) => return Err(BookError::File { path, source }),
+        };
+        let is_complete = (folder.read_term(term)?).is_some_and(|file| file.is_complete());
+        let mut writer = Writer {
+            book: folder.read()?.book,
+            folder,
+            node: node.to_owned(),
+            term,
+            file,
+        };
+        if !is_complete {
+            writer.carry_over()?;
+        }
+        Ok(writer)
+    }
+
+    /// Writes all that still holds into the file at hand, after which the older ones are
+    /// not needed. The last one before stays, for whoever wants to know what happened.
+    fn carry_over(&mut self) -> Result<(), BookError> {
+        let mut text = Vec::new();
+        for client in self.book.clients() {
+            line::encode(&Line::Client(client.clone()), &mut text);
+        }
+        line::encode(&Line::Complete, &mut text);
+        self.write(&text)?;
+        let terms = self.folder.terms()?;
+        if terms.last() != Some(&self.term) {
+            return match newest(&self.folder)? {
+                Some(owner) if owner.node != self.node => Err(owned(self.folder.vip, owner)),
+                // Another process of ours is at it.
+                _ => Ok(()),
+            };
+        }
+        let older: Vec<u64> = terms.into_iter().filter(|&term| term < self.term).collect();
+        if let Some((_, needless)) = older.split_last() {
+            for &term in needless {
+                let path = self.folder.file(term);
+                if let Err(error) = std::fs::remove_file(&path) {
+                    debug!(path = %path.display(), %error, "left behind");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A client that locks for years writes a line now and then: begins a file anew
+    /// that has grown long of them.
+    fn compact_if_long(&mut self) -> Result<(), BookError> {
+        let length =
+            (self.file.metadata().map(|file| file.len())).map_err(|error| self.failed(error))?;
+        if length > COMPACT_LEAST + COMPACT_PER_CLIENT * self.book.len() as u64 {
+            *self = Writer::begin(self.folder.clone(), &self.node, self.term)?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> BookError {
+        BookError::File {
+            path: self.folder.file(self.term),
+            source,
+        }
+    }
+}
+
+/// Whose book it is: who began the newest term.
+fn newest(folder: &Folder) -> Result<Option<Owner>, BookError> {
+    loop {
+        let Some(&term) = folder.terms()?.last() else {
+            return Ok(None);
+        };
+        if let Some(owner) = folder.read_owner(term)? {
+            return Ok(Some(owner));
+        }
+    }
+}
+
+fn owned(vip: IpAddr, owner: Owner) -> BookError {
+    let Owner { node, term, .. } = owner;
+    BookError::Owned { vip, node, term }
+}
+
+/// Behind a line that a crash has cut off begins a new one.
+fn append_to(file: &mut File, text: &[u8]) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.seek(SeekFrom::Start(length - 1))?;
+        file.read_exact(&mut last)?;
+    }
+    let mut whole = Vec::with_capacity(text.len() + 1);
+    if last != *b"\n" {
+        whole.push(b'\n');
+    }
+    whole.extend_from_slice(text);
+    file.write_all(&whole)?;
+    file.sync_data()
+}

@@ -1,0 +1,73 @@
+//! The clients that lockd wants to be monitored, as they come: who uses which VIP.
+//!
+//! A client is told of when it locks, and again while it goes on, once a minute
+//! (`TELL_AGAIN_NS`). Requests that no monitored client makes (NM_LOCK, SHARE) go by.
+
+use aya::maps::{Array, MapData, RingBuf};
+use nlmfo_common::record::{HostRecord, kind};
+use tokio::io::unix::AsyncFd;
+
+use super::assemble::host_info;
+use super::programs::{ObserveError, Probe, Programs};
+use super::snapshot::record;
+use super::table::HostInfo;
+
+pub(super) const PROBES: &[Probe] = &[Probe {
+    program: "monitor",
+    function: "nsm_monitor",
+}];
+
+/// The probe in the kernel, and the clients that it tells of.
+pub struct Monitored {
+    ring: AsyncFd<RingBuf<MapData>>,
+    untold: Array<MapData, u64>,
+}
+
+impl Monitored {
+    /// Attaches the probe; it stays until `programs` is dropped. To be called within a
+    /// tokio runtime.
+    pub fn attach(programs: &mut Programs) -> Result<Self, ObserveError> {
+        for probe in PROBES {
+            programs.attach(probe)?;
+        }
+        let ring = programs.ebpf.take_map("MONITORED");
+        let untold = programs.ebpf.take_map("UNTOLD");
+        let ring = RingBuf::try_from(ring.ok_or(ObserveError::Foreign("MONITORED"))?)
+            .map_err(|source| map_error("MONITORED", source))?;
+        // SAFETY: the ring buffer owns its map's file descriptor, which stays the same for
+        // as long as it lives.
+        let ring =
+            unsafe { AsyncFd::register(ring) }.map_err(|error| ObserveError::Poll(error.into()))?;
+        Ok(Monitored {
+            ring,
+            untold: Array::try_from(untold.ok_or(ObserveError::Foreign("UNTOLD"))?)
+                .map_err(|source| map_error("UNTOLD", source))?,
+        })
+    }
+
+    /// Waits for hosts to be told of, and returns all there are. Dropping the future
+    /// loses none.
+    pub async fn next(&mut self) -> Result<Vec<HostInfo>, ObserveError> {
+        let mut ready = self.ring.readable_mut().await.map_err(ObserveError::Poll)?;
+        let ring = ready.get_inner_mut();
+        let mut hosts = Vec::new();
+        while let Some(item) = ring.next() {
+            hosts.extend(record::<HostRecord>(&item, kind::HOST).and_then(|host| host_info(&host)));
+        }
+        ready.clear_ready();
+        Ok(hosts)
+    }
+
+    /// How many hosts could not be told of since the probe was attached: the reader was
+    /// too slow, or the kernel's memory could not be read.
+    pub fn untold(&self) -> Result<u64, ObserveError> {
+        (self.untold.get(&0, 0)).map_err(|source| map_error("UNTOLD", source))
+    }
+}
+
+fn map_error(map: &'static str, source: aya::maps::MapError) -> ObserveError {
+    ObserveError::Map {
+        map,
+        source: Box::new(source),
+    }
+}
