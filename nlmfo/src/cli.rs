@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::notify::state_dir;
+use crate::notify::{names, state_dir};
 
 /// NLM lock failover per virtual server address, with proof from the kernel's own
 /// lock lists.
@@ -31,6 +31,8 @@ pub enum Command {
     Failover(FailoverArgs),
     /// Hold a grace period for a VIP alone: refuse new locks, let clients reclaim
     Grace(GraceArgs),
+    /// Tell a VIP's clients, and no others, to reclaim: SM_NOTIFY from the VIP
+    Notify(NotifyArgs),
     /// Remove every trace of nlmfo from the kernel
     Cleanup(CleanupArgs),
     /// Follows network devices while a grace period is open; started by `grace`
@@ -190,6 +192,34 @@ pub struct StateArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct NotifyArgs {
+    /// The virtual server address, which must be up on this node
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub vip: IpAddr,
+    /// Tell this client (repeatable), not all in the client book
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub client: Vec<IpAddr>,
+    /// Tell the VIP's clients in the record that a release wrote, not those in the book
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// What clients mount the VIP by (repeatable); else what is configured, what a reverse
+    /// lookup gives, and the address
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Vec<String>,
+    /// How long to try
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub deadline: Duration,
+    /// Where the names are configured [default: /etc/nlmfo.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct CleanupArgs {
     /// Print one JSON object
     #[arg(long)]
@@ -229,6 +259,10 @@ fn usable(ip: IpAddr) -> Result<IpAddr, String> {
         return Err("no client can reach a server at this address".to_owned());
     }
     Ok(ip)
+}
+
+fn name(text: &str) -> Result<String, String> {
+    names::check(text).map(|()| text.to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

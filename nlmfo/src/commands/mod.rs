@@ -5,6 +5,7 @@ mod cleanup;
 mod failover;
 mod grace;
 mod locks;
+mod notify;
 mod table;
 
 use std::io::{self, Write};
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Failover(args) => failover::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Grace(args) => grace::run(&args),
+        Command::Notify(args) => notify::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::GraceKeeper => grace::keep(),
     }

@@ -97,6 +97,15 @@ impl Record {
         record
     }
 
+    /// The clients of one VIP; one that uses several transports or versions is there as
+    /// often.
+    pub fn clients_of(&self, vip: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let clients = self.clients.iter().map(|client| &client.host);
+        clients
+            .filter(move |host| host.vip == vip)
+            .map(|host| host.client)
+    }
+
     /// Replaces `path` in one step.
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
         write_whole(path, |out| {

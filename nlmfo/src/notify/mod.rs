@@ -1,6 +1,13 @@
-//! Who is to be told that a VIP has moved: the client book, kept in a state directory
-//! across nodes and crashes, and statd's callout.
+//! Who is to be told that a VIP has moved, and telling them: the client book, kept in a
+//! state directory across nodes and crashes, statd's callout, and SM_NOTIFY.
 
 pub mod book;
+pub mod config;
 pub mod durable;
+pub mod machine;
+pub mod names;
+pub mod number;
+pub mod report;
+pub mod socket;
 pub mod state_dir;
+pub mod tell;

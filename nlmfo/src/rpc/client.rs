@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::message::{
     Credential, LAST_FRAGMENT, Procedure, RECORD_MARKER, Refusal, decode_reply, encode_call,
-    reply_xid,
+    reply_xid, with_marker,
 };
 use super::xdr;
 use crate::observe::host::Transport;
@@ -215,7 +215,7 @@ fn make_transparent(socket: &Socket, address: IpAddr) -> io::Result<()> {
 }
 
 /// Binds to a reserved port that is free, beginning at a random one.
-fn bind_reserved(socket: &Socket, address: IpAddr) -> io::Result<()> {
+pub fn bind_reserved(socket: &Socket, address: IpAddr) -> io::Result<()> {
     let first = (random() % u64::from(FIRST_PORTS)) as u16;
     let count = RESERVED_PORTS.len() as u16;
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
@@ -286,14 +286,8 @@ async fn receive_datagram(socket: &UdpSocket) -> io::Result<Bytes> {
     Ok(with_marker(record))
 }
 
-fn with_marker(mut record: BytesMut) -> Bytes {
-    let length = LAST_FRAGMENT | (record.len() - RECORD_MARKER) as u32;
-    record[..RECORD_MARKER].copy_from_slice(&length.to_be_bytes());
-    record.freeze()
-}
-
 /// Not for secrets: transaction ids and the first port to try.
-fn random() -> u64 {
+pub fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use onc_rpc::auth::{AuthFlavor, AuthUnixParams};
 use onc_rpc::{AcceptedStatus, CallBody, MessageType, RejectedReply, ReplyBody, RpcMessage};
 
@@ -81,6 +81,20 @@ pub fn reply_xid(record: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(
         xid.try_into().expect("four bytes were taken"),
     ))
+}
+
+/// Fills in the marker that `record` has room for in front: it is one whole record.
+pub fn with_marker(mut record: BytesMut) -> Bytes {
+    let length = LAST_FRAGMENT | (record.len() - RECORD_MARKER) as u32;
+    record[..RECORD_MARKER].copy_from_slice(&length.to_be_bytes());
+    record.freeze()
+}
+
+/// A datagram as the record that it would be over TCP.
+pub fn datagram_as_record(datagram: &[u8]) -> Bytes {
+    let mut record = BytesMut::zeroed(RECORD_MARKER);
+    record.extend_from_slice(datagram);
+    with_marker(record)
 }
 
 /// The results in a reply. `record` is one record with a marker of its whole

@@ -2,8 +2,8 @@
 //! SM_NOTIFY, which statd makes of it.
 //!
 //! [`tell`] makes a client believe that its server has rebooted, so that it reclaims its
-//! locks. [`notify`] tells this node's lockd the same of a client: it is procedure 16 of the NLM program, and not the SM_NOTIFY that statds send
-//! each other. lockd takes it from a loopback address and a reserved port only, finds
+//! locks. [`notify`] tells this node's lockd the same of a client: it is procedure 16 of
+//! the NLM program, and not the SM_NOTIFY that statds send each other. lockd takes it from a loopback address and a reserved port only, finds
 //! the client by the cookie that it gave statd with SM_MON, and gives up **all** of
 //! that client's locks, on every VIP and of every version (`nlm_host_rebooted`,
 //! fs/lockd/host.c, 6.1 to 6.12).
@@ -11,11 +11,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::client::{Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::nlm::PROGRAM;
 use super::portmap;
-use super::xdr::Encoder;
+use super::xdr::{self, Encoder};
 use crate::observe::host::Transport;
 
 /// Longest name of a monitored host (`SM_MAXSTRLEN`, include/linux/lockd/xdr.h).
@@ -35,7 +37,7 @@ const SM_NOTIFY: Procedure = Procedure {
 
 /// The network status monitor (statd): its program, and the call that says that a host
 /// has rebooted (X/Open XNFS, chapter 11).
-const STATD: Procedure = Procedure {
+pub const STATD: Procedure = Procedure {
     program: 100_024,
     program_name: "NSM",
     version: 1,
@@ -68,13 +70,17 @@ pub async fn tell(
         deadline,
     })
     .await?;
-    let mut arguments = Encoder::default();
-    arguments
-        .opaque("the server's name", name.as_bytes(), MAX_NAME)
-        .map_err(|error| rpc.error(&STATD, error))?;
-    arguments.u32(state);
-    rpc.call(&STATD, &arguments.finish()).await?;
+    let arguments = statd_arguments(name, state).map_err(|error| rpc.error(&STATD, error))?;
+    rpc.call(&STATD, &arguments).await?;
     Ok(true)
+}
+
+/// The arguments of [`STATD`]: the name that has rebooted, and its state number.
+pub fn statd_arguments(name: &str, state: u32) -> Result<Bytes, xdr::Error> {
+    let mut arguments = Encoder::default();
+    arguments.opaque("the server's name", name.as_bytes(), MAX_NAME)?;
+    arguments.u32(state);
+    Ok(arguments.finish().freeze())
 }
 
 /// Tells the lockd of this network namespace that a client has rebooted.

@@ -7,6 +7,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::client::{Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::nlm;
@@ -14,7 +16,8 @@ use super::xdr::{self, Decoder, Encoder};
 use crate::observe::host::{NlmVersion, Transport};
 
 const PROGRAM: u32 = 100_000;
-const PORT: u16 = 111;
+/// Where every rpcbind listens.
+pub const PORT: u16 = 111;
 
 /// Longest netid, universal address or owner in rpcbind's list.
 const MAX_STRING: usize = 256;
@@ -79,7 +82,6 @@ pub async fn port_at(
     version: u32,
     deadline: Duration,
 ) -> Result<Option<u16>, Error> {
-    const UDP: u32 = 17;
     let mut client = Client::connect(Endpoint {
         peer: SocketAddr::new(node, PORT),
         transport: Transport::Udp,
@@ -88,6 +90,15 @@ pub async fn port_at(
         deadline,
     })
     .await?;
+    let (asked, arguments) = udp_port_call(node, program, version);
+    let results = client.call(&asked, &arguments).await?;
+    udp_port(node, &results).map_err(|error| client.error(&asked, error))
+}
+
+/// The call that asks a node's rpcbind, at [`PORT`], for the UDP port of a service: the
+/// procedure and its arguments. Over IPv4 every portmapper since version 2 knows it.
+pub fn udp_port_call(node: IpAddr, program: u32, version: u32) -> (Procedure, Bytes) {
+    const UDP: u32 = 17;
     let mut arguments = Encoder::default();
     arguments.u32(program);
     arguments.u32(version);
@@ -99,22 +110,22 @@ pub async fn port_at(
         }
         IpAddr::V6(_) => {
             for (what, text) in [("netid", "udp6"), ("address", ""), ("owner", "")] {
-                arguments
-                    .opaque(what, text.as_bytes(), MAX_STRING)
-                    .map_err(|error| client.error(&procedure(4, 3, "GETADDR"), error))?;
+                (arguments.opaque(what, text.as_bytes(), MAX_STRING))
+                    .expect("these texts are far below the limit");
             }
             procedure(4, 3, "GETADDR")
         }
     };
-    let results = client.call(&asked, &arguments.finish()).await?;
-    let mut xdr = Decoder::new(&results);
+    (asked, arguments.finish().freeze())
+}
+
+/// What that call's results say: `None` if the node has no such service.
+pub fn udp_port(node: IpAddr, results: &[u8]) -> Result<Option<u16>, xdr::Error> {
+    let mut xdr = Decoder::new(results);
     let port = match node {
-        IpAddr::V4(_) => xdr.u32("the port").map(|port| u16::try_from(port).ok()),
-        IpAddr::V6(_) => xdr
-            .opaque("the universal address", MAX_STRING)
-            .map(universal_port),
+        IpAddr::V4(_) => u16::try_from(xdr.u32("the port")?).ok(),
+        IpAddr::V6(_) => universal_port(xdr.opaque("the universal address", MAX_STRING)?),
     };
-    let port = port.map_err(|error| client.error(&asked, error))?;
     Ok(port.filter(|&port| port != 0))
 }
 

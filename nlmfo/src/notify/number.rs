@@ -1,0 +1,299 @@
+//! NSM state numbers: odd, growing across the cluster, and never the same twice.
+//!
+//! A client acts on SM_NOTIFY only if the number differs from the last that it saw under
+//! that name (`sm_notify_1_svc` of nfs-utils' statd; `next_host_state` in
+//! fs/lockd/host.c, 6.1), so that two VIPs must not have the same one. Each number is
+//! claimed by a file of its name, which makes it safe for nodes that share the folder;
+//! nodes that do not share it are kept apart by the clock, as no number is below the
+//! seconds since 1970.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::durable;
+use super::state_dir::{self, StateDir};
+
+/// statd's own number, four bytes in the machine's order (nfs-utils,
+/// `nsm_get_state`): where it may be.
+const STATD: [&str; 2] = ["/var/lib/nfs/statd/state", "/var/lib/nfs/state"];
+
+/// A VIP's numbers that are kept, for whoever reads the folder.
+const KEPT: usize = 3;
+
+/// Digits of a file's name, so that the order of names is that of numbers.
+const DIGITS: usize = 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NumberError {
+    #[error("claiming a state number in {}: {source}", folder.display())]
+    Io { folder: PathBuf, source: io::Error },
+    #[error(
+        "no state number is left above {highest}: remove {}/{highest:010}, whose number is \
+         too high to be nlmfo's", folder.display()
+    )]
+    Exhausted { folder: PathBuf, highest: u32 },
+}
+
+/// What a number's file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub vip: IpAddr,
+    pub node: String,
+    /// Seconds since 1970.
+    pub at: u64,
+}
+
+/// The folder of the claimed numbers, created when it is first needed.
+#[derive(Clone, Debug)]
+pub struct Numbers {
+    folder: PathBuf,
+}
+
+impl Numbers {
+    pub fn new(state: &StateDir) -> Self {
+        Numbers {
+            folder: state.path().join("numbers"),
+        }
+    }
+
+    /// A number for the VIP that nobody has had: higher than every one in the folder,
+    /// this node's statd's and the time of day. It is durable on return.
+    pub fn claim(&self, vip: IpAddr, node: &str) -> Result<u32, NumberError> {
+        let now =
+            (SystemTime::now().duration_since(UNIX_EPOCH)).map_or(0, |elapsed| elapsed.as_secs());
+        let floor = u32::try_from(now).unwrap_or(u32::MAX).max(statds());
+        let claim = Claim {
+            vip,
+            node: node.to_owned(),
+            at: now,
+        };
+        self.claim_above(floor, &claim)
+    }
+
+    fn claim_above(&self, floor: u32, claim: &Claim) -> Result<u32, NumberError> {
+        state_dir::create(&self.folder).map_err(|source| self.io(source))?;
+        loop {
+            let highest = (self.claimed()?.last_key_value()).map_or(0, |(&number, _)| number);
+            let number = next(highest.max(floor)).ok_or_else(|| NumberError::Exhausted {
+                folder: self.folder.clone(),
+                highest,
+            })?;
+            if !self.create(number, claim)? {
+                continue;
+            }
+            let claimed = self.claimed()?;
+            // Somebody has chosen at the same time, and must not be followed by less.
+            if claimed.range(number + 1..).next().is_some() {
+                debug!(number, "given up for a higher one");
+                self.remove(number)?;
+                continue;
+            }
+            self.prune(claimed, claim.vip)?;
+            return Ok(number);
+        }
+    }
+
+    /// The numbers in the folder, with their files.
+    fn claimed(&self) -> Result<BTreeMap<u32, PathBuf>, NumberError> {
+        let mut claimed = BTreeMap::new();
+        for entry in fs::read_dir(&self.folder).map_err(|source| self.io(source))? {
+            let path = entry.map_err(|source| self.io(source))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(number) = name.and_then(number_of) {
+                claimed.insert(number, path);
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Whole and durable, or not at all; false if somebody has the number already.
+    fn create(&self, number: u32, claim: &Claim) -> Result<bool, NumberError> {
+        let content = serde_json::to_vec(claim).expect("strings and numbers");
+        match durable::create_new(&self.file(number), &content) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(self.io(error)),
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// Removes the VIP's numbers but the last few; the highest of all is among those.
+    fn prune(&self, claimed: BTreeMap<u32, PathBuf>, vip: IpAddr) -> Result<(), NumberError> {
+        let of_vip = claimed.into_iter().rev().filter(|(_, path)| {
+            let claim = fs::read(path).ok();
+            let claim = claim.and_then(|text| serde_json::from_slice::<Claim>(&text).ok());
+            claim.is_some_and(|claim| claim.vip == vip)
+        });
+        for (number, _) in of_vip.skip(KEPT) {
+            self.remove(number)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, number: u32) -> Result<(), NumberError> {
+        match fs::remove_file(self.file(number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&self, number: u32) -> PathBuf {
+        self.folder.join(format!("{number:0DIGITS$}"))
+    }
+
+    fn io(&self, source: io::Error) -> NumberError {
+        NumberError::Io {
+            folder: self.folder.clone(),
+            source,
+        }
+    }
+}
+
+/// The next odd number.
+fn next(highest: u32) -> Option<u32> {
+    Some(highest.checked_add(1)? | 1)
+}
+
+fn number_of(name: &str) -> Option<u32> {
+    let is_number = name.len() == DIGITS && name.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| name.parse().ok()).flatten()
+}
+
+/// The highest number that this node's statd has had; 0 where there is none.
+fn statds() -> u32 {
+    let numbers = STATD.iter().map(|path| statd_number(Path::new(path)));
+    numbers.max().unwrap_or(0)
+}
+
+fn statd_number(path: &Path) -> u32 {
+    let bytes = fs::read(path).unwrap_or_default();
+    let number = bytes.first_chunk().map(|&bytes| i32::from_ne_bytes(bytes));
+    // An `int` to statd: a negative one is damaged, and no floor.
+    number
+        .and_then(|number| number.try_into().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::thread;
+
+    use super::*;
+
+    fn in_folder(folder: &Path) -> Numbers {
+        Numbers {
+            folder: folder.to_owned(),
+        }
+    }
+
+    fn claim_for(vip: &str) -> Claim {
+        Claim {
+            vip: vip.parse().unwrap(),
+            node: "a".into(),
+            at: 1,
+        }
+    }
+
+    #[test]
+    fn numbers_are_odd_and_above_everything_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = in_folder(folder.path());
+        let claim = claim_for("10.77.0.1");
+        assert_eq!(numbers.claim_above(100, &claim).unwrap(), 101);
+        assert_eq!(numbers.claim_above(100, &claim).unwrap(), 103);
+        assert_eq!(numbers.claim_above(103, &claim).unwrap(), 105);
+        assert_eq!(numbers.claim_above(200, &claim).unwrap(), 201);
+        // The clock went back.
+        assert_eq!(numbers.claim_above(50, &claim).unwrap(), 203);
+    }
+
+    #[test]
+    fn a_number_is_of_today() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = in_folder(folder.path());
+        let number = numbers.claim("10.77.0.1".parse().unwrap(), "a").unwrap();
+        // 2026.
+        assert!(number > 1_767_225_600 && number % 2 == 1, "{number}");
+    }
+
+    #[test]
+    fn racing_nodes_never_get_the_same_number_and_each_sees_its_own_grow() {
+        const RACERS: usize = 8;
+        const CLAIMS: usize = 40;
+        let folder = tempfile::tempdir().unwrap();
+        let racers: Vec<Vec<u32>> = thread::scope(|scope| {
+            let racers: Vec<_> = (0..RACERS)
+                .map(|racer| {
+                    let numbers = in_folder(folder.path());
+                    let claim = claim_for(&format!("10.77.0.{}", racer % 3));
+                    let claims = move || {
+                        let claims = 0..CLAIMS;
+                        claims
+                            .map(|_| numbers.claim_above(1000, &claim).unwrap())
+                            .collect()
+                    };
+                    scope.spawn(claims)
+                })
+                .collect();
+            racers
+                .into_iter()
+                .map(|racer| racer.join().unwrap())
+                .collect()
+        });
+        for claims in &racers {
+            assert!(claims.is_sorted_by(|a, b| a < b), "{claims:?}");
+            assert!(claims.iter().all(|number| number % 2 == 1), "{claims:?}");
+        }
+        let distinct: BTreeSet<u32> = racers.iter().flatten().copied().collect();
+        assert_eq!(distinct.len(), RACERS * CLAIMS);
+        // What is left: the last few of the three VIPs, and nothing unfinished.
+        let left = in_folder(folder.path()).claimed().unwrap();
+        assert_eq!(left.last_key_value().unwrap().0, distinct.last().unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), left.len());
+    }
+
+    #[test]
+    fn the_last_few_of_each_vip_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = in_folder(folder.path());
+        let other = numbers.claim_above(0, &claim_for("10.77.0.2")).unwrap();
+        for _ in 0..10 {
+            numbers.claim_above(0, &claim_for("10.77.0.1")).unwrap();
+        }
+        let left: Vec<u32> = numbers.claimed().unwrap().into_keys().collect();
+        assert_eq!(left, [other, 17, 19, 21]);
+    }
+
+    #[test]
+    fn other_files_are_left_alone_and_a_number_without_successor_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = in_folder(folder.path());
+        fs::write(folder.path().join("README"), "").unwrap();
+        fs::write(folder.path().join("4294967295"), "").unwrap();
+        let error = numbers.claim_above(0, &claim_for("10.77.0.1")).unwrap_err();
+        assert!(error.to_string().contains("/4294967295"), "{error}");
+        assert!(folder.path().join("README").exists());
+    }
+
+    #[test]
+    fn statds_number_is_four_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        assert_eq!(statd_number(&path), 0);
+        for (bytes, number) in [
+            (41i32.to_ne_bytes().to_vec(), 41),
+            ((-41i32).to_ne_bytes().to_vec(), 0),
+            (vec![1, 2], 0),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(statd_number(&path), number);
+        }
+    }
+}

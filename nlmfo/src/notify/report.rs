@@ -1,0 +1,166 @@
+//! How the telling went, client by client: one value for JSON and for text.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::machine::Progress;
+use super::names::Name;
+use super::tell::Order;
+use crate::exit::Exit;
+use crate::kernel::netns;
+
+/// `nlmfo notify --json`: one object, `schema` "nlmfo.notify/1". Addresses as text, times
+/// in milliseconds since the start.
+#[derive(Clone, Debug, Serialize)]
+pub struct NotifyReport {
+    pub schema: &'static str,
+    pub node: String,
+    pub vip: IpAddr,
+    /// The NSM state number that was sent.
+    pub state: u32,
+    /// The names that the clients were told, in this order.
+    pub names: Vec<Name>,
+    pub clients: Vec<ClientReport>,
+    pub took_ms: f64,
+}
+
+/// One client's part.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClientReport {
+    pub client: IpAddr,
+    pub outcome: Outcome,
+    /// Names that its statd has confirmed.
+    pub names_told: usize,
+    /// When it had confirmed the last of them.
+    pub told_ms: Option<f64>,
+    /// What was last learned of one that is not told.
+    pub reason: Option<String>,
+    /// Datagrams that were sent to it.
+    pub sent: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Outcome {
+    /// Its statd has confirmed every name. That is not to say that it knew one of them.
+    #[serde(rename = "told")]
+    Told,
+    #[serde(rename = "unreachable")]
+    Unreachable,
+    /// It is there, but has no statd, or one that takes no SM_NOTIFY.
+    #[serde(rename = "no statd")]
+    NoStatd,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Outcome::Told => "told",
+            Outcome::Unreachable => "unreachable",
+            Outcome::NoStatd => "no statd",
+        }
+    }
+}
+
+impl NotifyReport {
+    pub const SCHEMA: &str = "nlmfo.notify/1";
+
+    pub fn new<'a>(
+        order: &Order,
+        clients: impl Iterator<Item = &'a Progress>,
+        took: Duration,
+    ) -> Self {
+        NotifyReport {
+            schema: NotifyReport::SCHEMA,
+            node: netns::node(),
+            vip: order.vip,
+            state: order.state,
+            names: order.names.clone(),
+            clients: clients.map(ClientReport::of).collect(),
+            took_ms: milliseconds(took),
+        }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.not_told().next().is_none()
+    }
+
+    pub fn not_told(&self) -> impl Iterator<Item = &ClientReport> {
+        let clients = self.clients.iter();
+        clients.filter(|client| client.outcome != Outcome::Told)
+    }
+
+    pub fn exit(&self) -> Exit {
+        match self.is_complete() {
+            true => Exit::Done,
+            false => Exit::Incomplete,
+        }
+    }
+}
+
+impl ClientReport {
+    fn of(progress: &Progress) -> Self {
+        let outcome = match (progress.told, progress.last.is_of_life()) {
+            (Some(_), _) => Outcome::Told,
+            (None, true) => Outcome::NoStatd,
+            (None, false) => Outcome::Unreachable,
+        };
+        ClientReport {
+            client: progress.client,
+            outcome,
+            names_told: progress.names,
+            told_ms: progress.told.map(milliseconds),
+            reason: (progress.told.is_none()).then(|| progress.last.to_string()),
+            sent: progress.sent,
+        }
+    }
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl fmt::Display for NotifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = (self.names.iter())
+            .map(|name| format!("{} ({})", name.name, name.from.words()))
+            .collect();
+        let (vip, state) = (self.vip, self.state);
+        writeln!(f, "{vip}: state number {state}, as {}", names.join(", "))?;
+        for client in &self.clients {
+            client.fmt(f)?;
+        }
+        let (all, left) = (self.clients.len(), self.not_told().count());
+        match left {
+            0 => writeln!(
+                f,
+                "✓ {vip}: all {all} clients told in {:.0} ms",
+                self.took_ms
+            ),
+            _ => writeln!(
+                f,
+                "✗ {vip}: {left} of {all} clients not told in {:.0} ms",
+                self.took_ms
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ClientReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (client, word) = (self.client, self.outcome.word());
+        match (self.told_ms, &self.reason) {
+            (Some(at), _) => writeln!(f, "  ✓ {client}: {word} after {at:.0} ms"),
+            (None, reason) => writeln!(
+                f,
+                "  ✗ {client}: {word}: {} ({} datagrams sent, {} names confirmed)",
+                reason.as_deref().unwrap_or("nothing is known"),
+                self.sent,
+                self.names_told
+            ),
+        }
+    }
+}

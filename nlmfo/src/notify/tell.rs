@@ -1,0 +1,161 @@
+//! Telling a VIP's clients to reclaim: [`Machine`] decides, this sends and listens.
+
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::debug;
+
+use super::machine::{Machine, Pace};
+use super::names::Name;
+use super::report::NotifyReport;
+use super::socket::VipSocket;
+use crate::kernel::netns;
+use crate::rpc::client::random;
+use crate::rpc::nsm;
+
+/// Datagrams that are sent between two looks for answers.
+const BATCH: usize = 64;
+
+/// Between two tries to bind to a VIP that is not usable yet.
+const BIND_AGAIN: Duration = Duration::from_millis(100);
+
+/// Who is to be told what.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub vip: IpAddr,
+    pub clients: Vec<IpAddr>,
+    /// At least one.
+    pub names: Vec<Name>,
+    pub state: u32,
+    /// How long to try.
+    pub deadline: Duration,
+}
+
+/// Why nobody was told.
+#[derive(Debug, thiserror::Error)]
+pub enum TellError {
+    #[error(
+        "{0} is no address of this node, and clients know their server by it: bring it up first"
+    )]
+    NotHere(IpAddr),
+    #[error("{client} cannot be told from {vip}: one is an IPv4 address, the other is not")]
+    Family { client: IpAddr, vip: IpAddr },
+    #[error("reading this node's addresses: {0}")]
+    Addresses(#[source] io::Error),
+    #[error("sending from {vip}: {source}")]
+    Socket { vip: IpAddr, source: io::Error },
+    #[error("the name {name:?} cannot be sent: {reason}")]
+    Name { name: String, reason: String },
+}
+
+/// Tells the clients until all know, the time is up, or `stop` is ready; then says how it
+/// went with each. Dropping it ends it with no report.
+pub async fn run(order: &Order, stop: impl Future<Output = ()>) -> Result<NotifyReport, TellError> {
+    let began = Instant::now();
+    let (vip, until) = (order.vip, began + order.deadline);
+    check(order)?;
+    let arguments = (order.names.iter())
+        .map(|Name { name, .. }| {
+            nsm::statd_arguments(name, order.state).map_err(|error| TellError::Name {
+                name: name.clone(),
+                reason: error.to_string(),
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    let clients = order.clients.iter().copied();
+    let mut machine = Machine::new(clients, arguments, Pace::default(), random() as u32);
+    if !machine.is_done() {
+        let talk = async {
+            let socket = bind(vip, until).await?;
+            socket.writable().await?;
+            converse(&mut machine, &socket, began).await
+        };
+        tokio::select! {
+            broken = talk => broken.map_err(|source| TellError::Socket { vip, source })?,
+            () = sleep_until(until) => {}
+            () = stop => {}
+        }
+    }
+    Ok(NotifyReport::new(
+        order,
+        machine.progress(),
+        began.elapsed(),
+    ))
+}
+
+fn check(order: &Order) -> Result<(), TellError> {
+    let vip = order.vip;
+    if !netns::has_address(vip).map_err(TellError::Addresses)? {
+        return Err(TellError::NotHere(vip));
+    }
+    let is_foreign = |client: &&IpAddr| client.is_ipv4() != vip.is_ipv4();
+    match order.clients.iter().find(is_foreign) {
+        Some(&client) => Err(TellError::Family { client, vip }),
+        None => Ok(()),
+    }
+}
+
+/// A new IPv6 address cannot be used while its duplicate address detection goes on.
+async fn bind(vip: IpAddr, until: Instant) -> io::Result<VipSocket> {
+    loop {
+        match VipSocket::bind(vip) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < until =>
+            {
+                sleep(BIND_AGAIN).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Returns when all clients are told.
+async fn converse(machine: &mut Machine, socket: &VipSocket, began: Instant) -> io::Result<()> {
+    loop {
+        let mut sent = 0;
+        while sent < BATCH
+            && let Some(outgoing) = machine.send(began.elapsed())
+        {
+            sent += 1;
+            if let Err(error) = socket.send(&outgoing.datagram, outgoing.to) {
+                debug!(to = %outgoing.to, %error, "not sent");
+                match is_for_want_of_room(&error) {
+                    true => machine.put_off(began.elapsed(), outgoing.to),
+                    false => machine.failed(began.elapsed(), outgoing.to, &error),
+                }
+            }
+        }
+        while let Some((to, error)) = socket.failure() {
+            debug!(%to, %error, "did not arrive");
+            machine.failed(began.elapsed(), to, &error);
+        }
+        while let Some((from, datagram)) = socket.receive() {
+            machine.received(began.elapsed(), from, &datagram);
+        }
+        if machine.is_done() {
+            return Ok(());
+        }
+        let due = machine.next_due().map(|due| began + due);
+        let Some(due) = due.filter(|&due| due > Instant::now()) else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        tokio::select! {
+            ready = socket.readable() => ready?,
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+/// The socket's buffer or the table of neighbours is full; or, as nobody refuses what was
+/// not sent, the error is still an earlier datagram's.
+fn is_for_want_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
+    ) || error.raw_os_error() == Some(Errno::ENOBUFS as i32)
+}
