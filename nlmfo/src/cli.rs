@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::notify::callout::Event;
 use crate::notify::{names, state_dir};
 
 /// NLM lock failover per virtual server address, with proof from the kernel's own
@@ -33,6 +34,12 @@ pub enum Command {
     Grace(GraceArgs),
     /// Tell a VIP's clients, and no others, to reclaim: SM_NOTIFY from the VIP
     Notify(NotifyArgs),
+    /// Who are the clients of which VIP, by the client book and by lockd
+    Clients(ClientsArgs),
+    /// Keep the client book: note who locks through which VIP
+    Serve(ServeArgs),
+    /// statd's callout program, with the VIPs of the client
+    HaCallout(CalloutArgs),
     /// Remove every trace of nlmfo from the kernel
     Cleanup(CleanupArgs),
     /// Follows network devices while a grace period is open; started by `grace`
@@ -217,6 +224,64 @@ pub struct NotifyArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("action").args(["import", "export", "forget"])))]
+pub struct ClientsArgs {
+    /// Only clients of this server address (repeatable)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub vip: Vec<IpAddr>,
+    /// Only what the book says; lockd is not asked
+    #[arg(long, conflicts_with = "action")]
+    pub book: bool,
+    /// Note the clients in statd's folder DIR (`/var/lib/nfs/sm`) as clients of the VIP
+    #[arg(long, value_name = "DIR", requires = "vip")]
+    pub import: Option<PathBuf>,
+    /// Write records of the VIP's clients to DIR as statd has them, for `sm-notify -P`
+    #[arg(long, value_name = "DIR", requires = "vip")]
+    pub export: Option<PathBuf>,
+    /// Strike a client of the VIP off the book, until it locks again
+    #[arg(long, value_name = "ADDRESS", requires = "vip", value_parser = address)]
+    pub forget: Option<IpAddr>,
+    #[command(flatten)]
+    pub state: StateArgs,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "action")]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Only clients of this server address (repeatable)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub vip: Vec<IpAddr>,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CalloutArgs {
+    /// Why statd calls
+    #[arg(value_enum)]
+    pub event: Event,
+    /// The client, as statd monitors it
+    #[arg(value_name = "CLIENT")]
+    pub client: String,
+    /// This node's name; with sm-notify, the address that the client was told from
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// With sm-notify, the state number that the client was told
+    #[arg(value_name = "STATE")]
+    pub state_number: Option<String>,
+    /// The site's own callout, run as `PROGRAM EVENT CLIENT VIP`; without it, the VIPs are
+    /// printed
+    #[arg(long, value_name = "PROGRAM", env = "NLMFO_CALLOUT")]
+    pub callout: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub in_background: bool,
+    #[command(flatten)]
+    pub state: StateArgs,
 }
 
 #[derive(Debug, Args)]

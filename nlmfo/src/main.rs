@@ -1,5 +1,7 @@
 //! `nlmfo`: parse the arguments, run the command, report the error.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,11 +15,22 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_timer(tracing_subscriber::fmt::time::uptime())
         .init();
-    match commands::run(Cli::parse()) {
+    match commands::run(Cli::parse_from(arguments())) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             eprintln!("nlmfo: {:#}", failure.error);
             failure.exit.into()
         }
     }
+}
+
+/// statd is given a program and no arguments for it: by this name we are its callout.
+const CALLOUT: &str = "nlmfo-ha-callout";
+
+fn arguments() -> impl Iterator<Item = OsString> {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let is_callout = Path::new(&name).file_name() == Some(CALLOUT.as_ref());
+    let command = is_callout.then(|| "ha-callout".into());
+    std::iter::once(name).chain(command).chain(arguments)
 }

@@ -2,10 +2,13 @@
 
 mod check;
 mod cleanup;
+mod clients;
 mod failover;
 mod grace;
+mod ha_callout;
 mod locks;
 mod notify;
+mod serve;
 mod table;
 
 use std::io::{self, Write};
@@ -23,7 +26,10 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Failover(args) => failover::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Grace(args) => grace::run(&args),
+        Command::Clients(args) => clients::run(&args),
+        Command::HaCallout(args) => ha_callout::run(&args),
         Command::Notify(args) => notify::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::GraceKeeper => grace::keep(),
     }

@@ -2,12 +2,15 @@
 //! state directory across nodes and crashes, statd's callout, and SM_NOTIFY.
 
 pub mod book;
+pub mod books;
+pub mod callout;
 pub mod config;
 pub mod durable;
 pub mod machine;
 pub mod names;
 pub mod number;
 pub mod report;
+pub mod sm;
 pub mod socket;
 pub mod state_dir;
 pub mod tell;

@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use self::line::Line;
-use self::term::Folder;
+use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
 use crate::failover::record::ClientLine;
 use crate::observe::host::{NlmVersion, Transport};
@@ -73,10 +73,10 @@ pub struct Client {
 }
 
 /// Which host a client is to the book: one that comes over two transports is in it twice.
-type Key = (IpAddr, Option<NlmVersion>, Option<Transport>);
+pub type Key = (IpAddr, Option<NlmVersion>, Option<Transport>);
 
 impl Client {
-    fn key(&self) -> Key {
+    pub fn key(&self) -> Key {
         (self.address, self.version, self.transport)
     }
 
@@ -153,7 +153,19 @@ impl Book {
 
     /// What the state directory has of a VIP; empty if it has nothing.
     pub fn read(state: &StateDir, vip: IpAddr) -> Result<ReadBook, BookError> {
-        Folder::new(state, vip).read()
+        Folder::new(state, vip).read(&Wanted::All)
+    }
+
+    /// Whether the VIP has a client of this name or address. Only the lines that tell of
+    /// it are looked at: a book of 10,000 clients takes a millisecond or two.
+    pub fn has_client(state: &StateDir, vip: IpAddr, client: &str) -> Result<bool, BookError> {
+        let name = match client.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().to_string(),
+            Err(_) => client.to_owned(),
+        };
+        let book = Folder::new(state, vip).read(&Wanted::Naming(&name))?.book;
+        let is_it = |client: &Client| client.name == name || client.address.to_string() == name;
+        Ok(book.clients().any(is_it))
     }
 }
 

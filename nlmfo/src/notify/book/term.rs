@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use super::line::{self, Head, Line};
@@ -22,6 +23,25 @@ const READ_TRIES: u32 = 16;
 pub(super) struct Folder {
     pub vip: IpAddr,
     path: PathBuf,
+}
+
+/// Which lines of a file to take in.
+pub(super) enum Wanted<'a> {
+    All,
+    /// Those that have this text as a name or an address, and those that are not of one
+    /// client.
+    Naming(&'a str),
+}
+
+impl Wanted<'_> {
+    /// A finder for lines that need not be read; none if all are.
+    fn finder(&self) -> Option<Finder<'static>> {
+        let Wanted::Naming(text) = self else {
+            return None;
+        };
+        let quoted = serde_json::to_string(text).expect("a string");
+        Some(Finder::new(&quoted).into_owned())
+    }
 }
 
 /// A file of the book as it was read.
@@ -79,11 +99,11 @@ impl Folder {
     }
 
     /// Reads one file; none if it is not there.
-    pub fn read_term(&self, term: u64) -> Result<Option<TermFile>, BookError> {
+    pub fn read_term(&self, term: u64, wanted: &Wanted) -> Result<Option<TermFile>, BookError> {
         let path = self.file(term);
         let mut text = Vec::new();
         match File::open(&path).and_then(|mut file| file.read_to_end(&mut text)) {
-            Ok(_) => parse(&path, &text).map(Some),
+            Ok(_) => parse(&path, &text, wanted).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(BookError::File { path, source }),
         }
@@ -104,9 +124,9 @@ impl Folder {
     }
 
     /// All terms, added up.
-    pub fn read(&self) -> Result<ReadBook, BookError> {
+    pub fn read(&self, wanted: &Wanted) -> Result<ReadBook, BookError> {
         for _ in 0..READ_TRIES {
-            if let Some(book) = self.try_read()? {
+            if let Some(book) = self.try_read(wanted)? {
                 return Ok(book);
             }
         }
@@ -117,10 +137,10 @@ impl Folder {
     }
 
     /// None if a file went away meanwhile.
-    fn try_read(&self) -> Result<Option<ReadBook>, BookError> {
+    fn try_read(&self, wanted: &Wanted) -> Result<Option<ReadBook>, BookError> {
         let mut files = Vec::new();
         for term in self.terms()?.into_iter().rev() {
-            let Some(file) = self.read_term(term)? else {
+            let Some(file) = self.read_term(term, wanted)? else {
                 return Ok(None);
             };
             let is_complete = file.is_complete();
@@ -165,14 +185,19 @@ fn head(path: &Path, first: &[u8]) -> Result<Head, BookError> {
     serde_json::from_slice(json).map_err(|_| damaged())
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<TermFile, BookError> {
+fn parse(path: &Path, text: &[u8], wanted: &Wanted) -> Result<TermFile, BookError> {
     let mut lines = text.split(|&byte| byte == b'\n');
     let mut file = TermFile {
         head: head(path, lines.next().unwrap_or_default())?,
         lines: Vec::new(),
         torn: Vec::new(),
     };
+    let naming = wanted.finder();
     for (number, text) in lines.enumerate().filter(|(_, text)| !text.is_empty()) {
+        let is_marker = text.ends_with(b"\"complete\"");
+        if !is_marker && (naming.as_ref()).is_some_and(|naming| naming.find(text).is_none()) {
+            continue;
+        }
         match line::checked(text).and_then(|json| serde_json::from_slice(json).ok()) {
             Some(line) => file.lines.push(line),
             None => file.torn.push(number + 2),

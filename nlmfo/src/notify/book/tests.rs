@@ -50,6 +50,18 @@ fn what_was_noted_is_read_by_anybody() {
 }
 
 #[test]
+fn a_client_is_found_by_its_name_and_its_address() {
+    let (_folder, state) = state();
+    let mut writer = Writer::open(&state, vip(), "a").unwrap();
+    writer.note(&[client(1, 100), client(2, 100)]).unwrap();
+    let mut writer = Writer::take_over(&state, vip(), "b").unwrap();
+    writer.forget(client(2, 0).address).unwrap();
+    let has = |name: &str| Book::has_client(&state, vip(), name).unwrap();
+    assert!(has("c1") && has("10.78.0.1") && has("::ffff:10.78.0.1"));
+    assert!(!has("c") && !has("c2") && !has("10.78.0.2") && !has("clients") && !has("tcp"));
+}
+
+#[test]
 fn a_sighting_is_news_once_in_a_while() {
     let mut book = Book::default();
     let first = client(1, 1000);

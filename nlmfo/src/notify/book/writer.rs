@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use tracing::debug;
 
 use super::line::{self, Head, Line};
-use super::term::Folder;
+use super::term::{Folder, Wanted};
 use super::{Book, BookError, Client, Owner, now};
 use crate::notify::durable;
 use crate::notify::state_dir::{self, StateDir};
@@ -158,9 +158,10 @@ impl Writer {
             }
             Err(source) => return Err(BookError::File { path, source }),
         };
-        let is_complete = (folder.read_term(term)?).is_some_and(|file| file.is_complete());
+        let is_complete =
+            (folder.read_term(term, &Wanted::All)?).is_some_and(|file| file.is_complete());
         let mut writer = Writer {
-            book: folder.read()?.book,
+            book: folder.read(&Wanted::All)?.book,
             folder,
             node: node.to_owned(),
             term,

@@ -1,0 +1,293 @@
+//! `nlmfo clients`: who uses which VIP, by the client book and by lockd.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+
+use super::{print_json, table};
+use crate::cli::ClientsArgs;
+use crate::exit::{Exit, Failure};
+use crate::kernel::{self, netns};
+use crate::notify::book::writer::Writer;
+use crate::notify::book::{self, Book, BookError, Client, Key, Owner, ReadBook};
+use crate::notify::sm;
+use crate::notify::state_dir::StateDir;
+use crate::observe::programs::{ObserveError, Programs};
+use crate::observe::snapshot::Snapshots;
+use crate::observe::table::LockTable;
+
+/// How long to read lockd's locks again while they change underfoot.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
+    let state = StateDir::new(&args.state.state_dir);
+    if let Some(folder) = &args.import {
+        return import(args, &state, folder);
+    }
+    if let Some(folder) = &args.export {
+        return export(args, &state, folder);
+    }
+    if let Some(client) = args.forget {
+        return forget(args, &state, client);
+    }
+    list(args, &state)
+}
+
+/// The JSON of `nlmfo clients`.
+#[derive(Serialize)]
+struct Listing {
+    schema: &'static str,
+    /// Whether lockd was asked too.
+    live: bool,
+    vips: Vec<VipClients>,
+}
+
+#[derive(Serialize)]
+struct VipClients {
+    vip: IpAddr,
+    /// Whose book it is; null if nobody has written one.
+    owner: Option<Owner>,
+    clients: Vec<ClientRow>,
+    /// Lines of the book that are not whole.
+    torn: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ClientRow {
+    #[serde(flatten)]
+    client: Client,
+    in_book: bool,
+    /// Locks, waiting requests and shares that lockd has of it now; null if it was not
+    /// asked.
+    held: Option<usize>,
+}
+
+fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
+    let live = match args.book {
+        true => None,
+        false => live().unwrap_or_else(|Failure { error, .. }| {
+            eprintln!("nlmfo: only what the book says: lockd cannot be asked: {error:#}");
+            None
+        }),
+    };
+    let mut books = BTreeMap::new();
+    let kept = state.vips().map_err(|source| book_error(state, source))?;
+    for vip in kept {
+        books.insert(vip, Book::read(state, vip).map_err(failure)?);
+    }
+    for vip in live.iter().flatten().map(|(vip, _)| *vip) {
+        books.entry(vip).or_default();
+    }
+    let wanted = |vip: &IpAddr| args.vip.is_empty() || args.vip.contains(vip);
+    let vips = (books.into_iter())
+        .filter(|(vip, _)| wanted(vip))
+        .map(|(vip, read)| {
+            let now = live.as_ref().map(|live| live.get(&vip));
+            VipClients::new(vip, read, now)
+        })
+        .collect();
+    let listing = Listing {
+        schema: "nlmfo.clients/1",
+        live: live.is_some(),
+        vips,
+    };
+    match args.json {
+        true => print_json(&listing)?,
+        false => listing.print().context("writing to standard output")?,
+    }
+    Ok(Exit::Done)
+}
+
+/// What lockd has now: per VIP, the clients with how much they hold.
+type Live = BTreeMap<IpAddr, BTreeMap<Key, (Client, usize)>>;
+
+/// None without root, who alone may look.
+fn live() -> Result<Option<Live>, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let netns = netns::network().context("reading this network namespace's number")?;
+    let layout = kernel::layout::load().map_err(ObserveError::from)?;
+    let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+    let table = snapshots.take(None, PATIENCE)?.table;
+    let table = table.part(|host| host.netns == netns.inode as u32);
+    Ok(Some(of_table(&table, book::now())))
+}
+
+fn of_table(table: &LockTable, now: u64) -> Live {
+    let mut live = Live::new();
+    let holders = (table.locks.iter().map(|lock| lock.host))
+        .chain(table.waiters.iter().map(|waiter| waiter.host))
+        .chain(table.shares.iter().map(|share| share.host));
+    for id in holders {
+        let host = table.host(id);
+        let client = Client::seen(host, now);
+        let clients = live.entry(host.key.vip).or_default();
+        clients.entry(client.key()).or_insert((client, 0)).1 += 1;
+    }
+    live
+}
+
+impl VipClients {
+    /// `live` is what lockd has of the VIP, if it was asked.
+    fn new(
+        vip: IpAddr,
+        read: ReadBook,
+        live: Option<Option<&BTreeMap<Key, (Client, usize)>>>,
+    ) -> Self {
+        let mut rows: BTreeMap<Key, ClientRow> = BTreeMap::new();
+        for client in read.book.clients() {
+            let row = ClientRow {
+                client: client.clone(),
+                in_book: true,
+                held: live.map(|_| 0),
+            };
+            rows.insert(client.key(), row);
+        }
+        for (key, (client, held)) in live.flatten().into_iter().flatten() {
+            let row = rows.entry(*key).or_insert_with(|| ClientRow {
+                client: client.clone(),
+                in_book: false,
+                held: None,
+            });
+            row.client.last_seen = client.last_seen;
+            row.held = Some(*held);
+        }
+        VipClients {
+            vip,
+            owner: read.owner,
+            clients: rows.into_values().collect(),
+            torn: read.torn,
+        }
+    }
+}
+
+impl Listing {
+    fn print(&self) -> io::Result<()> {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        let now = book::now();
+        let rows = (self.vips.iter())
+            .flat_map(|vip| vip.clients.iter().map(move |row| row.cells(vip.vip, now)));
+        let headings = ["VIP", "CLIENT", "NAME", "NLM", "HELD", "BOOK", "SEEN"];
+        table::write(&mut out, headings, rows)?;
+        for vip in &self.vips {
+            if let Some(owner) = &vip.owner {
+                writeln!(
+                    out,
+                    "{}: the book of node {}, term {}",
+                    vip.vip, owner.node, owner.term
+                )?;
+            }
+            if !vip.torn.is_empty() {
+                writeln!(
+                    out,
+                    "{}: {} lines of the book are not whole and count for nothing: {}",
+                    vip.vip,
+                    vip.torn.len(),
+                    vip.torn.join(", ")
+                )?;
+            }
+        }
+        out.flush()
+    }
+}
+
+impl ClientRow {
+    fn cells(&self, vip: IpAddr, now: u64) -> [String; 7] {
+        let client = &self.client;
+        let via = match (client.version, client.transport) {
+            (Some(version), Some(transport)) => format!("{version}/{transport}"),
+            _ => "-".to_owned(),
+        };
+        [
+            vip.to_string(),
+            client.address.to_string(),
+            client.name.clone(),
+            via,
+            self.held.map_or("?".to_owned(), |held| held.to_string()),
+            if self.in_book { "yes" } else { "no" }.to_owned(),
+            ago(now.saturating_sub(client.last_seen)),
+        ]
+    }
+}
+
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+/// The VIP that `--import` and its like are about.
+fn one_vip(args: &ClientsArgs) -> Result<IpAddr, Failure> {
+    match args.vip[..] {
+        [vip] => Ok(vip),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            anyhow!("give the one VIP whose book is meant: --vip ADDRESS"),
+        )),
+    }
+}
+
+fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, Failure> {
+    let vip = one_vip(args)?;
+    let found = sm::read(folder)
+        .with_context(|| format!("reading statd's records in {}", folder.display()))?;
+    let now = book::now();
+    let mut clients = Vec::new();
+    for sm::Monitored { name, address } in &found {
+        match address {
+            Some(address) => clients.push(Client {
+                address: *address,
+                name: name.clone(),
+                version: None,
+                transport: None,
+                first_seen: now,
+                last_seen: now,
+            }),
+            None => eprintln!("nlmfo: {name} is left out: the resolver does not know it"),
+        }
+    }
+    let mut writer = Writer::open(state, vip, &netns::node()).map_err(failure)?;
+    writer.note(&clients).map_err(failure)?;
+    println!("{vip}: {} of {} clients noted", clients.len(), found.len());
+    Ok(match clients.len() == found.len() {
+        true => Exit::Done,
+        false => Exit::Incomplete,
+    })
+}
+
+fn export(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, Failure> {
+    let vip = one_vip(args)?;
+    let read = Book::read(state, vip).map_err(failure)?;
+    let written = sm::write(folder, read.book.clients(), &netns::node())
+        .with_context(|| format!("writing statd's records to {}", folder.display()))?;
+    println!("{vip}: {written} records written to {}", folder.display());
+    Ok(Exit::Done)
+}
+
+fn forget(args: &ClientsArgs, state: &StateDir, client: IpAddr) -> Result<Exit, Failure> {
+    let vip = one_vip(args)?;
+    let mut writer = Writer::open(state, vip, &netns::node()).map_err(failure)?;
+    writer.forget(client).map_err(failure)?;
+    println!("{vip}: {client} is forgotten until it locks again");
+    Ok(Exit::Done)
+}
+
+fn failure(error: BookError) -> Failure {
+    Failure::new(Exit::CouldNotRun, error)
+}
+
+fn book_error(state: &StateDir, source: io::Error) -> Failure {
+    failure(BookError::File {
+        path: state.path().to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,170 @@
+//! `nlmfo serve`: keeps the client book of the VIPs that this node serves.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::interval;
+
+use super::require_root;
+use crate::cli::ServeArgs;
+use crate::exit::{Exit, Failure};
+use crate::kernel::{self, netns};
+use crate::notify::book::{self, BookError, Client};
+use crate::notify::books::Books;
+use crate::notify::state_dir::StateDir;
+use crate::observe::monitor::Monitored;
+use crate::observe::programs::{ObserveError, Programs};
+use crate::observe::snapshot::Snapshots;
+use crate::observe::table::HostInfo;
+
+/// How often clients are tried again that could not be noted, and lockd is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long to read lockd's locks again at the start, while they change underfoot.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+    require_root()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
+    let mut terminate =
+        signal(SignalKind::terminate()).context("listening for the signal to terminate")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for ctrl-C")?;
+    let lockd = Lockd::find();
+    let layout = kernel::layout::load().map_err(ObserveError::from)?;
+    let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+    let mut monitored = Monitored::attach(snapshots.programs())?;
+    let mut service = Service::new(args)?;
+    // Who came before the probe did.
+    let before = snapshots.take(None, PATIENCE)?.table;
+    let active = before.active_hosts();
+    service.see(active.into_iter().map(|id| before.host(id)));
+    println!(
+        "noting clients in {}",
+        StateDir::new(&args.state.state_dir).path().display()
+    );
+    let mut look = interval(LOOK);
+    loop {
+        service.flush();
+        tokio::select! {
+            hosts = monitored.next() => service.see(hosts?.iter()),
+            _ = look.tick() => {
+                service.tell_untold(monitored.untold()?);
+                if Lockd::find() != lockd {
+                    let error = anyhow!(
+                        "lockd was unloaded, and our probe with it: start `nlmfo serve` again \
+                         once nfsd runs; the clients noted so far are kept"
+                    );
+                    return Err(Failure::new(Exit::Lacking, error));
+                }
+            }
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        }
+    }
+    service.flush();
+    Ok(Exit::Done)
+}
+
+/// Which lockd is loaded: its folder in sysfs is another one each time. None if it is
+/// built in.
+#[derive(Debug, PartialEq, Eq)]
+struct Lockd(Option<u64>);
+
+impl Lockd {
+    fn find() -> Self {
+        Lockd(
+            fs::metadata("/sys/module/lockd")
+                .ok()
+                .map(|found| found.ino()),
+        )
+    }
+}
+
+struct Service {
+    books: Books,
+    /// Only these VIPs; all if there are none.
+    only: Vec<IpAddr>,
+    netns: u32,
+    /// What was said last of a VIP's book that cannot be written.
+    said: BTreeMap<IpAddr, String>,
+    untold: u64,
+}
+
+impl Service {
+    fn new(args: &ServeArgs) -> Result<Self, Failure> {
+        let netns = netns::network().context("reading this network namespace's number")?;
+        Ok(Service {
+            books: Books::new(StateDir::new(&args.state.state_dir), netns::node()),
+            only: args.vip.clone(),
+            netns: netns.inode as u32,
+            said: BTreeMap::new(),
+            untold: 0,
+        })
+    }
+
+    fn see<'a>(&mut self, hosts: impl Iterator<Item = &'a HostInfo>) {
+        let now = book::now();
+        for host in hosts {
+            let vip = host.key.vip;
+            let is_wanted = self.only.is_empty() || self.only.contains(&vip);
+            if host.key.netns != self.netns || !is_wanted {
+                continue;
+            }
+            if !self.books.see(vip, Client::seen(host, now)) {
+                eprintln!(
+                    "nlmfo: {vip}: no room to keep client {} in mind",
+                    host.key.client
+                );
+            }
+        }
+    }
+
+    /// Notes what can be noted, and says what cannot, once.
+    fn flush(&mut self) {
+        for flushed in self.books.flush() {
+            let vip = flushed.vip;
+            let Some(error) = flushed.error else {
+                if self.said.remove(&vip).is_some() {
+                    eprintln!("nlmfo: {vip}: {} clients noted after all", flushed.noted);
+                }
+                continue;
+            };
+            let is_gone = matches!(error, BookError::Owned { .. })
+                && netns::has_address(vip).is_ok_and(|has| !has);
+            if is_gone {
+                // It moved while its last clients were on their way to the book.
+                self.books.give_up(vip);
+                self.said.remove(&vip);
+                continue;
+            }
+            let text = error.to_string();
+            if self.said.get(&vip) != Some(&text) {
+                eprintln!("nlmfo: {vip}: clients wait to be noted: {text}");
+                self.said.insert(vip, text);
+            }
+        }
+    }
+
+    fn tell_untold(&mut self, untold: u64) {
+        if untold > self.untold {
+            eprintln!(
+                "nlmfo: {} clients could not be told of: lockd was faster than the disk; they are \
+                 noted when they lock again",
+                untold - self.untold
+            );
+            self.untold = untold;
+        }
+    }
+}

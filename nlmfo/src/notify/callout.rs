@@ -1,0 +1,83 @@
+//! statd's callout, with what statd does not know: the VIP.
+//!
+//! statd runs it as its own user, one event after another, and does nothing else until it
+//! ends. So it ends at once; the site's own program runs behind its back.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use super::book::{Book, BookError};
+use super::state_dir::StateDir;
+
+/// How long the site's program waits for the book to have a client that statd has just
+/// been asked to monitor: lockd asks statd and tells `nlmfo serve` at the same moment.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Why statd calls (`ha_callout`, nfs-utils, utils/statd).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Event {
+    /// A client is to be monitored
+    AddClient,
+    /// A client is not to be monitored any more
+    DelClient,
+    /// A client was told of a restart of this node
+    SmNotify,
+}
+
+impl Event {
+    /// As statd says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Event::AddClient => "add-client",
+            Event::DelClient => "del-client",
+            Event::SmNotify => "sm-notify",
+        }
+    }
+}
+
+/// The VIPs that a client uses, by the name or address that statd monitors.
+pub fn vips_of(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, BookError> {
+    let vips = state.vips().map_err(|source| BookError::File {
+        path: state.path().to_owned(),
+        source,
+    })?;
+    let mut used = Vec::new();
+    for vip in vips {
+        if Book::has_client(state, vip, monitored)? {
+            used.push(vip);
+        }
+    }
+    Ok(used)
+}
+
+/// [`vips_of`], a little patient with a client that is new.
+pub fn vips_of_new(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, BookError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let vips = vips_of(state, monitored)?;
+        if !vips.is_empty() || Instant::now() >= until {
+            return Ok(vips);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Starts `program` with these arguments and leaves it to itself.
+pub fn start_detached(program: &Path, arguments: &[&str]) -> io::Result<()> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .process_group(0);
+    command.spawn().map(drop)
+}

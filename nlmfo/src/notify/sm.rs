@@ -1,0 +1,133 @@
+//! statd's own records of whom it monitors: a file for each client in its folder `sm`,
+//! named as the client is monitored. They do not say through which VIP.
+//!
+//! A file has a line for each service that wants to know (nfs-utils, support/nsm/file.c):
+//! four numbers and a cookie in hexadecimal, the client's name and our own, with blanks
+//! between. lockd's numbers are its loopback address as it lies in memory, its program,
+//! its version and the procedure to call.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::Path;
+
+use super::book::Client;
+use super::durable;
+
+/// lockd's line as far as its cookie: 127.0.0.1, program 100021, version 3, procedure 16.
+const LOCKD: &str = "0100007f 000186b5 00000003 00000010";
+
+/// A name that statd monitors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitored {
+    pub name: String,
+    /// None if the name is no address and is not known to the resolver.
+    pub address: Option<IpAddr>,
+}
+
+/// Reads statd's folder. Names are looked up, which may take the resolver's time.
+pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (Ok(file), Ok(text)) = (
+            entry.file_name().into_string(),
+            fs::read_to_string(entry.path()),
+        ) else {
+            continue;
+        };
+        if let Some(name) = monitored_name(&file, &text) {
+            let address = address_of(&name);
+            found.push(Monitored { name, address });
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
+}
+
+/// The client's name in a record; none if the file is no record.
+fn monitored_name(file: &str, text: &str) -> Option<String> {
+    let line = text.lines().next()?;
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [numbers @ .., cookie, name, _ours] = &fields[..] else {
+        return None;
+    };
+    let is_hex = |field: &str, digits| {
+        field.len() == digits && field.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let is_record = numbers.len() == 4 && numbers.iter().all(|field| is_hex(field, 8));
+    // The file's name is the monitored one; the line repeats it.
+    (is_record && is_hex(cookie, 32) && *name == file).then(|| file.to_owned())
+}
+
+fn address_of(name: &str) -> Option<IpAddr> {
+    let address = match name.parse() {
+        Ok(address) => address,
+        Err(_) => (name, 0).to_socket_addrs().ok()?.next()?.ip(),
+    };
+    Some(address.to_canonical())
+}
+
+/// Writes a record of each client into a folder, for `sm-notify -P`: named by address,
+/// with a cookie of zeros, as no lockd gave one. Records that are there stay.
+pub fn write<'a>(
+    folder: &Path,
+    clients: impl Iterator<Item = &'a Client>,
+    node: &str,
+) -> io::Result<usize> {
+    fs::create_dir_all(folder)?;
+    let mut written = 0;
+    for client in clients {
+        let name = client.address.to_string();
+        let line = format!("{LOCKD} {:032x} {name} {node}\n", 0);
+        match durable::create_new(&folder.join(&name), line.as_bytes()) {
+            Ok(()) => written += 1,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_as_they_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = |address: &str| Client {
+            address: address.parse().unwrap(),
+            name: "c1".to_owned(),
+            version: None,
+            transport: None,
+            first_seen: 1,
+            last_seen: 1,
+        };
+        let clients = [client("10.77.0.11"), client("fd77::11")];
+        let twice = clients.iter().chain(&clients);
+        assert_eq!(write(folder.path(), twice, "a").unwrap(), 2);
+        fs::write(folder.path().join("README"), "no record").unwrap();
+        fs::write(folder.path().join("torn"), "0100007f 000186b5 0000").unwrap();
+        let read: Vec<_> = read(folder.path())
+            .unwrap()
+            .into_iter()
+            .map(|monitored| monitored.address.unwrap())
+            .collect();
+        assert_eq!(read, clients.map(|client| client.address));
+    }
+
+    #[test]
+    fn a_record_is_told_from_other_files() {
+        let line = |name| format!("{LOCKD} 0123456789abcdef0123456789abcdef {name} server");
+        assert_eq!(monitored_name("c1", &line("c1")).as_deref(), Some("c1"));
+        for (file, text) in [
+            ("c1", String::new()),
+            ("c1", line("other")),
+            ("c1", line("c1").replace("000186b5", "100021")),
+            ("c1", line("c1").replace(" server", "")),
+        ] {
+            assert_eq!(monitored_name(file, &text), None, "{text:?}");
+        }
+    }
+}
