@@ -40,6 +40,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// statd's callout program, with the VIPs of the client
     HaCallout(CalloutArgs),
+    /// Live dashboard: which VIP holds what, who waits, and how a failover goes
+    Watch(WatchArgs),
     /// Remove every trace of nlmfo from the kernel
     Cleanup(CleanupArgs),
     /// Follows network devices while a grace period is open; started by `grace`
@@ -285,6 +287,32 @@ pub struct CalloutArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Print a table once, with the rates of one interval, and end
+    #[arg(long)]
+    pub once: bool,
+    /// Print one JSON object a line at each tick instead of a screen
+    #[arg(long, conflicts_with = "replay")]
+    pub json: bool,
+    /// Also write each tick to FILE, for --replay
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "once"])]
+    pub record: Option<PathBuf>,
+    /// Show a recording instead of this node; needs no root
+    #[arg(long, value_name = "FILE")]
+    pub replay: Option<PathBuf>,
+    /// How many times as fast as it was the recording goes
+    #[arg(long, value_name = "TIMES", default_value = "1", requires = "replay")]
+    #[arg(value_parser = speed)]
+    pub speed: f64,
+    /// How often to look; longer by itself where that would cost 5 % of a core
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub interval: Duration,
+    /// Only ASCII characters
+    #[arg(long)]
+    pub ascii: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct CleanupArgs {
     /// Print one JSON object
     #[arg(long)]
@@ -348,6 +376,21 @@ fn time(text: &str) -> Result<Duration, String> {
     match number.parse::<f64>().map(|number| number * unit) {
         Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("give a time like 90, 90s or 2m: more than 0, at most 24h".to_owned()),
+    }
+}
+
+/// A [`time`] that leaves room for something to happen.
+fn interval(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        interval if interval < Duration::from_millis(100) => Err("give at least 0.1 s".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(speed) if (0.0625..=1024.0).contains(&speed) => Ok(speed),
+        _ => Err("give a number from 0.0625 to 1024".to_owned()),
     }
 }
 

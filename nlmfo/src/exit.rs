@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::failover::window::OpenError;
 use crate::grace::GraceError;
 use crate::observe::programs::ObserveError;
+use crate::ui::source::recording::RecordingError;
 
 /// The tool's exit codes; scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,5 +82,11 @@ impl From<ObserveError> for Failure {
             Exit::CouldNotRun
         };
         Failure::new(exit, error)
+    }
+}
+
+impl From<RecordingError> for Failure {
+    fn from(error: RecordingError) -> Self {
+        Failure::new(Exit::CouldNotRun, error)
     }
 }

@@ -11,3 +11,4 @@ pub mod notify;
 pub mod observe;
 pub mod release;
 pub mod rpc;
+pub mod ui;

@@ -10,6 +10,7 @@ mod locks;
 mod notify;
 mod serve;
 mod table;
+mod watch;
 
 use std::io::{self, Write};
 
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Locks(args) => locks::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::Watch(args) => watch::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Grace(args) => grace::run(&args),
         Command::Clients(args) => clients::run(&args),

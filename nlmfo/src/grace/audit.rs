@@ -9,10 +9,10 @@
 use std::fmt;
 
 use nlmfo_common::gate::{Audited, Gated};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What is to be said of a VIP's window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Verdict {
     /// lockd has answered calls, and as in grace.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{Audited, Gated, Violation, Window, violation};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::GraceError;
 use super::audit::{self, Verdict};
@@ -18,7 +18,7 @@ use crate::kernel::path::PathFinder;
 use crate::observe::table::{Mode, Range};
 
 /// What an address is held to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reach {
     /// All of its locks: it is the VIP in grace.
@@ -28,7 +28,7 @@ pub enum Reach {
 }
 
 /// One address's window, open or ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowReport {
     pub vip: IpAddr,
     pub reach: Reach,
@@ -45,7 +45,7 @@ pub struct WindowReport {
 }
 
 /// What the gate did with the VIP's calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateCounts {
     /// New locks, sent on so that lockd refuses them.
     pub new_locks: u64,
@@ -60,7 +60,7 @@ pub struct GateCounts {
 }
 
 /// What lockd answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answers {
     pub reclaimed: u64,
     pub refused: u64,
@@ -71,7 +71,7 @@ pub struct Answers {
 }
 
 /// A lock that should not have been granted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViolationLine {
     pub kind: ViolationKind,
     pub client: IpAddr,
@@ -86,7 +86,7 @@ pub struct ViolationLine {
     pub port: u16,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ViolationKind {
     NewLock,
@@ -96,7 +96,7 @@ pub enum ViolationKind {
 }
 
 /// Whether the kernel itself is in grace here; `None` where it cannot be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelGrace {
     pub lockd: Option<bool>,
     pub nfsd: Option<bool>,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::nfsd::read_control;
 
 const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
+/// Made with the module; its inode number is not used again.
+const MODULE: &str = "/sys/module/lockd";
 const GRACE_PERIOD: &str = "/proc/sys/fs/nfs/nlm_grace_period";
 const TCP_PORT: &str = "/proc/sys/fs/nfs/nlm_tcpport";
 
@@ -29,6 +31,15 @@ pub enum LockdError {
 /// Whether lockd is in the kernel, as a module or built in.
 pub fn is_loaded() -> bool {
     Path::new(END_GRACE).exists()
+}
+
+/// Which loading of lockd is in the kernel: another number after it was unloaded and
+/// loaded again, when its functions and lists are elsewhere. None where it is not there.
+pub fn incarnation() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    // Not there for a lockd that is built in and has no parameters.
+    let module = std::fs::metadata(MODULE).map_or(0, |folder| folder.ino());
+    is_loaded().then_some(module)
 }
 
 /// Whether lockd of this network namespace is in its grace period. nfsd may be

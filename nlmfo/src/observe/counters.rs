@@ -7,7 +7,7 @@ use std::ops::{AddAssign, Sub};
 use aya::maps::{Array, MapData, PerCpuHashMap};
 use nlmfo_common::Addr;
 use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters, cause};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::programs::{ObserveError, Probe, Programs};
 
@@ -38,7 +38,7 @@ pub(super) const PROBES: &[Probe] = &[
 ];
 
 /// Owners whose locks on one file lockd dropped by itself, by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     pub unlock_ip: u64,
     pub unlock_filesystem: u64,
@@ -67,7 +67,7 @@ impl Released {
 /// while in grace, UNLOCK and CANCEL (`nlm4svc_retrieve_args` and its callers,
 /// fs/lockd/svc4proc.c, 6.1 and 6.12). None of these changes what is held. SHARE and
 /// UNSHARE have no counter at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// LOCK calls granted at once, reclaims apart.
     pub granted: u64,
@@ -82,8 +82,16 @@ pub struct Counters {
     pub tested: u64,
     pub released: Released,
     /// LOCK calls by time: bucket `i` holds those of 2^i to 2^(i+1) - 1 ns.
-    #[serde(serialize_with = "<[u64]>::serialize")]
+    #[serde(serialize_with = "<[u64]>::serialize", deserialize_with = "histogram")]
     pub latency_ns_log2: [u64; LATENCY_BUCKETS],
+}
+
+/// serde knows arrays of up to 32.
+fn histogram<'de, D: Deserializer<'de>>(from: D) -> Result<[u64; LATENCY_BUCKETS], D::Error> {
+    let buckets = Vec::deserialize(from)?;
+    let count = buckets.len();
+    (buckets.try_into())
+        .map_err(|_| serde::de::Error::invalid_length(count, &"one number for each bucket"))
 }
 
 impl Default for Counters {

@@ -82,11 +82,18 @@ impl From<Ends> for Range {
 
 /// Place of a host in [`LockTable::hosts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostId(pub(super) u32);
+pub struct HostId(pub(crate) u32);
+
+impl HostId {
+    /// Its place in [`LockTable::hosts`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Place of a file in [`LockTable::files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileId(pub(super) u32);
+pub struct FileId(pub(crate) u32);
 
 impl FileId {
     /// Its place in [`LockTable::files`].

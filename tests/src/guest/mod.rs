@@ -18,6 +18,7 @@ pub mod load;
 pub mod locker;
 pub mod place;
 pub mod proc_locks;
+pub mod pty;
 pub mod raw;
 pub mod reboot;
 pub mod report;

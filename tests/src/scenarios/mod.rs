@@ -14,6 +14,7 @@ mod release;
 mod takeover;
 mod topology;
 mod two_nodes;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -71,6 +72,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         bad_days::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,
+        watch::SCENARIOS,
     ]
     .concat()
 }

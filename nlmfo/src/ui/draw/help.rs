@@ -1,0 +1,117 @@
+//! Which keys there are, and what the screen means.
+
+use ratatui::text::{Line, Span};
+
+use super::theme::Theme;
+use super::{Canvas, text};
+use crate::ui::state::{App, Pane};
+
+const HELP: [&str; LINES] = [
+    "KEYS",
+    "  up, down, j, k    move; page up and down, home and end too",
+    "  Enter             open the selected VIP, or the VIP of an event",
+    "  Esc               back; in the overview it clears the filter",
+    "  /                 filter by a part of a VIP, client, client's name or file",
+    "  s                 sort the overview by another column",
+    "  f                 freeze the screen, and go on",
+    "  e                 events",
+    "  q                 quit",
+    "  in a replay       space pauses, + - change the speed, . is a step, r restarts",
+    "COLUMNS",
+    "  HELD WAIT SHARES CLI  locks held, requests that wait, DOS shares, and clients",
+    "                        with any of them, by the last look at lockd's lists",
+    "  GRANT/s REL/s DENY/s  locks granted (reclaims too), unlocked or released by",
+    "                        lockd, and refused, each second",
+    "  p50 p99               what half and 99 % of the last seconds' LOCK calls took",
+    "                        at most, up to the next power of two",
+    "  AGE                   since when this watch has seen the lock; with a mark",
+    "                        before it, the lock is from before the watch",
+    "  WAIT (of a lock)      requests that cannot be granted while it is held",
+    "STATES",
+    "  serving           locks are granted and kept",
+    "  fenced            packets to lockd are dropped, the locks are still there",
+    "  releasing         lockd is dropping the VIP's locks",
+    "  released          none is left, and none was granted since",
+    "  grace 43 s        new locks are refused, nobody has reclaimed yet",
+    "  reclaiming 8/10   reclaimed, of the locks that were held before",
+    "  kernel's grace    the kernel itself is in grace, for every address",
+    "  violation 1       a lock was granted in grace that was no reclaim",
+    "  doubtful 1        reclaims were refused, or calls answered that nobody saw",
+    "This screen only reads; nothing here changes a lock.",
+];
+
+/// Lines of the help.
+pub const LINES: usize = 31;
+
+pub(super) fn draw(theme: &Theme, line: usize, canvas: &mut Canvas) {
+    canvas.list(LINES, line, |place| match HELP[place] {
+        title if !title.starts_with(' ') => Line::styled(title, theme.bold()),
+        text => Line::raw(text),
+    });
+}
+
+/// The keys that work now.
+pub(super) fn footer<'a>(app: &App, theme: &Theme) -> Line<'a> {
+    let move_keys = theme.either("↑↓", "jk");
+    let mut keys: Vec<(&str, &str)> = Vec::new();
+    if app.is_typing() {
+        keys.extend([("Enter", "keep"), ("Esc", "undo")]);
+        let filter = text::without_head(app.filter(), 40, theme.ascii);
+        let filter = format!("/{filter}{} ", theme.either("▏", "_"));
+        let mut line = spans(&keys, theme);
+        line.insert(0, Span::raw(filter));
+        return Line::from(line);
+    }
+    if app.playback.is_some() {
+        keys.extend([("space", "pause"), ("+-", "speed")]);
+    }
+    keys.push((move_keys, "move"));
+    match app.pane() {
+        Pane::Overview => {
+            keys.extend([
+                ("Enter", "open"),
+                ("/", "filter"),
+                ("s", "sort"),
+                ("f", "freeze"),
+            ]);
+            keys.push(("e", "events"));
+        }
+        Pane::Vip { .. } => {
+            keys.extend([
+                ("Esc", "back"),
+                ("/", "filter"),
+                ("f", "freeze"),
+                ("e", "events"),
+            ]);
+        }
+        Pane::Events { .. } => {
+            keys.extend([("Enter", "its VIP"), ("Esc", "back"), ("/", "filter")]);
+            keys.push(("f", "freeze"));
+        }
+        Pane::Help { .. } => keys.push(("Esc", "back")),
+    }
+    keys.extend([("?", "help"), ("q", "quit")]);
+    Line::from(spans(&keys, theme))
+}
+
+fn spans<'a>(keys: &[(&'static str, &'static str)], theme: &Theme) -> Vec<Span<'a>> {
+    let pairs = keys.iter();
+    pairs
+        .flat_map(|&(key, word)| {
+            [
+                Span::styled(key, theme.bold()),
+                Span::raw(format!(" {word}  ")),
+            ]
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_line_is_cut_on_80_cells() {
+        for line in super::HELP {
+            assert!(line.len() <= 80, "{line}");
+        }
+    }
+}

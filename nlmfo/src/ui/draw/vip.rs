@@ -1,0 +1,195 @@
+//! One VIP: its clients, what each waits for, has reserved and holds, and how long LOCK
+//! calls took.
+
+use std::net::IpAddr;
+
+use ratatui::text::{Line as Text, Span};
+
+use super::theme::Theme;
+use super::{Canvas, histogram, overview, text};
+use crate::ui::detail::{Detail, Since};
+use crate::ui::state::{App, Line};
+
+/// From this width on the histogram is beside the locks.
+const WIDE: usize = 150;
+
+/// From this height on it is below them.
+const HIGH: u16 = 17;
+
+/// Cells before a file's name.
+const BEFORE_FILE: usize = 2 + 13 + 16 + 11 + 6 + 6 + 1;
+
+pub(super) fn draw(app: &App, theme: &Theme, vip: IpAddr, line: usize, canvas: &mut Canvas) {
+    let Some(tick) = app.world().vip(vip) else {
+        canvas.line(format!(
+            "{vip} has no locks any more, and was not used since; Esc goes back"
+        ));
+        return;
+    };
+    let state = theme.state(&tick.state);
+    let title = vec![
+        Span::styled(vip.to_string(), theme.bold()),
+        Span::raw("  "),
+        Span::styled(state.text(), state.style),
+        Span::raw(format!(
+            "  held: {}  waiting: {}  shares: {}  clients: {}",
+            text::count(tick.held),
+            text::count(tick.waiters),
+            text::count(tick.shares),
+            text::count(tick.clients)
+        )),
+    ];
+    canvas.line_and_right(title, super::filter(app, theme));
+    canvas.line(overview::what_goes_on(tick));
+
+    let buckets = &tick.counters.latency_ns_log2;
+    if canvas.width() >= WIDE {
+        let mut beside = canvas.area;
+        let width = histogram::WIDTH as u16;
+        canvas.area.width -= width + 2;
+        beside.x += canvas.area.width + 2;
+        beside.width = width;
+        let mut beside = Canvas {
+            area: beside,
+            buffer: canvas.buffer,
+        };
+        histogram::draw(buckets, 10, theme, &mut beside);
+    } else if canvas.area.height >= HIGH {
+        let mut below = Canvas {
+            area: canvas.take_bottom(6),
+            buffer: canvas.buffer,
+        };
+        histogram::draw(buckets, 4, theme, &mut below);
+    }
+
+    canvas.line(Span::styled(headings(), theme.headings()));
+    let lines = app.vip_lines(vip);
+    let width = canvas.width();
+    let now = app.world().tick.as_ref().map_or(0, |tick| tick.elapsed_ms);
+    let Some(detail) = app.world().details.get(&vip).filter(|_| !lines.is_empty()) else {
+        canvas.line(match app.filter() {
+            "" => "Nothing is held, waited for or reserved.",
+            _ => "Nothing is taken by the filter.",
+        });
+        return;
+    };
+    canvas.list(lines.len(), line, |place| {
+        one(lines[place], detail, now, width, theme)
+    });
+}
+
+fn headings() -> String {
+    format!(
+        "  {:<12} {:<15} {:>10} {:>5} {:>5} FILE",
+        "WHAT", "RANGE", "SVID", "AGE", "WAIT"
+    )
+}
+
+fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -> Text<'a> {
+    match line {
+        Line::Client(place) => {
+            let client = &detail.clients[place];
+            let name = text::without_middle(&client.name, 30, theme.ascii);
+            Text::styled(
+                format!(
+                    "{} {name} {}/{}  {} held",
+                    client.client, client.version, client.transport, client.held
+                ),
+                theme.bold(),
+            )
+        }
+        Line::Lock(place) => {
+            let lock = &detail.locks[place];
+            let cells = Cells {
+                what: lock.mode.to_string(),
+                range: lock.range.to_string(),
+                svid: lock.svid.to_string(),
+                age: lock
+                    .since
+                    .map(|since| age(since, now, theme))
+                    .unwrap_or_default(),
+                behind: match lock.behind {
+                    0 => String::new(),
+                    behind => text::count(behind),
+                },
+                file: &lock.file,
+            };
+            let style = match lock.behind {
+                0 => ratatui::style::Style::new(),
+                _ => theme.coloured(ratatui::style::Color::Yellow),
+            };
+            Text::styled(cells.line(width, theme), style)
+        }
+        Line::Waiter(place) => {
+            let waiter = &detail.waiters[place];
+            let state = if waiter.granted { "granted" } else { "waits" };
+            let holder =
+                (waiter.holder).map_or_else(String::new, |holder| format!("for {holder} "));
+            let range = text::without_middle(&waiter.range.to_string(), 15, theme.ascii);
+            let line = format!(
+                "  {:<12} {range:<15} {:>10} {holder:<12}",
+                format!("{state} {}", waiter.mode),
+                waiter.svid
+            );
+            let file = width.saturating_sub(line.len());
+            let file = text::without_head(&waiter.file, file, theme.ascii);
+            let style = theme.coloured(ratatui::style::Color::Yellow);
+            Text::styled(line + &file, style)
+        }
+        Line::Share(place) => {
+            let share = &detail.shares[place];
+            let cells = Cells {
+                what: format!("share {} {}", access(share.access), access(share.deny)),
+                range: "-".to_owned(),
+                svid: "-".to_owned(),
+                age: String::new(),
+                behind: String::new(),
+                file: &share.file,
+            };
+            Text::raw(cells.line(width, theme))
+        }
+        Line::More(count) => {
+            let text = format!("  and {count} more, which found no room");
+            Text::styled(text, theme.dim())
+        }
+    }
+}
+
+/// A line's cells as they are.
+struct Cells<'a> {
+    what: String,
+    range: String,
+    svid: String,
+    age: String,
+    behind: String,
+    file: &'a str,
+}
+
+impl Cells<'_> {
+    fn line(&self, width: usize, theme: &Theme) -> String {
+        let range = text::without_middle(&self.range, 15, theme.ascii);
+        let file = text::without_head(self.file, width.saturating_sub(BEFORE_FILE), theme.ascii);
+        format!(
+            "  {:<12} {range:<15} {:>10} {:>5} {:>5} {file}",
+            self.what, self.svid, self.age, self.behind
+        )
+    }
+}
+
+/// What a share is for, or denies others.
+fn access(bits: u32) -> &'static str {
+    match bits {
+        0 => "-",
+        1 => "r",
+        2 => "w",
+        _ => "rw",
+    }
+}
+
+fn age(since: Since, now: u64, theme: &Theme) -> String {
+    let at_least = match since.or_before {
+        true => theme.either("≥", ">"),
+        false => "",
+    };
+    format!("{at_least}{}", text::age(now.saturating_sub(since.ms)))
+}

@@ -1,0 +1,108 @@
+//! The last look at lockd's lists, and what is made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::known::{Ages, Keys, Names};
+use crate::kernel::path::PathFinder;
+use crate::observe::table::{FileId, LockTable};
+use crate::ui::detail::{self, Detail, Gauges};
+
+/// See the top of the file.
+#[derive(Default)]
+pub struct Locks {
+    /// Of one network namespace.
+    table: LockTable,
+    pub gauges: BTreeMap<IpAddr, Gauges>,
+    ages: Ages,
+    names: Names,
+    keys: Keys,
+    /// As they are now.
+    details: BTreeMap<IpAddr, Detail>,
+    /// Those of them that nobody was told yet.
+    changed: BTreeSet<IpAddr>,
+}
+
+impl Locks {
+    /// Takes the locks of a look.
+    ///
+    /// # Errors
+    /// If the mounted filesystems cannot be read; files have no names then.
+    pub fn take(
+        &mut self,
+        table: LockTable,
+        at_ms: u64,
+        first: Option<IpAddr>,
+    ) -> std::io::Result<()> {
+        self.keys = self.ages.look(&table, at_ms);
+        self.gauges = detail::gauges(&table);
+        self.table = table;
+        self.describe(first)
+    }
+
+    /// Makes the details anew, those of `first` before the others.
+    pub fn describe(&mut self, first: Option<IpAddr>) -> std::io::Result<()> {
+        let table = &self.table;
+        let since = |lock: &_| self.ages.since(&self.keys, lock);
+        let mut files: BTreeSet<FileId> = BTreeSet::new();
+        let mut named = |id| {
+            files.insert(id);
+            String::new()
+        };
+        // Which files have a line at all: only those are looked up.
+        detail::details(table, first, &mut named, |_| None);
+        let files: Vec<FileId> = files.into_iter().collect();
+        let looked_up =
+            PathFinder::new(0).map(|mut finder| self.names.look_up(table, &files, &mut finder));
+        let name = |id| self.names.name(table.file(id));
+        let made = detail::details(table, first, name, since);
+        let mut details: BTreeMap<IpAddr, Detail> = made
+            .into_iter()
+            .map(|detail| (detail.vip, detail))
+            .collect();
+        for vip in self.details.keys() {
+            details.entry(*vip).or_insert_with(|| Detail::empty(*vip));
+        }
+        let is_new = |(vip, detail): &(&IpAddr, &Detail)| self.details.get(vip) != Some(detail);
+        self.changed
+            .extend(details.iter().filter(is_new).map(|(vip, _)| *vip));
+        self.details = details;
+        looked_up
+    }
+
+    /// The details that have changed since this was asked the last time.
+    pub fn changed(&mut self) -> Vec<Detail> {
+        let changed = std::mem::take(&mut self.changed);
+        let details = changed
+            .iter()
+            .filter_map(|vip| self.details.get(vip).cloned());
+        let details: Vec<Detail> = details.collect();
+        // That there is nothing was told now.
+        self.details.retain(|_, detail| !detail.is_empty());
+        details
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::tests::tables;
+
+    #[test]
+    fn only_what_has_changed_is_told_and_an_end_once() {
+        let mut locks = Locks::default();
+        let table = tables::many(2, 3);
+        locks.take(table.clone(), 0, None).unwrap();
+        assert_eq!(locks.changed().len(), 2);
+        locks.take(table.clone(), 1_000, None).unwrap();
+        assert_eq!(locks.changed(), []);
+
+        let gone = table.hosts[0].key.vip;
+        let rest = table.part(|host| host.vip != gone);
+        locks.take(rest.clone(), 2_000, None).unwrap();
+        assert_eq!(locks.changed(), [Detail::empty(gone)]);
+        locks.take(rest, 3_000, None).unwrap();
+        assert_eq!(locks.changed(), []);
+        assert!(!locks.gauges.contains_key(&gone));
+    }
+}

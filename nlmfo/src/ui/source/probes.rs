@@ -1,0 +1,101 @@
+//! The probes on lockd, attached again when lockd was unloaded and has come back.
+
+use std::time::{Duration, Instant};
+
+use crate::kernel;
+use crate::observe::counters::{CounterProbes, PerVip};
+use crate::observe::programs::{ObserveError, Programs};
+use crate::observe::snapshot::{Snapshot, Snapshots};
+use crate::ui::pace::{next_interval, thread_time};
+
+/// The probes, if lockd is there.
+#[derive(Default)]
+pub struct Probes {
+    attached: Option<Attached>,
+    /// Counted up to the last reading, by earlier probes too.
+    counted: PerVip,
+    /// Counted by earlier probes.
+    carried: PerVip,
+    /// After a failure: not before this moment.
+    retry_at: Option<Instant>,
+    failure: Option<String>,
+}
+
+struct Attached {
+    snapshots: Snapshots,
+    counters: CounterProbes,
+    /// [`kernel::lockd::incarnation`].
+    incarnation: u64,
+}
+
+impl Probes {
+    /// Attaches them to the lockd of this number, unless they are. Without one they are
+    /// taken away: their functions are gone. True if anything was attached.
+    pub fn follow(&mut self, incarnation: Option<u64>) -> Result<bool, ObserveError> {
+        let attached = self.attached.as_ref().map(|attached| attached.incarnation);
+        if attached == incarnation {
+            return Ok(false);
+        }
+        self.attached = None;
+        self.carried = self.counted.clone();
+        let Some(incarnation) = incarnation else {
+            self.retry_at = None;
+            return Ok(false);
+        };
+        let layout = kernel::layout::load().map_err(ObserveError::from)?;
+        let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+        let counters = CounterProbes::attach(snapshots.programs())?;
+        self.attached = Some(Attached {
+            snapshots,
+            counters,
+            incarnation,
+        });
+        Ok(true)
+    }
+
+    /// [`Probes::follow`] that does not try too often what fails; the failure in words.
+    pub fn follow_patiently(
+        &mut self,
+        incarnation: Option<u64>,
+        interval: Duration,
+    ) -> Result<bool, String> {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(self.failure.clone().unwrap_or_default());
+        }
+        let began = thread_time();
+        let outcome = self.follow(incarnation).map_err(|error| error.to_string());
+        let cost = thread_time() - began;
+        let failed = outcome.is_err();
+        self.retry_at = failed.then(|| Instant::now() + next_interval(cost, interval));
+        self.failure = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    pub fn are_attached(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// Reads lockd's lists once: a screen can show that locks changed meanwhile.
+    pub fn look(&mut self) -> Option<Result<Snapshot, ObserveError>> {
+        let attached = self.attached.as_mut()?;
+        Some(attached.snapshots.take(None, Duration::ZERO))
+    }
+
+    /// What was counted since the first probes, as of now or, with an error, of the last
+    /// reading.
+    pub fn counters(&mut self) -> (&PerVip, Option<ObserveError>) {
+        let mut trouble = None;
+        if let Some(attached) = &self.attached {
+            match attached.counters.read() {
+                Ok(mut counters) => {
+                    for (vip, earlier) in &self.carried {
+                        *counters.entry(*vip).or_default() += *earlier;
+                    }
+                    self.counted = counters;
+                }
+                Err(error) => trouble = Some(error),
+            }
+        }
+        (&self.counted, trouble)
+    }
+}

@@ -1,0 +1,184 @@
+//! Recordings: ticks, one JSON object a line.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::ui::tick::{SCHEMA, Tick};
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    #[error("writing the recording {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("reading the recording {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the recording {} has no tick in it", path.display())]
+    Empty { path: PathBuf },
+    #[error("the recording {}, line {line}, is damaged, or none of nlmfo's: {source}", path.display())]
+    Damaged {
+        path: PathBuf,
+        line: usize,
+        source: serde_json::Error,
+    },
+    #[error(
+        "the recording {}, line {line}, has the schema {schema:?}, and this nlmfo reads {SCHEMA:?}: \
+         replay it with the version that wrote it", path.display()
+    )]
+    Foreign {
+        path: PathBuf,
+        line: usize,
+        schema: String,
+    },
+}
+
+/// Writes ticks, each as soon as it is there.
+#[derive(Debug)]
+pub struct Recorder {
+    path: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl Recorder {
+    /// What was at `path` before is lost.
+    pub fn create(path: &Path) -> Result<Self, RecordingError> {
+        let failed = |source| RecordingError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        Ok(Recorder {
+            path: path.to_owned(),
+            out: BufWriter::new(File::create(path).map_err(failed)?),
+        })
+    }
+
+    pub fn write(&mut self, tick: &Tick) -> Result<(), RecordingError> {
+        write_line(&mut self.out, tick).map_err(|source| RecordingError::Write {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// A tick as one line, at once.
+pub fn write_line(out: &mut impl Write, tick: &Tick) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, tick)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+/// Reads ticks, one after the other.
+#[derive(Debug)]
+pub struct Reader {
+    path: PathBuf,
+    lines: BufReader<File>,
+    line: usize,
+    text: String,
+}
+
+impl Reader {
+    /// Reads the first tick too, so that a wrong file is told at once.
+    pub fn open(path: &Path) -> Result<(Self, Tick), RecordingError> {
+        let file = File::open(path).map_err(|source| RecordingError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut reader = Reader {
+            path: path.to_owned(),
+            lines: BufReader::new(file),
+            line: 0,
+            text: String::new(),
+        };
+        let empty = || RecordingError::Empty {
+            path: path.to_owned(),
+        };
+        let first = reader.next_tick()?.ok_or_else(empty)?;
+        Ok((reader, first))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next tick; none at the end. A last line that was not written to its end, as
+    /// of a watch that was killed, is the end too.
+    pub fn next_tick(&mut self) -> Result<Option<Tick>, RecordingError> {
+        self.text.clear();
+        self.line += 1;
+        let read = self.lines.read_line(&mut self.text);
+        read.map_err(|source| RecordingError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
+        if !self.text.ends_with('\n') {
+            return Ok(None);
+        }
+        #[derive(Deserialize)]
+        struct Head {
+            schema: String,
+        }
+        let damaged = |source| RecordingError::Damaged {
+            path: self.path.clone(),
+            line: self.line,
+            source,
+        };
+        let Head { schema } = serde_json::from_str(&self.text).map_err(damaged)?;
+        if schema != SCHEMA {
+            return Err(RecordingError::Foreign {
+                path: self.path.clone(),
+                line: self.line,
+                schema,
+            });
+        }
+        serde_json::from_str(&self.text).map_err(damaged).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::tests::ticks;
+
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("recording");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (_folder, path) = written("old");
+        let ticks = [ticks::one_vip(), ticks::in_grace(), ticks::violation()];
+        let mut recorder = Recorder::create(&path).unwrap();
+        for tick in &ticks {
+            recorder.write(tick).unwrap();
+        }
+        let (mut reader, first) = Reader::open(&path).unwrap();
+        assert_eq!(first, ticks[0]);
+        assert_eq!(reader.next_tick().unwrap().as_ref(), Some(&ticks[1]));
+        assert_eq!(reader.next_tick().unwrap().as_ref(), Some(&ticks[2]));
+        assert_eq!(reader.next_tick().unwrap(), None);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_the_end() {
+        let line = serde_json::to_string(&ticks::one_vip()).unwrap();
+        let (_folder, path) = written(&format!("{line}\n{}", &line[..50]));
+        let (mut reader, _) = Reader::open(&path).unwrap();
+        assert_eq!(reader.next_tick().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_recording_is_said_with_its_line() {
+        let error = |text: &str| {
+            let (_folder, path) = written(text);
+            Reader::open(&path).unwrap_err().to_string()
+        };
+        assert!(error("").contains("has no tick"));
+        assert!(error("# text\n").contains("line 1"));
+        let record = "{\"schema\":\"nlmfo.record/1\"}\n";
+        assert!(error(record).contains("\"nlmfo.record/1\""));
+    }
+}

@@ -1,0 +1,115 @@
+//! All that a screen needs at one moment: what `nlmfo watch --json` prints, one JSON
+//! object a line, what `--record` writes and `--replay` reads.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::detail::Detail;
+use super::events::Event;
+use super::judge::VipState;
+use crate::grace::report::{KernelGrace, WindowReport};
+use crate::observe::counters::Counters;
+
+/// Name and version of the record. A reader refuses another.
+pub const SCHEMA: &str = "nlmfo.watch/1";
+
+/// One moment. Times are milliseconds; addresses are text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tick {
+    pub schema: Cow<'static, str>,
+    /// The node's name.
+    pub node: String,
+    /// Since 1970.
+    pub at_ms: u64,
+    /// Since the watch began, by a clock that nobody sets: rates and ages are taken
+    /// from it.
+    pub elapsed_ms: u64,
+    pub pace: Pace,
+    pub server: Server,
+    pub kernel_grace: KernelGrace,
+    pub look: Look,
+    /// In the order of their addresses.
+    pub vips: Vec<VipTick>,
+    /// Those that have changed since the last tick; a VIP's detail holds until its
+    /// next one, or until the VIP is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<Detail>,
+    /// What happened since the last tick.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<Event>,
+    /// What could not be seen, and why, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
+}
+
+/// How often is looked, and what it costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// The interval that was asked for.
+    pub asked_ms: u64,
+    /// The interval of counters and windows.
+    pub tick_ms: u64,
+    /// The interval of looks at the locks.
+    pub look_ms: u64,
+    /// The processor time of all of `nlmfo watch`, in percent of one core, since the
+    /// last look.
+    pub cpu_percent: f64,
+}
+
+impl Pace {
+    /// Whether anything is looked at more rarely than was asked for.
+    pub fn is_stretched(&self) -> bool {
+        self.tick_ms.max(self.look_ms) > self.asked_ms
+    }
+}
+
+/// Whether anybody serves locks here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Server {
+    #[default]
+    Serving,
+    /// nfsd has no thread, and lockd serves nobody.
+    Stopped,
+    /// lockd is not in the kernel.
+    NotLoaded,
+}
+
+/// The last look at lockd's lists, which the gauges and details are of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// When it was, on the clock of [`Tick::elapsed_ms`].
+    pub at_ms: u64,
+    /// Whether two walks of the kernel's lists agreed on every lock.
+    pub exact: bool,
+    /// What it cost, in microseconds of processor time.
+    pub cost_us: u64,
+}
+
+/// One VIP. The gauges are those of [`Tick::look`], all else is of the tick.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VipTick {
+    pub vip: IpAddr,
+    #[serde(flatten)]
+    pub state: VipState,
+    pub held: u64,
+    pub waiters: u64,
+    pub shares: u64,
+    /// That hold, wait for or have reserved something.
+    pub clients: u64,
+    /// Since the watch began.
+    pub counters: Counters,
+    /// Its packets to lockd are dropped.
+    pub fenced: bool,
+    /// Its grace, open, or ended and not yet forgotten by the kernel.
+    pub window: Option<WindowReport>,
+}
+
+impl Tick {
+    pub fn vip(&self, vip: IpAddr) -> Option<&VipTick> {
+        let place = self.vips.binary_search_by_key(&vip, |one| one.vip);
+        place.ok().map(|place| &self.vips[place])
+    }
+}
