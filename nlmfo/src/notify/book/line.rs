@@ -58,6 +58,11 @@ pub fn checked(line: &[u8]) -> Option<&[u8]> {
     (u32::from_str_radix(digits, 16).ok()? == crc32fast::hash(json)).then_some(json)
 }
 
+/// Whether a line looks like a [`Line::Client`], whole or not.
+pub fn is_of_client(line: &[u8]) -> bool {
+    (line.get(PREFIX..)).is_some_and(|json| json.starts_with(b"{\"client\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

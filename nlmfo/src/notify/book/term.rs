@@ -194,8 +194,8 @@ fn parse(path: &Path, text: &[u8], wanted: &Wanted) -> Result<TermFile, BookErro
     };
     let naming = wanted.finder();
     for (number, text) in lines.enumerate().filter(|(_, text)| !text.is_empty()) {
-        let is_marker = text.ends_with(b"\"complete\"");
-        if !is_marker && (naming.as_ref()).is_some_and(|naming| naming.find(text).is_none()) {
+        let is_needless = |naming: &Finder| naming.find(text).is_none();
+        if line::is_of_client(text) && naming.as_ref().is_some_and(is_needless) {
             continue;
         }
         match line::checked(text).and_then(|json| serde_json::from_slice(json).ok()) {
