@@ -12,7 +12,7 @@ use nix::sys::utsname::uname;
 use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::cluster::{agent, node};
 use nlmfo_tests::demo;
-use nlmfo_tests::guest::{locker, place, reboot};
+use nlmfo_tests::guest::{busy, locker, place, reboot};
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::verdict::{Report, Verdict};
 
@@ -85,6 +85,9 @@ enum Command {
     /// Hold locks as told on standard input (used by scenarios)
     #[command(hide = true)]
     Locker,
+    /// Ask for locks until standard input ends (used by scenarios)
+    #[command(hide = true)]
+    Busy { wanted: String },
     /// Hold a namespace until standard input ends (used by scenarios)
     #[command(hide = true)]
     Hold { name: String },
@@ -128,6 +131,7 @@ fn main() -> Result<ExitCode> {
             command,
         } => Ok(rsh(exact, host, command)),
         Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
+        Command::Busy { wanted } => busy::serve(&wanted).map(|()| ExitCode::SUCCESS),
         Command::Hold { name } => place::hold(&name).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -5,6 +5,7 @@
 //! servers. The driver bridges them with its clients.
 
 pub mod agent;
+pub mod handover;
 pub mod node;
 pub mod service;
 

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use nlmfo::observe::host::Transport;
 
+use super::busy::{Busy, Wanted};
 use super::command::run;
 use super::locker::{Locker, Mode, Outcome, Range};
 use super::place::Place;
@@ -127,6 +128,13 @@ impl Client {
         let mut command = self.place.command(env::current_exe()?);
         command.arg("locker");
         Locker::spawn(command)
+    }
+
+    /// A new lock owner that asks for these locks all the time.
+    pub fn busy(&self, wanted: &[Wanted]) -> Result<Busy> {
+        let mut command = self.place.command(env::current_exe()?);
+        command.arg("busy");
+        Busy::start(command, wanted)
     }
 
     /// Takes a lock with an owner of its own, which must be granted.

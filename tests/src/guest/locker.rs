@@ -54,7 +54,7 @@ pub enum Mode {
 /// What a locker is asked to do to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Action {
+pub(super) enum Action {
     /// `F_SETLK`: held or refused, at once.
     Lock(Mode),
     /// `F_SETLKW`: held, sooner or later.
@@ -248,7 +248,7 @@ pub fn serve() -> Result<()> {
     let mut files = HashMap::new();
     for line in io::stdin().lines() {
         let request: Request = serde_json::from_str(&line?).context("request to a locker")?;
-        let file = match open(&mut files, &request.file) {
+        let file = match open_once(&mut files, &request.file) {
             Ok(file) => file,
             Err(error) => {
                 say(request.id, Outcome::Failed(format!("open: {error}")));
@@ -266,23 +266,27 @@ pub fn serve() -> Result<()> {
 
 /// A file stays open once opened: closing any descriptor of it would drop all
 /// of the process's locks on it.
-fn open(files: &mut HashMap<PathBuf, Arc<File>>, path: &Path) -> io::Result<Arc<File>> {
+fn open_once(files: &mut HashMap<PathBuf, Arc<File>>, path: &Path) -> io::Result<Arc<File>> {
     if let Some(file) = files.get(path) {
         return Ok(Arc::clone(file));
     }
-    let file = Arc::new(
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?,
-    );
+    let file = Arc::new(open(path)?);
     files.insert(path.into(), Arc::clone(&file));
     Ok(file)
 }
 
-fn act(file: &File, range: Range, action: Action) -> Outcome {
+/// For locks of either mode; made where it is missing.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// Does it, and waits for what comes of it.
+pub(super) fn act(file: &File, range: Range, action: Action) -> Outcome {
     let lock_type = match action {
         Action::Unlock => libc::F_UNLCK,
         Action::Lock(mode) | Action::LockWait(mode) | Action::Test(mode) => match mode {

@@ -6,6 +6,7 @@
 //! mount and UTS namespace, and so its own `rpcbind`, `rpc.statd` and lockd
 //! host identity.
 
+pub mod busy;
 pub mod churn;
 pub mod client;
 pub mod command;

@@ -11,12 +11,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-use super::{Clock, KernelName, Lab, Run, Stream};
+use super::{Clock, Cluster, KernelName, Lab, Outcome, Run, Stream};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a kernel, run a command in it, bring back output, status and files
     Run(RunArgs),
+    /// Boot several: a command in the driver, with a server on each of its interfaces
+    Cluster(ClusterArgs),
     /// A shell in a freshly booted kernel, on this terminal
     Shell(Machine),
     /// What kernels the archive offers now
@@ -74,6 +76,20 @@ pub struct RunArgs {
     command: Vec<OsString>,
 }
 
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// A server's command, for its shell: one for eth0, the next for eth1, …
+    #[arg(long = "server", value_name = "COMMAND", required = true)]
+    servers: Vec<String>,
+
+    /// A disk that all servers share: /dev/vda, the next /dev/vdb, …
+    #[arg(long = "disk", value_name = "MIB")]
+    disks: Vec<u64>,
+}
+
 fn parse_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
     match text.split_once(':') {
         Some((host, guest)) if !host.is_empty() && guest.starts_with('/') => {
@@ -87,12 +103,23 @@ fn parse_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
 pub fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run(args),
+        Command::Cluster(args) => cluster(args),
         Command::Shell(machine) => {
             let lab = Lab::open()?;
             lab.shell(&machine.into_run(&lab, Vec::new())?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Kernels => kernels(),
+    }
+}
+
+impl RunArgs {
+    fn into_run(self, lab: &Lab) -> Result<Run> {
+        let mut run = self.machine.into_run(lab, self.command)?;
+        run.collect = self.collect;
+        run.collect_into = self.into;
+        run.deadline = Duration::from_secs(self.deadline);
+        Ok(run)
     }
 }
 
@@ -113,12 +140,48 @@ impl Machine {
 
 fn run(args: RunArgs) -> Result<ExitCode> {
     let lab = Lab::open()?;
-    let mut run = args.machine.into_run(&lab, args.command)?;
-    run.collect = args.collect;
-    run.collect_into = args.into;
-    run.deadline = Duration::from_secs(args.deadline);
+    let console = args.console;
+    let run = args.into_run(&lab)?;
+    let outcome = shown(|output| lab.run(&run, output))?;
+    if console {
+        eprintln!("{}", outcome.console_tail(usize::MAX));
+    }
+    exit(outcome.status()?, &outcome)
+}
+
+fn cluster(args: ClusterArgs) -> Result<ExitCode> {
+    let lab = Lab::open()?;
+    let console = args.run.console;
+    let driver = args.run.into_run(&lab)?;
+    let server = |command: &String| {
+        let mut run = driver.clone();
+        run.command = ["sh", "-c", command].map(OsString::from).into();
+        run
+    };
+    let cluster = Cluster {
+        servers: args.servers.iter().map(server).collect(),
+        disks: args.disks.iter().map(|mib| mib << 20).collect(),
+        driver,
+    };
+    let outcome = shown(|output| lab.run_cluster(&cluster, output))?;
+    for (number, server) in outcome.servers.iter().enumerate() {
+        eprint!("{}", String::from_utf8_lossy(&server.stdout));
+        eprint!("{}", String::from_utf8_lossy(&server.stderr));
+        if console {
+            eprintln!("{}", server.console_tail(usize::MAX));
+        }
+        eprintln!("server {number}: {}", server.ending);
+    }
+    if console {
+        eprintln!("{}", outcome.driver.console_tail(usize::MAX));
+    }
+    exit(outcome.status()?, &outcome.driver)
+}
+
+/// Does a run, and passes on what its command writes.
+fn shown<T>(run: impl FnOnce(&mut dyn FnMut(Stream, &[u8])) -> Result<T>) -> Result<T> {
     let mut lost = None;
-    let outcome = lab.run(&run, &mut |stream, bytes| {
+    let outcome = run(&mut |stream, bytes| {
         let written = match stream {
             Stream::Stdout => forward(io::stdout().lock(), bytes),
             Stream::Stderr => forward(io::stderr().lock(), bytes),
@@ -127,13 +190,13 @@ fn run(args: RunArgs) -> Result<ExitCode> {
             lost.get_or_insert(error);
         }
     })?;
-    if args.console {
-        eprintln!("{}", outcome.console_tail(usize::MAX));
+    match lost {
+        Some(error) => Err(error).context("pass on what the command wrote"),
+        None => Ok(outcome),
     }
-    let status = outcome.status()?;
-    if let Some(error) = lost {
-        return Err(error).context("pass on what the command wrote");
-    }
+}
+
+fn exit(status: i32, outcome: &Outcome) -> Result<ExitCode> {
     let boot = outcome.boot.unwrap_or_default();
     eprintln!(
         "exit status {status} after {:.1} s (boot {:.1} s)",
