@@ -11,10 +11,12 @@ use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
 use crate::failover::record::Record;
+use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::watch::Watch;
 use crate::failover::{release, takeover};
+use crate::grace::gate::Gate;
 use crate::grace::{fence, scope};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
@@ -101,8 +103,13 @@ struct Released {
 
 async fn release(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Released, Failure> {
     let (facts, mut watch) = observe()?;
+    let begun = begun(vips)?;
+    if !args.release.dry_run {
+        forget_other_moves(&args.release, vips, &begun)?;
+    }
     let fence = raise_fence(&args.release, vips).await?;
-    let plan = plan(&args.release, vips, args.phase.is_none());
+    let mut plan = plan(&args.release, vips, args.phase.is_none());
+    plan.begun = begun;
     let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
     let outcome = release::run(&plan, &facts, &mut watch, &mut paths).await;
     let (mut report, record) = outcome.map_err(|error| {
@@ -121,10 +128,36 @@ fn plan(args: &ReleaseArgs, vips: &[IpAddr], keeps_record: bool) -> release::Pla
         vips: vips.to_vec(),
         record: args.record.clone(),
         keeps_record,
+        begun: Begun::default(),
         dry_run: args.dry_run,
         filesystems: args.unlock_filesystem.clone(),
         reboot_notice: args.reboot_notice,
         deadline: args.deadline,
+    }
+}
+
+/// Which of the VIPs an earlier run has closed to new locks.
+fn begun(vips: &[IpAddr]) -> Result<Begun, Failure> {
+    let fenced = match Gate::in_force()? {
+        Some(gate) => gate.fenced()?,
+        None => Vec::new(),
+    };
+    let is_absent = |vip: &&IpAddr| !netns::has_address(**vip).unwrap_or(true);
+    Ok(Begun {
+        fenced: (vips.iter().copied().filter(|vip| fenced.contains(vip))).collect(),
+        absent: vips.iter().filter(is_absent).copied().collect(),
+    })
+}
+
+/// Removes a record of an earlier move: once the fence stands, a record that is there is
+/// of this one, whichever run has written it.
+fn forget_other_moves(args: &ReleaseArgs, vips: &[IpAddr], begun: &Begun) -> Result<(), Failure> {
+    let is_begun = |vip| begun.fenced.contains(vip) || begun.absent.contains(vip);
+    match &args.record {
+        Some(path) if !vips.iter().any(is_begun) && path.exists() => std::fs::remove_file(path)
+            .with_context(|| format!("removing the record {} of an earlier move", path.display()))
+            .map_err(|error| Failure::new(Exit::CouldNotRun, error)),
+        _ => Ok(()),
     }
 }
 

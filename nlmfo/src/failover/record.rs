@@ -3,7 +3,9 @@
 //! synced, renamed, and the directory synced.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
+use std::hash::Hash;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -35,7 +37,7 @@ pub enum RecordError {
 }
 
 /// A client of a VIP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientLine {
     #[serde(flatten)]
     pub host: HostLine,
@@ -106,6 +108,16 @@ impl Record {
             .map(|host| host.client)
     }
 
+    /// Adds what `earlier` says of a VIP through which nothing can have been granted since
+    /// then: an interrupted release has recorded it, and may have released it too.
+    pub fn recall(&mut self, earlier: Record, vip: IpAddr) {
+        let ours = |host: &HostLine| host.vip == vip;
+        add(&mut self.clients, earlier.clients, |c| ours(&c.host));
+        add(&mut self.locks, earlier.locks, |lock| ours(&lock.host));
+        add(&mut self.waiters, earlier.waiters, |w| ours(&w.lock.host));
+        add(&mut self.shares, earlier.shares, |share| ours(&share.host));
+    }
+
     /// Replaces `path` in one step.
     pub fn write(&self, path: &Path) -> Result<(), RecordError> {
         write_whole(path, |out| {
@@ -141,6 +153,15 @@ impl Record {
         }
         serde_json::from_slice(&text).map_err(damaged)
     }
+}
+
+/// Adds those lines that are not there yet.
+fn add<T: Eq + Hash>(lines: &mut Vec<T>, earlier: Vec<T>, is_ours: impl Fn(&T) -> bool) {
+    let there: HashSet<&T> = lines.iter().collect();
+    let gone: Vec<T> = (earlier.into_iter())
+        .filter(|line| is_ours(line) && !there.contains(line))
+        .collect();
+    lines.extend(gone);
 }
 
 /// Seconds since 1970.
@@ -199,6 +220,28 @@ mod tests {
         assert_eq!(read["schema"], "nlmfo.record/1");
         assert_eq!(read["vips"][0], "10.77.0.1");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// A lock through this VIP, told from others by its svid.
+    fn lock(vip: &str, svid: u32) -> LockLine {
+        let line = serde_json::json!({
+            "vip": vip, "client": "10.77.1.1", "client_name": "c1", "version": 4,
+            "transport": "tcp", "netns": 1, "svid": svid, "mode": "write",
+            "range": {"start": 5, "end": null},
+            "file": {"dev": "0:28", "ino": 17, "fh": "00", "path": null},
+        });
+        serde_json::from_value(line).unwrap()
+    }
+
+    #[test]
+    fn what_an_interrupted_release_recorded_comes_back_once_and_for_its_vip() {
+        let (vip, other) = ("10.77.0.1", "10.77.0.2");
+        let mut earlier = record();
+        earlier.locks = vec![lock(vip, 1), lock(vip, 2), lock(other, 3)];
+        let mut now = record();
+        now.locks = vec![lock(vip, 2)];
+        now.recall(earlier, vip.parse().unwrap());
+        assert_eq!(now.locks, [lock(vip, 2), lock(vip, 1)]);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct Plan {
     pub record: Option<PathBuf>,
     /// Whether the record is wanted of [`run`] too.
     pub keeps_record: bool,
+    /// Those of the VIPs that an earlier run has begun with.
+    pub begun: Begun,
     pub dry_run: bool,
     /// Exports that may be released as a whole.
     pub filesystems: Vec<PathBuf>,
@@ -47,6 +49,24 @@ pub struct Plan {
     pub reboot_notice: bool,
     /// For a VIP's whole release.
     pub deadline: Duration,
+}
+
+/// VIPs whose record of an earlier run still counts, as nothing was granted through them
+/// since: that run was interrupted, or this is a repetition.
+#[derive(Clone, Debug, Default)]
+pub struct Begun {
+    /// Its fence stands.
+    pub fenced: Vec<IpAddr>,
+    /// No address of this node, whose clients are elsewhere: unless locks are held through
+    /// them, with which a new release begins.
+    pub absent: Vec<IpAddr>,
+}
+
+impl Begun {
+    /// Whether what was recorded of a VIP counts, through which `held` is held.
+    fn counts(&self, vip: IpAddr, held: &LockTable) -> bool {
+        self.fenced.contains(&vip) || (self.absent.contains(&vip) && held.locks.is_empty())
+    }
 }
 
 /// For one call to lockd. It answers in microseconds, but works through many
@@ -119,8 +139,13 @@ impl Start {
         if (plan.record.is_some() || plan.keeps_record) && !plan.dry_run {
             let tables = start.looks.iter().map(|seen| &seen.ours);
             let (node, release) = (netns::node(), facts.release.clone());
-            let record = Record::of(tables, paths, node, release, &plan.vips);
+            let mut record = Record::of(tables, paths, node, release, &plan.vips);
             if let Some(path) = &plan.record {
+                for (&vip, seen) in plan.vips.iter().zip(&start.looks) {
+                    if plan.begun.counts(vip, &seen.ours) && path.exists() {
+                        record.recall(Record::read(path)?, vip);
+                    }
+                }
                 record.write(path)?;
                 info!(path = %path.display(), locks = record.locks.len(), "recorded");
             }

@@ -12,7 +12,7 @@ use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
 use crate::kernel::path::{LockedFile, PathFinder};
 
 /// What a line says of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HostLine {
     pub vip: IpAddr,
     pub client: IpAddr,
@@ -24,7 +24,7 @@ pub struct HostLine {
 }
 
 /// What a line says of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileLine {
     /// `major:minor`, in decimal.
     pub dev: String,
@@ -45,7 +45,7 @@ impl std::fmt::Display for FileLine {
 }
 
 /// A held lock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LockLine {
     #[serde(flatten)]
     pub host: HostLine,
@@ -57,7 +57,7 @@ pub struct LockLine {
 }
 
 /// A blocked request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WaiterLine {
     #[serde(flatten)]
     pub lock: LockLine,
@@ -66,7 +66,7 @@ pub struct WaiterLine {
 }
 
 /// A DOS share reservation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ShareLine {
     #[serde(flatten)]
     pub host: HostLine,
