@@ -193,8 +193,7 @@ async fn takeover(
         wait_address: args.takeover.wait_address,
         notify: args.takeover.notify.clone(),
     };
-    let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
-    takeover::run(&plan, &facts, &mut watch, &mut paths)
+    takeover::run(&plan, &facts, &mut watch)
         .await
         .map_err(|error| match error {
             takeover::RunError::Before(error) => {

@@ -48,6 +48,10 @@ pub struct Plan {
 /// Between two looks at what is reclaimed.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Directory entries to read for the names of files that were reached by their handles
+/// alone, as reclaimed ones are; about a second's work on a cold disk.
+const SEARCH_LIMIT: usize = 50_000;
+
 /// Why there is no report. The window stays open until its deadline.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -65,7 +69,6 @@ pub async fn run(
     plan: &Plan,
     facts: &Facts,
     watch: &mut Watch,
-    paths: &mut PathFinder,
 ) -> Result<TakeoverReport, RunError> {
     let began = Instant::now();
     let window = way::Plan {
@@ -88,9 +91,12 @@ pub async fn run(
         began,
     };
     let (told, reclaims) = takeover.follow().await.map_err(RunError::After)?;
-    let windows = end(&plan.vips, paths).await.map_err(RunError::After)?;
+    // Only now: the filesystem may have come with the address.
+    let mut paths = (PathFinder::new(SEARCH_LIMIT).context("reading the mounted filesystems"))
+        .map_err(RunError::After)?;
+    let windows = (end(&plan.vips, &mut paths).await).map_err(RunError::After)?;
     let vips = takeover
-        .vips(told, reclaims, windows, paths)
+        .vips(told, reclaims, windows, &mut paths)
         .map_err(RunError::After)?;
     Ok(TakeoverReport {
         schema: TakeoverReport::SCHEMA,
