@@ -43,7 +43,8 @@ impl Handover<'_> {
         let began = Instant::now();
         let released = self.release()?;
         let taken = self.take_over(exit::CONFIRMED, &["--grace", "90s"], || {
-            self.service.stop(self.from)
+            self.service.stop(self.from)?;
+            self.service.start(self.to)
         })?;
         Ok(HandedOver {
             released,
@@ -54,53 +55,58 @@ impl Handover<'_> {
 
     /// Releases on the node that gives up, and brings the record over.
     pub fn release(&self) -> Result<Value> {
-        let vip = self.service.vip.to_string();
-        let release = [
-            "failover", "--vip", &vip, "--phase", "release", "--record", RECORD,
-        ];
-        let released = self.from.tool().json(exit::CONFIRMED, &release)?;
-        self.bring_record()?;
+        let release = self.release_command();
+        let released = self.from.tool().json(exit::CONFIRMED, &words(&release))?;
+        let record = self.from.place().read(RECORD)?;
+        self.to.place().write(RECORD, &record)?;
         Ok(released)
     }
 
-    pub fn bring_record(&self) -> Result<()> {
-        let record = self.from.place().read(RECORD)?;
-        self.to.place().write(RECORD, &record)
+    /// The tool's arguments for the release.
+    pub fn release_command(&self) -> Vec<String> {
+        let vip = self.service.vip;
+        command(&format!(
+            "failover --vip {vip} --phase release --record {RECORD}"
+        ))
     }
 
-    /// Takes over with the record; `hand_over` runs when grace stands, and then the
-    /// service is started. The takeover must end with `code`.
+    /// The tool's arguments for the takeover, with the program that tells the clients.
+    pub fn takeover_command(&self, notify: &str) -> Vec<String> {
+        let vip = self.service.vip;
+        command(&format!(
+            "failover --vip {vip} --phase takeover --expect {RECORD} --wait-address 60s \
+             --notify {notify}"
+        ))
+    }
+
+    /// Takes over with the record; `hand_over` runs when grace stands, and is to start the
+    /// service here. The takeover must end with `code`.
     pub fn take_over(
         &self,
         code: i32,
         options: &[&str],
         hand_over: impl FnOnce() -> Result<()>,
     ) -> Result<Value> {
-        let vip = self.service.vip.to_string();
         let program = reboot::program(self.to.place(), self.clients, self.state)?;
-        let words = [
-            "failover",
-            "--vip",
-            &vip,
-            "--phase",
-            "takeover",
-            "--expect",
-            RECORD,
-            "--wait-address",
-            "60s",
-            "--notify",
-            program,
-        ];
-        let words = [&words, options].concat();
+        let takeover = self.takeover_command(program);
+        let takeover = [words(&takeover), options.to_vec()].concat();
         thread::scope(|scope| {
-            let takeover = scope.spawn(|| self.to.tool().json(code, &words));
+            let takeover = scope.spawn(|| self.to.tool().json(code, &takeover));
             self.to.wait_for_grace(self.service.vip)?;
             hand_over()?;
-            self.service.start(self.to)?;
             takeover.join().expect("running nlmfo does not panic")
         })
-        .with_context(|| format!("{vip} to {}", self.to.name()))
+        .with_context(|| format!("{} to {}", self.service.vip, self.to.name()))
     }
+}
+
+fn command(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+/// As [`crate::guest::tool::Tool`] takes them.
+pub fn words(command: &[String]) -> Vec<&str> {
+    command.iter().map(String::as_str).collect()
 }
 
 impl Node {

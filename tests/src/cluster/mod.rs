@@ -6,6 +6,8 @@
 
 pub mod agent;
 pub mod handover;
+pub mod holdings;
+pub mod killed;
 pub mod node;
 pub mod service;
 
@@ -14,12 +16,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use nlmfo::observe::host::Transport;
 
 use self::service::Service;
 use crate::guest::client::Client;
-use crate::guest::command::{finish, run};
+use crate::guest::command::{finish, run, silent};
 use crate::guest::lab::MountedClient;
 use crate::guest::place::Place;
 use crate::guest::server::{BRIDGE, make_bridge};
@@ -32,6 +34,7 @@ pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
 /// A server, seen from the driver.
 pub struct Node {
     place: Place,
+    address: IpAddr,
     tool: PathBuf,
 }
 
@@ -57,6 +60,7 @@ impl Cluster {
             let address: IpAddr = address.parse()?;
             Ok(Node {
                 place: Place::machine(name, address),
+                address,
                 tool: nlmfo.into(),
             })
         });
@@ -127,15 +131,23 @@ impl Node {
     /// Ends the machine at once: no process, no connection and no disk is told.
     pub fn kill(&self) -> Result<()> {
         let mut shell = self.place.command("sh");
-        let ended = finish(shell.args(["-c", "echo b >/proc/sysrq-trigger"]), "")?;
-        ensure!(
-            ended.code() == agent::UNREACHABLE,
-            "node {} lives on: {}{}",
-            self.name(),
-            ended.status,
-            ended.stderr
-        );
-        Ok(())
+        shell.args(["-c", "echo b >/proc/sysrq-trigger"]);
+        // It gets no answer, nor the end of its connection.
+        let mut last = silent(shell).spawn()?;
+        let ended = until(&format!("the end of node {}", self.name()), || {
+            let mut ping = Command::new("ping");
+            let echo = finish(
+                ping.args(["-c", "1", "-W", "1", &self.address.to_string()]),
+                "",
+            )?;
+            Ok(match echo.code() {
+                0 => Seen::No(echo.stdout),
+                _ => Seen::Yes(()),
+            })
+        });
+        last.kill()?;
+        last.wait()?;
+        ended
     }
 
     fn wait_up(&self) -> Result<()> {

@@ -21,14 +21,17 @@ pub fn tell(client: IpAddr, vip: IpAddr, state: u32) -> Result<()> {
 }
 
 /// A program in `place` that tells these clients, whichever VIP it is given, with that
-/// state number.
+/// state number: all at once, as one that is dead would hold up the others. It fails if
+/// any was not told.
 pub fn program(place: &Place, clients: &[IpAddr], state: u32) -> Result<&'static str> {
     const PATH: &str = "/tmp/notify";
     let this = std::env::current_exe()?;
-    let mut script = String::from("#!/bin/sh\nset -e\n");
+    let mut script = String::from("#!/bin/sh\n");
     for client in clients {
-        script += &format!("{} reboot {client} {state} \"$1\"\n", this.display());
+        script += &format!("{} reboot {client} {state} \"$1\" &\n", this.display());
+        script += "tellers=\"$tellers $!\"\n";
     }
+    script += "for teller in $tellers; do wait $teller || failed=1; done\nexit ${failed:-0}\n";
     place.write_program(PATH, &script)?;
     Ok(PATH)
 }

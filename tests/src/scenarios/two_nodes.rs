@@ -1,76 +1,56 @@
 //! A VIP and its filesystem move from one server to another.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::{Context, End, Scenario};
-use crate::cluster::handover::Handover;
-use crate::cluster::{Cluster, Node};
-use crate::guest::busy::{Busy, Wanted};
-use crate::guest::client::HeldLock;
-use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
+use crate::cluster::Cluster;
+use crate::cluster::handover::{Handover, RECORD, words};
+use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
+use crate::cluster::killed::Step;
 use crate::guest::lab::MountedClient;
-use crate::guest::locker::{Mode, Range};
-use crate::guest::report;
+use crate::guest::locker::{Mode, Outcome, Range};
+use crate::guest::place::Place;
+use crate::guest::reboot;
 use crate::guest::tool::exit;
+use crate::guest::wait::{Seen, until};
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "two-nodes-planned",
-    claim: "a VIP moves to another server and back: every lock stays its client's, no thief gets one, who uses another VIP does not notice",
-    run: planned,
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "two-nodes-planned",
+        claim: "a VIP moves to another server and back: every lock stays its client's, no thief gets one, who uses another VIP does not notice",
+        run: planned,
+    },
+    Scenario {
+        name: "two-nodes-crash",
+        claim: "a node ends with no warning: the other takes its VIPs over, and every lock is its client's again",
+        run: crash,
+    },
+    Scenario {
+        name: "two-nodes-dead-client",
+        claim: "a client that is dead during the takeover is named, holds nobody up, and works when it is back",
+        run: dead_client,
+    },
+    Scenario {
+        name: "two-nodes-killed-command",
+        claim: "a failover whose command is killed at each of its steps ends well when it is run again",
+        run: killed_command,
+    },
+];
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
-/// What a user of another VIP may wait for an answer. Grace for the whole node would be
-/// longer: lockd's is 50 s, and clients ask again every 5 s.
-const UNNOTICED: Duration = Duration::from_secs(4);
+/// Reclaims of those who live; grace is several times as long.
+const IN_TIME: Duration = Duration::from_secs(20);
 
-/// The locks of each client through each VIP: file, range, mode. Readers share; the others
-/// keep to a range of their own.
-fn locks_of(client: u64) -> Vec<(String, Range, Mode)> {
-    vec![
-        ("shared".into(), Range::new(0, 100), Mode::Read),
-        ("shared".into(), Range::new(1000 * client, 10), Mode::Write),
-        (format!("own-{client}"), Range::WHOLE, Mode::Write),
-        (format!("tail-{client}"), Range::new(1 << 33, 0), Mode::Read),
-    ]
-}
-
-/// The clients' locks through every VIP.
-struct Holdings {
-    held: Vec<HeldLock>,
-    wanted: Vec<Wanted>,
-}
-
-fn hold(clients: &[MountedClient], service: usize, thief: &MountedClient) -> Result<Holdings> {
-    let mut held = Vec::new();
-    let mut wanted = Vec::new();
-    for (number, owner) in (1..).zip(clients) {
-        for (file, range, mode) in locks_of(number) {
-            let lock = (owner.client).lock(&owner.mounts[service], &file, range, mode)?;
-            held.push(lock);
-            wanted.push(Wanted {
-                file: thief.mounts[service].path(&file),
-                range,
-                mode: Mode::Write,
-            });
-        }
-    }
-    Ok(Holdings { held, wanted })
-}
-
-/// What the tool shows on this node.
-fn listed(node: &Node) -> Result<BTreeSet<Known>> {
-    report::known(&node.tool().json(exit::CONFIRMED, &["locks"])?, "locks")
-}
-
-fn of_vip(locks: &BTreeSet<Known>, vip: IpAddr) -> BTreeSet<Known> {
-    let through = locks.iter().filter(|lock| lock.vip == vip);
-    through.cloned().collect()
+fn addresses(clients: &[MountedClient], vip: IpAddr) -> Vec<IpAddr> {
+    let of = |owner: &MountedClient| owner.client.address_for(vip);
+    clients.iter().map(of).collect()
 }
 
 fn planned(context: &Context) -> Result<End> {
@@ -82,26 +62,12 @@ fn planned(context: &Context) -> Result<End> {
     let [moving, staying] = &cluster.services[..] else {
         unreachable!("two services were asked for");
     };
-    let mine = hold(clients, 0, thief)?;
-    let others = hold(clients, 1, thief)?;
-    let before = listed(&cluster.a)?;
-    ensure!(
-        before.len() == mine.held.len() + others.held.len(),
-        "{before:#?}"
-    );
-    let (moved, stayed) = (of_vip(&before, moving.vip), of_vip(&before, staying.vip));
-
-    let addresses: Vec<IpAddr> = clients
-        .iter()
-        .map(|owner| owner.client.address_for(moving.vip))
-        .collect();
+    let mine = Holdings::take(clients, 0, moving, &cluster.a)?;
+    let others = Holdings::take(clients, 1, staying, &cluster.a)?;
+    let addresses = addresses(clients, moving.vip);
     for (state, from, to) in [(101, &cluster.a, &cluster.b), (103, &cluster.b, &cluster.a)] {
-        let robbing = thief.client.busy(&mine.wanted)?;
-        let working = clients[0].client.busy(&[Wanted {
-            file: clients[0].mounts[1].path("work"),
-            range: Range::new(7, 3),
-            mode: Mode::Write,
-        }])?;
+        let robbing = mine.robbed_by(thief, 0)?;
+        let working = user_of(&clients[0], 1, "work")?;
         let handover = Handover {
             service: moving,
             from,
@@ -112,10 +78,21 @@ fn planned(context: &Context) -> Result<End> {
         let done = handover.run()?;
         let vip = &done.taken["vips"][0];
         ensure!(
-            vip["expected"] == moved.len()
+            vip["expected"] == mine.known.len()
                 && vip["missing"].as_array().is_some_and(Vec::is_empty)
                 && vip["window"]["lockd"]["violations"] == 0,
             "{}",
+            done.taken
+        );
+        let has_path = |lock: &Value| {
+            let path = lock["file"]["path"].as_str();
+            path.is_some_and(|path| Path::new(path).starts_with(moving.folder()))
+        };
+        ensure!(
+            vip["held"]
+                .as_array()
+                .is_some_and(|held| held.iter().all(has_path)),
+            "files without a name: {}",
             done.taken
         );
         ensure_nothing_stolen(robbing)?;
@@ -127,48 +104,194 @@ fn planned(context: &Context) -> Result<End> {
             done.took,
             vip["all_back_ms"]
         );
-
-        let now = listed(to)?;
-        ensure_same("the locks that moved", &moved, &of_vip(&now, moving.vip))?;
-        ensure_kernel_holds(&moving.locks(to)?, &moved)?;
-        let there = listed(&cluster.a)?;
-        ensure_same("the locks that stay", &stayed, &of_vip(&there, staying.vip))?;
-        ensure_kernel_holds(&staying.locks(&cluster.a)?, &stayed)?;
-        let left = of_vip(&listed(from)?, moving.vip);
-        ensure!(left.is_empty(), "left on {}: {left:#?}", from.name());
+        mine.ensure_on(moving, to)?;
+        others.ensure_on(staying, &cluster.a)?;
     }
-
-    // Held by the very owners that took them: they alone can give them up.
-    for lock in mine.held.into_iter().chain(others.held) {
-        lock.release()?;
-    }
-    let left = listed(&cluster.a)?;
-    ensure!(left.is_empty(), "given up by all, yet held: {left:#?}");
+    mine.give_up(moving, &cluster.a)?;
+    others.give_up(staying, &cluster.a)?;
     Ok(End::Pass)
 }
 
-/// The thief has asked for every lock, and got none.
-fn ensure_nothing_stolen(thief: Busy) -> Result<()> {
-    for tally in thief.finish()? {
-        ensure!(tally.held == 0, "stolen: {tally:?}");
-        ensure!(tally.refused > 0, "the thief did not get to ask: {tally:?}");
+fn crash(context: &Context) -> Result<End> {
+    let cluster = Cluster::up(&context.nlmfo, &VIPS)?;
+    let everyone = cluster.clients(3)?;
+    let (clients, [thief]) = everyone.split_at(2) else {
+        unreachable!("three clients were asked for");
+    };
+    let mut holdings = Vec::new();
+    let mut robbing = Vec::new();
+    for (mount, service) in cluster.services.iter().enumerate() {
+        let taken = Holdings::take(clients, mount, service, &cluster.a)?;
+        robbing.push(taken.robbed_by(thief, mount)?);
+        holdings.push(taken);
     }
-    Ok(())
+    cluster.a.kill()?;
+
+    let b = &cluster.b;
+    let addresses = addresses(clients, cluster.services[0].vip);
+    let program = reboot::program(b.place(), &addresses, 101)?;
+    // Nobody can tell what is to come back: grace lasts for its whole time.
+    let takeover = [
+        "failover",
+        "--phase",
+        "takeover",
+        "--vip",
+        VIPS[0],
+        "--vip",
+        VIPS[1],
+        "--grace",
+        "45s",
+        "--wait-address",
+        "45s",
+        "--notify",
+        program,
+    ];
+    let taken = thread::scope(|scope| {
+        let takeover = scope.spawn(|| b.tool().json(exit::CONFIRMED, &takeover));
+        for service in &cluster.services {
+            b.wait_for_grace(service.vip)?;
+            service.start(b)?;
+        }
+        takeover.join().expect("running nlmfo does not panic")
+    })?;
+    for thief in robbing {
+        ensure_nothing_stolen(thief)?;
+    }
+    for (service, theirs) in cluster.services.iter().zip(holdings) {
+        let reports = taken["vips"].as_array().into_iter().flatten();
+        let is_clean = |report: &Value| {
+            report["vip"] == service.vip.to_string()
+                && report["told"]["done"] == true
+                && report["window"]["lockd"]["violations"] == 0
+        };
+        ensure!(
+            reports.filter(|report| is_clean(report)).count() == 1,
+            "{taken}"
+        );
+        theirs.ensure_on(service, b)?;
+        theirs.give_up(service, b)?;
+    }
+    Ok(End::Pass)
 }
 
-/// A user has got every lock that it asked for, in time; returns the longest time.
-fn ensure_unnoticed(user: Busy) -> Result<Duration> {
-    let mut slowest = Duration::ZERO;
-    for tally in user.finish()? {
-        ensure!(
-            tally.held > 0 && tally.refused == 0 && tally.failed.is_empty(),
-            "another VIP's user: {tally:?}"
-        );
-        ensure!(
-            tally.slowest <= UNNOTICED,
-            "another VIP's user waited too long: {tally:?}"
-        );
-        slowest = slowest.max(tally.slowest);
+fn dead_client(context: &Context) -> Result<End> {
+    let cluster = Cluster::up(&context.nlmfo, &VIPS[..1])?;
+    let clients = cluster.clients(3)?;
+    let (living, [dead]) = clients.split_at(2) else {
+        unreachable!("three clients were asked for");
+    };
+    let service = &cluster.services[0];
+    let theirs = Holdings::take(living, 0, service, &cluster.a)?;
+    let lost = dead.lock("lost", Range::WHOLE)?;
+    let driver = Place::root();
+    driver.ip("link set vc3 down\n")?;
+
+    let addresses = addresses(&clients, service.vip);
+    let handover = Handover {
+        service,
+        from: &cluster.a,
+        to: &cluster.b,
+        clients: &addresses,
+        state: 101,
+    };
+    handover.release()?;
+    let taken = handover.take_over(exit::INCOMPLETE, &["--grace", "45s"], || {
+        service.stop(&cluster.a)?;
+        service.start(&cluster.b)?;
+        let up = Instant::now();
+        until("the living clients' locks on b", || {
+            let held = service.locks(&cluster.b)?.len();
+            Ok(match held == theirs.known.len() {
+                true => Seen::Yes(()),
+                false => Seen::No(format!("{held} locks")),
+            })
+        })?;
+        let took = up.elapsed();
+        ensure!(took < IN_TIME, "the living had their locks after {took:?}");
+        Ok(())
+    })?;
+    let vip = &taken["vips"][0];
+    let missing = vip["missing"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_named =
+        |lock: &Value| lock["client"] == dead.client.address_for(service.vip).to_string();
+    ensure!(
+        missing.len() == 1 && is_named(&missing[0]) && vip["window"]["lockd"]["violations"] == 0,
+        "{taken}"
+    );
+    theirs.ensure_on(service, &cluster.b)?;
+
+    driver.ip("link set vc3 up\n")?;
+    // It knows nothing of all this; the server no longer knows its lock.
+    lost.release()?;
+    let again = dead.lock("lost", Range::WHOLE)?;
+    let rival = living[0].client.locker()?;
+    let refused = rival.lock(&living[0].mounts[0].path("lost"), Range::WHOLE, Mode::Write)?;
+    ensure!(refused == Outcome::Refused, "a rival's lock: {refused:?}");
+    again.release()?;
+    theirs.give_up(service, &cluster.b)?;
+    Ok(End::Pass)
+}
+
+fn killed_command(context: &Context) -> Result<End> {
+    let cluster = Cluster::up(&context.nlmfo, &VIPS[..1])?;
+    let everyone = cluster.clients(3)?;
+    let (clients, [thief]) = everyone.split_at(2) else {
+        unreachable!("three clients were asked for");
+    };
+    let service = &cluster.services[0];
+    let mine = Holdings::take(clients, 0, service, &cluster.a)?;
+    let robbing = mine.robbed_by(thief, 0)?;
+    let addresses = addresses(clients, service.vip);
+    let handover = Handover {
+        service,
+        from: &cluster.a,
+        to: &cluster.b,
+        clients: &addresses,
+        state: 101,
+    };
+
+    let mut release = handover.release_command();
+    // For all four runs, however slow the machine is.
+    release.extend(["--fence", "300s"].map(String::from));
+    for step in [
+        Step::gate_loaded(),
+        Step::file_there(RECORD),
+        Step::locks_gone(service),
+    ] {
+        cluster.a.kill_at(&step, &release)?;
     }
-    Ok(slowest)
+    handover.release()?;
+
+    let told = "/tmp/told";
+    let program = reboot::program(cluster.b.place(), &addresses, handover.state)?;
+    let takeover = handover.takeover_command(program);
+    cluster.b.kill_at(&Step::grace_open(), &takeover)?;
+    service.stop(&cluster.a)?;
+    service.start(&cluster.b)?;
+    // As the program, but says that it was there.
+    let marking = format!("#!/bin/sh\n{program} \"$@\"; status=$?; touch {told}; exit $status\n");
+    cluster.b.place().write_program("/tmp/marking", &marking)?;
+    let marked = handover.takeover_command("/tmp/marking");
+    cluster.b.kill_at(&Step::file_there(told), &marked)?;
+    let taken = cluster.b.tool().json(exit::CONFIRMED, &words(&takeover))?;
+    let vip = &taken["vips"][0];
+    ensure!(
+        vip["expected"] == mine.known.len()
+            && vip["missing"].as_array().is_some_and(Vec::is_empty)
+            && vip["window"]["lockd"]["violations"] == 0,
+        "{taken}"
+    );
+    ensure_nothing_stolen(robbing)?;
+    mine.ensure_on(service, &cluster.b)?;
+    for node in [&cluster.a, &cluster.b] {
+        until(&format!("the gate to be gone from {}", node.name()), || {
+            let left = node.shell("find /sys/fs/bpf -mindepth 1")?;
+            Ok(match left.is_empty() {
+                true => Seen::Yes(()),
+                false => Seen::No(left),
+            })
+        })?;
+    }
+    mine.give_up(service, &cluster.b)?;
+    Ok(End::Pass)
 }
