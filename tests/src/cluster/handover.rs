@@ -10,22 +10,17 @@ use serde_json::Value;
 
 use super::Node;
 use super::service::Service;
-use crate::guest::reboot;
 use crate::guest::tool::exit;
 use crate::guest::wait::{Seen, until};
 
 /// Where a release's record is, on either node.
 pub const RECORD: &str = "/tmp/record.json";
 
-/// Who moves where, and who is told.
+/// What moves where.
 pub struct Handover<'a> {
     pub service: &'a Service,
     pub from: &'a Node,
     pub to: &'a Node,
-    /// The clients that are to reclaim.
-    pub clients: &'a [IpAddr],
-    /// NSM's: odd, and greater than any that the clients have seen.
-    pub state: u32,
 }
 
 /// What the tool said, and how long it took.
@@ -79,6 +74,11 @@ impl Handover<'_> {
         ))
     }
 
+    /// The program over there that tells the clients of the record.
+    pub fn notifier(&self) -> Result<&'static str> {
+        self.to.notifier(&format!("--record {RECORD}"))
+    }
+
     /// Takes over with the record; `hand_over` runs when grace stands, and is to start the
     /// service here. The takeover must end with `code`.
     pub fn take_over(
@@ -87,7 +87,7 @@ impl Handover<'_> {
         options: &[&str],
         hand_over: impl FnOnce() -> Result<()>,
     ) -> Result<Value> {
-        let program = reboot::program(self.to.place(), self.clients, self.state)?;
+        let program = self.notifier()?;
         let takeover = self.takeover_command(program);
         let takeover = [words(&takeover), options.to_vec()].concat();
         thread::scope(|scope| {

@@ -12,7 +12,7 @@ pub mod node;
 pub mod service;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
@@ -24,9 +24,12 @@ use crate::guest::client::Client;
 use crate::guest::command::{finish, run, silent};
 use crate::guest::lab::MountedClient;
 use crate::guest::place::Place;
-use crate::guest::server::{BRIDGE, make_bridge};
+use crate::guest::server::{BRIDGE, Daemons, OWN_ADDRESS, export_folder, make_bridge};
 use crate::guest::tool::Tool;
 use crate::guest::wait::{Seen, until};
+
+/// Where the servers have the state directory that they share.
+pub const STATE: &str = "/shared";
 
 /// The servers' names and addresses, in the order of the driver's cables.
 pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
@@ -47,7 +50,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// A service for each VIP, all on the first server. `nlmfo` is the tool's path there.
-    pub fn up(nlmfo: &std::path::Path, vips: &[&str]) -> Result<Cluster> {
+    pub fn up(nlmfo: &Path, vips: &[&str]) -> Result<Cluster> {
         run(Command::new("modprobe").args(["-a", "virtio_net", "bridge", "nfsv3"]))?;
         let driver = Place::root();
         make_bridge(&driver)?;
@@ -81,6 +84,23 @@ impl Cluster {
             service.start(&a)?;
         }
         Ok(Cluster { a, b, services })
+    }
+
+    /// A folder that both servers have at [`STATE`], by NFSv4 from the driver, for as long as
+    /// what is returned is kept.
+    pub fn share_state(&self) -> Result<Daemons> {
+        let driver = Place::root();
+        driver.create_dir(STATE)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "shared", STATE]))?;
+        let daemons = Daemons::start(&driver)?;
+        export_folder(&driver, Path::new(STATE), 1)?;
+        let source = format!("{OWN_ADDRESS}:{STATE}");
+        for node in [&self.a, &self.b] {
+            node.shell(&format!(
+                "mkdir {STATE}; mount -t nfs -o vers=4.2 {source} {STATE}"
+            ))?;
+        }
+        Ok(daemons)
     }
 
     /// Clients 1 to `count`, each with a mount through every VIP, in the services' order.
@@ -126,6 +146,16 @@ impl Node {
     pub fn shell(&self, script: &str) -> Result<String> {
         run(self.place.command("sh").args(["-ec", script]))
             .with_context(|| format!("on node {}", self.name()))
+    }
+
+    /// A program there that has the tool tell the VIP's clients, which `whom` names: a record
+    /// or the client book, by options of `nlmfo notify`.
+    pub fn notifier(&self, whom: &str) -> Result<&'static str> {
+        const PATH: &str = "/tmp/notify";
+        let tool = self.tool.display();
+        let script = format!("#!/bin/sh\nexec {tool} notify --vip \"$1\" {whom}\n");
+        self.place.write_program(PATH, &script)?;
+        Ok(PATH)
     }
 
     /// Ends the machine at once: no process, no connection and no disk is told.

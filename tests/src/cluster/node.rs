@@ -27,6 +27,7 @@ pub fn serve(name: &str, address: IpAddr) -> Result<()> {
         "sunrpc",
         "lockd",
         "nfsd",
+        "nfsv4",
     ]))?;
     sethostname(name).context("sethostname")?;
     let place = Place::root();

@@ -19,7 +19,7 @@ pub const BRIDGE: &str = "br0";
 pub const MOUNTD_PORT: u16 = 20048;
 
 /// The server's own address, which no client mounts from.
-const OWN_V4: &str = "10.77.0.254/16";
+pub const OWN_ADDRESS: &str = "10.77.0.254";
 const OWN_V6: &str = "fd77::fe/64";
 
 /// What an export is made of. Every one is a filesystem of its own, so that
@@ -178,7 +178,7 @@ pub fn make_bridge(place: &Place) -> Result<()> {
         "link set lo up\n\
          link add {BRIDGE} type bridge\n\
          link set {BRIDGE} up\n\
-         addr add {OWN_V4} dev {BRIDGE}\n\
+         addr add {OWN_ADDRESS}/16 dev {BRIDGE}\n\
          addr add {OWN_V6} dev {BRIDGE} nodad\n"
     ))
 }

@@ -9,14 +9,13 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{Context, End, Scenario};
-use crate::cluster::Cluster;
 use crate::cluster::handover::{Handover, RECORD, words};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
 use crate::cluster::killed::Step;
+use crate::cluster::{Cluster, Node, STATE};
 use crate::guest::lab::MountedClient;
 use crate::guest::locker::{Mode, Outcome, Range};
 use crate::guest::place::Place;
-use crate::guest::reboot;
 use crate::guest::tool::exit;
 use crate::guest::wait::{Seen, until};
 
@@ -28,7 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "two-nodes-crash",
-        claim: "a node ends with no warning: the other takes its VIPs over, and every lock is its client's again",
+        claim: "a node ends with no warning: the other takes its VIPs over by the client book alone, and every lock is its client's again",
         run: crash,
     },
     Scenario {
@@ -48,9 +47,27 @@ const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 /// Reclaims of those who live; grace is several times as long.
 const IN_TIME: Duration = Duration::from_secs(20);
 
-fn addresses(clients: &[MountedClient], vip: IpAddr) -> Vec<IpAddr> {
-    let of = |owner: &MountedClient| owner.client.address_for(vip);
-    clients.iter().map(of).collect()
+/// Waits until the book names each of these clients of the VIP, as this node reads it.
+fn wait_for_book(node: &Node, vip: IpAddr, clients: &[MountedClient]) -> Result<()> {
+    let vip_text = vip.to_string();
+    let ask = [
+        "clients",
+        "--book",
+        "--vip",
+        &vip_text,
+        "--state-dir",
+        STATE,
+    ];
+    until(&format!("the clients of {vip} in the book"), || {
+        let book = node.tool().json(exit::CONFIRMED, &ask)?.to_string();
+        let is_there = |owner: &MountedClient| {
+            book.contains(&format!("\"{}\"", owner.client.address_for(vip)))
+        };
+        Ok(match clients.iter().all(is_there) {
+            true => Seen::Yes(()),
+            false => Seen::No(book),
+        })
+    })
 }
 
 fn planned(context: &Context) -> Result<End> {
@@ -64,16 +81,13 @@ fn planned(context: &Context) -> Result<End> {
     };
     let mine = Holdings::take(clients, 0, moving, &cluster.a)?;
     let others = Holdings::take(clients, 1, staying, &cluster.a)?;
-    let addresses = addresses(clients, moving.vip);
-    for (state, from, to) in [(101, &cluster.a, &cluster.b), (103, &cluster.b, &cluster.a)] {
+    for (from, to) in [(&cluster.a, &cluster.b), (&cluster.b, &cluster.a)] {
         let robbing = mine.robbed_by(thief, 0)?;
         let working = user_of(&clients[0], 1, "work")?;
         let handover = Handover {
             service: moving,
             from,
             to,
-            clients: &addresses,
-            state,
         };
         let done = handover.run()?;
         let vip = &done.taken["vips"][0];
@@ -118,6 +132,8 @@ fn crash(context: &Context) -> Result<End> {
     let (clients, [thief]) = everyone.split_at(2) else {
         unreachable!("three clients were asked for");
     };
+    let _state = cluster.share_state()?;
+    let _serving = cluster.a.tool().start(&["serve", "--state-dir", STATE])?;
     let mut holdings = Vec::new();
     let mut robbing = Vec::new();
     for (mount, service) in cluster.services.iter().enumerate() {
@@ -125,12 +141,14 @@ fn crash(context: &Context) -> Result<End> {
         robbing.push(taken.robbed_by(thief, mount)?);
         holdings.push(taken);
     }
+    let b = &cluster.b;
+    for service in &cluster.services {
+        wait_for_book(b, service.vip, clients)?;
+    }
     cluster.a.kill()?;
 
-    let b = &cluster.b;
-    let addresses = addresses(clients, cluster.services[0].vip);
-    let program = reboot::program(b.place(), &addresses, 101)?;
-    // Nobody can tell what is to come back: grace lasts for its whole time.
+    let program = b.notifier(&format!("--state-dir {STATE}"))?;
+    // The book knows the clients, not their locks: grace lasts for its whole time.
     let takeover = [
         "failover",
         "--phase",
@@ -186,13 +204,10 @@ fn dead_client(context: &Context) -> Result<End> {
     let driver = Place::root();
     driver.ip("link set vc3 down\n")?;
 
-    let addresses = addresses(&clients, service.vip);
     let handover = Handover {
         service,
         from: &cluster.a,
         to: &cluster.b,
-        clients: &addresses,
-        state: 101,
     };
     handover.release()?;
     let taken = handover.take_over(exit::INCOMPLETE, &["--grace", "45s"], || {
@@ -241,13 +256,10 @@ fn killed_command(context: &Context) -> Result<End> {
     let service = &cluster.services[0];
     let mine = Holdings::take(clients, 0, service, &cluster.a)?;
     let robbing = mine.robbed_by(thief, 0)?;
-    let addresses = addresses(clients, service.vip);
     let handover = Handover {
         service,
         from: &cluster.a,
         to: &cluster.b,
-        clients: &addresses,
-        state: 101,
     };
 
     let mut release = handover.release_command();
@@ -263,7 +275,7 @@ fn killed_command(context: &Context) -> Result<End> {
     handover.release()?;
 
     let told = "/tmp/told";
-    let program = reboot::program(cluster.b.place(), &addresses, handover.state)?;
+    let program = handover.notifier()?;
     let takeover = handover.takeover_command(program);
     cluster.b.kill_at(&Step::grace_open(), &takeover)?;
     service.stop(&cluster.a)?;
