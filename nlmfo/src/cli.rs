@@ -310,6 +310,8 @@ pub struct WatchArgs {
     /// Only ASCII characters
     #[arg(long)]
     pub ascii: bool,
+    #[command(flatten)]
+    pub state: StateArgs,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ use super::{require_root, table};
 use crate::cli::WatchArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel::lockd::{self, LockdError};
+use crate::notify::state_dir::StateDir;
 use crate::ui::draw::{Theme, text};
 use crate::ui::latency;
 use crate::ui::run::{RunError, screen};
@@ -26,7 +27,9 @@ pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
         return replay(args, recording);
     }
     require_root()?;
-    let mut live = Live::new(args.interval).context("reading this network namespace's number")?;
+    let state = StateDir::new(&args.state.state_dir);
+    let mut live =
+        Live::new(args.interval, &state).context("reading this network namespace's number")?;
     if args.once {
         return once(args, live);
     }

@@ -100,6 +100,29 @@ impl Numbers {
         }
     }
 
+    /// Who has claimed which number; no entry where nobody has ever claimed one.
+    /// `known` are claims of an earlier call, which are not read again.
+    pub fn claims(
+        &self,
+        mut known: BTreeMap<u32, Claim>,
+    ) -> Result<BTreeMap<u32, Claim>, NumberError> {
+        let claimed = match self.claimed() {
+            Err(NumberError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(BTreeMap::new());
+            }
+            other => other?,
+        };
+        let claims = claimed.into_iter().filter_map(|(number, path)| {
+            let claim = known.remove(&number).or_else(|| {
+                // Gone again, given up for a higher one.
+                let text = fs::read(path).ok()?;
+                serde_json::from_slice(&text).ok()
+            });
+            Some((number, claim?))
+        });
+        Ok(claims.collect())
+    }
+
     /// The numbers in the folder, with their files.
     fn claimed(&self) -> Result<BTreeMap<u32, PathBuf>, NumberError> {
         let mut claimed = BTreeMap::new();
@@ -212,6 +235,20 @@ mod tests {
         assert_eq!(numbers.claim_above(200, &claim).unwrap(), 201);
         // The clock went back.
         assert_eq!(numbers.claim_above(50, &claim).unwrap(), 203);
+    }
+
+    #[test]
+    fn claims_are_told_and_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = in_folder(&folder.path().join("numbers"));
+        assert_eq!(numbers.claims(BTreeMap::new()).unwrap(), BTreeMap::new());
+        let claim = claim_for("10.77.0.1");
+        let number = numbers.claim_above(100, &claim).unwrap();
+        let claims = numbers.claims(BTreeMap::new()).unwrap();
+        assert_eq!(claims, BTreeMap::from([(number, claim)]));
+        fs::write(numbers.file(number), "").unwrap();
+        assert_eq!(numbers.claims(claims.clone()).unwrap(), claims);
+        assert_eq!(numbers.claims(BTreeMap::new()).unwrap(), BTreeMap::new());
     }
 
     #[test]

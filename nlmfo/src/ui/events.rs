@@ -117,6 +117,12 @@ impl Events {
                 },
             );
         }
+        if let (Some(before), Some(number)) = (before, after.state_number)
+            && before.state_number != Some(number)
+        {
+            let text = format!("its clients are told to reclaim, with state number {number}");
+            self.add(vip, EventKind::Notify, text);
+        }
         let counted = match before {
             Some(before) => after.counters - before.counters,
             None => after.counters,
@@ -255,6 +261,18 @@ mod tests {
             texts(Some(&open), &over),
             ["its grace has ended, 812 locks reclaimed"]
         );
+    }
+
+    #[test]
+    fn a_new_state_number_is_a_notification() {
+        let before = ticks::one_vip();
+        let mut after = before.clone();
+        after.vips[0].state_number = Some(4_711);
+        assert_eq!(
+            texts(Some(&before), &after),
+            ["its clients are told to reclaim, with state number 4711"]
+        );
+        assert_eq!(texts(Some(&after), &after), [""; 0]);
     }
 
     #[test]

@@ -1,23 +1,37 @@
 //! How often is looked, so that watching stays cheap, and what it costs.
 //!
 //! A tick has a light part (counters, windows, the screen) and a look at every lock,
-//! whose cost grows with their number. Each has half of the budget, and an interval of
-//! its own: rates stay fresh where looks have become rare.
+//! whose cost grows with their number. Each has an interval of its own: rates stay fresh
+//! where looks have become rare.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The part of a core that one of the two may take. Both together stay below 5 %, with
-/// room for what a single interval does not foresee.
-const SHARE: f64 = 0.0225;
+/// The part of a core that watching may take, with room below 5 % for what one interval
+/// does not foresee.
+const BUDGET: f64 = 0.045;
 
-/// How long to wait from the beginning of one piece of work to the next, so that it
-/// takes no more than its share of a core; never shorter than was asked for.
-pub fn next_interval(cost: Duration, asked: Duration) -> Duration {
-    // Ten minutes without a look would be no watch: more than that nothing costs.
-    let least = cost.div_f64(SHARE).min(Duration::from_secs(600));
-    asked.max(least)
+/// The part of it that the light part may take.
+const LIGHT: f64 = 0.015;
+
+/// The longest interval: less than this would be no watch.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// How long from one tick to the next, so that the light part, which costs `cost`, keeps
+/// its share of a core; never shorter than was asked for.
+pub fn next_tick(cost: Duration, asked: Duration) -> Duration {
+    next_interval(cost, asked, LIGHT)
+}
+
+/// How long from one look to the next: it may take what the ticks leave of the budget.
+pub fn next_look(cost: Duration, tick_cost: Duration, tick: Duration) -> Duration {
+    let light = tick_cost.div_duration_f64(tick).min(LIGHT);
+    next_interval(cost, tick, BUDGET - light)
+}
+
+fn next_interval(cost: Duration, asked: Duration, share: f64) -> Duration {
+    asked.max(cost.div_f64(share).min(LONGEST))
 }
 
 /// The processor time of this process so far, all its threads, user and kernel.
@@ -41,26 +55,36 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    #[test]
-    fn what_is_cheap_comes_as_often_as_asked_for() {
-        assert_eq!(next_interval(Duration::ZERO, SECOND), SECOND);
-        assert_eq!(next_interval(Duration::from_millis(22), SECOND), SECOND);
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
     #[test]
-    fn what_is_dear_comes_so_rarely_that_it_keeps_its_share() {
-        for cost in [30, 200, 1_130] {
-            let cost = Duration::from_millis(cost);
-            let interval = next_interval(cost, SECOND);
-            let share = cost.as_secs_f64() / interval.as_secs_f64();
-            assert!(interval > SECOND && share < 0.025, "{cost:?}: {interval:?}");
+    fn what_is_cheap_comes_as_often_as_asked_for() {
+        assert_eq!(next_tick(Duration::ZERO, SECOND), SECOND);
+        assert_eq!(next_tick(ms(14), SECOND), SECOND);
+        assert_eq!(next_look(ms(30), ms(14), SECOND), SECOND);
+    }
+
+    #[test]
+    fn both_together_stay_below_5_percent_whatever_they_cost() {
+        for tick_cost in [0, 5, 30, 400] {
+            for look_cost in [1, 40, 1_130] {
+                let (tick_cost, look_cost) = (ms(tick_cost), ms(look_cost));
+                let tick = next_tick(tick_cost, SECOND);
+                let look = next_look(look_cost, tick_cost, tick);
+                assert!(tick >= SECOND && look >= tick);
+                let share = tick_cost.div_duration_f64(tick) + look_cost.div_duration_f64(look);
+                assert!(share < 0.0501, "{tick_cost:?}, {look_cost:?}: {share}");
+            }
         }
     }
 
     #[test]
     fn a_longer_interval_is_kept() {
         let asked = 60 * SECOND;
-        assert_eq!(next_interval(SECOND, asked), asked);
+        assert_eq!(next_tick(ms(100), asked), asked);
+        assert_eq!(next_look(SECOND, ms(100), asked), asked);
     }
 
     #[test]

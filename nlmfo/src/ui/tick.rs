@@ -105,6 +105,9 @@ pub struct VipTick {
     pub fenced: bool,
     /// Its grace, open, or ended and not yet forgotten by the kernel.
     pub window: Option<WindowReport>,
+    /// The number that its clients were told last, or are being told, by SM_NOTIFY.
+    #[serde(default)]
+    pub state_number: Option<u32>,
 }
 
 impl Tick {

@@ -166,17 +166,21 @@ fn second_line(tick: &Tick) -> String {
     let pace = &tick.pace;
     let seconds = |ms: u64| text::seconds(ms as f64 / 1000.0);
     let mut line = format!("kernel grace: {grace}, every {} s", seconds(pace.tick_ms));
-    if pace.is_stretched() {
+    if pace.look_ms > pace.tick_ms {
         line = format!(
-            "{line}, locks every {} s (stretched, {} s old)",
+            "{line}, locks every {} s ({} s old)",
             seconds(pace.look_ms),
             seconds(tick.elapsed_ms.saturating_sub(tick.look.at_ms)),
         );
     }
-    if !tick.look.exact {
-        line.push_str(", locks changed while they were read");
+    if pace.is_stretched() {
+        line.push_str(", stretched");
     }
-    format!("{line}, {:.1} % of a core", pace.cpu_percent)
+    line = format!("{line}, {:.1} % CPU", pace.cpu_percent);
+    if !tick.look.exact {
+        line.push_str(", locks changed while read");
+    }
+    line
 }
 
 /// The filter, at the right end of a pane's first line.

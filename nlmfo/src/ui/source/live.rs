@@ -13,11 +13,13 @@ use crate::grace::{Gate, GraceError};
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::{lockd, netns};
+use crate::notify::number::{Claim, Numbers};
+use crate::notify::state_dir::StateDir;
 use crate::observe::programs::ObserveError;
 use crate::observe::table::LockTable;
 use crate::ui::events;
 use crate::ui::judge::{Facts, Memory};
-use crate::ui::pace::{next_interval, process_time, thread_time};
+use crate::ui::pace::{next_look, next_tick, process_time, thread_time};
 use crate::ui::state::Effect;
 use crate::ui::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
 
@@ -34,9 +36,13 @@ pub struct Live {
     /// The VIP whose detail goes before the others'.
     first: Option<IpAddr>,
     memories: BTreeMap<IpAddr, Memory>,
+    numbers: Numbers,
+    claims: BTreeMap<u32, Claim>,
     /// The last tick, without its details and events.
     before: Option<Tick>,
     pace: Pace,
+    /// What the last tick cost besides its look.
+    light: Duration,
     /// Processor time of this process: at the end of the last tick,
     spent: Duration,
     /// and when the last look began.
@@ -46,7 +52,7 @@ pub struct Live {
 impl Live {
     /// Watches this network namespace. Nothing is attached before the first tick: lockd
     /// may still have to come.
-    pub fn new(asked: Duration) -> std::io::Result<Self> {
+    pub fn new(asked: Duration, state: &StateDir) -> std::io::Result<Self> {
         let now = Instant::now();
         let asked_ms = milliseconds(asked);
         Ok(Live {
@@ -60,6 +66,8 @@ impl Live {
             look_due: now,
             first: None,
             memories: BTreeMap::new(),
+            numbers: Numbers::new(state),
+            claims: BTreeMap::new(),
             before: None,
             pace: Pace {
                 asked_ms,
@@ -67,6 +75,7 @@ impl Live {
                 look_ms: asked_ms,
                 cpu_percent: 0.0,
             },
+            light: Duration::ZERO,
             spent: process_time(),
             at_look: (now, process_time()),
         })
@@ -160,7 +169,7 @@ impl Live {
             exact,
             cost_us: cost.as_micros() as u64,
         };
-        let interval = next_interval(cost, self.asked);
+        let interval = next_look(cost, self.light, self.interval());
         self.pace.look_ms = milliseconds(interval);
         // A tick that comes a little early must not put the look off to the next one.
         self.look_due = now + interval - self.asked.min(interval) / 10;
@@ -172,6 +181,16 @@ impl Live {
             troubles.push(error.to_string());
             Default::default()
         });
+        match self.numbers.claims(std::mem::take(&mut self.claims)) {
+            Ok(claims) => self.claims = claims,
+            Err(error) => troubles.push(error.to_string()),
+        }
+        // In the order of the numbers: a VIP's highest is the one that stays.
+        let told = self
+            .claims
+            .iter()
+            .map(|(number, claim)| (claim.vip, *number));
+        let told: BTreeMap<IpAddr, u32> = told.collect();
         let kernel_grace = KernelGrace::now();
         let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
         let (counted, trouble) = self.probes.counters();
@@ -206,6 +225,7 @@ impl Live {
                 counters,
                 fenced,
                 window,
+                state_number: told.get(&vip).copied(),
             }
         });
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -229,9 +249,9 @@ impl Live {
     /// next one comes.
     fn account(&mut self, look_cost: Duration) {
         let spent = process_time();
-        let light = (spent - self.spent).saturating_sub(look_cost);
+        self.light = (spent - self.spent).saturating_sub(look_cost);
         self.spent = spent;
-        self.pace.tick_ms = milliseconds(next_interval(light, self.asked));
+        self.pace.tick_ms = milliseconds(next_tick(self.light, self.asked));
     }
 
     /// Attaching is done once, and is no tick's cost.

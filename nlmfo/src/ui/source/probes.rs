@@ -6,7 +6,7 @@ use crate::kernel;
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
-use crate::ui::pace::{next_interval, thread_time};
+use crate::ui::pace::{next_tick, thread_time};
 
 /// The probes, if lockd is there.
 #[derive(Default)]
@@ -66,7 +66,7 @@ impl Probes {
         let outcome = self.follow(incarnation).map_err(|error| error.to_string());
         let cost = thread_time() - began;
         let failed = outcome.is_err();
-        self.retry_at = failed.then(|| Instant::now() + next_interval(cost, interval));
+        self.retry_at = failed.then(|| Instant::now() + next_tick(cost, interval));
         self.failure = outcome.as_ref().err().cloned();
         outcome
     }

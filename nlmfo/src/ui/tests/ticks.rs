@@ -81,6 +81,7 @@ fn vip(vip: IpAddr) -> VipTick {
         counters: counters(),
         fenced: false,
         window: None,
+        state_number: None,
     }
 }
 
