@@ -29,7 +29,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,
 
-    /// Measure only these: lock-path, snapshot, release, gate
+    /// Measure only these: lock-path, snapshot, release, gate, watch
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 

@@ -1,6 +1,6 @@
 //! What `cargo xtask bench` measures inside the virtual machine: what our probes
-//! cost lockd's clients, what a snapshot costs, how long a release takes, and what
-//! the grace gate costs NFS.
+//! cost lockd's clients, what a snapshot costs, how long a release takes, what the
+//! grace gate costs NFS, and what `nlmfo watch` takes of a core.
 //!
 //! The virtual machine's clock counts the instructions that it executes, unless
 //! `cargo xtask bench` is told otherwise: then neither emulation nor what else the
@@ -15,6 +15,7 @@ mod lock_path;
 mod measured;
 mod release;
 mod snapshot;
+mod watch;
 
 use std::fmt;
 use std::io::Write;
@@ -43,14 +44,15 @@ const LOCKS_EACH: u32 = 10;
 /// Files that those locks are on.
 const FILES: usize = 1000;
 
-/// What can be measured by itself; a release wants the snapshot's locks, but not
-/// its measuring.
+/// What can be measured by itself; a release and the watch want the snapshot's locks,
+/// but not its measuring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     LockPath,
     Snapshot,
     Release,
     Gate,
+    Watch,
 }
 
 /// What the virtual machine's clock runs by.
@@ -115,6 +117,7 @@ struct Report {
     snapshot: Option<snapshot::Snapshot>,
     releases: Vec<release::Release>,
     gate: Option<gate::GateCost>,
+    watch: Option<watch::Watch>,
 }
 
 /// A line of the table: what, how much, what it should be, whether it is.
@@ -152,12 +155,21 @@ pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort, clock: Clock) -> Result
         gate: (wanted(Part::Gate))
             .then(|| gate::run(&server, &vips, effort))
             .transpose()?,
+        watch: None,
     };
-    if wanted(Part::Snapshot) || wanted(Part::Release) {
+    if [Part::Snapshot, Part::Release, Part::Watch]
+        .into_iter()
+        .any(wanted)
+    {
         let locks_each_vip = hold(&server, &net, &vips, &files, effort)?;
         if wanted(Part::Snapshot) {
             let held = vips.len() * locks_each_vip;
             report.snapshot = Some(snapshot::run(nlmfo, nothing, held, effort)?);
+        }
+        if wanted(Part::Watch) {
+            let file = net.files(&server, vips[0], &["watched".to_owned()])?;
+            let held = vips.len() * locks_each_vip;
+            report.watch = Some(watch::run(nlmfo, &net, vips[0], &file[0], held)?);
         }
         if wanted(Part::Release) {
             for vip in [vips[0], vips[vips.len() - 1]] {
@@ -202,6 +214,7 @@ impl Report {
             .chain(self.snapshot.iter().flat_map(snapshot::Snapshot::rows))
             .chain(self.releases.iter().flat_map(release::Release::rows))
             .chain(self.gate.iter().flat_map(gate::GateCost::rows))
+            .chain(self.watch.iter().flat_map(watch::Watch::rows))
             .collect();
         let width = rows.iter().map(|row| row.0.len()).max().unwrap_or_default();
         writeln!(out, "kernel {}; time: {}", self.kernel, self.clock)?;

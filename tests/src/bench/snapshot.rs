@@ -43,7 +43,8 @@ pub fn take_snapshot() -> Result<()> {
     Ok(())
 }
 
-fn peak_in(status: &str) -> Option<i64> {
+/// The largest resident set in `/proc/PID/status`, in KiB.
+pub(super) fn peak_in(status: &str) -> Option<i64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?;

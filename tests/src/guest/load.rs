@@ -26,6 +26,9 @@ use super::raw::{RawNet, address, credential};
 /// LOCK+UNLOCK pairs sent before their replies are read.
 const BATCH: usize = 16;
 
+/// Pairs between two questions of [`pairs_while`] whether to go on.
+pub const PAIRS_AT_ONCE: usize = BATCH;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether lockd tells statd of a client that locks. The first LOCK of a
