@@ -8,5 +8,6 @@ pub mod bench;
 pub mod cluster;
 pub mod demo;
 pub mod guest;
+pub mod picture;
 pub mod scenarios;
 pub mod verdict;

@@ -7,6 +7,7 @@ pub mod build;
 pub mod cache;
 pub mod demo;
 pub mod lab;
+pub mod picture;
 pub mod progress;
 pub mod test;
 pub mod toolchain;

@@ -10,6 +10,7 @@ use xtask::{
     cache::Cache,
     demo::{self, DemoArgs},
     lab,
+    picture::{self, PictureArgs},
     test::{self, TestArgs},
     toolchain::Toolchain,
 };
@@ -29,6 +30,8 @@ enum Task {
     },
     /// Measure what observing and releasing cost
     Bench(BenchArgs),
+    /// The README's picture of `nlmfo watch`, from a recording
+    Picture(PictureArgs),
     /// Distribution kernels with a real NFS server, in QEMU
     #[command(subcommand)]
     Lab(lab::cli::Command),
@@ -57,6 +60,7 @@ fn execute(task: Task) -> Result<ExitCode> {
             let programs = build::workspace(&cache, release)?;
             println!("built in {}", programs.display());
         }
+        Task::Picture(args) => return picture::execute(&cache, &args),
         Task::Bench(args) => return bench::execute(&args),
         Task::Lab(command) => return lab::cli::execute(command),
     }

@@ -13,6 +13,7 @@ use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::cluster::{agent, node};
 use nlmfo_tests::demo;
 use nlmfo_tests::guest::{busy, locker, place, reboot};
+use nlmfo_tests::picture;
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::verdict::{Report, Verdict};
 
@@ -59,6 +60,12 @@ enum Command {
     /// Show what the tool does, and check it against the kernel's own list
     Demo {
         /// The tool to show
+        #[arg(long, default_value = "/nlmfo")]
+        nlmfo: PathBuf,
+    },
+    /// Print a recording of `nlmfo watch` during a failover
+    Record {
+        /// The tool that records
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
     },
@@ -121,6 +128,10 @@ fn main() -> Result<ExitCode> {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }),
+        Command::Record { nlmfo } => {
+            print!("{}", picture::record(&nlmfo)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Reboot { client, state, vip } => {
             reboot::tell(client, vip, state).map(|()| ExitCode::SUCCESS)
         }
