@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 
 use super::Node;
 use super::node::DEVICE;
+use crate::guest::place::AGENT;
 use crate::guest::proc_locks::{self, PosixLock};
-use crate::guest::server::export_folder;
-use crate::guest::wait::{Seen, until};
+use crate::guest::server::export_options;
 
 /// A VIP with a filesystem on a disk that both servers have.
 pub struct Service {
@@ -46,53 +46,68 @@ impl Service {
 
     /// Mounts and exports the filesystem, then brings the address up.
     pub fn start(&self, node: &Node) -> Result<()> {
-        self.start_filesystem(node)?;
-        self.start_address(node)
-    }
-
-    /// Mounts and exports the filesystem.
-    pub fn start_filesystem(&self, node: &Node) -> Result<()> {
-        let folder = self.folder.display();
-        node.shell(&format!(
-            "mkdir -p {folder}; mount /dev/vd{} {folder}",
-            self.disk
-        ))?;
-        export_folder(node.place(), &self.folder, self.fsid)
-    }
-
-    /// Adds the VIP and tells the neighbours where it is now.
-    pub fn start_address(&self, node: &Node) -> Result<()> {
-        let prefix = self.prefix();
-        let announce = match self.vip {
-            IpAddr::V4(vip) => format!("arping -q -A -c 1 -I {DEVICE} {vip}"),
-            IpAddr::V6(_) => "true".into(),
-        };
-        node.shell(&format!("ip addr add {prefix} dev {DEVICE}; {announce}"))?;
+        node.shell(&self.start_script())?;
         Ok(())
     }
 
     /// Takes the address away, then the filesystem.
     pub fn stop(&self, node: &Node) -> Result<()> {
-        self.stop_address(node)?;
-        self.stop_filesystem(node)
-    }
-
-    pub fn stop_address(&self, node: &Node) -> Result<()> {
-        node.shell(&format!("ip addr del {} dev {DEVICE}", self.prefix()))?;
+        node.shell(&self.stop_script())?;
         Ok(())
     }
 
-    /// Unexports and unmounts. nfsd keeps a file open for a moment after its last use, so
-    /// the filesystem may be busy at first.
-    pub fn stop_filesystem(&self, node: &Node) -> Result<()> {
+    /// A program of the node that moves the service to the host that is its first argument,
+    /// as `nlmfo failover --hand-over` runs it. It may be run again, wherever it ended.
+    pub fn hand_over_program(&self, node: &Node) -> Result<&'static str> {
+        const PATH: &str = "/tmp/hand-over";
+        let quoted = self.start_script().replace('\'', "'\\''");
+        let script = format!(
+            "#!/bin/sh\nset -e\n{}\n{AGENT} rsh \"$1\" '{quoted}'\n",
+            self.stop_script()
+        );
+        node.place().write_program(PATH, &script)?;
+        Ok(PATH)
+    }
+
+    /// Shell that starts what is not started.
+    fn start_script(&self) -> String {
+        let Service {
+            vip, disk, fsid, ..
+        } = self;
         let folder = self.folder.display();
-        node.shell(&format!("exportfs -u '*:{folder}'; exportfs -f"))?;
-        until(&format!("{folder} to be unmounted"), || {
-            Ok(match node.shell(&format!("umount {folder}")) {
-                Ok(_) => Seen::Yes(()),
-                Err(error) => Seen::No(format!("{error:#}")),
-            })
-        })
+        let prefix = self.prefix();
+        let options = export_options(*fsid);
+        // IPv6 has no such word for the neighbours; they find out when they ask again.
+        let (nodad, announce) = match vip {
+            IpAddr::V4(_) => ("", format!("arping -q -A -c 1 -I {DEVICE} {vip}")),
+            IpAddr::V6(_) => ("nodad", "true".into()),
+        };
+        format!(
+            "set -e\n\
+             mkdir -p {folder}\n\
+             mountpoint -q {folder} || mount /dev/vd{disk} {folder}\n\
+             touch /etc/exports\n\
+             exportfs -o {options} '*:{folder}'\n\
+             ip addr replace {prefix} dev {DEVICE} {nodad}\n\
+             {announce}"
+        )
+    }
+
+    /// Shell that stops what is not stopped. nfsd keeps a file open for a moment after its
+    /// last use, so the filesystem may be busy at first.
+    fn stop_script(&self) -> String {
+        let vip = self.vip;
+        let folder = self.folder.display();
+        let prefix = self.prefix();
+        format!(
+            "if ip -o addr show dev {DEVICE} | grep -qF ' {vip}/'; then \
+                 ip addr del {prefix} dev {DEVICE}; fi\n\
+             if mountpoint -q {folder}; then\n\
+             exportfs -u '*:{folder}'; exportfs -f\n\
+             tries=0\n\
+             until umount {folder}; do tries=$((tries + 1)); [ $tries -lt 300 ]; sleep 0.1; done\n\
+             fi"
+        )
     }
 
     /// What the node's kernel holds on the filesystem, in order.
@@ -111,7 +126,7 @@ impl Service {
     fn prefix(&self) -> String {
         match self.vip {
             IpAddr::V4(vip) => format!("{vip}/32"),
-            IpAddr::V6(vip) => format!("{vip}/128 nodad"),
+            IpAddr::V6(vip) => format!("{vip}/128"),
         }
     }
 }

@@ -164,12 +164,16 @@ impl Drop for Daemons {
 pub fn export_folder(place: &Place, folder: &Path, fsid: u32) -> Result<()> {
     // exportfs reads this file even when the export is on its command line.
     run(place.command("touch").arg("/etc/exports"))?;
-    let options = format!("rw,no_root_squash,no_subtree_check,insecure,fsid={fsid},sec=sys");
     run(place
         .command("exportfs")
-        .args(["-o", &options])
+        .args(["-o", &export_options(fsid)])
         .arg(format!("*:{}", folder.display())))?;
     Ok(())
+}
+
+/// What `exportfs -o` is given.
+pub fn export_options(fsid: u32) -> String {
+    format!("rw,no_root_squash,no_subtree_check,insecure,fsid={fsid},sec=sys")
 }
 
 /// The bridge for clients, with an address of the place's own.
