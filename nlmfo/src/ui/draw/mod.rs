@@ -157,7 +157,7 @@ fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
 
 fn second_line(tick: &Tick) -> String {
     let grace = match (tick.kernel_grace.lockd, tick.kernel_grace.nfsd) {
-        (Some(true), Some(true)) => "lockd, nfsd",
+        (Some(true), Some(true)) => "lockd+nfsd",
         (Some(true), _) => "lockd",
         (_, Some(true)) => "nfsd",
         (None, None) => "not known",
@@ -170,7 +170,7 @@ fn second_line(tick: &Tick) -> String {
         line = format!(
             "{line}, locks every {} s ({} s old)",
             seconds(pace.look_ms),
-            seconds(tick.elapsed_ms.saturating_sub(tick.look.at_ms)),
+            tick.elapsed_ms.saturating_sub(tick.look.at_ms) / 1000,
         );
     }
     if pace.is_stretched() {

@@ -226,6 +226,17 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
+fn what_stretching_does_is_whole_on_80_cells() {
+    let mut tick = ticks::one_vip();
+    tick.pace.look_ms = 28_300;
+    tick.look.at_ms -= 5_400;
+    tick.pace.cpu_percent = 4.5;
+    let shown = text(&app([tick]), &PLAIN, 80, 24);
+    let line = "every 1 s, locks every 28 s (5 s old), stretched, 4.5 % CPU\n";
+    assert!(shown.contains(line), "{shown}");
+}
+
+#[test]
 fn a_replay_says_so() {
     let mut app = app([ticks::one_vip()]);
     app.update(Message::Playback(Playback {
