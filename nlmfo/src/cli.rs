@@ -143,9 +143,18 @@ pub struct TakeoverArgs {
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub wait_address: Option<Duration>,
     /// Run PROGRAM with the VIP as its argument when it is up: it tells the VIP's clients
-    /// to reclaim
+    /// to reclaim; else nlmfo tells those in the record and in the client book
     #[arg(long, value_name = "PROGRAM")]
     pub notify: Option<PathBuf>,
+    /// Tell nobody: somebody else does
+    #[arg(long, conflicts_with = "notify")]
+    pub no_notify: bool,
+    /// Where the names are configured that clients mount the VIP by [default:
+    /// /etc/nlmfo.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub state: StateArgs,
     /// Through which addresses new locks are refused meanwhile
     #[arg(long, value_enum, default_value = "vip")]
     pub scope: Scope,

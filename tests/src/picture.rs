@@ -58,7 +58,16 @@ pub fn record(nlmfo: &Path) -> Result<String> {
     tool.expect(exit::CONFIRMED, &release)?;
     row(&watch, vip, "released")?;
     let takeover = [
-        "failover", "--phase", "takeover", "--vip", VIPS[0], "--expect", RECORD, "--grace", "90s",
+        "failover",
+        "--phase",
+        "takeover",
+        "--vip",
+        VIPS[0],
+        "--expect",
+        RECORD,
+        "--grace",
+        "90s",
+        "--no-notify",
     ];
     thread::scope(|scope| -> Result<()> {
         let taking = scope.spawn(|| tool.expect(exit::CONFIRMED, &takeover));

@@ -6,8 +6,9 @@ use super::{print_json, require_root};
 use crate::cli::CheckArgs;
 use crate::exit::{Exit, Failure};
 use crate::grace::gate;
-use crate::kernel::preflight::{Check, Facts};
+use crate::kernel::preflight::{Capability, Check, Facts, Need};
 use crate::kernel::unlock_bug::Verdict;
+use crate::notify::nfs_conf::NfsConf;
 use crate::observe::programs::probed_functions;
 
 /// The JSON of `nlmfo check`.
@@ -25,7 +26,8 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     require_root()?;
     let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
     let facts = Facts::gather(&functions);
-    let checks = facts.checks();
+    let mut checks = facts.checks();
+    checks.push(grace_is_kept());
     let ready = !checks.iter().any(Check::is_failed);
     if args.json {
         print_json(&Checked {
@@ -54,4 +56,27 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         true => Exit::Done,
         false => Exit::Lacking,
     })
+}
+
+/// Whether nfs-utils' own sm-notify leaves the kernel's grace alone.
+fn grace_is_kept() -> Check {
+    let remedy = || "set lift-grace=n in the section [sm-notify] of /etc/nfs.conf".to_owned();
+    let capability = match NfsConf::of_node() {
+        Ok(conf) if !conf.lifts_grace() => Capability::Available,
+        Ok(_) => Capability::Missing {
+            reason: "nfs.conf lets sm-notify end lockd's grace before its time, for the whole node"
+                .to_owned(),
+            remedy: remedy(),
+        },
+        Err(error) => Capability::Missing {
+            reason: format!("reading nfs.conf: {error}"),
+            remedy: remedy(),
+        },
+    };
+    Check {
+        name: "lift_grace".to_owned(),
+        purpose: "the kernel's own grace lasting, whoever runs sm-notify",
+        need: Need::Option,
+        capability,
+    }
 }

@@ -7,13 +7,14 @@ use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{print_json, require_root};
-use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
+use crate::cli::{FailoverArgs, Phase, ReleaseArgs, TakeoverArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
 use crate::failover::record::Record;
 use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_report::TakeoverReport;
+use crate::failover::telling::Teller;
 use crate::failover::watch::Watch;
 use crate::failover::{release, takeover};
 use crate::grace::gate::Gate;
@@ -21,6 +22,8 @@ use crate::grace::{fence, scope};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::kernel::{self, lockd::LockdError, netns};
+use crate::notify::config::Config;
+use crate::notify::state_dir::StateDir;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
 
@@ -191,7 +194,7 @@ async fn takeover(
         grace: args.takeover.grace,
         scope: scope::of_folders(&args.takeover.filesystem)?,
         wait_address: args.takeover.wait_address,
-        notify: args.takeover.notify.clone(),
+        teller: teller(&args.takeover)?,
     };
     takeover::run(&plan, &facts, &mut watch)
         .await
@@ -202,6 +205,20 @@ async fn takeover(
             }
             error => Failure::new(Exit::NotConfirmed, error),
         })
+}
+
+fn teller(args: &TakeoverArgs) -> Result<Teller, Failure> {
+    if args.no_notify {
+        return Ok(Teller::Nobody);
+    }
+    if let Some(program) = &args.notify {
+        return Ok(Teller::Program(program.clone()));
+    }
+    let config = Config::read(args.config.as_deref());
+    Ok(Teller::Own {
+        state: StateDir::new(&args.state.state_dir),
+        config: config.map_err(|error| Failure::new(Exit::CouldNotRun, error))?,
+    })
 }
 
 /// What this node is, and the probes on it.

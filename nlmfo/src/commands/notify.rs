@@ -38,7 +38,7 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
             clients,
             names,
             state: could_run(numbers.claim(vip, &netns::node()))?,
-            deadline: args.deadline,
+            deadline: Some(args.deadline),
         };
         let mut terminate =
             signal(SignalKind::terminate()).context("listening for the signal to terminate")?;

@@ -9,6 +9,7 @@ pub mod release;
 pub mod report;
 pub mod takeover;
 pub mod takeover_report;
+pub mod telling;
 pub mod watch;
 pub mod window;
 

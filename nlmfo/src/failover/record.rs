@@ -99,13 +99,13 @@ impl Record {
         record
     }
 
-    /// The clients of one VIP; one that uses several transports or versions is there as
-    /// often.
+    /// The monitored clients of one VIP: those that want to be told of a reboot. One that
+    /// uses several transports or versions is there as often.
     pub fn clients_of(&self, vip: IpAddr) -> impl Iterator<Item = IpAddr> {
-        let clients = self.clients.iter().map(|client| &client.host);
+        let clients = self.clients.iter();
         clients
-            .filter(move |host| host.vip == vip)
-            .map(|host| host.client)
+            .filter(move |client| client.host.vip == vip && !client.nsm_name.is_empty())
+            .map(|client| client.host.client)
     }
 
     /// Adds what `earlier` says of a VIP through which nothing can have been granted since

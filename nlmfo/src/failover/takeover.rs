@@ -4,19 +4,18 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nlmfo_common::nlm_call::Fsid;
-use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::info;
 
 use super::milliseconds;
 use super::reclaim::Expected;
 use super::record::Record;
-use super::takeover_report::{TakeoverReport, Told, VipTakeover};
+use super::takeover_report::{TakeoverReport, VipTakeover};
+use super::telling::{Outcomes, Teller, Telling};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::grace::gate::Gate;
@@ -40,10 +39,12 @@ pub struct Plan {
     pub scope: Vec<Fsid>,
     /// How long to wait for the VIPs to be addresses of this node; not at all if none.
     pub wait_address: Option<Duration>,
-    /// Run for each VIP when it is up, with the VIP as its argument: it tells the VIP's
-    /// clients to reclaim.
-    pub notify: Option<PathBuf>,
+    /// Who tells each VIP's clients to reclaim, when it is up.
+    pub teller: Teller,
 }
+
+/// How much longer clients are told that have nothing to reclaim: all locks are back.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Between two looks at what is reclaimed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -90,11 +91,24 @@ pub async fn run(
         until: began + plan.grace,
         began,
     };
-    let (told, reclaims) = takeover.follow().await.map_err(RunError::After)?;
+    let telling = Telling::start(
+        &plan.teller,
+        &plan.vips,
+        plan.expect.as_ref(),
+        takeover.until,
+    );
+    let telling = telling.map_err(RunError::After)?;
+    let reclaims = takeover.follow().await.map_err(RunError::After)?;
     // Only now: the filesystem may have come with the address.
     let mut paths = (PathFinder::new(SEARCH_LIMIT).context("reading the mounted filesystems"))
         .map_err(RunError::After)?;
     let windows = (end(&plan.vips, &mut paths).await).map_err(RunError::After)?;
+    let told_until = match plan.teller {
+        Teller::Own { .. } => Instant::now() + LINGER,
+        // It is asked for by name, and has its own idea of how long to try.
+        Teller::Program(_) | Teller::Nobody => takeover.until,
+    };
+    let told = telling.finish(told_until).await;
     let vips = takeover
         .vips(told, reclaims, windows, &mut paths)
         .map_err(RunError::After)?;
@@ -125,14 +139,8 @@ struct Takeover<'a> {
 
 impl Takeover<'_> {
     /// From the open window to the moment when it may end.
-    async fn follow(&mut self) -> anyhow::Result<(BTreeMap<IpAddr, Told>, Reclaims)> {
+    async fn follow(&mut self) -> anyhow::Result<Reclaims> {
         self.wait_for_addresses().await?;
-        let mut told = BTreeMap::new();
-        if let Some(program) = &self.plan.notify {
-            for &vip in &self.plan.vips {
-                told.insert(vip, self.tell(program, vip).await);
-            }
-        }
         let mut reclaims = Reclaims::new();
         let mut shown = None;
         while Instant::now() < self.until {
@@ -149,7 +157,7 @@ impl Takeover<'_> {
             }
             sleep(LOOK.min(self.until.saturating_duration_since(Instant::now()))).await;
         }
-        Ok((told, reclaims))
+        Ok(reclaims)
     }
 
     async fn wait_for_addresses(&self) -> anyhow::Result<()> {
@@ -169,26 +177,6 @@ impl Takeover<'_> {
             }
         }
         Ok(())
-    }
-
-    async fn tell(&self, program: &PathBuf, vip: IpAddr) -> Told {
-        let rest = self.until.saturating_duration_since(Instant::now());
-        let run = Command::new(program)
-            .arg(vip.to_string())
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let program = program.display();
-        match timeout(rest, run).await {
-            Err(_) => Told::failed(format!("{program} {vip} did not end within the grace")),
-            Ok(Err(error)) => Told::failed(format!("{program} cannot be run: {error}")),
-            Ok(Ok(output)) if output.status.success() => Told::done(),
-            Ok(Ok(output)) => Told::failed(format!(
-                "{program} {vip} ended with {}: {}",
-                output.status,
-                String::from_utf8_lossy(&output.stderr).trim_end()
-            )),
-        }
     }
 
     /// How many of the expected locks are not back.
@@ -213,7 +201,7 @@ impl Takeover<'_> {
     /// What came of each VIP, after its window's end.
     fn vips(
         &mut self,
-        mut told: BTreeMap<IpAddr, Told>,
+        mut told: Outcomes,
         reclaims: Reclaims,
         mut windows: Vec<WindowReport>,
         paths: &mut PathFinder,

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::grace::gate::Uncovered;
 use crate::grace::report::WindowReport;
+use crate::notify::report::NotifyReport;
 use crate::observe::describe::LockLine;
 
 /// `nlmfo failover --phase takeover --json`: one object, `schema` "nlmfo.takeover/1".
@@ -51,8 +52,12 @@ pub struct VipTakeover {
 /// How the telling of the clients went.
 #[derive(Debug, Serialize)]
 pub struct Told {
+    /// Everybody knows, as far as can be known.
     pub done: bool,
+    /// Why nobody was told.
     pub error: Option<String>,
+    /// Client by client; null if a program did it.
+    pub notify: Option<NotifyReport>,
 }
 
 impl Told {
@@ -60,6 +65,7 @@ impl Told {
         Told {
             done: true,
             error: None,
+            notify: None,
         }
     }
 
@@ -67,6 +73,15 @@ impl Told {
         Told {
             done: false,
             error: Some(error),
+            notify: None,
+        }
+    }
+
+    pub fn by_us(report: NotifyReport) -> Self {
+        Told {
+            done: report.is_complete(),
+            error: None,
+            notify: Some(report),
         }
     }
 }
@@ -137,6 +152,12 @@ impl fmt::Display for VipTakeover {
         }
         if let Some(error) = self.told.as_ref().and_then(|told| told.error.as_ref()) {
             writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;
+        }
+        if let Some(report) = self.told.as_ref().and_then(|told| told.notify.as_ref()) {
+            report.summary(f)?;
+            for client in report.not_told() {
+                client.fmt(f)?;
+            }
         }
         for lock in &self.missing {
             writeln!(

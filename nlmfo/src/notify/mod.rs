@@ -8,6 +8,7 @@ pub mod config;
 pub mod durable;
 pub mod machine;
 pub mod names;
+pub mod nfs_conf;
 pub mod number;
 pub mod report;
 pub mod sm;

@@ -92,6 +92,21 @@ impl NotifyReport {
         clients.filter(|client| client.outcome != Outcome::Told)
     }
 
+    /// As a part of a takeover's report.
+    pub fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (all, left) = (self.clients.len(), self.not_told().count());
+        let told = all - left;
+        writeln!(f, "  told {told} of {all} clients: {}", self.as_what())
+    }
+
+    /// Under which number and names the VIP was told of.
+    fn as_what(&self) -> String {
+        let names: Vec<String> = (self.names.iter())
+            .map(|name| format!("{} ({})", name.name, name.from.words()))
+            .collect();
+        format!("state number {}, as {}", self.state, names.join(", "))
+    }
+
     pub fn exit(&self) -> Exit {
         match self.is_complete() {
             true => Exit::Done,
@@ -125,11 +140,8 @@ fn milliseconds(duration: Duration) -> f64 {
 
 impl fmt::Display for NotifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = (self.names.iter())
-            .map(|name| format!("{} ({})", name.name, name.from.words()))
-            .collect();
-        let (vip, state) = (self.vip, self.state);
-        writeln!(f, "{vip}: state number {state}, as {}", names.join(", "))?;
+        let vip = self.vip;
+        writeln!(f, "{vip}: {}", self.as_what())?;
         for client in &self.clients {
             client.fmt(f)?;
         }

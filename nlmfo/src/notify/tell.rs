@@ -1,6 +1,6 @@
 //! Telling a VIP's clients to reclaim: [`Machine`] decides, this sends and listens.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct Order {
     /// At least one.
     pub names: Vec<Name>,
     pub state: u32,
-    /// How long to try.
-    pub deadline: Duration,
+    /// How long to try; `None` for until told to stop.
+    pub deadline: Option<Duration>,
 }
 
 /// Why nobody was told.
@@ -56,7 +56,7 @@ pub enum TellError {
 /// went with each. Dropping it ends it with no report.
 pub async fn run(order: &Order, stop: impl Future<Output = ()>) -> Result<NotifyReport, TellError> {
     let began = Instant::now();
-    let (vip, until) = (order.vip, began + order.deadline);
+    let vip = order.vip;
     check(order)?;
     let arguments = (order.names.iter())
         .map(|Name { name, .. }| {
@@ -70,13 +70,13 @@ pub async fn run(order: &Order, stop: impl Future<Output = ()>) -> Result<Notify
     let mut machine = Machine::new(clients, arguments, Pace::default(), random() as u32);
     if !machine.is_done() {
         let talk = async {
-            let socket = bind(vip, until).await?;
+            let socket = bind(vip).await?;
             socket.writable().await?;
             converse(&mut machine, &socket, began).await
         };
         tokio::select! {
             broken = talk => broken.map_err(|source| TellError::Socket { vip, source })?,
-            () = sleep_until(until) => {}
+            () = after(order.deadline) => {}
             () = stop => {}
         }
     }
@@ -85,6 +85,13 @@ pub async fn run(order: &Order, stop: impl Future<Output = ()>) -> Result<Notify
         machine.progress(),
         began.elapsed(),
     ))
+}
+
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
+    }
 }
 
 fn check(order: &Order) -> Result<(), TellError> {
@@ -100,12 +107,10 @@ fn check(order: &Order) -> Result<(), TellError> {
 }
 
 /// A new IPv6 address cannot be used while its duplicate address detection goes on.
-async fn bind(vip: IpAddr, until: Instant) -> io::Result<VipSocket> {
+async fn bind(vip: IpAddr) -> io::Result<VipSocket> {
     loop {
         match VipSocket::bind(vip) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < until =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
                 sleep(BIND_AGAIN).await;
             }
             bound => return bound,

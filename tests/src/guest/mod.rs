@@ -15,6 +15,7 @@ pub mod gated;
 pub mod handles;
 pub mod known;
 pub mod lab;
+pub mod listeners;
 pub mod load;
 pub mod locker;
 pub mod place;

@@ -10,6 +10,7 @@ mod grace;
 mod grace_end;
 mod last_resorts;
 mod locks;
+mod notify;
 mod release;
 mod takeover;
 mod topology;
@@ -65,6 +66,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         grace::SCENARIOS,
         grace_end::SCENARIOS,
         takeover::SCENARIOS,
+        notify::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
         release::SCENARIOS,

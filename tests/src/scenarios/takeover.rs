@@ -1,6 +1,5 @@
 //! The whole failover of a VIP: fence, release, grace, reclaim, and what waits meanwhile.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::raw::RawNet;
-use crate::guest::reboot;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
 
@@ -52,8 +50,6 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
-/// NSM's: another number than any client has seen, and odd.
-const STATE: u32 = 4711;
 
 fn reclaim(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 2)?;
@@ -73,13 +69,7 @@ fn reclaim(context: &Context) -> Result<End> {
 
     // Who asks for a new lock meanwhile gets it afterwards, by the client's own doing.
     let late = other.client.locker()?;
-    let clients: Vec<IpAddr> = [owner, other]
-        .map(|mounted| mounted.client.address_for(lab.vips[0]))
-        .into();
-    let program = reboot::program(lab.server.place(), &clients, STATE)?;
-    let arguments = [
-        "failover", "--vip", VIPS[0], "--grace", "90s", "--notify", program, "--json",
-    ];
+    let arguments = ["failover", "--vip", VIPS[0], "--grace", "90s", "--json"];
     let (reports, waiting) = std::thread::scope(|scope| -> Result<_> {
         let failover = scope.spawn(|| tool.expect(exit::CONFIRMED, &arguments));
         until("the VIP's window", || {
@@ -108,6 +98,7 @@ fn reclaim(context: &Context) -> Result<End> {
         vip["expected"] == 4
             && vip["missing"].as_array().is_some_and(Vec::is_empty)
             && vip["told"]["done"] == true
+            && vip["told"]["notify"]["clients"].as_array().map(Vec::len) == Some(2)
             && vip["all_back_ms"].as_f64().is_some_and(|at| at < 80_000.0)
             && vip["window"]["open"] == false
             && vip["window"]["lockd"]["reclaimed"].as_u64() >= Some(4)
@@ -142,7 +133,16 @@ fn missing(context: &Context) -> Result<End> {
     let report = tool.json(
         exit::INCOMPLETE,
         &[
-            "failover", "--phase", "takeover", "--vip", &vip, "--expect", record, "--grace", "3s",
+            "failover",
+            "--phase",
+            "takeover",
+            "--vip",
+            &vip,
+            "--expect",
+            record,
+            "--grace",
+            "3s",
+            "--no-notify",
         ],
     )?;
     let missing = &report["vips"][0]["missing"][0];

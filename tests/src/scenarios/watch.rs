@@ -66,7 +66,16 @@ fn failover(context: &Context) -> Result<End> {
     row_shows(&watch, vip, &["0", "released"])?;
 
     let takeover = [
-        "failover", "--phase", "takeover", "--vip", VIPS[0], "--expect", record, "--grace", "100s",
+        "failover",
+        "--phase",
+        "takeover",
+        "--vip",
+        VIPS[0],
+        "--expect",
+        record,
+        "--grace",
+        "100s",
+        "--no-notify",
     ];
     thread::scope(|scope| -> Result<()> {
         let taking = scope.spawn(|| tool.expect(exit::CONFIRMED, &takeover));
