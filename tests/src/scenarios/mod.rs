@@ -1,6 +1,7 @@
 //! The scenarios: one file per capability, one function per claim.
 
 mod bad_days;
+mod clients;
 mod counters;
 mod counters_released;
 mod free_all;
@@ -72,6 +73,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         release::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
+        clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,
         watch::SCENARIOS,
