@@ -29,7 +29,7 @@ pub enum Command {
     /// Who holds which lock through which address
     Locks(LocksArgs),
     /// Move a VIP's locks: release them here, have them reclaimed there, and prove it
-    Failover(FailoverArgs),
+    Failover(Box<FailoverArgs>),
     /// Hold a grace period for a VIP alone: refuse new locks, let clients reclaim
     Grace(GraceArgs),
     /// Tell a VIP's clients, and no others, to reclaim: SM_NOTIFY from the VIP
@@ -82,7 +82,7 @@ pub enum Phase {
     Takeover,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct FailoverArgs {
     /// The virtual server address that moves (repeatable)
     #[arg(long, value_name = "ADDRESS", required = true, value_parser = address)]
@@ -94,13 +94,46 @@ pub struct FailoverArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub state: StateArgs,
+    #[command(flatten)]
     pub release: ReleaseArgs,
     #[command(flatten)]
     pub takeover: TakeoverArgs,
+    #[command(flatten)]
+    pub pair: PairArgs,
+}
+
+/// What concerns two nodes, driven from the one that gives up.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Both nodes, from the one that gives up")]
+pub struct PairArgs {
+    /// Move the VIPs to this node: open grace there, release here, hand over, take over
+    /// there
+    #[arg(long, value_name = "HOST", conflicts_with_all = ["phase", "dry_run", "expect"])]
+    pub to: Option<String>,
+    /// How to run a command on HOST: a program with its first arguments, which takes the
+    /// host and a line for the shell there
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        default_value = "ssh -o BatchMode=yes",
+        requires = "to"
+    )]
+    pub rsh: String,
+    /// nlmfo's path on HOST
+    #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "to")]
+    pub remote_nlmfo: String,
+    /// Run as `PROGRAM HOST VIP...` when the locks are released: it moves the filesystem and
+    /// then the address to HOST; without it, somebody else does
+    #[arg(long, value_name = "PROGRAM", requires = "to")]
+    pub hand_over: Option<PathBuf>,
+    /// How long PROGRAM may take, or else the VIPs to come up on HOST
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time, requires = "to")]
+    pub hand_over_deadline: Duration,
 }
 
 /// What concerns the release alone.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Release")]
 pub struct ReleaseArgs {
     /// Write the VIPs, clients and locks to FILE, for the node that takes over
@@ -130,10 +163,11 @@ pub struct ReleaseArgs {
 }
 
 /// What concerns the takeover alone.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Takeover")]
 pub struct TakeoverArgs {
-    /// The record that the release wrote: grace ends as soon as its locks are back
+    /// The record that the release wrote, or - for standard input: grace ends as soon as
+    /// its locks are back
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
     /// How long the VIP's grace may last
@@ -153,8 +187,6 @@ pub struct TakeoverArgs {
     /// /etc/nlmfo.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    #[command(flatten)]
-    pub state: StateArgs,
     /// Through which addresses new locks are refused meanwhile
     #[arg(long, value_enum, default_value = "vip")]
     pub scope: Scope,
@@ -202,7 +234,7 @@ pub enum Scope {
 }
 
 /// Where what outlives processes and nodes is kept.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct StateArgs {
     /// The folder of the client book and the state numbers; a cluster's nodes may share it
     #[arg(long, value_name = "DIR", env = "NLMFO_STATE_DIR", default_value = state_dir::DEFAULT)]

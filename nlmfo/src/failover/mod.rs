@@ -3,6 +3,8 @@
 pub mod credit;
 pub mod evidence;
 pub mod exclusive;
+pub mod noted;
+pub mod pair;
 pub mod reclaim;
 pub mod record;
 pub mod release;
@@ -16,6 +18,6 @@ pub mod window;
 use std::time::Duration;
 
 /// As reports give it, to the microsecond.
-fn milliseconds(duration: Duration) -> f64 {
+pub fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

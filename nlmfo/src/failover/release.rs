@@ -4,6 +4,7 @@
 //! Thin: what to do next decides `release::choose`, what it proved decides
 //! [`evidence`](super::evidence).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,12 +14,15 @@ use tracing::info;
 use super::credit::{self, Stage};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
 use super::milliseconds;
+use super::noted;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
 use super::watch::{Seen, Watch};
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
+use crate::notify::book::BookError;
+use crate::notify::state_dir::StateDir;
 use crate::observe::counters::{Counters, PerVip};
 use crate::observe::describe::Described;
 use crate::observe::host::Host;
@@ -38,6 +42,8 @@ use crate::release::{self, Job, Way, WayKind};
 pub struct Plan {
     pub vips: Vec<IpAddr>,
     pub record: Option<PathBuf>,
+    /// Where the clients are noted before their locks are released.
+    pub state: StateDir,
     /// Whether the record is wanted of [`run`] too.
     pub keeps_record: bool,
     /// Those of the VIPs that an earlier run has begun with.
@@ -117,6 +123,8 @@ struct Start {
     /// One look for each VIP of the plan.
     looks: Vec<Seen>,
     record: Option<Record>,
+    /// VIPs whose clients could not be noted, and why.
+    unnoted: BTreeMap<IpAddr, BookError>,
 }
 
 impl Start {
@@ -135,7 +143,15 @@ impl Start {
             counters,
             looks,
             record: None,
+            unnoted: BTreeMap::new(),
         };
+        if !plan.dry_run {
+            for (&vip, seen) in plan.vips.iter().zip(&start.looks) {
+                if let Err(error) = noted::before_release(&plan.state, vip, &seen.ours) {
+                    start.unnoted.insert(vip, error);
+                }
+            }
+        }
         if (plan.record.is_some() || plan.keeps_record) && !plan.dry_run {
             let tables = start.looks.iter().map(|seen| &seen.ours);
             let (node, release) = (netns::node(), facts.release.clone());
@@ -172,7 +188,11 @@ async fn release_all(
             vip,
             began: Instant::now(),
         };
-        let (report, seen) = one.release(before, &start.counters, paths).await?;
+        let (mut report, seen) = one.release(before, &start.counters, paths).await?;
+        if let Some(error) = start.unnoted.get(&vip) {
+            let warning = format!("its clients are not in the client book: {error}");
+            report.warnings.push(warning);
+        }
         vips.push(report);
         last = Some(seen);
     }

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::milliseconds;
+use super::noted;
 use super::reclaim::Expected;
 use super::record::Record;
 use super::takeover_report::{TakeoverReport, VipTakeover};
@@ -25,6 +26,9 @@ use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
+use crate::notify::book::BookError;
+use crate::notify::book::writer::Writer;
+use crate::notify::state_dir::StateDir;
 use crate::observe::describe::{Described, LockLine};
 
 /// What is asked for.
@@ -41,6 +45,8 @@ pub struct Plan {
     pub wait_address: Option<Duration>,
     /// Who tells each VIP's clients to reclaim, when it is up.
     pub teller: Teller,
+    /// Where the VIPs' client books are, which become this node's.
+    pub state: StateDir,
 }
 
 /// How much longer clients are told that have nothing to reclaim: all locks are back.
@@ -91,6 +97,10 @@ pub async fn run(
         until: began + plan.grace,
         began,
     };
+    // From now on the clients are noted here, by whoever sees them.
+    let books = (plan.vips.iter())
+        .map(|&vip| (vip, noted::take_over(&plan.state, vip)))
+        .collect();
     let telling = Telling::start(
         &plan.teller,
         &plan.vips,
@@ -110,7 +120,7 @@ pub async fn run(
     };
     let told = telling.finish(told_until).await;
     let vips = takeover
-        .vips(told, reclaims, windows, &mut paths)
+        .vips(told, reclaims, windows, books, &mut paths)
         .map_err(RunError::After)?;
     Ok(TakeoverReport {
         schema: TakeoverReport::SCHEMA,
@@ -127,6 +137,9 @@ pub async fn run(
 
 /// When the last expected lock of each VIP was seen to be back.
 type Reclaims = BTreeMap<IpAddr, Duration>;
+
+/// The VIPs' books, or why they are not this node's.
+type Books = BTreeMap<IpAddr, Result<Writer, BookError>>;
 
 struct Takeover<'a> {
     plan: &'a Plan,
@@ -204,6 +217,7 @@ impl Takeover<'_> {
         mut told: Outcomes,
         reclaims: Reclaims,
         mut windows: Vec<WindowReport>,
+        mut books: Books,
         paths: &mut PathFinder,
     ) -> anyhow::Result<Vec<VipTakeover>> {
         let mut vips = Vec::new();
@@ -214,6 +228,8 @@ impl Takeover<'_> {
                 .flat_map(|expected| expected.missing(&held))
                 .cloned()
                 .collect();
+            let book = (books.remove(&vip).transpose())
+                .and_then(|book| book.map_or(Ok(()), |mut book| book.note(&noted::clients(&held))));
             let window = windows.iter().position(|window| window.vip == vip);
             vips.push(VipTakeover {
                 vip,
@@ -221,6 +237,7 @@ impl Takeover<'_> {
                 missing,
                 held: Described::new(&held, paths).locks().collect(),
                 told: told.remove(&vip),
+                book_error: book.err().map(|error| error.to_string()),
                 all_back_ms: reclaims.get(&vip).copied().map(milliseconds),
                 window: window.map(|at| windows.swap_remove(at)),
             });

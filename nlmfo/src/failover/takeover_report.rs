@@ -42,6 +42,8 @@ pub struct VipTakeover {
     pub held: Vec<LockLine>,
     /// Whether its clients were told to reclaim; null if that was not our part.
     pub told: Option<Told>,
+    /// Why the client book is not, or not wholly, what this takeover could make of it.
+    pub book_error: Option<String>,
     /// When the last expected lock was back, since the start.
     pub all_back_ms: Option<f64>,
     /// Its grace as the gate and lockd counted it; null if it had been ended and taken
@@ -152,6 +154,9 @@ impl fmt::Display for VipTakeover {
         }
         if let Some(error) = self.told.as_ref().and_then(|told| told.error.as_ref()) {
             writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;
+        }
+        if let Some(error) = &self.book_error {
+            writeln!(f, "  the client book is not up to date: {error}")?;
         }
         if let Some(report) = self.told.as_ref().and_then(|told| told.notify.as_ref()) {
             report.summary(f)?;

@@ -4,6 +4,7 @@ mod bad_days;
 mod clients;
 mod counters;
 mod counters_released;
+mod driven;
 mod free_all;
 mod gate;
 mod gate_life;
@@ -55,7 +56,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that run on the driver of a cluster of two servers (`cluster::Cluster`).
 pub fn on_a_cluster() -> Vec<Scenario> {
-    two_nodes::SCENARIOS.to_vec()
+    [two_nodes::SCENARIOS, driven::SCENARIOS].concat()
 }
 
 /// Those that have a machine to themselves.

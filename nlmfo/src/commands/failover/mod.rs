@@ -1,16 +1,19 @@
 //! `nlmfo failover`: move a VIP's locks.
 
+mod pair;
+
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{print_json, require_root};
-use crate::cli::{FailoverArgs, Phase, ReleaseArgs, TakeoverArgs};
+use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
-use crate::failover::record::Record;
+use crate::failover::record::{Record, RecordError};
 use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_report::TakeoverReport;
@@ -40,6 +43,9 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         let changes = !args.release.dry_run;
         let _exclusive = changes.then(Exclusive::take).transpose();
         let _exclusive = _exclusive.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+        if let Some(host) = &args.pair.to {
+            return or_interrupt(pair::run(args, &vips, host), MOVING).await;
+        }
         match args.phase {
             Some(Phase::Release) => {
                 let done = or_interrupt(release(args, &vips), RELEASING).await?;
@@ -60,6 +66,9 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
 const RELEASING: &str = "locks may be released in part, and nothing is confirmed; run it again";
 const TAKING: &str = "the VIPs' grace goes on until its deadline (`nlmfo grace --list`), and \
                       nothing is confirmed";
+
+const MOVING: &str = "locks may be released here, and grace may stand on the other node; nothing is \
+                      confirmed; run it again";
 
 /// Dropping the work on a signal takes everything of ours out of the kernel but windows
 /// and fences: probes go with their file descriptors, routes with their guard.
@@ -94,8 +103,16 @@ async fn both(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Exit, Failure> {
 /// The record that is named, if one is.
 fn expected(args: &FailoverArgs) -> Result<Option<Record>, Failure> {
     let named = args.takeover.expect.as_deref();
-    let record = named.map(Record::read).transpose();
+    let record = named.map(read_record).transpose();
     record.map_err(|error| Failure::new(Exit::CouldNotRun, error))
+}
+
+/// From standard input if the path is a dash.
+fn read_record(path: &Path) -> Result<Record, RecordError> {
+    match path.as_os_str() == "-" {
+        true => Record::read(Path::new("/dev/stdin")),
+        false => Record::read(path),
+    }
 }
 
 /// A release, and what it has recorded for the takeover.
@@ -111,7 +128,7 @@ async fn release(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Released, Failu
         forget_other_moves(&args.release, vips, &begun)?;
     }
     let fence = raise_fence(&args.release, vips).await?;
-    let mut plan = plan(&args.release, vips, args.phase.is_none());
+    let mut plan = plan(args, vips);
     plan.begun = begun;
     let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
     let outcome = release::run(&plan, &facts, &mut watch, &mut paths).await;
@@ -126,16 +143,18 @@ async fn release(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Released, Failu
     Ok(Released { report, record })
 }
 
-fn plan(args: &ReleaseArgs, vips: &[IpAddr], keeps_record: bool) -> release::Plan {
+fn plan(args: &FailoverArgs, vips: &[IpAddr]) -> release::Plan {
+    let release = &args.release;
     release::Plan {
         vips: vips.to_vec(),
-        record: args.record.clone(),
-        keeps_record,
+        record: release.record.clone(),
+        state: StateDir::new(&args.state.state_dir),
+        keeps_record: args.phase.is_none(),
         begun: Begun::default(),
-        dry_run: args.dry_run,
-        filesystems: args.unlock_filesystem.clone(),
-        reboot_notice: args.reboot_notice,
-        deadline: args.deadline,
+        dry_run: release.dry_run,
+        filesystems: release.unlock_filesystem.clone(),
+        reboot_notice: release.reboot_notice,
+        deadline: release.deadline,
     }
 }
 
@@ -194,7 +213,8 @@ async fn takeover(
         grace: args.takeover.grace,
         scope: scope::of_folders(&args.takeover.filesystem)?,
         wait_address: args.takeover.wait_address,
-        teller: teller(&args.takeover)?,
+        teller: teller(args)?,
+        state: StateDir::new(&args.state.state_dir),
     };
     takeover::run(&plan, &facts, &mut watch)
         .await
@@ -207,14 +227,15 @@ async fn takeover(
         })
 }
 
-fn teller(args: &TakeoverArgs) -> Result<Teller, Failure> {
-    if args.no_notify {
+fn teller(args: &FailoverArgs) -> Result<Teller, Failure> {
+    let takeover = &args.takeover;
+    if takeover.no_notify {
         return Ok(Teller::Nobody);
     }
-    if let Some(program) = &args.notify {
+    if let Some(program) = &takeover.notify {
         return Ok(Teller::Program(program.clone()));
     }
-    let config = Config::read(args.config.as_deref());
+    let config = Config::read(takeover.config.as_deref());
     Ok(Teller::Own {
         state: StateDir::new(&args.state.state_dir),
         config: config.map_err(|error| Failure::new(Exit::CouldNotRun, error))?,
@@ -243,10 +264,14 @@ fn finish_release(args: &FailoverArgs, report: &ReleaseReport) -> Result<Exit, F
         true => print_json(report)?,
         false => print!("{report}"),
     }
-    Ok(match report.confirmed || report.dry_run {
+    Ok(match is_good(report) {
         true => Exit::Done,
         false => Exit::NotConfirmed,
     })
+}
+
+fn is_good(report: &ReleaseReport) -> bool {
+    report.confirmed || report.dry_run
 }
 
 fn finish_takeover(args: &FailoverArgs, report: TakeoverReport) -> Result<Exit, Failure> {

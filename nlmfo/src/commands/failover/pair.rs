@@ -1,0 +1,242 @@
+//! `nlmfo failover --to HOST`: both nodes, from the one that gives up.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+
+use super::{is_good, release, takeover};
+use crate::cli::FailoverArgs;
+use crate::commands::print_json;
+use crate::exit::{Exit, Failure};
+use crate::failover::milliseconds;
+use crate::failover::pair::report::{PairReport, Step};
+use crate::failover::pair::rsh::Rsh;
+use crate::failover::pair::{Remedy, Stage, There, hand_over, remedy};
+use crate::failover::record::Record;
+use crate::kernel::netns;
+use crate::notify::state_dir;
+
+/// Runs it, and prints the report.
+pub async fn run(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let there = there(args, vips, host)?;
+    let mut args = args.clone();
+    let record = record_path(&mut args)?;
+    let mut pair = Pair {
+        args: &args,
+        vips,
+        there: &there,
+        report: PairReport {
+            schema: PairReport::SCHEMA,
+            from: netns::node(),
+            to: host.to_owned(),
+            vips: vips.to_vec(),
+            steps: Vec::new(),
+            release: None,
+            takeover: None,
+            taken_back: None,
+            standing: None,
+            took_ms: 0.0,
+        },
+    };
+    let exit = pair.go(&record).await;
+    let mut report = pair.report;
+    report.took_ms = milliseconds(began.elapsed());
+    match args.json {
+        true => print_json(&report)?,
+        false => print!("{report}"),
+    }
+    Ok(exit)
+}
+
+fn there(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<There, Failure> {
+    let Some(program) = shlex::split(&args.pair.rsh).filter(|words| !words.is_empty()) else {
+        let error = anyhow!(
+            "--rsh {:?} is no command: a quote is not closed",
+            args.pair.rsh
+        );
+        return Err(Failure::new(Exit::Usage, error));
+    };
+    let takeover = &args.takeover;
+    let mut further = vec![
+        "--state-dir".to_owned(),
+        args.state.state_dir.display().to_string(),
+    ];
+    for folder in &takeover.filesystem {
+        further.extend(["--scope", "filesystem", "--filesystem"].map(str::to_owned));
+        further.push(folder.display().to_string());
+    }
+    if let Some(program) = &takeover.notify {
+        further.extend(["--notify".to_owned(), program.display().to_string()]);
+    }
+    if takeover.no_notify {
+        further.push("--no-notify".to_owned());
+    }
+    if let Some(config) = &takeover.config {
+        further.extend(["--config".to_owned(), config.display().to_string()]);
+    }
+    Ok(There {
+        rsh: Rsh {
+            program,
+            host: host.to_owned(),
+            nlmfo: args.pair.remote_nlmfo.clone(),
+        },
+        vips: vips.to_vec(),
+        grace: takeover.grace,
+        wait_address: takeover
+            .wait_address
+            .unwrap_or(args.pair.hand_over_deadline),
+        takeover: further,
+    })
+}
+
+/// Where the release records what is to come back: on the disk, so that an interrupted
+/// failover can be run again.
+fn record_path(args: &mut FailoverArgs) -> Result<PathBuf, Failure> {
+    if let Some(path) = &args.release.record {
+        return Ok(path.clone());
+    }
+    let folder = args.state.state_dir.clone();
+    state_dir::create(&folder)
+        .with_context(|| format!("creating the state directory {}", folder.display()))?;
+    let mut vips = args.vip.clone();
+    vips.sort_unstable();
+    let names: Vec<String> = vips.iter().map(IpAddr::to_string).collect();
+    let path = folder.join(format!("record-{}.json", names.join("-")));
+    args.release.record = Some(path.clone());
+    Ok(path)
+}
+
+struct Pair<'a> {
+    args: &'a FailoverArgs,
+    vips: &'a [IpAddr],
+    there: &'a There,
+    report: PairReport,
+}
+
+impl Pair<'_> {
+    async fn go(&mut self, record: &PathBuf) -> Exit {
+        let (step, armed) = self.there.arm().await;
+        self.report.steps.push(step);
+        if !armed {
+            return self.mend(Stage::Arm, false, Exit::CouldNotRun).await;
+        }
+        let began = Instant::now();
+        match release(self.args, self.vips).await {
+            Ok(done) => {
+                let confirmed = is_good(&done.report);
+                let error = (!confirmed).then(|| "not confirmed, see below".to_owned());
+                self.step(Stage::Release, began, error);
+                self.report.release = Some(done.report);
+                if !confirmed {
+                    return self.mend(Stage::Release, true, Exit::NotConfirmed).await;
+                }
+            }
+            Err(Failure { exit, error }) => {
+                self.step(Stage::Release, began, Some(format!("{error:#}")));
+                let released = exit == Exit::NotConfirmed;
+                return self.mend(Stage::Release, released, exit).await;
+            }
+        }
+        if let Some(program) = &self.args.pair.hand_over {
+            let began = Instant::now();
+            let deadline = self.args.pair.hand_over_deadline;
+            let done = hand_over(program, &self.report.to, self.vips, deadline).await;
+            let failed = done.is_err();
+            self.step(Stage::HandOver, began, done.err());
+            if failed {
+                return self.mend(Stage::HandOver, true, Exit::NotConfirmed).await;
+            }
+        }
+        let began = Instant::now();
+        let text = match fs::read(record) {
+            Ok(text) => text,
+            Err(error) => {
+                let error = format!("reading the record {}: {error}", record.display());
+                self.step(Stage::TakeOver, began, Some(error));
+                return self.mend(Stage::TakeOver, true, Exit::NotConfirmed).await;
+            }
+        };
+        let (step, taken, exit) = self.there.take_over(&text).await;
+        let failed = step.error.is_some();
+        self.report.steps.push(step);
+        self.report.takeover = taken;
+        match failed {
+            true => self.mend(Stage::TakeOver, true, exit).await,
+            false => exit,
+        }
+    }
+
+    fn step(&mut self, stage: Stage, began: Instant, error: Option<String>) {
+        self.report.steps.push(Step {
+            stage,
+            node: self.report.from.clone(),
+            error,
+            took_ms: milliseconds(began.elapsed()),
+        });
+    }
+
+    /// After a failed step: leaves both nodes as safe as they were, and says how things
+    /// stand. The failover has not been done, whatever comes of this.
+    async fn mend(&mut self, failed: Stage, released: bool, exit: Exit) -> Exit {
+        let to = self.report.to.clone();
+        let is_here = |vip: &IpAddr| netns::has_address(*vip).unwrap_or(false);
+        let all_here = self.vips.iter().all(is_here);
+        let standing = match remedy(failed, released, all_here) {
+            Remedy::Nothing => "nothing was changed on either node".to_owned(),
+            Remedy::EndThere => match self.end_there().await {
+                true => "nothing was released; grace is ended there".to_owned(),
+                false => format!("nothing was released; grace on {to} lasts for its time"),
+            },
+            Remedy::TakeBack => {
+                self.end_there().await;
+                match self.take_back().await {
+                    true => "the VIPs are still on this node, and their clients have their locks \
+                             here again"
+                        .to_owned(),
+                    false => "the VIPs are still on this node, and their clients may have lost \
+                              locks: see above"
+                        .to_owned(),
+                }
+            }
+            Remedy::LeaveThere => format!(
+                "locks are released here, and grace stands on {to} for its time: bring the VIPs \
+                 up there (not here), and run this again or, on {to}, `nlmfo failover --phase \
+                 takeover`"
+            ),
+        };
+        self.report.standing = Some(standing);
+        exit
+    }
+
+    async fn end_there(&mut self) -> bool {
+        let (step, done) = self.there.end().await;
+        self.report.steps.push(step);
+        done
+    }
+
+    /// The VIPs' clients reclaim here what was released here.
+    async fn take_back(&mut self) -> bool {
+        let began = Instant::now();
+        let path = self.args.release.record.as_deref();
+        let expect = path.and_then(|path| Record::read(path).ok());
+        let mut args = self.args.clone();
+        args.takeover.wait_address = Some(Duration::ZERO);
+        match takeover(&args, self.vips, expect).await {
+            Ok(report) => {
+                let exit = report.exit();
+                let error = (exit != Exit::Done).then(|| "not complete, see below".to_owned());
+                self.step(Stage::TakeBack, began, error);
+                self.report.taken_back = Some(report);
+                exit == Exit::Done
+            }
+            Err(Failure { error, .. }) => {
+                self.step(Stage::TakeBack, began, Some(format!("{error:#}")));
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `nlmfo failover --to`: two nodes, driven from the one that gives up.
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::{Context, End, Scenario};
+use crate::cluster::holdings::{Holdings, ensure_nothing_stolen};
+use crate::cluster::{Cluster, NODES};
+use crate::guest::place::AGENT;
+use crate::guest::tool::exit;
+
+pub const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "two-nodes-driven",
+    claim: "one command moves a VIP to another node; one that cannot leaves every lock where it was",
+    run: driven,
+}];
+
+const VIP: &str = "10.77.0.1";
+
+fn driven(context: &Context) -> Result<End> {
+    let cluster = Cluster::up(&context.nlmfo, &[VIP])?;
+    let everyone = cluster.clients(3)?;
+    let (clients, [thief]) = everyone.split_at(2) else {
+        unreachable!("three clients were asked for");
+    };
+    let service = &cluster.services[0];
+    let mine = Holdings::take(clients, 0, service, &cluster.a)?;
+    let (a, b) = (&cluster.a, &cluster.b);
+    let rsh = format!("{AGENT} rsh");
+    let nlmfo = context.nlmfo.to_string_lossy();
+    let drive = |host: &str, hand_over: &str, code: i32| -> Result<Value> {
+        let arguments = [
+            "failover",
+            "--vip",
+            VIP,
+            "--to",
+            host,
+            "--rsh",
+            &rsh,
+            "--remote-nlmfo",
+            &nlmfo,
+            "--hand-over",
+            hand_over,
+        ];
+        a.tool().json(code, &arguments)
+    };
+    let [_, (_, host)] = NODES;
+    let program = service.hand_over_program(a)?;
+
+    // Nobody is there (TEST-NET-1).
+    let refused = drive("192.0.2.1", program, exit::COULD_NOT_RUN)?;
+    ensure!(
+        refused["release"].is_null() && refused["steps"][0]["stage"] == "arm",
+        "{refused}"
+    );
+    mine.ensure_on(service, a)?;
+
+    let robbing = mine.robbed_by(thief, 0)?;
+    // The program fails before it has moved anything.
+    let failed = drive(host, "/bin/false", exit::NOT_CONFIRMED)?;
+    ensure!(
+        failed["release"]["confirmed"] == true
+            && failed["takeover"].is_null()
+            && failed["taken_back"]["vips"][0]["missing"]
+                .as_array()
+                .is_some_and(Vec::is_empty),
+        "{failed}"
+    );
+    mine.ensure_on(service, a)?;
+    let left = b.tool().json(exit::CONFIRMED, &["grace", "--list"])?;
+    ensure!(
+        left["windows"].as_array().is_some_and(Vec::is_empty),
+        "{left}"
+    );
+
+    let moved = drive(host, program, exit::CONFIRMED)?;
+    let vip = &moved["takeover"]["vips"][0];
+    ensure!(
+        vip["expected"] == mine.known.len()
+            && vip["missing"].as_array().is_some_and(Vec::is_empty)
+            && vip["told"]["done"] == true
+            && vip["window"]["lockd"]["violations"] == 0
+            && moved["standing"].is_null(),
+        "{moved}"
+    );
+    ensure_nothing_stolen(robbing)?;
+    mine.ensure_on(service, b)?;
+    // The book has moved too.
+    let book = b
+        .tool()
+        .json(exit::CONFIRMED, &["clients", "--book", "--vip", VIP])?;
+    ensure!(
+        book["vips"][0]["clients"]
+            .as_array()
+            .is_some_and(|all| all.len() == clients.len()),
+        "{book}"
+    );
+    mine.give_up(service, b)?;
+    Ok(End::Pass)
+}
