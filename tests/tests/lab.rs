@@ -1,4 +1,5 @@
-//! Every scenario on every chosen kernel, one virtual machine each.
+//! Every scenario on every chosen kernel, one virtual machine each; those that need a
+//! cluster of machines on the first kernel alone.
 //!
 //! `NLMFO_LAB_KERNELS` names the kernels, with spaces between them, as
 //! `cargo xtask lab run --kernel` does; the default is one whose `unlock_ip`
@@ -66,8 +67,12 @@ fn trials(list: bool) -> Result<Vec<Trial>> {
         for scenario in scenarios::on_one_machine() {
             add(scenario, Bench::on_one_machine);
         }
-        for scenario in scenarios::on_a_cluster() {
-            add(scenario, Bench::on_a_cluster);
+        // Three machines each, for a minute or two: what differs between kernels the others
+        // have shown.
+        if kernel == 0 {
+            for scenario in scenarios::on_a_cluster() {
+                add(scenario, Bench::on_a_cluster);
+            }
         }
     }
     Ok(trials)
