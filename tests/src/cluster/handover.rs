@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Node;
 use super::service::Service;
+use crate::guest::place::AGENT;
 use crate::guest::tool::exit;
 use crate::guest::wait::{Seen, until};
 
@@ -46,6 +47,32 @@ impl Handover<'_> {
             taken,
             took: began.elapsed(),
         })
+    }
+
+    /// The same by one command, given on the node that gives up.
+    pub fn run_in_one(&self) -> Result<HandedOver> {
+        let began = Instant::now();
+        let command = self.pair_command()?;
+        let mut report = self.from.tool().json(exit::CONFIRMED, &words(&command))?;
+        Ok(HandedOver {
+            released: report["release"].take(),
+            taken: report["takeover"].take(),
+            took: began.elapsed(),
+        })
+    }
+
+    /// The tool's arguments for a failover of both nodes; the service moves by its hand-over
+    /// program.
+    pub fn pair_command(&self) -> Result<Vec<String>> {
+        let vip = self.service.vip;
+        let to = self.to.address;
+        let program = self.service.hand_over_program(self.from)?;
+        let tool = self.to.tool.display();
+        let mut words = command(&format!(
+            "failover --vip {vip} --to {to} --remote-nlmfo {tool} --hand-over {program}"
+        ));
+        words.extend(["--rsh".to_owned(), format!("{AGENT} rsh")]);
+        Ok(words)
     }
 
     /// Releases on the node that gives up, and brings the record over.
