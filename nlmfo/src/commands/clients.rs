@@ -244,6 +244,10 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
     let mut clients = Vec::new();
     for sm::Monitored { name, address } in &found {
         match address {
+            // Whom the VIP cannot be told to: statd has clients of every family.
+            Some(address) if address.is_ipv4() != vip.is_ipv4() => {
+                eprintln!("nlmfo: {name} is left out: {address} cannot use {vip}");
+            }
             Some(address) => clients.push(Client {
                 address: *address,
                 name: name.clone(),

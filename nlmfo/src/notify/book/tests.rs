@@ -50,6 +50,18 @@ fn what_was_noted_is_read_by_anybody() {
 }
 
 #[test]
+fn who_was_struck_off_by_another_process_is_noted_when_it_locks_again() {
+    let (_folder, state) = state();
+    let mut serving = Writer::open(&state, vip(), "a").unwrap();
+    serving.note(&[client(1, 100)]).unwrap();
+    let mut other = Writer::open(&state, vip(), "a").unwrap();
+    other.forget(client(1, 0).address).unwrap();
+    assert!(names(&state).is_empty());
+    serving.note(&[client(1, 101)]).unwrap();
+    assert_eq!(names(&state), ["c1"]);
+}
+
+#[test]
 fn a_client_is_found_by_its_name_and_its_address() {
     let (_folder, state) = state();
     let mut writer = Writer::open(&state, vip(), "a").unwrap();

@@ -27,16 +27,21 @@ pub struct Writer {
     term: u64,
     file: File,
     book: Book,
+    /// Bytes of the file that `book` knows of; more were written by another process.
+    known: u64,
 }
 
 impl Writer {
     /// Opens the book of a VIP that is this node's, or nobody's yet.
     pub fn open(state: &StateDir, vip: IpAddr, node: &str) -> Result<Self, BookError> {
-        let folder = Folder::new(state, vip);
+        Writer::open_in(Folder::new(state, vip), node)
+    }
+
+    fn open_in(folder: Folder, node: &str) -> Result<Self, BookError> {
         match newest(&folder)? {
             None => Writer::begin(folder, node, 0),
             Some(owner) if owner.node == node => Writer::resume(folder, node, owner.term),
-            Some(owner) => Err(owned(vip, owner)),
+            Some(owner) => Err(owned(folder.vip, owner)),
         }
     }
 
@@ -57,10 +62,27 @@ impl Writer {
     /// Notes sightings of clients. When it returns, what was new in them is durable and
     /// will be known to the next owner; after an error it may be or not.
     pub fn note(&mut self, seen: &[Client]) -> Result<(), BookError> {
+        self.catch_up()?;
         let news = seen.iter().filter_map(|seen| self.book.news(seen));
         let lines: Vec<Line> = news.map(Line::Client).collect();
         self.append(&lines)?;
         self.compact_if_long()
+    }
+
+    /// Reads again what others have written, who may have struck off a client that is
+    /// seen now.
+    fn catch_up(&mut self) -> Result<(), BookError> {
+        let is_newest = self.folder.terms()?.last() == Some(&self.term);
+        if is_newest && self.length()? == self.known {
+            return Ok(());
+        }
+        *self = Writer::open_in(self.folder.clone(), &self.node)?;
+        Ok(())
+    }
+
+    fn length(&self) -> Result<u64, BookError> {
+        let length = self.file.metadata().map(|file| file.len());
+        length.map_err(|error| self.failed(error))
     }
 
     /// Strikes a client off, until it locks again.
@@ -100,7 +122,12 @@ impl Writer {
         let mut write = || {
             // Against other processes of this node: two writes do not mix.
             flock(&self.file, FlockOperation::LockExclusive)?;
+            let before = self.file.metadata()?.len();
             let result = append_to(&mut self.file, text);
+            // Only if nobody has written in between is all of it known.
+            if result.is_ok() && before == self.known {
+                self.known = self.file.metadata()?.len();
+            }
             flock(&self.file, FlockOperation::Unlock)?;
             result
         };
@@ -160,8 +187,15 @@ impl Writer {
         };
         let is_complete =
             (folder.read_term(term, &Wanted::All)?).is_some_and(|file| file.is_complete());
+        // Before it is read: what comes meanwhile is read twice.
+        let known = file.metadata().map(|file| file.len());
+        let known = known.map_err(|source| BookError::File {
+            path: folder.file(term),
+            source,
+        })?;
         let mut writer = Writer {
             book: folder.read(&Wanted::All)?.book,
+            known,
             folder,
             node: node.to_owned(),
             term,
