@@ -31,6 +31,12 @@ fn arguments() -> impl Iterator<Item = OsString> {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let is_callout = Path::new(&name).file_name() == Some(CALLOUT.as_ref());
-    let command = is_callout.then(|| "ha-callout".into());
-    std::iter::once(name).chain(command).chain(arguments)
+    // What statd says is no option of ours.
+    let command = match is_callout {
+        true => &["ha-callout", "--"][..],
+        false => &[],
+    };
+    std::iter::once(name)
+        .chain(command.iter().map(OsString::from))
+        .chain(arguments)
 }

@@ -1,5 +1,6 @@
 //! `nlmfo ha-callout`: statd's callout program.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,7 +19,7 @@ pub fn run(args: &CalloutArgs) -> Result<Exit, Failure> {
     let state = StateDir::new(&args.state.state_dir);
     match &args.callout {
         Some(program) if args.in_background => call(args, &state, program)?,
-        Some(_) => leave_it_to_another_process(args)?,
+        Some(program) => leave_it_to_another_process(args, program)?,
         None => print(args, &state)?,
     }
     Ok(Exit::Done)
@@ -41,19 +42,22 @@ fn vips(args: &CalloutArgs, state: &StateDir) -> Result<Vec<IpAddr>, Failure> {
     vips.map_err(|error| Failure::new(Exit::CouldNotRun, error))
 }
 
-fn leave_it_to_another_process(args: &CalloutArgs) -> Result<(), Failure> {
+fn leave_it_to_another_process(args: &CalloutArgs, program: &Path) -> Result<(), Failure> {
     let this = std::env::current_exe().context("finding the program of nlmfo itself")?;
-    let state_dir = args.state.state_dir.to_string_lossy();
-    let mut arguments = vec![
-        "ha-callout",
-        IN_BACKGROUND,
-        "--state-dir",
-        &state_dir,
-        args.event.name(),
-        &args.client,
-        &args.node,
+    let mut arguments: Vec<&OsStr> = vec![
+        "ha-callout".as_ref(),
+        IN_BACKGROUND.as_ref(),
+        "--callout".as_ref(),
+        program.as_ref(),
+        "--state-dir".as_ref(),
+        args.state.state_dir.as_ref(),
+        // A client may call itself what it likes.
+        "--".as_ref(),
+        args.event.name().as_ref(),
+        args.client.as_ref(),
+        args.node.as_ref(),
     ];
-    arguments.extend(args.state_number.as_deref());
+    arguments.extend(args.state_number.as_deref().map(OsStr::new));
     callout::start_detached(&this, &arguments)
         .with_context(|| format!("starting {} in the background", this.display()))?;
     Ok(())
@@ -65,8 +69,9 @@ fn call(args: &CalloutArgs, state: &StateDir, program: &Path) -> Result<(), Fail
     let called = |third: &str| {
         let mut arguments = vec![args.event.name(), &args.client, third];
         arguments.extend(args.state_number.as_deref());
+        let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
         callout::start_detached(program, &arguments)
-            .with_context(|| format!("NLMFO_CALLOUT={}", program.display()))
+            .with_context(|| format!("the site's callout {}", program.display()))
     };
     let vips = match args.event {
         Event::AddClient | Event::DelClient => vips(args, state)?,

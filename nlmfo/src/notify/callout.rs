@@ -3,6 +3,7 @@
 //! statd runs it as its own user, one event after another, and does nothing else until it
 //! ends. So it ends at once; the site's own program runs behind its back.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
@@ -70,7 +71,7 @@ pub fn vips_of_new(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, Boo
 }
 
 /// Starts `program` with these arguments and leaves it to itself.
-pub fn start_detached(program: &Path, arguments: &[&str]) -> io::Result<()> {
+pub fn start_detached(program: &Path, arguments: &[&OsStr]) -> io::Result<()> {
     let mut command = Command::new(program);
     command
         .args(arguments)
