@@ -50,6 +50,13 @@ pub struct Claim {
     pub at: u64,
 }
 
+/// Seconds, up to two minutes, by which VIPs are kept apart that are moved at the same
+/// moment by nodes that share no folder: they may have one name. The same for a VIP on
+/// every node, so that its own numbers grow with the clock.
+fn apart(vip: IpAddr) -> u32 {
+    2 * (crc32fast::hash(vip.to_string().as_bytes()) % 64)
+}
+
 /// The folder of the claimed numbers, created when it is first needed.
 #[derive(Clone, Debug)]
 pub struct Numbers {
@@ -68,7 +75,8 @@ impl Numbers {
     pub fn claim(&self, vip: IpAddr, node: &str) -> Result<u32, NumberError> {
         let now =
             (SystemTime::now().duration_since(UNIX_EPOCH)).map_or(0, |elapsed| elapsed.as_secs());
-        let floor = u32::try_from(now).unwrap_or(u32::MAX).max(statds());
+        let clock = u32::try_from(now).unwrap_or(u32::MAX);
+        let floor = clock.saturating_add(apart(vip)).max(statds());
         let claim = Claim {
             vip,
             node: node.to_owned(),
