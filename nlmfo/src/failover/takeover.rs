@@ -96,11 +96,8 @@ pub async fn run(
         watch,
         until: began + plan.grace,
         began,
+        books: Books::new(),
     };
-    // From now on the clients are noted here, by whoever sees them.
-    let books = (plan.vips.iter())
-        .map(|&vip| (vip, noted::take_over(&plan.state, vip)))
-        .collect();
     let telling = Telling::start(
         &plan.teller,
         &plan.vips,
@@ -120,7 +117,7 @@ pub async fn run(
     };
     let told = telling.finish(told_until).await;
     let vips = takeover
-        .vips(told, reclaims, windows, books, &mut paths)
+        .vips(told, reclaims, windows, &mut paths)
         .map_err(RunError::After)?;
     Ok(TakeoverReport {
         schema: TakeoverReport::SCHEMA,
@@ -148,12 +145,19 @@ struct Takeover<'a> {
     watch: &'a mut Watch,
     until: Instant,
     began: Instant,
+    books: Books,
 }
 
 impl Takeover<'_> {
     /// From the open window to the moment when it may end.
     async fn follow(&mut self) -> anyhow::Result<Reclaims> {
         self.wait_for_addresses().await?;
+        // Not earlier: until it let go, the other node has noted its clients. From now on
+        // whoever sees them here does.
+        for &vip in &self.plan.vips {
+            let book = noted::take_over(&self.plan.state, vip);
+            self.books.insert(vip, book);
+        }
         let mut reclaims = Reclaims::new();
         let mut shown = None;
         while Instant::now() < self.until {
@@ -217,7 +221,6 @@ impl Takeover<'_> {
         mut told: Outcomes,
         reclaims: Reclaims,
         mut windows: Vec<WindowReport>,
-        mut books: Books,
         paths: &mut PathFinder,
     ) -> anyhow::Result<Vec<VipTakeover>> {
         let mut vips = Vec::new();
@@ -228,7 +231,7 @@ impl Takeover<'_> {
                 .flat_map(|expected| expected.missing(&held))
                 .cloned()
                 .collect();
-            let book = (books.remove(&vip).transpose())
+            let book = (self.books.remove(&vip).transpose())
                 .and_then(|book| book.map_or(Ok(()), |mut book| book.note(&noted::clients(&held))));
             let window = windows.iter().position(|window| window.vip == vip);
             vips.push(VipTakeover {

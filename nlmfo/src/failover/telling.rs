@@ -15,13 +15,14 @@ use tokio::process::Command;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout_at};
+use tracing::warn;
 
 use super::record::Record;
 use super::takeover_report::Told;
 use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
-use crate::notify::names;
+use crate::notify::names::{self, Name};
 use crate::notify::number::Numbers;
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order};
@@ -62,7 +63,7 @@ impl Telling {
         record: Option<&Record>,
         until: Instant,
     ) -> anyhow::Result<Self> {
-        let jobs = jobs(teller, vips, record)?;
+        let jobs = jobs(teller, vips, record);
         let (sender, receiver) = watch::channel(until);
         let (done, outcomes) = oneshot::channel();
         let thread = match jobs.is_empty() {
@@ -100,52 +101,80 @@ impl Drop for Telling {
 /// What is to be done for one VIP.
 #[derive(Debug)]
 enum Job {
-    Run {
-        program: PathBuf,
-        vip: IpAddr,
-    },
-    Tell {
-        vip: IpAddr,
-        clients: Vec<IpAddr>,
-        state: StateDir,
-        config: Config,
-    },
+    Run { program: PathBuf, vip: IpAddr },
+    Tell(Tell),
+}
+
+/// Whom nlmfo itself is to tell of a VIP.
+#[derive(Clone, Debug)]
+struct Tell {
+    vip: IpAddr,
+    /// The clients of the record; none if there is no record.
+    recorded: Option<BTreeSet<IpAddr>>,
+    /// Whether somebody has kept a book of the VIP, before this takeover began one.
+    has_book: bool,
+    state: StateDir,
+    config: Config,
+}
+
+impl Tell {
+    fn new(vip: IpAddr, record: Option<&Record>, state: &StateDir, config: &Config) -> Self {
+        Tell {
+            vip,
+            recorded: record.map(|record| record.clients_of(vip).collect()),
+            // What cannot be read now may be readable when it counts.
+            has_book: Book::read(state, vip).is_ok_and(|read| read.owner.is_some()),
+            state: state.clone(),
+            config: config.clone(),
+        }
+    }
+
+    /// Those of the record and those of the book, as it is when the VIP is up: the other
+    /// node has noted its last clients by then. An error if nobody can be known.
+    fn clients(&self) -> Result<Vec<IpAddr>, String> {
+        let mut clients = self.recorded.clone().unwrap_or_default();
+        match Book::read(&self.state, self.vip) {
+            Ok(read) => {
+                let of_family = |client: &IpAddr| client.is_ipv4() == self.vip.is_ipv4();
+                let booked = read.book.clients().map(|client| client.address);
+                clients.extend(booked.filter(of_family));
+            }
+            Err(error) if self.recorded.is_some() => {
+                warn!(%error, "only the clients of the record are told");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        if clients.is_empty() && self.recorded.is_none() && !self.has_book {
+            return Err(format!(
+                "nobody is known: there is no record (--expect), and nobody has kept a client \
+                 book of {} in {}",
+                self.vip,
+                self.state.path().display()
+            ));
+        }
+        Ok(clients.into_iter().collect())
+    }
 }
 
 impl Job {
     fn vip(&self) -> IpAddr {
         match self {
-            Job::Run { vip, .. } | Job::Tell { vip, .. } => *vip,
+            Job::Run { vip, .. } => *vip,
+            Job::Tell(tell) => tell.vip,
         }
     }
 }
 
-fn jobs(teller: &Teller, vips: &[IpAddr], record: Option<&Record>) -> anyhow::Result<Vec<Job>> {
-    let mut jobs = Vec::new();
-    for &vip in vips {
-        match teller {
-            Teller::Nobody => {}
-            Teller::Program(program) => jobs.push(Job::Run {
-                program: program.clone(),
-                vip,
-            }),
-            Teller::Own { state, config } => {
-                let book = Book::read(state, vip)?.book;
-                let recorded = record.into_iter().flat_map(|record| record.clients_of(vip));
-                let booked = book.clients().map(|client| client.address);
-                let clients: BTreeSet<IpAddr> = recorded.chain(booked).collect();
-                if !clients.is_empty() {
-                    jobs.push(Job::Tell {
-                        vip,
-                        clients: clients.into_iter().collect(),
-                        state: state.clone(),
-                        config: config.clone(),
-                    });
-                }
-            }
-        }
-    }
-    Ok(jobs)
+fn jobs(teller: &Teller, vips: &[IpAddr], record: Option<&Record>) -> Vec<Job> {
+    let job = |&vip: &IpAddr| match teller {
+        Teller::Nobody => None,
+        Teller::Program(program) => Some(Job::Run {
+            program: program.clone(),
+            vip,
+        }),
+        Teller::Own { state, config } => Some(Job::Tell(Tell::new(vip, record, state, config))),
+    };
+    vips.iter().filter_map(job).collect()
 }
 
 fn spawn(
@@ -174,26 +203,10 @@ fn spawn(
 
 async fn tell_or_end(job: &Job, until: watch::Receiver<Instant>) -> Told {
     let vip = job.vip();
-    let prepared = match job {
-        Job::Run { program, .. } => Prepared::Run(program),
-        Job::Tell {
-            clients,
-            state,
-            config,
-            ..
-        } => {
-            let names = names::of(vip, &[], config).await;
-            match Numbers::new(state).claim(vip, &netns::node()) {
-                Ok(state) => Prepared::Tell(Order {
-                    vip,
-                    clients: clients.clone(),
-                    names,
-                    state,
-                    deadline: None,
-                }),
-                Err(error) => return Told::failed(error.to_string()),
-            }
-        }
+    // The resolver may take its time: before the VIP is up.
+    let names = match job {
+        Job::Run { .. } => Vec::new(),
+        Job::Tell(tell) => names::of(vip, &[], &tell.config).await,
     };
     match wait_for_address(vip, until.clone()).await {
         Ok(true) => {}
@@ -202,18 +215,31 @@ async fn tell_or_end(job: &Job, until: watch::Receiver<Instant>) -> Told {
         }
         Err(error) => return Told::failed(format!("reading this node's addresses: {error}")),
     }
-    match prepared {
-        Prepared::Run(program) => run(program, vip, until).await,
-        Prepared::Tell(order) => match tell::run(&order, ended(until)).await {
-            Ok(report) => Told::by_us(report),
-            Err(error) => Told::failed(error.to_string()),
-        },
+    match job {
+        Job::Run { program, .. } => run(program, vip, until).await,
+        Job::Tell(job) => tell(job, names, until).await.unwrap_or_else(Told::failed),
     }
 }
 
-enum Prepared<'a> {
-    Run(&'a Path),
-    Tell(Order),
+async fn tell(
+    job: &Tell,
+    names: Vec<Name>,
+    until: watch::Receiver<Instant>,
+) -> Result<Told, String> {
+    let clients = job.clients()?;
+    if clients.is_empty() {
+        return Ok(Told::done());
+    }
+    let number = Numbers::new(&job.state).claim(job.vip, &netns::node());
+    let order = Order {
+        vip: job.vip,
+        clients,
+        names,
+        state: number.map_err(|error| error.to_string())?,
+        deadline: None,
+    };
+    let report = tell::run(&order, ended(until)).await;
+    report.map(Told::by_us).map_err(|error| error.to_string())
 }
 
 /// Ready when the time is up, which may come to be earlier.
@@ -271,6 +297,8 @@ async fn run(program: &Path, vip: IpAddr, until: watch::Receiver<Instant>) -> To
 mod tests {
     use super::*;
     use crate::failover::record::ClientLine;
+    use crate::notify::book::Client;
+    use crate::notify::book::writer::Writer;
     use crate::observe::describe::HostLine;
     use crate::observe::host::{NlmVersion, Transport};
 
@@ -310,36 +338,49 @@ mod tests {
     #[test]
     fn a_vips_monitored_clients_are_told_once_each() {
         let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path());
         let teller = Teller::Own {
-            state: StateDir::new(folder.path()),
+            state: state.clone(),
             config: Config::default(),
         };
-        let other = "192.0.2.2".parse().unwrap();
+        let other: IpAddr = "192.0.2.2".parse().unwrap();
         let record = record(vec![
             client(vip(), "10.77.1.1", "c1"),
             client(vip(), "10.77.1.1", "c1"),
             client(vip(), "10.77.1.2", ""),
             client(other, "10.77.1.3", "c3"),
         ]);
-        let jobs = jobs(&teller, &[vip()], Some(&record)).unwrap();
-        let [
-            Job::Tell {
-                vip: of, clients, ..
-            },
-        ] = &jobs[..]
-        else {
-            panic!("{jobs:?}");
+        let told = |vip, record| match &jobs(&teller, &[vip], record)[..] {
+            [Job::Tell(tell)] => tell.clients(),
+            other => panic!("{other:?}"),
         };
-        assert_eq!(
-            (*of, &clients[..]),
-            (vip(), &["10.77.1.1".parse().unwrap()][..])
-        );
-        assert!(super::jobs(&teller, &[other], None).unwrap().is_empty());
+        let address = |text: &str| -> IpAddr { text.parse().unwrap() };
+        assert_eq!(told(vip(), Some(&record)), Ok(vec![address("10.77.1.1")]));
+        assert!(jobs(&Teller::Nobody, &[vip()], Some(&record)).is_empty());
+        let unknown = told(other, None).unwrap_err();
         assert!(
-            super::jobs(&Teller::Nobody, &[vip()], Some(&record))
-                .unwrap()
-                .is_empty()
+            unknown.contains("nobody has kept a client book"),
+            "{unknown}"
         );
+
+        // Once somebody keeps a book, it counts that nobody is in it; and it is read late.
+        let mut writer = Writer::open(&state, other, "a").unwrap();
+        let [Job::Tell(early)] = &jobs(&teller, &[other], None)[..] else {
+            panic!("a job was expected");
+        };
+        assert_eq!(early.clients(), Ok(Vec::new()));
+        let booked = |client: &str| Client {
+            address: address(client),
+            name: "c".into(),
+            version: None,
+            transport: None,
+            first_seen: 1,
+            last_seen: 1,
+        };
+        writer
+            .note(&[booked("10.77.1.9"), booked("fd77::9")])
+            .unwrap();
+        assert_eq!(early.clients(), Ok(vec![address("10.77.1.9")]));
     }
 
     #[tokio::test]
