@@ -4,12 +4,17 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::time::sleep;
 
 /// Where the lock file is. It stays; the kernel's lock on it goes with the
 /// process, however that ends.
 const PATH: &str = "/run/nlmfo.lock";
+
+/// Between two tries of who is patient.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExclusiveError {
@@ -30,6 +35,17 @@ impl Exclusive {
     pub fn take() -> Result<Self, ExclusiveError> {
         let command: Vec<String> = std::env::args().collect();
         Self::take_at(Path::new(PATH), &command.join(" "))
+    }
+
+    /// [`Exclusive::take`], patient with who has it.
+    pub async fn wait(patience: Duration) -> Result<Self, ExclusiveError> {
+        let until = Instant::now() + patience;
+        loop {
+            match Self::take() {
+                Err(ExclusiveError::Busy { .. }) if Instant::now() < until => sleep(LOOK).await,
+                other => return other,
+            }
+        }
     }
 
     fn take_at(path: &Path, command: &str) -> Result<Self, ExclusiveError> {

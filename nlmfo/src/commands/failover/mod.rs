@@ -40,11 +40,17 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         .build()
         .context("starting the asynchronous runtime")?;
     runtime.block_on(async {
-        let changes = !args.release.dry_run;
-        let _exclusive = changes.then(Exclusive::take).transpose();
-        let _exclusive = _exclusive.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+        let exclusive = match (args.release.dry_run, args.phase) {
+            (true, _) => None,
+            // Another failover may be on its way to this node, or from it: VIPs that have
+            // moved cannot wait for longer than their grace.
+            (false, Some(Phase::Takeover)) => Some(Exclusive::wait(args.takeover.grace).await),
+            (false, _) => Some(Exclusive::take()),
+        };
+        let _exclusive =
+            (exclusive.transpose()).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
         if let Some(host) = &args.pair.to {
-            return or_interrupt(pair::run(args, &vips, host), MOVING).await;
+            return or_interrupt(pair::run(args, &vips, host, _exclusive), MOVING).await;
         }
         match args.phase {
             Some(Phase::Release) => {
@@ -52,7 +58,7 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
                 finish_release(args, &done.report)
             }
             Some(Phase::Takeover) => {
-                let expect = expected(args)?;
+                let expect = expected(args, &vips)?;
                 finish_takeover(
                     args,
                     or_interrupt(takeover(args, &vips, expect), TAKING).await?,
@@ -95,16 +101,34 @@ async fn both(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Exit, Failure> {
     if released != Exit::Done || args.release.dry_run {
         return Ok(released);
     }
-    let expect = expected(args)?.or(done.record);
+    let expect = expected(args, vips)?.or(done.record);
     let report = or_interrupt(takeover(args, vips, expect), TAKING).await?;
     finish_takeover(args, report)
 }
 
-/// The record that is named, if one is.
-fn expected(args: &FailoverArgs) -> Result<Option<Record>, Failure> {
-    let named = args.takeover.expect.as_deref();
-    let record = named.map(read_record).transpose();
-    record.map_err(|error| Failure::new(Exit::CouldNotRun, error))
+/// The record that is named, if one is; an error if it is not of all the VIPs: of others
+/// nothing would be expected, and their grace would end at once.
+fn expected(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Record>, Failure> {
+    let Some(path) = args.takeover.expect.as_deref() else {
+        return Ok(None);
+    };
+    let record = read_record(path).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    match vips.iter().find(|vip| !record.vips.contains(vip)) {
+        None => Ok(Some(record)),
+        Some(vip) => Err(Failure::new(
+            Exit::CouldNotRun,
+            anyhow!(
+                "the record {} is not of {vip}, but of {}",
+                path.display(),
+                listed(&record.vips)
+            ),
+        )),
+    }
+}
+
+fn listed(vips: &[IpAddr]) -> String {
+    let vips: Vec<String> = vips.iter().map(IpAddr::to_string).collect();
+    vips.join(", ")
 }
 
 /// From standard input if the path is a dash.

@@ -11,24 +11,40 @@ use super::{is_good, release, takeover};
 use crate::cli::FailoverArgs;
 use crate::commands::print_json;
 use crate::exit::{Exit, Failure};
+use crate::failover::exclusive::Exclusive;
 use crate::failover::milliseconds;
 use crate::failover::pair::report::{PairReport, Step};
 use crate::failover::pair::rsh::Rsh;
-use crate::failover::pair::{Remedy, Stage, There, hand_over, remedy};
+use crate::failover::pair::{
+    HandOverError, REMOTE, Remedy, Stage, Standing, There, hand_over, remedy,
+};
 use crate::failover::record::Record;
+use crate::grace::fence;
 use crate::kernel::netns;
 use crate::notify::state_dir;
 
 /// Runs it, and prints the report.
-pub async fn run(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<Exit, Failure> {
+pub async fn run(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    host: &str,
+    exclusive: Option<Exclusive>,
+) -> Result<Exit, Failure> {
     let began = Instant::now();
-    let there = there(args, vips, host)?;
     let mut args = args.clone();
     let record = record_path(&mut args)?;
+    let before = before_takeover(&args, vips);
+    // While the VIPs may still be here, nothing is granted that nobody has recorded.
+    args.release.fence = args.release.fence.max(before);
+    let there = there(&args, vips, host, before)?;
+    let released = !super::begun(vips)?.fenced.is_empty();
     let mut pair = Pair {
         args: &args,
         vips,
         there: &there,
+        exclusive,
+        released,
+        moving: false,
         report: PairReport {
             schema: PairReport::SCHEMA,
             from: netns::node(),
@@ -44,6 +60,11 @@ pub async fn run(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<Exi
     };
     let exit = pair.go(&record).await;
     let mut report = pair.report;
+    if matches!(exit, Exit::Done | Exit::Incomplete) {
+        // It is of this move, which is over.
+        fs::remove_file(&record)
+            .with_context(|| format!("removing the record {}", record.display()))?;
+    }
     report.took_ms = milliseconds(began.elapsed());
     match args.json {
         true => print_json(&report)?,
@@ -52,7 +73,18 @@ pub async fn run(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<Exi
     Ok(exit)
 }
 
-fn there(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<There, Failure> {
+/// How long it may take until the takeover begins there.
+fn before_takeover(args: &FailoverArgs, vips: &[IpAddr]) -> Duration {
+    let release = args.release.deadline * u32::try_from(vips.len()).unwrap_or(u32::MAX);
+    release + args.pair.hand_over_deadline + REMOTE
+}
+
+fn there(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    host: &str,
+    before: Duration,
+) -> Result<There, Failure> {
     let Some(program) = shlex::split(&args.pair.rsh).filter(|words| !words.is_empty()) else {
         let error = anyhow!(
             "--rsh {:?} is no command: a quote is not closed",
@@ -86,6 +118,7 @@ fn there(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> Result<There, Fail
         },
         vips: vips.to_vec(),
         grace: takeover.grace,
+        before,
         wait_address: takeover
             .wait_address
             .unwrap_or(args.pair.hand_over_deadline),
@@ -114,6 +147,13 @@ struct Pair<'a> {
     args: &'a FailoverArgs,
     vips: &'a [IpAddr],
     there: &'a There,
+    /// Held while this node is changed; not while the other one is, which may be at a
+    /// failover to this node.
+    exclusive: Option<Exclusive>,
+    /// Locks may have been released, by this run or an interrupted one before.
+    released: bool,
+    /// The site's program may not have ended.
+    moving: bool,
     report: PairReport,
 }
 
@@ -121,43 +161,47 @@ impl Pair<'_> {
     async fn go(&mut self, record: &PathBuf) -> Exit {
         let (step, armed) = self.there.arm().await;
         self.report.steps.push(step);
-        if !armed {
-            return self.mend(Stage::Arm, false, Exit::CouldNotRun).await;
+        if armed != Exit::Done {
+            return self.mend(Stage::Arm, armed).await;
         }
         let began = Instant::now();
         match release(self.args, self.vips).await {
             Ok(done) => {
+                self.released = true;
                 let confirmed = is_good(&done.report);
                 let error = (!confirmed).then(|| "not confirmed, see below".to_owned());
                 self.step(Stage::Release, began, error);
                 self.report.release = Some(done.report);
                 if !confirmed {
-                    return self.mend(Stage::Release, true, Exit::NotConfirmed).await;
+                    return self.mend(Stage::Release, Exit::NotConfirmed).await;
                 }
             }
             Err(Failure { exit, error }) => {
                 self.step(Stage::Release, began, Some(format!("{error:#}")));
-                let released = exit == Exit::NotConfirmed;
-                return self.mend(Stage::Release, released, exit).await;
+                self.released |= exit == Exit::NotConfirmed;
+                return self.mend(Stage::Release, exit).await;
             }
         }
         if let Some(program) = &self.args.pair.hand_over {
             let began = Instant::now();
             let deadline = self.args.pair.hand_over_deadline;
             let done = hand_over(program, &self.report.to, self.vips, deadline).await;
-            let failed = done.is_err();
-            self.step(Stage::HandOver, began, done.err());
+            self.moving = matches!(done, Err(HandOverError::Deadline { .. }));
+            let error = done.err().map(|error| error.to_string());
+            let failed = error.is_some();
+            self.step(Stage::HandOver, began, error);
             if failed {
-                return self.mend(Stage::HandOver, true, Exit::NotConfirmed).await;
+                return self.mend(Stage::HandOver, Exit::NotConfirmed).await;
             }
         }
+        self.exclusive = None;
         let began = Instant::now();
         let text = match fs::read(record) {
             Ok(text) => text,
             Err(error) => {
                 let error = format!("reading the record {}: {error}", record.display());
                 self.step(Stage::TakeOver, began, Some(error));
-                return self.mend(Stage::TakeOver, true, Exit::NotConfirmed).await;
+                return self.mend(Stage::TakeOver, Exit::NotConfirmed).await;
             }
         };
         let (step, taken, exit) = self.there.take_over(&text).await;
@@ -165,7 +209,7 @@ impl Pair<'_> {
         self.report.steps.push(step);
         self.report.takeover = taken;
         match failed {
-            true => self.mend(Stage::TakeOver, true, exit).await,
+            true => self.mend(Stage::TakeOver, exit).await,
             false => exit,
         }
     }
@@ -181,16 +225,28 @@ impl Pair<'_> {
 
     /// After a failed step: leaves both nodes as safe as they were, and says how things
     /// stand. The failover has not been done, whatever comes of this.
-    async fn mend(&mut self, failed: Stage, released: bool, exit: Exit) -> Exit {
+    async fn mend(&mut self, failed: Stage, exit: Exit) -> Exit {
         let to = self.report.to.clone();
         let is_here = |vip: &IpAddr| netns::has_address(*vip).unwrap_or(false);
-        let all_here = self.vips.iter().all(is_here);
-        let standing = match remedy(failed, released, all_here) {
-            Remedy::Nothing => "nothing was changed on either node".to_owned(),
-            Remedy::EndThere => match self.end_there().await {
-                true => "nothing was released; grace is ended there".to_owned(),
-                false => format!("nothing was released; grace on {to} lasts for its time"),
-            },
+        let standing = Standing {
+            released: self.released,
+            all_here: self.vips.iter().all(is_here),
+            moving: self.moving,
+        };
+        let standing = match remedy(failed, standing) {
+            Remedy::EndThere => {
+                let fence = match fence::lower(self.vips) {
+                    Ok(()) => String::new(),
+                    Err(error) => format!("; the fence here lasts for its time: {error}"),
+                };
+                match self.end_there().await {
+                    true => format!("nothing was released, and no grace is left on {to}{fence}"),
+                    false => format!(
+                        "nothing was released; if grace was opened on {to}, it lasts for its \
+                         time{fence}"
+                    ),
+                }
+            }
             Remedy::TakeBack => {
                 self.end_there().await;
                 match self.take_back().await {
@@ -213,9 +269,9 @@ impl Pair<'_> {
     }
 
     async fn end_there(&mut self) -> bool {
-        let (step, done) = self.there.end().await;
+        let (step, exit) = self.there.end().await;
         self.report.steps.push(step);
-        done
+        exit == Exit::Done
     }
 
     /// The VIPs' clients reclaim here what was released here.

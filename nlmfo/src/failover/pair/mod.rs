@@ -2,9 +2,9 @@
 //!
 //! | step | where | if it fails |
 //! |---|---|---|
-//! | arm: open the VIPs' grace | there | nothing has changed |
-//! | release, behind the fence | here | grace there is ended; if the VIPs are still here, their clients get their locks back here |
-//! | hand over: the site's program moves the filesystem and the address | here | the same, unless a VIP has left: then grace stays open there |
+//! | arm: open the VIPs' grace | there | it is ended again; nothing else has changed |
+//! | release, behind the fence | here | grace there is ended; if locks are released, their clients get them back here |
+//! | hand over: the site's program moves the filesystem and the address | here | the same, unless a VIP has left, or nobody knows what the program still does: then grace stays open there |
 //! | take over: notify, follow the reclaims, audit | there | grace there lasts for its time; run again |
 //!
 //! Each step may be done twice: after an interruption the whole is run again.
@@ -12,11 +12,13 @@
 pub mod report;
 pub mod rsh;
 
+use std::io::{Read, Seek};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -26,7 +28,7 @@ use super::milliseconds;
 use crate::exit::Exit;
 
 /// For a command there that changes a map and returns.
-const REMOTE: Duration = Duration::from_secs(60);
+pub const REMOTE: Duration = Duration::from_secs(60);
 
 /// For the remote node's start, probes and report, besides its grace.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -48,23 +50,36 @@ pub enum Stage {
 /// What is done about a step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Nothing was changed.
-    Nothing,
-    /// Nothing was released: only the window there goes.
+    /// Nothing was released: the window there goes, and the fence here.
     EndThere,
     /// The VIPs are still here: their clients get back what was released.
     TakeBack,
-    /// A VIP has left: whoever brings it up there needs the window.
+    /// A VIP has left, or may be leaving: whoever brings it up there needs the window.
     LeaveThere,
 }
 
-/// `released`: whether locks may have been released. `all_here`: whether every VIP is
-/// still an address of this node.
-pub fn remedy(failed: Stage, released: bool, all_here: bool) -> Remedy {
+/// How things stand when a step has failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Locks may have been released, by this run or an interrupted one before.
+    pub released: bool,
+    /// Every VIP is still an address of this node.
+    pub all_here: bool,
+    /// Somebody may still be moving them.
+    pub moving: bool,
+}
+
+pub fn remedy(failed: Stage, standing: Standing) -> Remedy {
+    let Standing {
+        released,
+        all_here,
+        moving,
+    } = standing;
     match failed {
-        Stage::Arm => Remedy::Nothing,
-        Stage::Release | Stage::HandOver if !released => Remedy::EndThere,
-        Stage::Release | Stage::HandOver if all_here => Remedy::TakeBack,
+        _ if !all_here || moving => Remedy::LeaveThere,
+        Stage::Arm | Stage::Release | Stage::HandOver if released => Remedy::TakeBack,
+        Stage::Arm | Stage::Release | Stage::HandOver => Remedy::EndThere,
+        // Both nodes have them, or nobody moved them: not ours to guess.
         _ => Remedy::LeaveThere,
     }
 }
@@ -74,7 +89,10 @@ pub fn remedy(failed: Stage, released: bool, all_here: bool) -> Remedy {
 pub struct There {
     pub rsh: Rsh,
     pub vips: Vec<IpAddr>,
+    /// How long grace may last once the VIPs are given up here.
     pub grace: Duration,
+    /// How long the release and the hand-over may take before that.
+    pub before: Duration,
     /// How long the VIPs may take to come up there.
     pub wait_address: Duration,
     /// Further arguments of the takeover.
@@ -83,15 +101,16 @@ pub struct There {
 
 impl There {
     /// Opens the VIPs' grace, before anything is given up here.
-    pub async fn arm(&self) -> (Step, bool) {
+    pub async fn arm(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
         arguments.push("--for".to_owned());
-        arguments.push(seconds(self.grace));
+        // The takeover sets the real end; until it has begun, grace must not be over.
+        arguments.push(seconds(self.before + self.grace + MARGIN));
         self.simple(Stage::Arm, arguments).await
     }
 
     /// Ends it again.
-    pub async fn end(&self) -> (Step, bool) {
+    pub async fn end(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
         arguments.push("--end".to_owned());
         self.simple(Stage::EndThere, arguments).await
@@ -127,15 +146,16 @@ impl There {
     }
 
     /// A command whose exit code is all that is wanted of it.
-    async fn simple(&self, stage: Stage, arguments: Vec<String>) -> (Step, bool) {
+    async fn simple(&self, stage: Stage, arguments: Vec<String>) -> (Step, Exit) {
         let began = Instant::now();
-        let error = match self.rsh.nlmfo(&arguments, &[], REMOTE).await {
-            Ok(finished) if finished.code == Some(0) => None,
-            Ok(finished) => Some(self.said(&finished)),
-            Err(error) => Some(error.to_string()),
+        let (error, exit) = match self.rsh.nlmfo(&arguments, &[], REMOTE).await {
+            Ok(finished) => match of_code(finished.code) {
+                Exit::Done => (None, Exit::Done),
+                exit => (Some(self.said(&finished)), exit),
+            },
+            Err(error) => (Some(error.to_string()), Exit::CouldNotRun),
         };
-        let good = error.is_none();
-        (self.step(stage, began, error), good)
+        (self.step(stage, began, error), exit)
     }
 
     fn said(&self, finished: &Finished) -> String {
@@ -160,34 +180,80 @@ impl There {
     }
 }
 
+/// Why the site's program has not handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// Nothing of it is left running.
+    #[error("{0}")]
+    Failed(String),
+    /// It was killed with what it had started here; what it had started elsewhere may go on.
+    #[error("{program} did not end within {} s", .after.as_secs())]
+    Deadline { program: String, after: Duration },
+}
+
 /// Runs the site's program that moves the filesystem and the address: `PROGRAM HOST VIP…`.
 pub async fn hand_over(
-    program: &PathBuf,
+    program: &Path,
     host: &str,
     vips: &[IpAddr],
     deadline: Duration,
-) -> Result<(), String> {
-    let run = Command::new(program)
+) -> Result<(), HandOverError> {
+    let mut said = tempfile::tempfile()
+        .map_err(|error| HandOverError::Failed(format!("a file for its errors: {error}")))?;
+    let errors = (said.try_clone())
+        .map_err(|error| HandOverError::Failed(format!("a file for its errors: {error}")))?;
+    let mut child = Command::new(program)
         .arg(host)
         .args(vips.iter().map(IpAddr::to_string))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .output();
-    let program = program.display();
-    match timeout(deadline, run).await {
-        Err(_) => Err(format!(
-            "{program} did not end within {} s",
-            deadline.as_secs()
-        )),
-        Ok(Err(error)) => Err(format!("{program} cannot be run: {error}")),
-        Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Ok(output)) => Err(format!(
-            "{program} ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim_end()
-        )),
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| {
+            HandOverError::Failed(format!("{} cannot be run: {error}", program.display()))
+        })?;
+    // Whatever ends our waiting ends what it has started, too.
+    let group = Group(child.id());
+    match timeout(deadline, child.wait()).await {
+        Err(_) => Err(HandOverError::Deadline {
+            program: program.display().to_string(),
+            after: deadline,
+        }),
+        Ok(Err(error)) => Err(HandOverError::Failed(format!(
+            "waiting for {}: {error}",
+            program.display()
+        ))),
+        Ok(Ok(status)) => {
+            // It may leave something running on purpose.
+            std::mem::forget(group);
+            if status.success() {
+                return Ok(());
+            }
+            let mut text = String::new();
+            let read = said.rewind().and_then(|()| said.read_to_string(&mut text));
+            let text = match read {
+                Ok(_) => text.trim_end().to_owned(),
+                Err(error) => format!("its errors cannot be read: {error}"),
+            };
+            let program = program.display();
+            Err(HandOverError::Failed(format!(
+                "{program} ended with {status}: {text}"
+            )))
+        }
+    }
+}
+
+/// A process and those that it has started, killed when this is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = (self.0.and_then(|id| i32::try_from(id).ok())).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            // Gone already, or it goes now.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
     }
 }
 
@@ -200,6 +266,7 @@ fn seconds(time: Duration) -> String {
 fn of_code(code: Option<i32>) -> Exit {
     match code {
         Some(0) => Exit::Done,
+        Some(1 | 2) => Exit::CouldNotRun,
         Some(4) => Exit::Lacking,
         Some(5) => Exit::Incomplete,
         _ => Exit::NotConfirmed,
@@ -212,19 +279,64 @@ mod tests {
 
     #[test]
     fn what_was_released_comes_back_while_it_can() {
-        for (failed, released, all_here, expected) in [
-            (Stage::Arm, false, true, Remedy::Nothing),
-            (Stage::Release, false, true, Remedy::EndThere),
-            (Stage::Release, true, true, Remedy::TakeBack),
-            (Stage::Release, true, false, Remedy::LeaveThere),
-            (Stage::HandOver, true, true, Remedy::TakeBack),
-            (Stage::HandOver, true, false, Remedy::LeaveThere),
-            (Stage::TakeOver, true, false, Remedy::LeaveThere),
-            // Both nodes have it, or nobody moved it: not ours to guess.
-            (Stage::TakeOver, true, true, Remedy::LeaveThere),
+        use Remedy::*;
+        let standing = |released, all_here, moving| Standing {
+            released,
+            all_here,
+            moving,
+        };
+        for (failed, released, all_here, moving, expected) in [
+            (Stage::Arm, false, true, false, EndThere),
+            // An interrupted run has released them.
+            (Stage::Arm, true, true, false, TakeBack),
+            (Stage::Arm, true, false, false, LeaveThere),
+            (Stage::Release, false, true, false, EndThere),
+            // They are there already, and clients may be reclaiming.
+            (Stage::Release, false, false, false, LeaveThere),
+            (Stage::Release, true, true, false, TakeBack),
+            (Stage::HandOver, true, true, false, TakeBack),
+            (Stage::HandOver, true, true, true, LeaveThere),
+            (Stage::HandOver, true, false, false, LeaveThere),
+            (Stage::TakeOver, true, false, false, LeaveThere),
+            (Stage::TakeOver, true, true, false, LeaveThere),
         ] {
-            let found = remedy(failed, released, all_here);
-            assert_eq!(found, expected, "{failed:?} {released} {all_here}");
+            let found = remedy(failed, standing(released, all_here, moving));
+            assert_eq!(found, expected, "{failed:?} {released} {all_here} {moving}");
         }
+    }
+
+    #[test]
+    fn a_hand_over_that_hangs_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, mark) = (folder.path().join("move"), folder.path().join("mark"));
+        let script = format!(
+            "#!/bin/sh\n(sleep 600; true) &\necho $! > {}\nwait\n",
+            mark.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let run =
+            |program: &Path, deadline| runtime.block_on(hand_over(program, "b", &[], deadline));
+        let hung = run(&program, Duration::from_secs(2));
+        assert!(
+            matches!(hung, Err(HandOverError::Deadline { .. })),
+            "{hung:?}"
+        );
+        let child = std::fs::read_to_string(&mark).unwrap();
+        let status = format!("/proc/{}/stat", child.trim());
+        let until = Instant::now() + Duration::from_secs(10);
+        // Gone, or dead and not yet waited for by whoever inherits it.
+        while std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(Instant::now() < until, "its child lives on");
+            std::thread::yield_now();
+        }
+        let failed = run(Path::new("/bin/false"), Duration::from_secs(60)).unwrap_err();
+        assert!(failed.to_string().contains("exit status: 1"), "{failed}");
+        run(Path::new("/bin/true"), Duration::from_secs(60)).unwrap();
     }
 }

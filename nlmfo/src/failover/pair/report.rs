@@ -72,8 +72,8 @@ impl fmt::Display for PairReport {
         if let Some(release) = &self.release {
             write!(f, "{release}")?;
         }
-        for vip in self.takeover.iter().flat_map(vips) {
-            write_taken(f, vip)?;
+        if let Some(takeover) = &self.takeover {
+            write_takeover(f, takeover)?;
         }
         if let Some(taken_back) = &self.taken_back {
             write!(f, "{taken_back}")?;
@@ -85,32 +85,120 @@ impl fmt::Display for PairReport {
     }
 }
 
-fn vips(takeover: &Value) -> impl Iterator<Item = &Value> {
-    takeover["vips"].as_array().into_iter().flatten()
+/// The other node's report in short: it may be of a later version.
+fn write_takeover(f: &mut fmt::Formatter<'_>, takeover: &Value) -> fmt::Result {
+    for vip in items(&takeover["vips"]) {
+        write_vip(f, vip)?;
+    }
+    for waiting in items(&takeover["still_waiting"]).filter_map(Value::as_str) {
+        writeln!(f, "  ✗ {waiting}: it may have been granted in the window")?;
+    }
+    let failed = |device: &&Value| device["failed"] == true;
+    for device in items(&takeover["uncovered"]).filter(failed) {
+        let (name, reason) = (words(&device["device"]["name"]), words(&device["reason"]));
+        writeln!(
+            f,
+            "  ✗ not held to grace: what comes in at {name}: {reason}"
+        )?;
+    }
+    Ok(())
 }
 
-/// The other node's report in short: it may be of a later version.
-fn write_taken(f: &mut fmt::Formatter<'_>, vip: &Value) -> fmt::Result {
-    let address = vip["vip"].as_str().unwrap_or("?");
-    let missing = vip["missing"].as_array().map_or(&[][..], Vec::as_slice);
+fn write_vip(f: &mut fmt::Formatter<'_>, vip: &Value) -> fmt::Result {
+    let missing = items(&vip["missing"]).count();
     let expected = vip["expected"].as_u64().unwrap_or_default() as usize;
-    let back = expected.saturating_sub(missing.len());
     let violations = vip["window"]["lockd"]["violations"].as_u64();
     let mark = match (missing, violations) {
-        ([], Some(0)) => "✓",
+        (0, Some(0)) => "✓",
         _ => "✗",
     };
+    let (address, back) = (words(&vip["vip"]), expected.saturating_sub(missing));
     writeln!(f, "{mark} {address}: {back} of {expected} locks are back")?;
-    for lock in missing {
+    for lock in items(&vip["missing"]) {
         let file = match lock["file"]["path"].as_str() {
             Some(path) => path.to_owned(),
             None => format!("inode {}", lock["file"]["ino"]),
         };
-        let client = lock["client"].as_str().unwrap_or("?");
+        let client = words(&lock["client"]);
         writeln!(f, "  - {client}: a lock of {file} is missing")?;
     }
-    if let Some(violations @ 1..) = violations {
-        writeln!(f, "  ✗ grace was violated {violations} times")?;
+    match violations {
+        Some(0) => {}
+        Some(violations) => writeln!(f, "  ✗ grace was violated {violations} times")?,
+        None => writeln!(f, "  ✗ nobody can tell whether grace was held")?,
+    }
+    if let Some(error) = vip["told"]["error"].as_str() {
+        writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;
+    }
+    let is_told = |client: &&Value| client["outcome"] == "told";
+    for client in items(&vip["told"]["notify"]["clients"]).filter(|client| !is_told(client)) {
+        let (address, outcome) = (words(&client["client"]), words(&client["outcome"]));
+        writeln!(f, "  ✗ {address}: {outcome}: {}", words(&client["reason"]))?;
+    }
+    if let Some(error) = vip["book_error"].as_str() {
+        writeln!(f, "  the client book is not up to date: {error}")?;
     }
     Ok(())
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+fn words(text: &Value) -> &str {
+    text.as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn whatever_is_not_well_is_named() {
+        let report = PairReport {
+            schema: PairReport::SCHEMA,
+            from: "a".to_owned(),
+            to: "b".to_owned(),
+            vips: vec!["10.77.0.1".parse().unwrap()],
+            steps: vec![Step {
+                stage: Stage::Arm,
+                node: "b".to_owned(),
+                error: None,
+                took_ms: 12.4,
+            }],
+            release: None,
+            takeover: Some(json!({
+                "vips": [{
+                    "vip": "10.77.0.1",
+                    "expected": 2,
+                    "missing": [{"client": "10.77.1.2", "file": {"path": null, "ino": 17}}],
+                    "window": {"lockd": {"violations": 1}},
+                    "told": {"error": null, "notify": {"clients": [
+                        {"client": "10.77.1.1", "outcome": "told"},
+                        {"client": "10.77.1.2", "outcome": "unreachable", "reason": "silence"},
+                    ]}},
+                }],
+                "still_waiting": [],
+                "uncovered": [
+                    {"device": {"name": "eth9"}, "reason": "no room", "failed": true},
+                ],
+            })),
+            taken_back: None,
+            standing: None,
+            took_ms: 1.0,
+        };
+        let text = report.to_string();
+        for line in [
+            "✓ grace opened on b, 12 ms",
+            "✗ 10.77.0.1: 1 of 2 locks are back",
+            "- 10.77.1.2: a lock of inode 17 is missing",
+            "✗ grace was violated 1 times",
+            "✗ 10.77.1.2: unreachable: silence",
+            "what comes in at eth9: no room",
+        ] {
+            assert!(text.contains(line), "{line:?} in:\n{text}");
+        }
+        assert!(!text.contains("10.77.1.1"), "{text}");
+    }
 }
