@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nlmfo::rpc::{nsm, portmap};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
@@ -22,8 +23,14 @@ pub struct Listeners {
 impl Listeners {
     /// One at each address of the place, IPv4 only. The rpcbind says that statd is where
     /// itself is, so that one socket is both.
-    pub fn start(place: &Place, addresses: impl Iterator<Item = IpAddr>) -> Result<Self> {
+    /// Each SM_NOTIFY calls `heard` with the address that it came to.
+    pub fn start(
+        place: &Place,
+        addresses: impl Iterator<Item = IpAddr>,
+        heard: impl Fn(IpAddr) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let addresses: Vec<IpAddr> = addresses.collect();
+        allow_files(addresses.len() as u64 + 1024)?;
         let sockets: Vec<UdpSocket> = place.within(|| {
             let bind = |&address| {
                 let at = SocketAddr::new(address, portmap::PORT);
@@ -37,11 +44,17 @@ impl Listeners {
         let (stop, stopped) = oneshot::channel();
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let counter = notified.clone();
+        let heard = Arc::new(heard);
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
-                for socket in sockets {
+                for (socket, address) in sockets.into_iter().zip(addresses) {
                     let socket = tokio::net::UdpSocket::from_std(socket).expect("a UDP socket");
-                    tokio::spawn(listen(socket, counter.clone()));
+                    let (counter, heard) = (counter.clone(), heard.clone());
+                    let told = move || {
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        heard(address);
+                    };
+                    tokio::spawn(listen(socket, told));
                 }
                 let _ = stopped.await;
             });
@@ -59,6 +72,13 @@ impl Listeners {
     }
 }
 
+/// Each socket is an open file.
+fn allow_files(wanted: u64) -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard.max(wanted))
+        .with_context(|| format!("allowing {wanted} open files"))
+}
+
 impl Drop for Listeners {
     fn drop(&mut self) {
         drop(self.stop.take());
@@ -68,23 +88,23 @@ impl Drop for Listeners {
     }
 }
 
-async fn listen(socket: tokio::net::UdpSocket, notified: Arc<AtomicUsize>) {
+async fn listen(socket: tokio::net::UdpSocket, told: impl Fn()) {
     let mut call = [0; 512];
     while let Ok((length, from)) = socket.recv_from(&mut call).await {
-        if let Some(reply) = answer(&call[..length], &notified) {
+        if let Some(reply) = answer(&call[..length], &told) {
             let _ = socket.send_to(&reply, from).await;
         }
     }
 }
 
 /// To GETPORT the port, to SM_NOTIFY nothing but that it has come.
-fn answer(call: &[u8], notified: &AtomicUsize) -> Option<Vec<u8>> {
+fn answer(call: &[u8], told: &impl Fn()) -> Option<Vec<u8>> {
     const REPLY: u32 = 1;
     let word = |at: usize| Some(u32::from_be_bytes(*call.get(4 * at..)?.first_chunk()?));
     // Its id, that it was accepted, with an empty verifier and success.
     let mut reply = vec![word(0)?, REPLY, 0, 0, 0, 0];
     if word(3)? == nsm::STATD.program {
-        notified.fetch_add(1, Ordering::Relaxed);
+        told();
     } else {
         reply.push(portmap::PORT.into());
     }

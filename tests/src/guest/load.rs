@@ -95,7 +95,7 @@ pub fn pairs_while(
             let stream = connect(net, address(number, vip), lockd)?;
             let mut calls = Vec::new();
             for _ in 0..BATCH {
-                calls.extend(lock_call(number, file, 1, 0, monitoring)?);
+                calls.extend(lock_call(number, file, (1, 0, monitoring, false))?);
                 calls.extend(unlock_call(number, file, 1, 0)?);
             }
             Ok((stream, calls))
@@ -151,28 +151,56 @@ pub struct Holding<'a> {
 /// # Errors
 /// If any reply is not *granted*.
 pub fn hold(net: &RawNet, files: &[FileHandle], holding: Holding<'_>) -> Result<()> {
-    ensure!(!files.is_empty(), "no file to lock");
-    for (v, vip) in holding.vips.iter().enumerate() {
-        let lockd = net.lockd(*vip, NlmVersion::V4, Transport::Tcp)?;
+    for vip in 0..holding.vips.len() {
         for client in 1..=holding.clients {
-            let mut stream = BufReader::new(connect(net, address(client, *vip), lockd)?);
-            // Batches stay below what lockd buffers, so neither side waits to
-            // write while the other does.
-            let locks: Vec<u32> = (0..holding.locks).collect();
-            for batch in locks.chunks(2 * BATCH) {
-                let mut calls = Vec::new();
-                for lock in batch {
-                    let nth = (v * usize::from(holding.clients) + usize::from(client - 1))
-                        * holding.locks as usize
-                        + *lock as usize;
-                    let file = &files[nth % files.len()];
-                    let offset = 2 * (nth / files.len()) as u64;
-                    calls.extend(lock_call(client, file, 1, offset, holding.monitoring)?);
-                }
-                exchange(&mut stream, &calls, batch.len())
-                    .with_context(|| format!("client {client} through {vip}"))?;
-            }
+            ask(net, files, holding, (vip, client), false)?;
         }
+    }
+    Ok(())
+}
+
+/// Reclaims what [`hold`] took for one client through the VIP of this index.
+///
+/// # Errors
+/// If any reply is not *granted*.
+pub fn reclaim(
+    net: &RawNet,
+    files: &[FileHandle],
+    holding: Holding<'_>,
+    vip: usize,
+    client: u16,
+) -> Result<()> {
+    ask(net, files, holding, (vip, client), true)
+}
+
+/// All locks of one client, by its number and the VIP's.
+fn ask(
+    net: &RawNet,
+    files: &[FileHandle],
+    holding: Holding<'_>,
+    (vip, client): (usize, u16),
+    reclaim: bool,
+) -> Result<()> {
+    ensure!(!files.is_empty(), "no file to lock");
+    let address_there = holding.vips[vip];
+    let lockd = net.lockd(address_there, NlmVersion::V4, Transport::Tcp)?;
+    let source = address(client, address_there);
+    let mut stream = BufReader::new(connect(net, source, lockd)?);
+    let first = (vip * usize::from(holding.clients) + usize::from(client - 1)) as u64
+        * u64::from(holding.locks);
+    // Batches stay below what lockd buffers, so neither side waits to write while the
+    // other does.
+    let locks: Vec<u64> = (first..first + u64::from(holding.locks)).collect();
+    for batch in locks.chunks(2 * BATCH) {
+        let mut calls = Vec::new();
+        for &nth in batch {
+            let file = &files[nth as usize % files.len()];
+            let offset = 2 * (nth / files.len() as u64);
+            let lock = (1, offset, holding.monitoring, reclaim);
+            calls.extend(lock_call(client, file, lock)?);
+        }
+        exchange(&mut stream, &calls, batch.len())
+            .with_context(|| format!("client {client} through {address_there}"))?;
     }
     Ok(())
 }
@@ -228,19 +256,18 @@ fn check_granted(record: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// A LOCK of svid, offset, monitoring and whether it is a reclaim.
 fn lock_call(
     client: u16,
     file: &FileHandle,
-    svid: u32,
-    offset: u64,
-    monitoring: Monitoring,
+    (svid, offset, monitoring, reclaim): (u32, u64, Monitoring, bool),
 ) -> Result<Vec<u8>> {
     let mut arguments = Encoder::default();
     arguments.opaque("cookie", &COOKIE, COOKIE.len())?;
     arguments.bool(false); // block
     arguments.bool(true); // exclusive
     lock_arguments(&mut arguments, client, file, svid, offset)?;
-    arguments.bool(false); // reclaim
+    arguments.bool(reclaim);
     arguments.u32(1); // state
     let (number, name) = monitoring.lock_procedure();
     Ok(call(number, name, arguments))
@@ -302,7 +329,7 @@ mod tests {
     #[test]
     fn calls_are_whole_records() {
         let file = FileHandle(vec![1; 20]);
-        let call = lock_call(3, &file, 1, 0, Monitoring::Unmonitored).unwrap();
+        let call = lock_call(3, &file, (1, 0, Monitoring::Unmonitored, false)).unwrap();
         let length = u32::from_be_bytes(call[..4].try_into().unwrap());
         assert_eq!((length & 0x7fff_ffff) as usize, call.len() - 4);
         assert_eq!(u32::from_be_bytes(call[24..28].try_into().unwrap()), 22);

@@ -23,6 +23,7 @@ pub mod proc_locks;
 pub mod pty;
 pub mod raw;
 pub mod reboot;
+pub mod reclaimers;
 pub mod report;
 pub mod server;
 pub mod tool;

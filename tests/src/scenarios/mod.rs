@@ -15,6 +15,7 @@ mod locks;
 mod notify;
 mod release;
 mod takeover;
+mod thousand;
 mod topology;
 mod two_nodes;
 mod watch;
@@ -68,6 +69,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         grace::SCENARIOS,
         grace_end::SCENARIOS,
         takeover::SCENARIOS,
+        thousand::SCENARIOS,
         notify::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,

@@ -145,7 +145,8 @@ fn many(context: &Context) -> Result<End> {
     let tool = Tool::new(&context.nlmfo, lab.server.place());
     let net = RawNet::join(&lab.server)?;
     let vip = lab.vips[0];
-    let listeners = Listeners::start(net.place(), (0..CLIENTS).map(|n| raw::address(n, vip)))?;
+    let addresses = (0..CLIENTS).map(|n| raw::address(n, vip));
+    let listeners = Listeners::start(net.place(), addresses, |_| {})?;
     let clients: Vec<String> = (0..CLIENTS)
         .map(|n| raw::address(n, vip).to_string())
         .collect();
