@@ -47,9 +47,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let mut monitored = Monitored::attach(snapshots.programs())?;
     let mut service = Service::new(args)?;
     // Who came before the probe did.
-    let before = snapshots.take(None, PATIENCE)?.table;
-    let active = before.active_hosts();
-    service.see(active.into_iter().map(|id| before.host(id)));
+    let mut all_seen = service.see_holders(&mut snapshots)?;
     println!(
         "noting clients in {}",
         StateDir::new(&args.state.state_dir).path().display()
@@ -61,6 +59,9 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
             hosts = monitored.next() => service.see(hosts?.iter()),
             _ = look.tick() => {
                 service.tell_untold(monitored.untold()?);
+                if !all_seen {
+                    all_seen = service.see_holders(&mut snapshots)?;
+                }
                 if Lockd::find() != lockd {
                     let error = anyhow!(
                         "lockd was unloaded, and our probe with it: start `nlmfo serve` again \
@@ -112,6 +113,14 @@ impl Service {
             said: BTreeMap::new(),
             untold: 0,
         })
+    }
+
+    /// Whoever holds locks now; false if they changed all the time, and some may be missing.
+    fn see_holders(&mut self, snapshots: &mut Snapshots) -> Result<bool, Failure> {
+        let snapshot = snapshots.take(None, PATIENCE)?;
+        let holders = snapshot.table.active_hosts().into_iter();
+        self.see(holders.map(|id| snapshot.table.host(id)));
+        Ok(snapshot.is_exact())
     }
 
     fn see<'a>(&mut self, hosts: impl Iterator<Item = &'a HostInfo>) {
