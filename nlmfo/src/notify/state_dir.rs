@@ -1,7 +1,9 @@
 //! The state directory: what has to outlive a process, a boot or a node.
 //!
-//!     DIR/vips/10.77.0.1/clients.0000000003   the client book of a VIP, see `book`
-//!     DIR/numbers/…                           NSM state numbers
+//! ```text
+//! DIR/vips/10.77.0.1/clients.0000000003   the client book of a VIP, see `book`
+//! DIR/numbers/…                           NSM state numbers
+//! ```
 //!
 //! It may lie on storage that a cluster's nodes share. Everybody may read it, so that
 //! statd's callout, which is not root, can.

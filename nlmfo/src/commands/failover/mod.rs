@@ -40,17 +40,16 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         .build()
         .context("starting the asynchronous runtime")?;
     runtime.block_on(async {
-        let exclusive = match (args.release.dry_run, args.phase) {
+        let held = match (args.release.dry_run, args.phase) {
             (true, _) => None,
             // Another failover may be on its way to this node, or from it: VIPs that have
             // moved cannot wait for longer than their grace.
             (false, Some(Phase::Takeover)) => Some(Exclusive::wait(args.takeover.grace).await),
             (false, _) => Some(Exclusive::take()),
         };
-        let _exclusive =
-            (exclusive.transpose()).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+        let held = (held.transpose()).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
         if let Some(host) = &args.pair.to {
-            return or_interrupt(pair::run(args, &vips, host, _exclusive), MOVING).await;
+            return or_interrupt(pair::run(args, &vips, host, held), MOVING).await;
         }
         match args.phase {
             Some(Phase::Release) => {

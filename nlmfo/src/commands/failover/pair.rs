@@ -32,6 +32,7 @@ pub async fn run(
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
     let mut args = args.clone();
+    let is_ours = args.release.record.is_none();
     let record = record_path(&mut args)?;
     let before = before_takeover(&args, vips);
     // While the VIPs may still be here, nothing is granted that nobody has recorded.
@@ -60,15 +61,15 @@ pub async fn run(
     };
     let exit = pair.go(&record).await;
     let mut report = pair.report;
-    if matches!(exit, Exit::Done | Exit::Incomplete) {
-        // It is of this move, which is over.
-        fs::remove_file(&record)
-            .with_context(|| format!("removing the record {}", record.display()))?;
-    }
     report.took_ms = milliseconds(began.elapsed());
     match args.json {
         true => print_json(&report)?,
         false => print!("{report}"),
+    }
+    if is_ours && matches!(exit, Exit::Done | Exit::Incomplete) {
+        // The move that it is of is over.
+        fs::remove_file(&record)
+            .with_context(|| format!("removing the record {}", record.display()))?;
     }
     Ok(exit)
 }

@@ -3,10 +3,12 @@
 //! A line is the CRC-32 (IEEE) of what follows in eight hexadecimal digits, a blank, and
 //! one JSON object without line breaks:
 //!
-//!     5d41a2c0 {"schema":"nlmfo.book/1","vip":"10.77.0.1","term":3,"node":"a","since":1795430000}
-//!     0a9bc3f1 {"client":{"client":"10.77.0.11","name":"c1","version":4,"transport":"tcp",…}}
-//!     77e81290 {"forgotten":{"client":"10.77.0.11"}}
-//!     c1d2e3f4 "complete"
+//! ```text
+//! 5d41a2c0 {"schema":"nlmfo.book/1","vip":"10.77.0.1","term":3,"node":"a","since":1795430000}
+//! 0a9bc3f1 {"client":{"client":"10.77.0.11","name":"c1","version":4,"transport":"tcp",…}}
+//! 77e81290 {"forgotten":{"client":"10.77.0.11"}}
+//! c1d2e3f4 "complete"
+//! ```
 //!
 //! `client` says what is known of a client now, in place of what was said before;
 //! `forgotten` that an address is none any more; `complete` that all of the earlier terms
