@@ -1,6 +1,7 @@
 //! NLM lock failover per virtual server address, with proof from the kernel's
 //! own lock lists.
 
+pub mod bed;
 pub mod cli;
 pub mod commands;
 pub mod exit;

@@ -8,6 +8,7 @@
 //! [`Kind::Exit`]. As with `ssh`, a command whose caller is gone lives on without it: its
 //! input ends and its output breaks.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -19,6 +20,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::guest::place::Place;
+
+/// This program, on every machine of a cluster.
+pub const AGENT: &str = "/lab-guest";
 
 const PORT: u16 = 7077;
 
@@ -47,6 +53,12 @@ impl Kind {
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
+}
+
+/// Another machine of the cluster, whose agent listens on this address.
+pub fn place(name: &str, address: IpAddr) -> Place {
+    let runner = [AGENT, "rsh", "--exact", &address.to_string()].map(OsString::from);
+    Place::remote(name, runner.into())
 }
 
 fn send(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<()> {

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::Node;
+use super::agent::AGENT;
 use super::service::Service;
-use crate::guest::place::AGENT;
 use crate::guest::tool::exit;
 use crate::guest::wait::{Seen, until};
 

@@ -62,7 +62,7 @@ impl Cluster {
         let [a, b] = NODES.map(|(name, address)| -> Result<Node> {
             let address: IpAddr = address.parse()?;
             Ok(Node {
-                place: Place::machine(name, address),
+                place: agent::place(name, address),
                 address,
                 tool: nlmfo.into(),
             })

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Node;
+use super::agent::AGENT;
 use super::node::DEVICE;
-use crate::guest::place::AGENT;
 use crate::guest::proc_locks::{self, PosixLock};
 use crate::guest::server::export_options;
 

@@ -44,16 +44,12 @@ impl Known {
 /// What `/proc/locks` can say of a lock.
 pub type Bare = (u64, u64, Option<u64>, bool);
 
-impl From<&Known> for Bare {
-    fn from(known: &Known) -> Bare {
-        (known.inode, known.start, known.end, known.write)
-    }
+fn bare_known(known: &Known) -> Bare {
+    (known.inode, known.start, known.end, known.write)
 }
 
-impl From<&PosixLock> for Bare {
-    fn from(lock: &PosixLock) -> Bare {
-        (lock.inode, lock.start, lock.end, lock.write)
-    }
+fn bare_lock(lock: &PosixLock) -> Bare {
+    (lock.inode, lock.start, lock.end, lock.write)
 }
 
 /// Compares the kernel's list with what is known, as multisets: two owners may
@@ -62,11 +58,11 @@ pub fn ensure_kernel_holds<'a>(
     locks: &[PosixLock],
     known: impl IntoIterator<Item = &'a Known>,
 ) -> Result<()> {
-    let mut expected: Vec<Bare> = known.into_iter().map(Bare::from).collect();
+    let mut expected: Vec<Bare> = known.into_iter().map(bare_known).collect();
     let mut held: Vec<Bare> = locks
         .iter()
         .filter(|lock| !lock.waiting)
-        .map(Bare::from)
+        .map(bare_lock)
         .collect();
     expected.sort_unstable();
     held.sort_unstable();

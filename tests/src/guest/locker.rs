@@ -21,35 +21,10 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
+pub use nlmfo::bed::range::Range;
+pub use nlmfo::observe::table::Mode;
+
 use super::wait::DEADLINE;
-
-/// A byte range; `len` 0 is to the end of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Range {
-    pub start: u64,
-    pub len: u64,
-}
-
-impl Range {
-    pub const WHOLE: Range = Range { start: 0, len: 0 };
-
-    pub const fn new(start: u64, len: u64) -> Range {
-        Range { start, len }
-    }
-
-    /// The last byte, inclusive, as `/proc/locks` shows it; `None` is the end
-    /// of the file.
-    pub fn end(self) -> Option<u64> {
-        (self.len > 0).then(|| self.start + self.len - 1)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    Read,
-    Write,
-}
 
 /// What a locker is asked to do to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

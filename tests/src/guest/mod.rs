@@ -6,28 +6,23 @@
 //! mount and UTS namespace, and so its own `rpcbind`, `rpc.statd` and lockd
 //! host identity.
 
+pub use nlmfo::bed::{command, handles, place, proc_locks, raw, server, wait};
+
 pub mod busy;
 pub mod churn;
 pub mod client;
-pub mod command;
 pub mod counted;
 pub mod gated;
-pub mod handles;
 pub mod known;
 pub mod lab;
 pub mod listeners;
 pub mod load;
 pub mod locker;
-pub mod place;
-pub mod proc_locks;
 pub mod pty;
-pub mod raw;
 pub mod reboot;
 pub mod reclaimers;
 pub mod report;
-pub mod server;
 pub mod tool;
 pub mod traces;
-pub mod wait;
 pub mod wire;
 pub mod wired;

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{Context, End, Scenario};
+use crate::cluster::agent::AGENT;
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen};
 use crate::cluster::{Cluster, NODES};
-use crate::guest::place::AGENT;
 use crate::guest::tool::exit;
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {

@@ -1,10 +1,10 @@
 //! NFSv3 file handles without a mount, which raw NLM calls need: MOUNT3 MNT
 //! for the export's root, NFSv3 LOOKUP for a file in it (RFC 1813).
 
+use crate::rpc::client::Client;
+use crate::rpc::message::Procedure;
+use crate::rpc::xdr::{Decoder, Encoder};
 use anyhow::{Context, Result, bail};
-use nlmfo::rpc::client::Client;
-use nlmfo::rpc::message::Procedure;
-use nlmfo::rpc::xdr::{Decoder, Encoder};
 
 /// A file handle as the server made it, at most 64 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

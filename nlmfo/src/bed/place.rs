@@ -1,27 +1,33 @@
-//! A place to run commands in: the virtual machine's root namespaces, a network +
-//! mount + UTS namespace of its own, or another machine of the cluster.
+//! A place to run commands in: this machine's root namespaces, a network + mount + UTS
+//! namespace of its own, or another machine.
 //!
-//! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket,
-//! statd's records and exportfs's tables would be shared otherwise. It is kept
-//! alive by a holder process, and ends with the [`Place`].
+//! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket, statd's records
+//! and exportfs's tables would be shared otherwise; and a configuration without the
+//! node's own, which may name ports and addresses. It is kept alive by a holder process.
+//! The holder ends with the [`Place`], or with the process that made it, however that
+//! ends, and takes the place's NFS server and processes with it.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::sethostname;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, sethostname};
 
 use super::command::{run, run_with_input};
 
-/// This program, on every machine of a cluster.
-pub const AGENT: &str = "/lab-guest";
+/// The hidden command of every program that makes places: it calls [`hold`].
+pub const COMMAND: &str = "hold";
+
+/// Where nfsd's files are mounted.
+const NFSD: &str = "/proc/fs/nfsd";
 
 /// The line that a holder prints once its namespace can be used.
 const READY: &str = "ready";
@@ -36,25 +42,25 @@ pub struct Place {
 enum Kind {
     Root,
     Namespaces(Holder),
-    /// Where its agent listens.
-    Machine(IpAddr),
+    /// The program, with its first arguments, that runs a command there.
+    Remote(Vec<OsString>),
 }
 
 struct Holder {
     child: Child,
     /// The holder lives until this closes, so it never outlives us.
-    _stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
 }
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        drop(self.stdin.take());
         let _ = self.child.wait();
     }
 }
 
 impl Place {
-    /// The virtual machine's own namespaces.
+    /// This machine's own namespaces.
     pub fn root() -> Place {
         Place {
             name: "root".into(),
@@ -62,18 +68,19 @@ impl Place {
         }
     }
 
-    /// Another machine of the cluster, whose agent listens on this address.
-    pub fn machine(name: &str, address: IpAddr) -> Place {
+    /// Another machine, on which `runner` (a program with its first arguments, as
+    /// `ssh host`) runs the program and the arguments that it is given.
+    pub fn remote(name: &str, runner: Vec<OsString>) -> Place {
         Place {
             name: name.into(),
-            kind: Kind::Machine(address),
+            kind: Kind::Remote(runner),
         }
     }
 
     /// New namespaces with `name` as host name, loopback up and nothing else.
     pub fn create(name: &str) -> Result<Place> {
         let mut child = Command::new(env::current_exe()?)
-            .args(["hold", name])
+            .args([COMMAND, name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -84,7 +91,7 @@ impl Place {
         BufReader::new(stdout).read_line(&mut line)?;
         let holder = Holder {
             child,
-            _stdin: stdin,
+            stdin: Some(stdin),
         };
         if line.trim() != READY {
             bail!("namespace {name} was not made; its holder's errors are above");
@@ -105,7 +112,7 @@ impl Place {
     pub fn pid(&self) -> u32 {
         match &self.kind {
             Kind::Namespaces(holder) => holder.child.id(),
-            Kind::Root | Kind::Machine(_) => 1,
+            Kind::Root | Kind::Remote(_) => 1,
         }
     }
 
@@ -113,11 +120,10 @@ impl Place {
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         match &self.kind {
             Kind::Root => Command::new(program.as_ref()),
-            Kind::Machine(address) => {
-                let mut command = Command::new(AGENT);
-                command
-                    .args(["rsh", "--exact", &address.to_string()])
-                    .arg(program.as_ref());
+            Kind::Remote(runner) => {
+                let mut words = runner.iter().map(OsString::as_os_str);
+                let mut command = Command::new(words.next().unwrap_or_default());
+                command.args(words).arg(program.as_ref());
                 command
             }
             Kind::Namespaces(holder) => {
@@ -135,7 +141,7 @@ impl Place {
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         match &self.kind {
-            Kind::Root | Kind::Machine(_) => path.into(),
+            Kind::Root | Kind::Remote(_) => path.into(),
             Kind::Namespaces(holder) => Path::new("/proc")
                 .join(holder.child.id().to_string())
                 .join("root")
@@ -145,7 +151,7 @@ impl Place {
 
     /// Makes a directory here, with those above it.
     pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
-        if let Kind::Machine(_) = self.kind {
+        if let Kind::Remote(_) = self.kind {
             run(self.command("mkdir").arg("-p").arg(path.as_ref()))?;
             return Ok(());
         }
@@ -156,7 +162,7 @@ impl Place {
     /// Writes to a file of the kernel's, which may act on the network namespace
     /// of whoever writes.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
-        if let Kind::Machine(_) = self.kind {
+        if let Kind::Remote(_) = self.kind {
             run_with_input(self.command("tee").arg(path), text)?;
             return Ok(());
         }
@@ -168,7 +174,7 @@ impl Place {
 
     /// Reads a file of the kernel's, of this network namespace.
     pub fn read(&self, path: &str) -> Result<String> {
-        if let Kind::Machine(_) = self.kind {
+        if let Kind::Remote(_) = self.kind {
             return run(self.command("cat").arg(path));
         }
         let path = self.path(path);
@@ -206,8 +212,8 @@ impl Place {
     }
 }
 
-/// The holder process: makes the namespaces, says so, and waits until its
-/// standard input ends.
+/// The holder process: makes the namespaces, says so, waits until its standard input
+/// ends, and then stops what runs in them.
 pub fn hold(name: &str) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
         .context("unshare of network, mount and UTS namespaces")?;
@@ -220,6 +226,9 @@ pub fn hold(name: &str) -> Result<()> {
         None::<&str>,
     )
     .context("making / private")?;
+    // Those of the node, if it has them: not ours to stop at the end. A lazy unmount
+    // fails where nothing is mounted.
+    let _ = umount2(NFSD, MntFlags::MNT_DETACH);
     for (directory, subdirectories) in [
         ("/run", &["lock", "rpcbind", "rpc_pipefs"][..]),
         (
@@ -242,7 +251,45 @@ pub fn hold(name: &str) -> Result<()> {
     for table in ["etab", "rmtab"] {
         File::create(Path::new("/var/lib/nfs").join(table))?;
     }
+    hide_configuration()?;
     println!("{READY}");
     io::stdin().read_to_end(&mut Vec::new())?;
+    stop_all()
+}
+
+/// Hides the node's own exports and settings behind empty files.
+fn hide_configuration() -> Result<()> {
+    const EMPTY: &str = "/run/empty";
+    File::create(EMPTY)?;
+    for file in ["/etc/exports", "/etc/nfs.conf", "/etc/nfs.conf.local"] {
+        if Path::new(file).is_file() {
+            let bind = MsFlags::MS_BIND;
+            mount(Some(EMPTY), file, None::<&str>, bind, None::<&str>)
+                .with_context(|| format!("hiding {file}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Stops the NFS server of this network namespace, if it has one, and kills its
+/// processes.
+fn stop_all() -> Result<()> {
+    // Its threads hold the namespace for as long as they run.
+    let threads = Path::new(NFSD).join("threads");
+    if threads.exists() {
+        fs::write(&threads, "0").with_context(|| format!("0 to {}", threads.display()))?;
+    }
+    let ours = fs::read_link("/proc/self/ns/net")?;
+    let this = std::process::id();
+    for process in fs::read_dir("/proc")? {
+        let Ok(id) = process?.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        // It may end between listing and reading.
+        let theirs = fs::read_link(format!("/proc/{id}/ns/net"));
+        if theirs.is_ok_and(|theirs| theirs == ours) && u32::try_from(id) != Ok(this) {
+            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
     Ok(())
 }

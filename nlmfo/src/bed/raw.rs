@@ -9,17 +9,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::table::Mode;
+use crate::rpc::client::{Client, Endpoint, Source};
+use crate::rpc::message::Credential;
+use crate::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status, Test};
+use crate::rpc::portmap::LockdPorts;
 use anyhow::{Context, Result, ensure};
-use nlmfo::observe::host::{NlmVersion, Transport};
-use nlmfo::rpc::client::{Client, Endpoint, Source};
-use nlmfo::rpc::message::Credential;
-use nlmfo::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status, Test};
-use nlmfo::rpc::portmap::LockdPorts;
 use tokio::runtime::{Builder, Runtime};
 
 use super::handles::{self, FileHandle, NFS_PORT};
-use super::locker::{Mode, Range};
 use super::place::Place;
+use super::range::Range;
 use super::server::{BRIDGE, MOUNTD_PORT, Server};
 
 const DEADLINE: Duration = Duration::from_secs(20);
