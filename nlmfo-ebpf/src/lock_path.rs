@@ -75,7 +75,9 @@ fn reclaim(ctx: &ProbeContext) -> u64 {
 }
 
 // kernel: __be32 nlmsvc_lock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, int wait, struct nlm_cookie *cookie, int reclaim)
-// seen: 6.1 6.12 6.18 7.2 7.3 (from 7.2 struct lockd_lock, struct lockd_cookie)
+// seen: 6.1 6.12
+// kernel: __be32 nlmsvc_lock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct lockd_lock *lock, int wait, struct lockd_cookie *cookie, int reclaim)
+// seen: 7.2 7.3
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn lock_enter(ctx: ProbeContext) -> u32 {
@@ -97,9 +99,9 @@ pub fn lock_enter(ctx: ProbeContext) -> u32 {
     0
 }
 
-// kernel: __be32 nlmsvc_lock(...), on return; the status is in network byte order
-// seen: 6.1 6.12 6.18 7.2 7.3
-// context: lockd's thread, no lock held
+// kernel: __be32 nlmsvc_lock(...)
+// seen: 6.1 6.12 7.2 7.3
+// context: lockd's thread, no lock held; the status is in network byte order
 #[kretprobe]
 pub fn lock_return(ctx: RetProbeContext) -> u32 {
     let thread = bpf_get_current_pid_tgid();
@@ -164,7 +166,9 @@ fn log2(mut value: u64) -> u32 {
 }
 
 // kernel: __be32 nlmsvc_unlock(struct net *net, struct nlm_file *file, struct nlm_lock *lock)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12
+// kernel: __be32 nlmsvc_unlock(struct net *net, struct nlm_file *file, struct lockd_lock *lock)
+// seen: 7.2 7.3
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn unlock(ctx: ProbeContext) -> u32 {
@@ -185,7 +189,9 @@ pub fn unlock(ctx: ProbeContext) -> u32 {
 }
 
 // kernel: __be32 nlmsvc_cancel_blocked(struct net *net, struct nlm_file *file, struct nlm_lock *lock)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12
+// kernel: __be32 nlmsvc_cancel_blocked(struct net *net, struct nlm_file *file, struct lockd_lock *lock)
+// seen: 7.2 7.3
 // context: lockd's thread, no lock held
 //
 // The first thing that nlmsvc_unlock does, whether anything waits or not
@@ -213,8 +219,10 @@ pub fn cancel(ctx: ProbeContext) -> u32 {
     0
 }
 
-// kernel: __be32 nlmsvc_testlock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, struct nlm_lock *conflock)
-// seen: 6.1 6.12 (with a sixth argument, cookie) 6.18 7.2 7.3
+// kernel: __be32 nlmsvc_testlock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, struct nlm_lock *conflock, struct nlm_cookie *cookie)
+// seen: 6.1 6.12
+// kernel: __be32 nlmsvc_testlock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct lockd_lock *lock, struct lockd_lock *conflock)
+// seen: 7.2 7.3
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn test(ctx: ProbeContext) -> u32 {
@@ -227,7 +235,7 @@ pub fn test(ctx: ProbeContext) -> u32 {
 }
 
 // kernel: int nlm_async_call(struct nlm_rqst *req, u32 proc, const struct rpc_call_ops *tk_ops)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: lockd's thread, no lock held
 //
 // A blocked request is granted inside nlmsvc_grant_blocked, which is inlined

@@ -21,7 +21,7 @@ fn is_lockd() -> bool {
 }
 
 // kernel: int nsm_monitor(const struct nlm_host *host)
-// seen: 6.1 6.12 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: lockd's thread (or an NFS client's), no lock held, may sleep after
 #[kprobe]
 pub fn monitor(ctx: ProbeContext) -> u32 {

@@ -31,15 +31,15 @@ fn leave(cause: usize) -> u32 {
 }
 
 // kernel: int nlmsvc_unlock_all_by_ip(struct sockaddr *server_addr)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: the thread that writes unlock_ip, no lock held
 #[kprobe]
 pub fn unlock_ip_enter(_ctx: ProbeContext) -> u32 {
     enter(cause::UNLOCK_IP)
 }
 
-// kernel: int nlmsvc_unlock_all_by_ip(...), on return
-// seen: 6.1 6.12 6.18 7.2 7.3
+// kernel: int nlmsvc_unlock_all_by_ip(...)
+// seen: 6.1 6.12 7.2 7.3
 // context: as on entry
 #[kretprobe]
 pub fn unlock_ip_return(_ctx: RetProbeContext) -> u32 {
@@ -47,15 +47,15 @@ pub fn unlock_ip_return(_ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: int nlmsvc_unlock_all_by_sb(struct super_block *sb)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: the thread that writes unlock_filesystem, no lock held
 #[kprobe]
 pub fn unlock_sb_enter(_ctx: ProbeContext) -> u32 {
     enter(cause::UNLOCK_FILESYSTEM)
 }
 
-// kernel: int nlmsvc_unlock_all_by_sb(...), on return
-// seen: 6.1 6.12 6.18 7.2 7.3
+// kernel: int nlmsvc_unlock_all_by_sb(...)
+// seen: 6.1 6.12 7.2 7.3
 // context: as on entry
 #[kretprobe]
 pub fn unlock_sb_return(_ctx: RetProbeContext) -> u32 {
@@ -63,15 +63,17 @@ pub fn unlock_sb_return(_ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: void nlm_host_rebooted(const struct net *net, const struct nlm_reboot *info)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12
+// kernel: void nlm_host_rebooted(const struct net *net, const struct lockd_reboot *info)
+// seen: 7.2 7.3
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn reboot_enter(_ctx: ProbeContext) -> u32 {
     enter(cause::CLIENT_REBOOT)
 }
 
-// kernel: void nlm_host_rebooted(...), on return
-// seen: 6.1 6.12 6.18 7.2 7.3
+// kernel: void nlm_host_rebooted(...)
+// seen: 6.1 6.12 7.2 7.3
 // context: as on entry
 #[kretprobe]
 pub fn reboot_return(_ctx: RetProbeContext) -> u32 {
@@ -79,15 +81,15 @@ pub fn reboot_return(_ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: void nlmsvc_free_host_resources(struct nlm_host *host)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn free_all_enter(_ctx: ProbeContext) -> u32 {
     enter(cause::FREE_ALL)
 }
 
-// kernel: void nlmsvc_free_host_resources(...), on return
-// seen: 6.1 6.12 6.18 7.2 7.3
+// kernel: void nlmsvc_free_host_resources(...)
+// seen: 6.1 6.12 7.2 7.3
 // context: as on entry
 #[kretprobe]
 pub fn free_all_return(_ctx: RetProbeContext) -> u32 {
@@ -95,15 +97,15 @@ pub fn free_all_return(_ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: void nlmsvc_invalidate_all(void)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: lockd's thread on its way out, no lock held
 #[kprobe]
 pub fn shutdown_enter(_ctx: ProbeContext) -> u32 {
     enter(cause::SHUTDOWN)
 }
 
-// kernel: void nlmsvc_invalidate_all(void), on return
-// seen: 6.1 6.12 6.18 7.2 7.3
+// kernel: void nlmsvc_invalidate_all(...)
+// seen: 6.1 6.12 7.2 7.3
 // context: as on entry
 #[kretprobe]
 pub fn shutdown_return(_ctx: RetProbeContext) -> u32 {
@@ -111,7 +113,7 @@ pub fn shutdown_return(_ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: void nlm_shutdown_hosts_net(struct net *net)
-// seen: 6.1 6.12 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: the thread that stops lockd in a network namespace, or lockd's on its
 // way out; a mutex held
 //
@@ -123,8 +125,8 @@ pub fn hosts_down_enter(_ctx: ProbeContext) -> u32 {
     enter(cause::SHUTDOWN)
 }
 
-// kernel: void nlm_shutdown_hosts_net(struct net *net), on return
-// seen: 6.1 6.12 7.3
+// kernel: void nlm_shutdown_hosts_net(...)
+// seen: 6.1 6.12 7.2 7.3
 // context: as on entry
 #[kretprobe]
 pub fn hosts_down_return(_ctx: RetProbeContext) -> u32 {
@@ -132,7 +134,7 @@ pub fn hosts_down_return(_ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: int nlm_unlock_files(struct nlm_file *file, const struct file_lock *fl)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: process, no lock held; drops all of one owner's locks on one file
 #[kprobe]
 pub fn released(ctx: ProbeContext) -> u32 {

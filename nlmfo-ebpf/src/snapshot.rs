@@ -60,6 +60,9 @@ fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool
 
 /// Makes the calling thread the reader. Run by the tool itself
 /// (`BPF_PROG_TEST_RUN`), so it is right in any pid namespace.
+// hook: none: the tool runs it (BPF_PROG_TEST_RUN)
+// seen: 6.1 6.12 7.3
+// context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn snapshot_begin(_ctx: RawTracePointContext) -> i32 {
     if let Some(control) = control() {
@@ -72,7 +75,7 @@ pub fn snapshot_begin(_ctx: RawTracePointContext) -> i32 {
 }
 
 // kernel: int locks_show(struct seq_file *f, void *v)
-// seen: 6.1 6.12 6.18 7.2 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: process, under blocked_lock_lock and file_rwsem
 #[kprobe]
 pub fn show(ctx: ProbeContext) -> u32 {
@@ -164,6 +167,9 @@ const STOP: i64 = 1;
 /// further. A run keeps its CPU, so it ends after `args[0]` steps at the latest.
 /// If `args[1]` is not 0, only the locks of the VIP in `args[2]` and `args[3]`
 /// are summed up.
+// hook: none: the tool runs it (BPF_PROG_TEST_RUN)
+// seen: 6.1 6.12 7.3
+// context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn walk_files(ctx: RawTracePointContext) -> i32 {
     let (Some(control), Some(state)) = (control(), walk_state()) else {
@@ -445,6 +451,9 @@ fn walk_share(state: &mut Walk) -> Result<i64, i32> {
 
 /// Emits the [`HostRecord`] of each `nlm_host` whose address is in `args`, up to
 /// the first 0.
+// hook: none: the tool runs it (BPF_PROG_TEST_RUN)
+// seen: 6.1 6.12 7.3
+// context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
     let Some(control) = control() else { return 0 };

@@ -13,9 +13,7 @@ use crate::{
 /// Prepares the eBPF toolchain where it is needed, builds, and returns the
 /// folder with the programs.
 pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
-    if env::var_os("NLMFO_EBPF_ELF").is_none_or(|elf| elf.is_empty()) {
-        Toolchain::prepare(cache)?;
-    }
+    prepare(cache)?;
     let mut cargo = cargo(cache);
     cargo
         .args(["build", "--locked"])
@@ -26,6 +24,15 @@ pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
     let status = cargo.status().context("start cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
     Ok(target_dir().join(if release { "release" } else { "debug" }))
+}
+
+/// Prepares the eBPF toolchain, without which nlmfo does not build, unless ready-made
+/// objects are named.
+pub fn prepare(cache: &Cache) -> Result<()> {
+    if env::var_os("NLMFO_EBPF_ELF").is_none_or(|elf| elf.is_empty()) {
+        Toolchain::prepare(cache)?;
+    }
+    Ok(())
 }
 
 /// Where cargo puts what it builds here.

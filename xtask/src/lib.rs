@@ -5,6 +5,7 @@ pub mod apt;
 pub mod bench;
 pub mod build;
 pub mod cache;
+pub mod contracts;
 pub mod demo;
 pub mod lab;
 pub mod picture;

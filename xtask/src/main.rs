@@ -8,6 +8,7 @@ use xtask::{
     bench::{self, BenchArgs},
     build,
     cache::Cache,
+    contracts::{self, ContractsArgs},
     demo::{self, DemoArgs},
     lab,
     picture::{self, PictureArgs},
@@ -28,6 +29,8 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Compare what nlmfo relies on with kernels' type information, without booting
+    Contracts(ContractsArgs),
     /// Measure what observing and releasing cost
     Bench(BenchArgs),
     /// The README's picture of `nlmfo watch`, from a recording
@@ -61,6 +64,7 @@ fn execute(task: Task) -> Result<ExitCode> {
             println!("built in {}", programs.display());
         }
         Task::Picture(args) => return picture::execute(&cache, &args),
+        Task::Contracts(args) => return contracts::execute(&cache, &args),
         Task::Bench(args) => return bench::execute(&args),
         Task::Lab(command) => return lab::cli::execute(command),
     }

@@ -91,7 +91,9 @@ fn is_of_scope(file: u64) -> bool {
 }
 
 // kernel: __be32 nlmsvc_lock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, int wait, struct nlm_cookie *cookie, int reclaim)
-// seen: 6.1 6.12 7.3 (from 7.2 struct lockd_lock, struct lockd_cookie)
+// seen: 6.1 6.12
+// kernel: __be32 nlmsvc_lock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct lockd_lock *lock, int wait, struct lockd_cookie *cookie, int reclaim)
+// seen: 7.2 7.3
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn audit_enter(ctx: ProbeContext) -> u32 {
@@ -121,9 +123,9 @@ pub fn audit_enter(ctx: ProbeContext) -> u32 {
     0
 }
 
-// kernel: __be32 nlmsvc_lock(...), on return; the status is in network byte order
-// seen: 6.1 6.12 7.3
-// context: lockd's thread, no lock held
+// kernel: __be32 nlmsvc_lock(...)
+// seen: 6.1 6.12 7.2 7.3
+// context: lockd's thread, no lock held; the status is in network byte order
 #[kretprobe]
 pub fn audit_return(ctx: RetProbeContext) -> u32 {
     let thread = bpf_get_current_pid_tgid();
@@ -181,7 +183,7 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
 }
 
 // kernel: int nlm_async_call(struct nlm_rqst *req, u32 proc, const struct rpc_call_ops *tk_ops)
-// seen: 6.1 6.12 7.3
+// seen: 6.1 6.12 7.2 7.3
 // context: lockd's thread, no lock held
 //
 // The grant of a blocked request, which has no grace check; nlmsvc_grant_blocked is

@@ -34,16 +34,16 @@ const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
 const NEW_SYN_RECV: u32 = 12;
 
-// hook: tc ingress of a device with an Ethernet header
-// seen: 6.1 (clsact), 6.12 7.3 (tcx)
+// hook: tc ingress of a device with an Ethernet header; clsact before 6.6, then tcx
+// seen: 6.1 6.12 7.3
 // context: softirq
 #[classifier]
 pub fn gate_ether(ctx: TcContext) -> i32 {
     gate(Skb(ctx.as_ptr().cast()), ETHERNET_HEADER)
 }
 
-// hook: tc ingress of a device without a link header
-// seen: 6.1 (clsact), 6.12 7.3 (tcx)
+// hook: tc ingress of a device without a link header; clsact before 6.6, then tcx
+// seen: 6.1 6.12 7.3
 // context: softirq
 #[classifier]
 pub fn gate_raw(ctx: TcContext) -> i32 {

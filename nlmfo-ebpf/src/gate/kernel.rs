@@ -37,6 +37,9 @@ pub fn in_grace(net: u64) -> Result<bool, i32> {
 
 /// Notes the network namespace of the calling thread as the gate's. Run by the tool
 /// itself (`BPF_PROG_TEST_RUN`).
+// hook: none: the tool runs it (BPF_PROG_TEST_RUN)
+// seen: 6.1 6.12 7.3
+// context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn gate_here(_ctx: RawTracePointContext) -> i32 {
     // SAFETY: no arguments, no preconditions.

@@ -10,8 +10,8 @@ use crate::maps::{GATE, PORT_WORDS, PORTS};
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
 
-// kernel: int svc_register(const struct svc_serv *serv, struct net *net, const int family, const unsigned short proto, const unsigned short port)
-// seen: 6.1 6.12 7.3
+// kernel: int svc_register(const struct svc_serv *serv, struct net *net, const int family, const short unsigned int proto, const short unsigned int port)
+// seen: 6.1 6.12 7.2 7.3
 // context: process, whoever makes lockd listen
 #[kprobe]
 pub fn gate_ports(ctx: ProbeContext) -> u32 {

@@ -68,9 +68,14 @@ const PROBES: [Probe; 4] = [
     },
 ];
 
-/// The kernel functions that the gate's probes sit on.
+/// The gate's probes, each with the kernel function that it sits on.
+pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PROBES.iter().map(|probe| (probe.program, probe.function))
+}
+
+/// The kernel functions alone, in that order.
 pub fn probed_functions() -> impl Iterator<Item = &'static str> {
-    PROBES.iter().map(|probe| probe.function)
+    probes().map(|(_, function)| function)
 }
 
 /// The gate of this network namespace, in force in the kernel. Dropping it changes

@@ -60,7 +60,8 @@ impl KernelBtf {
         Self::load_from(Path::new(FOLDER), modules)
     }
 
-    pub(super) fn load_from(folder: &Path, modules: &[&str]) -> Result<Self, BtfError> {
+    /// The same from a folder that looks as `/sys/kernel/btf` does, of whatever kernel.
+    pub fn load_from(folder: &Path, modules: &[&str]) -> Result<Self, BtfError> {
         let read = |name: &str| {
             let path = folder.join(name);
             std::fs::read(&path).map_err(|source| BtfError::Read { path, source })
@@ -96,6 +97,16 @@ impl KernelBtf {
 
     pub fn vmlinux(&self) -> &Btf {
         &self.vmlinux
+    }
+
+    /// The prototypes of the functions of that name: vmlinux's and those of the modules
+    /// that were asked for, each with whose it is.
+    pub fn functions(&self, name: &str) -> Vec<(&str, Prototype)> {
+        let vmlinux = [("vmlinux", &self.vmlinux)];
+        let modules = self.modules.iter().map(|(name, btf)| (name.as_str(), btf));
+        (vmlinux.into_iter().chain(modules))
+            .filter_map(|(whose, btf)| Some((whose, btf.own_function(name)?)))
+            .collect()
     }
 }
 

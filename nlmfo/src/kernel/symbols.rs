@@ -58,7 +58,8 @@ impl Symbols {
         Self::parse(BufReader::new(File::open(KALLSYMS)?), names)
     }
 
-    pub(super) fn parse<'a>(
+    /// The same from a text in the form of `/proc/kallsyms`, of whatever kernel.
+    pub fn parse<'a>(
         mut text: impl BufRead,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, SymbolsError> {

@@ -127,13 +127,18 @@ pub(super) struct Probe {
     pub function: &'static str,
 }
 
-/// Every kernel function that a probe of ours sits on: the snapshot's first, then the
-/// counters', then the client book's.
-pub fn probed_functions() -> impl Iterator<Item = &'static str> {
+/// Every probe of ours with the kernel function that it sits on: the snapshot's first,
+/// then the counters', then the client book's.
+pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
     (super::snapshot::PROBES.iter())
         .chain(super::counters::PROBES)
         .chain(super::monitor::PROBES)
-        .map(|probe| probe.function)
+        .map(|probe| (probe.program, probe.function))
+}
+
+/// The kernel functions alone, in that order.
+pub fn probed_functions() -> impl Iterator<Item = &'static str> {
+    probes().map(|(_, function)| function)
 }
 
 /// The programs in the kernel. Dropping it detaches them all.

@@ -26,6 +26,7 @@
 //! | `rootfs` | the userland layers |
 //! | `layer` | writes a layer; `initrd` puts a run's together |
 //! | `tools` | QEMU and helpers, unpacked privately |
+//! | `types` | a kernel's types and symbols, out of its files |
 //! | `qemu` | one QEMU process |
 //! | `console`, `port` | read what the kernel and the command say |
 //! | `run` | one run, from layers to outcome |
@@ -45,6 +46,7 @@ mod qemu;
 mod rootfs;
 pub mod run;
 mod tools;
+mod types;
 
 use std::{env, fs, path::PathBuf, time::Duration};
 
@@ -67,6 +69,17 @@ use crate::{apt::Apt, cache::Cache};
 /// A working KVM boots in a second or two; a machine that emulates it takes
 /// minutes, or forever.
 const KVM_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The release of the kernel that `name` means now, and the folder with its types and
+/// symbols (`types`). Nothing is booted, and of the lab only its tools are needed.
+pub fn types(cache: &Cache, name: &KernelName) -> Result<(String, PathBuf)> {
+    let apt = Apt::new(cache)?;
+    let tools = Tools::get(cache, &apt)?;
+    let kernel =
+        Kernel::get(cache, &apt, &tools, name).with_context(|| format!("get the kernel {name}"))?;
+    let folder = types::extract(cache, &tools, &kernel)?;
+    Ok((kernel.release, folder))
+}
 
 /// Everything that runs share: the cache, QEMU, the userland.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | eBPF toolchain, format, eBPF clippy, clippy | one each |
 //! | unit and property tests | every test |
+//! | contracts with each kernel | one each |
 //! | lab scenarios | every scenario on every kernel; one that a kernel cannot show is skipped |
 //!
 //! A step that fails does not keep the next ones from running.
@@ -14,6 +15,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path,
     process::{Command, ExitCode, Stdio},
+    slice,
     time::Instant,
 };
 
@@ -24,6 +26,7 @@ use self::tally::Tally;
 use crate::{
     build,
     cache::Cache,
+    contracts,
     lab::{Kernel, KernelName, Lab, Offered, UnlockIp, kernel::newest},
     toolchain::Toolchain,
 };
@@ -81,14 +84,7 @@ pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
         Ok((cargo, Tally::default()))
     });
     if !args.fast {
-        sum += tests("lab scenarios", || {
-            let (kernels, skipped) = kernels(args)?;
-            let mut cargo = cargo_test(cache);
-            cargo
-                .args(["--test", "lab"])
-                .env(LAB_KERNELS, kernels.join(" "));
-            Ok((cargo, skipped))
-        });
+        sum += on_kernels(cache, args);
     }
     eprintln!("\nall steps: {:.0} s", start.elapsed().as_secs_f32());
     println!("{sum}");
@@ -96,6 +92,34 @@ pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// The steps that are done on each kernel.
+fn on_kernels(cache: &Cache, args: &TestArgs) -> Tally {
+    let mut found = Vec::new();
+    let mut sum = step("kernels", || {
+        let (kernels, skipped) = kernels(args)?;
+        found = kernels;
+        Ok(skipped)
+    });
+    for kernel in &found {
+        sum += check(&format!("contracts with {kernel}"), || {
+            let hold = contracts::check(cache, slice::from_ref(kernel))?;
+            anyhow::ensure!(hold, "nlmfo relies on what this kernel does not have");
+            Ok(())
+        });
+    }
+    if !found.is_empty() {
+        sum += tests("lab scenarios", || {
+            let names: Vec<String> = found.iter().map(KernelName::to_string).collect();
+            let mut cargo = cargo_test(cache);
+            cargo
+                .args(["--test", "lab"])
+                .env(LAB_KERNELS, names.join(" "));
+            Ok((cargo, Tally::default()))
+        });
+    }
+    sum
 }
 
 /// Everything of the workspace at once, so that the steps share what they build.
@@ -161,7 +185,7 @@ fn run_tests(command: &mut Command) -> Result<Tally> {
 
 /// The kernels to run on, ready to boot, and what there is none for. They are
 /// fetched here, so that no scenario's time goes by meanwhile.
-fn kernels(args: &TestArgs) -> Result<(Vec<String>, Tally)> {
+fn kernels(args: &TestArgs) -> Result<(Vec<KernelName>, Tally)> {
     let lab = Lab::open()?;
     let (names, skipped) = match args.kernel.as_slice() {
         [] => choose(&lab.kernels()?),
@@ -174,7 +198,7 @@ fn kernels(args: &TestArgs) -> Result<(Vec<String>, Tally)> {
         let Kernel { release, .. } = lab.kernel(name)?;
         eprintln!("{name} is {release}");
     }
-    Ok((names.iter().map(KernelName::to_string).collect(), skipped))
+    Ok((names, skipped))
 }
 
 /// cargo runs tests in the folder of their package.

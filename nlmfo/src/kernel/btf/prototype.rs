@@ -51,10 +51,12 @@ impl Btf {
     /// The prototype of the function of that name: this module's own if it has
     /// one, else vmlinux's.
     pub fn function(&self, name: &str) -> Option<Prototype> {
-        let own = self.functions.iter().find(|&&id| self.is_named(id, name));
-        let Some(&own) = own else {
-            return self.base.as_ref()?.function(name);
-        };
+        self.own_function(name)
+            .or_else(|| self.base.as_ref()?.function(name))
+    }
+
+    pub(super) fn own_function(&self, name: &str) -> Option<Prototype> {
+        let &own = (self.functions.iter()).find(|&&id| self.is_named(id, name))?;
         let function = self.ty(own)?;
         let proto = self.ty(function.size_or_type)?;
         let parameters = proto.words().map(|[name, id]| Parameter {

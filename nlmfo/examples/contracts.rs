@@ -1,0 +1,73 @@
+//! `cargo xtask contracts` behind the scenes: compares what nlmfo relies on with
+//! kernels that are not running.
+//!
+//! Arguments in pairs: a kernel's release, and the folder that `xtask/src/lab/types.rs`
+//! made of its files. Exit status 1 if anything differs.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use nlmfo::kernel::btf::KernelBtf;
+use nlmfo::kernel::contract::{self, Checked, Contract, MODULES};
+use nlmfo::kernel::symbols::Symbols;
+
+fn main() -> ExitCode {
+    execute().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn execute() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    ensure!(
+        !arguments.is_empty() && arguments.len().is_multiple_of(2),
+        "usage: contracts RELEASE FOLDER [RELEASE FOLDER]…"
+    );
+    let contracts = contract::all()?;
+    let mut good = true;
+    for mismatch in contract::attached_as_said(&contracts) {
+        println!("✗ {mismatch}");
+        good = false;
+    }
+    for pair in arguments.chunks_exact(2) {
+        let (release, folder) = (&pair[0], Path::new(&pair[1]));
+        let checked = check(&contracts, release, folder)
+            .with_context(|| format!("compare the contracts with {release}"))?;
+        good &= checked.mismatches.is_empty();
+        print(release, &checked);
+    }
+    Ok(match good {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn check(contracts: &[Contract], release: &str, folder: &Path) -> Result<Checked> {
+    let btf = KernelBtf::load_from(folder, &MODULES)?;
+    let kallsyms = File::open(folder.join("kallsyms")).context("its symbols")?;
+    let symbols = Symbols::parse(BufReader::new(kallsyms), contract::symbols())?;
+    Ok(contract::check(contracts, &btf, &symbols, release))
+}
+
+fn print(release: &str, checked: &Checked) {
+    let functions = checked.functions;
+    match checked.mismatches.len() {
+        0 => println!(
+            "✓ {release}: {functions} functions, and all fields and objects, are as nlmfo relies on"
+        ),
+        count => println!(
+            "✗ {release}: {count} mismatches; {functions} functions are as nlmfo relies on"
+        ),
+    }
+    for mismatch in &checked.mismatches {
+        println!("  - {}", mismatch.to_string().replace('\n', "\n  "));
+    }
+    if !checked.unseen.is_empty() {
+        let programs = checked.unseen.join(" ");
+        println!("  this series is new to the comments of {programs}");
+    }
+}
