@@ -9,6 +9,7 @@ pub mod contracts;
 pub mod demo;
 pub mod lab;
 pub mod picture;
+pub mod probe;
 pub mod progress;
 pub mod test;
 pub mod toolchain;

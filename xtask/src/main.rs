@@ -12,6 +12,7 @@ use xtask::{
     demo::{self, DemoArgs},
     lab,
     picture::{self, PictureArgs},
+    probe::{self, ProbeArgs},
     test::{self, TestArgs},
     toolchain::Toolchain,
 };
@@ -31,6 +32,8 @@ enum Task {
     },
     /// Compare what nlmfo relies on with kernels' type information, without booting
     Contracts(ContractsArgs),
+    /// Boot kernels, run `nlmfo probe` in each, and put what came of it into one table
+    Probe(ProbeArgs),
     /// Measure what observing and releasing cost
     Bench(BenchArgs),
     /// The README's picture of `nlmfo watch`, from a recording
@@ -64,6 +67,7 @@ fn execute(task: Task) -> Result<ExitCode> {
             println!("built in {}", programs.display());
         }
         Task::Picture(args) => return picture::execute(&cache, &args),
+        Task::Probe(args) => return probe::execute(&cache, &args),
         Task::Contracts(args) => return contracts::execute(&cache, &args),
         Task::Bench(args) => return bench::execute(&args),
         Task::Lab(command) => return lab::cli::execute(command),
