@@ -130,7 +130,10 @@ impl There {
         let (error, report, exit) = match ran {
             Err(error) => (Some(error.to_string()), None, Exit::NotConfirmed),
             Ok(finished) => match serde_json::from_str(&finished.stdout) {
-                Ok(report) => (None, Some(report), of_code(finished.code)),
+                Ok(report) => {
+                    let exit = of_code(finished.code).unwrap_or(Exit::NotConfirmed);
+                    (None, Some(report), exit)
+                }
                 Err(_) => (Some(self.said(&finished)), None, Exit::NotConfirmed),
             },
         };
@@ -149,7 +152,8 @@ impl There {
     async fn simple(&self, stage: Stage, arguments: Vec<String>) -> (Step, Exit) {
         let began = Instant::now();
         let (error, exit) = match self.rsh.nlmfo(&arguments, &[], REMOTE).await {
-            Ok(finished) => match of_code(finished.code) {
+            // Nothing has begun where it is not nlmfo that answers.
+            Ok(finished) => match of_code(finished.code).unwrap_or(Exit::CouldNotRun) {
                 Exit::Done => (None, Exit::Done),
                 exit => (Some(self.said(&finished)), exit),
             },
@@ -262,14 +266,16 @@ fn seconds(time: Duration) -> String {
     format!("{}s", time.as_secs_f64())
 }
 
-/// The other node's exit code, if it is one of ours.
-fn of_code(code: Option<i32>) -> Exit {
-    match code {
-        Some(0) => Exit::Done,
-        Some(1 | 2) => Exit::CouldNotRun,
-        Some(4) => Exit::Lacking,
-        Some(5) => Exit::Incomplete,
-        _ => Exit::NotConfirmed,
+/// The other node's exit code; none if it is not nlmfo's, but a signal's, a shell's or that
+/// of the program that runs commands there (ssh has 255).
+fn of_code(code: Option<i32>) -> Option<Exit> {
+    match code? {
+        0 => Some(Exit::Done),
+        1 | 2 => Some(Exit::CouldNotRun),
+        3 => Some(Exit::NotConfirmed),
+        4 => Some(Exit::Lacking),
+        5 => Some(Exit::Incomplete),
+        _ => None,
     }
 }
 
