@@ -14,7 +14,7 @@ use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
 use crate::notify::names;
-use crate::notify::number::Numbers;
+use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order, TellError};
 
@@ -33,11 +33,12 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     let report = runtime.block_on(async {
         let names = names::of(vip, &args.name, &config).await;
         let numbers = Numbers::new(&StateDir::new(&args.state.state_dir));
+        let claim = Claim::new(&[vip], netns::node(), None);
         let order = Order {
             vip,
             clients,
             names,
-            state: could_run(numbers.claim(vip, &netns::node()))?,
+            state: could_run(numbers.claim(&claim))?,
             deadline: Some(args.deadline),
         };
         let mut terminate =

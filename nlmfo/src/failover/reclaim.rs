@@ -1,6 +1,6 @@
 //! Which of a VIP's locks are back. Pure: a record and a table in, names out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::record::Record;
@@ -37,6 +37,16 @@ impl Expected {
 
     pub fn is_empty(&self) -> bool {
         self.locks.is_empty()
+    }
+
+    /// The clients that have all their locks.
+    pub fn settled(&self, held: &LockTable) -> BTreeSet<IpAddr> {
+        let mut clients: BTreeSet<IpAddr> =
+            (self.locks.iter()).map(|lock| lock.host.client).collect();
+        for lock in self.missing(held) {
+            clients.remove(&lock.host.client);
+        }
+        clients
     }
 
     /// The locks that are not held again. One that its owner has extended or joined

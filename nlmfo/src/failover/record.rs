@@ -63,6 +63,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// Which release this is of, among those of all nodes.
+    pub fn id(&self) -> String {
+        format!("{} at {}", self.node, self.taken_at)
+    }
+
     pub const SCHEMA: &str = "nlmfo.record/1";
 
     /// The record of what `tables` hold, one for each of the VIPs.

@@ -16,7 +16,7 @@ use super::noted;
 use super::reclaim::Expected;
 use super::record::Record;
 use super::takeover_report::{TakeoverReport, VipTakeover};
-use super::telling::{Outcomes, Teller, Telling};
+use super::telling::{Outcomes, Settled, Teller, Telling};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::grace::gate::Gate;
@@ -98,13 +98,7 @@ pub async fn run(
         began,
         books: Books::new(),
     };
-    let telling = Telling::start(
-        &plan.teller,
-        &plan.vips,
-        plan.expect.as_ref(),
-        takeover.until,
-    );
-    let telling = telling.map_err(RunError::After)?;
+    let telling = takeover.tell().map_err(RunError::After)?;
     let reclaims = takeover.follow().await.map_err(RunError::After)?;
     // Only now: the filesystem may have come with the address.
     let mut paths = (PathFinder::new(SEARCH_LIMIT).context("reading the mounted filesystems"))
@@ -149,6 +143,23 @@ struct Takeover<'a> {
 }
 
 impl Takeover<'_> {
+    /// Has the clients told; not of what an interrupted run has brought back already.
+    fn tell(&mut self) -> anyhow::Result<Telling> {
+        let Plan { teller, expect, .. } = self.plan;
+        let mut vips = self.plan.vips.clone();
+        let mut settled = Settled::new();
+        for (&vip, expected) in self.expected.iter().flatten() {
+            let held = self.watch.look(vip)?.ours;
+            settled.insert(vip, expected.settled(&held));
+            // A program tells all the VIP's clients or none.
+            let is_all_back = !expected.is_empty() && expected.missing(&held).is_empty();
+            if is_all_back && matches!(teller, Teller::Program(_)) {
+                vips.retain(|&other| other != vip);
+            }
+        }
+        Telling::start(teller, &vips, expect.as_ref(), &settled, self.until)
+    }
+
     /// From the open window to the moment when it may end.
     async fn follow(&mut self) -> anyhow::Result<Reclaims> {
         self.wait_for_addresses().await?;

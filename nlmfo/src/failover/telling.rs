@@ -1,6 +1,7 @@
 //! Telling the VIPs' clients to reclaim while their grace is followed: on a thread of its
 //! own, as following blocks, and a client that is dead must hold nobody up.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::IpAddr;
@@ -23,7 +24,7 @@ use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
 use crate::notify::names::{self, Name};
-use crate::notify::number::Numbers;
+use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order};
 
@@ -41,6 +42,10 @@ pub enum Teller {
 /// Between two looks whether a VIP is up.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Clients of each VIP that have everything back already, and are not told: they would
+/// begin anew, and grace may end meanwhile.
+pub type Settled = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
+
 /// What came of it, for each VIP that somebody was to be told of.
 pub type Outcomes = BTreeMap<IpAddr, Told>;
 
@@ -55,20 +60,27 @@ pub struct Telling {
 }
 
 impl Telling {
-    /// Begins to tell each VIP's clients as soon as the VIP is an address of this node,
-    /// until `until` at the latest.
+    /// Begins to tell each VIP's clients, but those that are settled, as soon as the VIP is
+    /// an address of this node, until `until` at the latest.
     pub fn start(
         teller: &Teller,
         vips: &[IpAddr],
         record: Option<&Record>,
+        settled: &Settled,
         until: Instant,
     ) -> anyhow::Result<Self> {
-        let jobs = jobs(teller, vips, record);
+        let number = Number {
+            vips: vips.to_vec(),
+            release: record.map(Record::id),
+            within: until.saturating_duration_since(Instant::now()),
+            claimed: OnceCell::new(),
+        };
+        let jobs = jobs(teller, vips, record, settled);
         let (sender, receiver) = watch::channel(until);
         let (done, outcomes) = oneshot::channel();
         let thread = match jobs.is_empty() {
             true => None,
-            false => Some(spawn(jobs, receiver, done)?),
+            false => Some(spawn(jobs, number, receiver, done)?),
         };
         Ok(Telling {
             until: sender,
@@ -111,6 +123,7 @@ struct Tell {
     vip: IpAddr,
     /// The clients of the record; none if there is no record.
     recorded: Option<BTreeSet<IpAddr>>,
+    settled: BTreeSet<IpAddr>,
     /// Whether somebody has kept a book of the VIP, before this takeover began one.
     has_book: bool,
     state: StateDir,
@@ -118,9 +131,16 @@ struct Tell {
 }
 
 impl Tell {
-    fn new(vip: IpAddr, record: Option<&Record>, state: &StateDir, config: &Config) -> Self {
+    fn new(
+        vip: IpAddr,
+        record: Option<&Record>,
+        settled: &Settled,
+        state: &StateDir,
+        config: &Config,
+    ) -> Self {
         Tell {
             vip,
+            settled: settled.get(&vip).cloned().unwrap_or_default(),
             recorded: record.map(|record| record.clients_of(vip).collect()),
             // What cannot be read now may be readable when it counts.
             has_book: Book::read(state, vip).is_ok_and(|read| read.owner.is_some()),
@@ -152,7 +172,28 @@ impl Tell {
                 self.state.path().display()
             ));
         }
-        Ok(clients.into_iter().collect())
+        Ok(clients.difference(&self.settled).copied().collect())
+    }
+}
+
+/// The state number under which all of a takeover's VIPs are told of: claimed with the
+/// first of them that is up.
+#[derive(Debug)]
+struct Number {
+    vips: Vec<IpAddr>,
+    release: Option<String>,
+    within: Duration,
+    claimed: OnceCell<Result<u32, String>>,
+}
+
+impl Number {
+    fn get(&self, state: &StateDir) -> Result<u32, String> {
+        let claim = || {
+            let claim = Claim::new(&self.vips, netns::node(), self.release.clone());
+            let number = Numbers::new(state).continue_or_claim(&claim, self.within);
+            number.map_err(|error| error.to_string())
+        };
+        self.claimed.get_or_init(claim).clone()
     }
 }
 
@@ -165,20 +206,24 @@ impl Job {
     }
 }
 
-fn jobs(teller: &Teller, vips: &[IpAddr], record: Option<&Record>) -> Vec<Job> {
+fn jobs(teller: &Teller, vips: &[IpAddr], record: Option<&Record>, settled: &Settled) -> Vec<Job> {
     let job = |&vip: &IpAddr| match teller {
         Teller::Nobody => None,
         Teller::Program(program) => Some(Job::Run {
             program: program.clone(),
             vip,
         }),
-        Teller::Own { state, config } => Some(Job::Tell(Tell::new(vip, record, state, config))),
+        Teller::Own { state, config } => {
+            let tell = Tell::new(vip, record, settled, state, config);
+            Some(Job::Tell(tell))
+        }
     };
     vips.iter().filter_map(job).collect()
 }
 
 fn spawn(
     jobs: Vec<Job>,
+    number: Number,
     until: watch::Receiver<Instant>,
     done: oneshot::Sender<Outcomes>,
 ) -> anyhow::Result<JoinHandle<()>> {
@@ -189,7 +234,7 @@ fn spawn(
     let work = move || {
         let outcomes = runtime.block_on(async {
             let told = jobs.iter().map(|job| async {
-                let told = tell_or_end(job, until.clone()).await;
+                let told = tell_or_end(job, &number, until.clone()).await;
                 (job.vip(), told)
             });
             join_all(told).await.into_iter().collect()
@@ -201,7 +246,7 @@ fn spawn(
     thread.context("starting the thread that tells the clients")
 }
 
-async fn tell_or_end(job: &Job, until: watch::Receiver<Instant>) -> Told {
+async fn tell_or_end(job: &Job, number: &Number, until: watch::Receiver<Instant>) -> Told {
     let vip = job.vip();
     // The resolver may take its time: before the VIP is up.
     let names = match job {
@@ -217,12 +262,16 @@ async fn tell_or_end(job: &Job, until: watch::Receiver<Instant>) -> Told {
     }
     match job {
         Job::Run { program, .. } => run(program, vip, until).await,
-        Job::Tell(job) => tell(job, names, until).await.unwrap_or_else(Told::failed),
+        Job::Tell(job) => {
+            let told = tell(job, number, names, until).await;
+            told.unwrap_or_else(Told::failed)
+        }
     }
 }
 
 async fn tell(
     job: &Tell,
+    number: &Number,
     names: Vec<Name>,
     until: watch::Receiver<Instant>,
 ) -> Result<Told, String> {
@@ -230,12 +279,11 @@ async fn tell(
     if clients.is_empty() {
         return Ok(Told::done());
     }
-    let number = Numbers::new(&job.state).claim(job.vip, &netns::node());
     let order = Order {
         vip: job.vip,
         clients,
         names,
-        state: number.map_err(|error| error.to_string())?,
+        state: number.get(&job.state)?,
         deadline: None,
     };
     let report = tell::run(&order, ended(until)).await;
@@ -350,14 +398,18 @@ mod tests {
             client(vip(), "10.77.1.2", ""),
             client(other, "10.77.1.3", "c3"),
         ]);
-        let told = |vip, record| match &jobs(&teller, &[vip], record)[..] {
+        let nobody = Settled::new();
+        let told = |vip, record, settled| match &jobs(&teller, &[vip], record, settled)[..] {
             [Job::Tell(tell)] => tell.clients(),
             other => panic!("{other:?}"),
         };
         let address = |text: &str| -> IpAddr { text.parse().unwrap() };
-        assert_eq!(told(vip(), Some(&record)), Ok(vec![address("10.77.1.1")]));
-        assert!(jobs(&Teller::Nobody, &[vip()], Some(&record)).is_empty());
-        let unknown = told(other, None).unwrap_err();
+        let c1 = address("10.77.1.1");
+        assert_eq!(told(vip(), Some(&record), &nobody), Ok(vec![c1]));
+        let settled = Settled::from([(vip(), BTreeSet::from([c1]))]);
+        assert_eq!(told(vip(), Some(&record), &settled), Ok(Vec::new()));
+        assert!(jobs(&Teller::Nobody, &[vip()], Some(&record), &nobody).is_empty());
+        let unknown = told(other, None, &nobody).unwrap_err();
         assert!(
             unknown.contains("nobody has kept a client book"),
             "{unknown}"
@@ -365,7 +417,7 @@ mod tests {
 
         // Once somebody keeps a book, it counts that nobody is in it; and it is read late.
         let mut writer = Writer::open(&state, other, "a").unwrap();
-        let [Job::Tell(early)] = &jobs(&teller, &[other], None)[..] else {
+        let [Job::Tell(early)] = &jobs(&teller, &[other], None, &nobody)[..] else {
             panic!("a job was expected");
         };
         assert_eq!(early.clients(), Ok(Vec::new()));
@@ -387,7 +439,7 @@ mod tests {
     async fn a_vip_that_does_not_come_is_waited_for_until_the_end() {
         let teller = Teller::Program("/bin/true".into());
         let until = Instant::now() + Duration::from_secs(600);
-        let telling = Telling::start(&teller, &[vip()], None, until).unwrap();
+        let telling = Telling::start(&teller, &[vip()], None, &Settled::new(), until).unwrap();
         let mut outcomes = telling.finish(Instant::now()).await;
         let told = outcomes.remove(&vip()).unwrap();
         assert!(!told.done);
@@ -404,7 +456,7 @@ mod tests {
             ("/nonexistent", Some("cannot be run")),
         ] {
             let teller = Teller::Program(program.into());
-            let telling = Telling::start(&teller, &[here], None, far).unwrap();
+            let telling = Telling::start(&teller, &[here], None, &Settled::new(), far).unwrap();
             let told = telling.finish(far).await.remove(&here).unwrap();
             match words {
                 None => assert!(told.done, "{told:?}"),
@@ -416,7 +468,14 @@ mod tests {
         std::fs::write(&endless, "#!/bin/sh\nexec sleep 600\n").unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&endless, mode).unwrap();
-        let telling = Telling::start(&Teller::Program(endless), &[here], None, far).unwrap();
+        let telling = Telling::start(
+            &Teller::Program(endless),
+            &[here],
+            None,
+            &Settled::new(),
+            far,
+        )
+        .unwrap();
         let told = telling
             .finish(Instant::now() + LOOK)
             .await

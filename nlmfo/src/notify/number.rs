@@ -2,17 +2,19 @@
 //!
 //! A client acts on SM_NOTIFY only if the number differs from the last that it saw under
 //! that name (`sm_notify_1_svc` of nfs-utils' statd; `next_host_state` in
-//! fs/lockd/host.c, 6.1), so that two VIPs must not have the same one. Each number is
-//! claimed by a file of its name, which makes it safe for nodes that share the folder;
-//! nodes that do not share it are kept apart by the clock, as no number is below the
-//! seconds since 1970.
+//! fs/lockd/host.c, 6.1), so that VIPs that move at different times must not have the same
+//! one. Those that move together do: a client that knows several of them by one name
+//! reclaims through all of them at the first word, and must not begin anew at the second,
+//! when their grace may be over. Each number is claimed by a file of its name, which makes
+//! it safe for nodes that share the folder; nodes that do not share it are kept apart by
+//! the clock, as no number is below the seconds since 1970.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::debug;
@@ -44,10 +46,40 @@ pub enum NumberError {
 /// What a number's file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    pub vip: IpAddr,
+    /// In order.
+    pub vips: Vec<IpAddr>,
     pub node: String,
     /// Seconds since 1970.
     pub at: u64,
+    /// The release whose locks were to be reclaimed, where it is known
+    /// ([`Record::id`](crate::failover::record::Record::id)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+}
+
+impl Claim {
+    /// Of now.
+    pub fn new(vips: &[IpAddr], node: String, release: Option<String>) -> Self {
+        let mut vips = vips.to_vec();
+        vips.sort_unstable();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Claim {
+            vips,
+            node,
+            at: now.map_or(0, |elapsed| elapsed.as_secs()),
+            release,
+        }
+    }
+
+    /// The number that was claimed for the same, if nobody has told of any of the VIPs since.
+    fn continued(&self, claims: &BTreeMap<u32, Claim>, within: Duration) -> Option<u32> {
+        let concerns = |claim: &Claim| claim.vips.iter().any(|vip| self.vips.contains(vip));
+        let (&number, last) = claims.iter().rev().find(|(_, claim)| concerns(claim))?;
+        let is_same = self.release.is_some()
+            && (&last.vips, &last.node, &last.release) == (&self.vips, &self.node, &self.release);
+        let age = self.at.saturating_sub(last.at);
+        (is_same && age < within.as_secs()).then_some(number)
+    }
 }
 
 /// Seconds, up to two minutes, by which VIPs are kept apart that are moved at the same
@@ -70,19 +102,22 @@ impl Numbers {
         }
     }
 
-    /// A number for the VIP that nobody has had: higher than every one in the folder,
+    /// A number for the VIPs that nobody has had: higher than every one in the folder,
     /// this node's statd's and the time of day. It is durable on return.
-    pub fn claim(&self, vip: IpAddr, node: &str) -> Result<u32, NumberError> {
-        let now =
-            (SystemTime::now().duration_since(UNIX_EPOCH)).map_or(0, |elapsed| elapsed.as_secs());
-        let clock = u32::try_from(now).unwrap_or(u32::MAX);
-        let floor = clock.saturating_add(apart(vip)).max(statds());
-        let claim = Claim {
-            vip,
-            node: node.to_owned(),
-            at: now,
-        };
-        self.claim_above(floor, &claim)
+    pub fn claim(&self, claim: &Claim) -> Result<u32, NumberError> {
+        let clock = u32::try_from(claim.at).unwrap_or(u32::MAX);
+        let apart = claim.vips.iter().map(|&vip| apart(vip)).max().unwrap_or(0);
+        let floor = clock.saturating_add(apart).max(statds());
+        self.claim_above(floor, claim)
+    }
+
+    /// The number of a telling that was interrupted less than `within` ago, if this is the
+    /// same one: who has begun to reclaim then must not begin anew. Else a new one.
+    pub fn continue_or_claim(&self, claim: &Claim, within: Duration) -> Result<u32, NumberError> {
+        match claim.continued(&self.claims(BTreeMap::new())?, within) {
+            Some(number) => Ok(number),
+            None => self.claim(claim),
+        }
     }
 
     fn claim_above(&self, floor: u32, claim: &Claim) -> Result<u32, NumberError> {
@@ -103,7 +138,7 @@ impl Numbers {
                 self.remove(number)?;
                 continue;
             }
-            self.prune(claimed, claim.vip)?;
+            self.prune(&claimed)?;
             return Ok(number);
         }
     }
@@ -154,15 +189,25 @@ impl Numbers {
         }
     }
 
-    /// Removes the VIP's numbers but the last few; the highest of all is among those.
-    fn prune(&self, claimed: BTreeMap<u32, PathBuf>, vip: IpAddr) -> Result<(), NumberError> {
-        let of_vip = claimed.into_iter().rev().filter(|(_, path)| {
+    /// Removes the numbers that are not among the last few of any VIP; the highest of all
+    /// is.
+    fn prune(&self, claimed: &BTreeMap<u32, PathBuf>) -> Result<(), NumberError> {
+        let mut seen: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        for (&number, path) in claimed.iter().rev() {
             let claim = fs::read(path).ok();
-            let claim = claim.and_then(|text| serde_json::from_slice::<Claim>(&text).ok());
-            claim.is_some_and(|claim| claim.vip == vip)
-        });
-        for (number, _) in of_vip.skip(KEPT) {
-            self.remove(number)?;
+            let Some(claim) = claim.and_then(|text| serde_json::from_slice::<Claim>(&text).ok())
+            else {
+                continue;
+            };
+            let mut is_kept = false;
+            for vip in claim.vips {
+                let seen = seen.entry(vip).or_default();
+                *seen += 1;
+                is_kept |= *seen <= KEPT;
+            }
+            if !is_kept {
+                self.remove(number)?;
+            }
         }
         Ok(())
     }
@@ -226,10 +271,40 @@ mod tests {
 
     fn claim_for(vip: &str) -> Claim {
         Claim {
-            vip: vip.parse().unwrap(),
+            vips: vec![vip.parse().unwrap()],
             node: "a".into(),
             at: 1,
+            release: None,
         }
+    }
+
+    #[test]
+    fn an_interrupted_telling_goes_on_under_its_number() {
+        let within = Duration::from_secs(90);
+        let (vip, other) = ("10.77.0.1".parse().unwrap(), "10.77.0.2".parse().unwrap());
+        let claim = |vips: &[IpAddr], node: &str, at, release: Option<&str>| Claim {
+            at,
+            ..Claim::new(vips, node.into(), release.map(str::to_owned))
+        };
+        let first = claim(&[other, vip], "b", 1000, Some("a at 1"));
+        let again = claim(&[vip, other], "b", 1089, Some("a at 1"));
+        let claims = BTreeMap::from([(7, first.clone())]);
+        assert_eq!(again.continued(&claims, within), Some(7));
+        for different in [
+            claim(&[vip, other], "b", 1090, Some("a at 1")),
+            claim(&[vip, other], "a", 1001, Some("a at 1")),
+            claim(&[vip, other], "b", 1001, Some("a at 2")),
+            claim(&[vip, other], "b", 1001, None),
+            claim(&[vip], "b", 1001, Some("a at 1")),
+        ] {
+            assert_eq!(different.continued(&claims, within), None, "{different:?}");
+        }
+        // Somebody has told of one of them since.
+        let later = claim(&[vip], "a", 1005, None);
+        let claims = BTreeMap::from([(7, first), (9, later)]);
+        assert_eq!(again.continued(&claims, within), None);
+        let nobodys = claim(&[vip], "a", 1005, None);
+        assert_eq!(nobodys.continued(&claims, within), None);
     }
 
     #[test]
@@ -263,9 +338,14 @@ mod tests {
     fn a_number_is_of_today() {
         let folder = tempfile::tempdir().unwrap();
         let numbers = in_folder(folder.path());
-        let number = numbers.claim("10.77.0.1".parse().unwrap(), "a").unwrap();
+        let vips = ["10.77.0.1".parse().unwrap(), "10.77.0.2".parse().unwrap()];
+        let claim = Claim::new(&vips, "b".into(), Some("a at 1".into()));
+        let number = numbers.claim(&claim).unwrap();
         // 2026.
         assert!(number > 1_767_225_600 && number % 2 == 1, "{number}");
+        let within = Duration::from_secs(90);
+        assert_eq!(numbers.continue_or_claim(&claim, within).unwrap(), number);
+        assert!(numbers.claim(&claim).unwrap() > number);
     }
 
     #[test]

@@ -186,10 +186,8 @@ impl Live {
             Err(error) => troubles.push(error.to_string()),
         }
         // In the order of the numbers: a VIP's highest is the one that stays.
-        let told = self
-            .claims
-            .iter()
-            .map(|(number, claim)| (claim.vip, *number));
+        let told = (self.claims.iter())
+            .flat_map(|(&number, claim)| claim.vips.iter().map(move |&vip| (vip, number)));
         let told: BTreeMap<IpAddr, u32> = told.collect();
         let kernel_grace = KernelGrace::now();
         let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
