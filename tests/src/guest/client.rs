@@ -13,7 +13,7 @@ use super::busy::{Busy, Wanted};
 use super::command::run;
 use super::locker::{Locker, Mode, Outcome, Range};
 use super::place::Place;
-use super::server::{BRIDGE, Server, start_rpc};
+use super::server::{BRIDGE, MOUNTD_PORT, Server, start_rpc};
 
 /// The netid that `mount -o proto=` and rpcbind use.
 pub fn netid(transport: Transport, address: IpAddr) -> &'static str {
@@ -116,6 +116,28 @@ impl Client {
             .arg(source)
             .arg(&at))
         .with_context(|| format!("client {} mounting through {vip}", self.place.name()))?;
+        self.mounts
+            .lock()
+            .expect("no panic while held")
+            .push(at.clone());
+        Ok(Mount { at })
+    }
+
+    /// [`Client::mount`] over TCP with this text as the server's name, by which lockd may
+    /// monitor it.
+    pub fn mount_named(&self, server: &Server, name: &str, vip: IpAddr) -> Result<Mount> {
+        let at = PathBuf::from(format!("/run/mnt/{vip}-named"));
+        self.place.create_dir(&at)?;
+        let options = format!(
+            "vers=3,proto=tcp,nosharecache,noac,addr={vip},mountaddr={vip},mountvers=3,\
+             mountproto=tcp,mountport={MOUNTD_PORT}"
+        );
+        // Without the helper, which would choose the address.
+        run((self.place.command("mount"))
+            .args(["-i", "-t", "nfs", "-o", &options])
+            .arg(format!("{name}:{}", server.export().display()))
+            .arg(&at))
+        .with_context(|| format!("client {} mounting {name}", self.place.name()))?;
         self.mounts
             .lock()
             .expect("no panic while held")

@@ -12,6 +12,7 @@ mod grace;
 mod grace_end;
 mod last_resorts;
 mod locks;
+mod names;
 mod notify;
 mod release;
 mod takeover;
@@ -71,6 +72,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         takeover::SCENARIOS,
         thousand::SCENARIOS,
         notify::SCENARIOS,
+        names::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
         release::SCENARIOS,
