@@ -197,6 +197,11 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(signal)
 }
 
+/// A word for a shell that stands for just this text.
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Runs a command on `host`, with our own standard streams, and returns its exit status.
 pub fn call(host: IpAddr, words: &[String]) -> Result<i32> {
     let mut stream = TcpStream::connect_timeout(&(host, PORT).into(), CONNECT)

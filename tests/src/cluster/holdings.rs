@@ -11,6 +11,7 @@ use super::Node;
 use super::service::Service;
 use crate::guest::busy::{Busy, Wanted};
 use crate::guest::client::HeldLock;
+use crate::guest::kernel_log;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
 use crate::guest::lab::MountedClient;
 use crate::guest::locker::{Mode, Range};
@@ -88,8 +89,10 @@ impl Holdings {
         ensure_kernel_holds(&service.locks(node)?, &self.known)
     }
 
-    /// Every owner gives its lock up, and nothing is left: they alone can.
+    /// Every owner gives its lock up, and nothing is left: they alone can. Until now their
+    /// kernels believed in all of them.
     pub fn give_up(self, service: &Service, node: &Node) -> Result<()> {
+        kernel_log::ensure_no_reclaim_refused()?;
         for lock in self.held {
             lock.release()?;
         }

@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, ensure};
 
 use super::Node;
+use super::agent::{AGENT, quoted};
 use super::service::Service;
+use crate::guest::wait::{Seen, until};
 
 /// A moment in a command's life, as a condition of the node's shell.
 pub struct Step {
@@ -30,13 +32,17 @@ impl Step {
 
     /// The kernel holds no lock on the service's filesystem.
     pub fn locks_gone(service: &Service) -> Step {
-        let folder = service.folder().display();
         Step {
             name: "the locks are gone",
-            // stat knows decimal numbers only, /proc/locks is in hexadecimal.
-            condition: format!(
-                "! grep -q \" $(printf %02x:%02x $(stat -c '%Hd %Ld' {folder})):\" /proc/locks"
-            ),
+            condition: format!("! {}", holds(service)),
+        }
+    }
+
+    /// The kernel holds a lock on the service's filesystem.
+    pub fn locks_there(service: &Service) -> Step {
+        Step {
+            name: "locks are there",
+            condition: holds(service),
         }
     }
 
@@ -46,6 +52,20 @@ impl Step {
             condition: "/nlmfo grace --list --json | grep -q '\"open\":true'".into(),
         }
     }
+
+    /// The same of another node than the command's.
+    pub fn on(self, node: &Node) -> Step {
+        Step {
+            condition: format!("{AGENT} rsh {} {}", node.address, quoted(&self.condition)),
+            ..self
+        }
+    }
+}
+
+fn holds(service: &Service) -> String {
+    let folder = service.folder().display();
+    // stat knows decimal numbers only, /proc/locks is in hexadecimal.
+    format!("grep -q \" $(printf %02x:%02x $(stat -c '%Hd %Ld' {folder})):\" /proc/locks")
 }
 
 impl Node {
@@ -55,10 +75,14 @@ impl Node {
         let script = format!(
             "{tool} {arguments} >/tmp/killed.out 2>&1 & tool=$!\n\
              until {condition}; do [ -e /proc/$tool/exe ] || break; done\n\
-             kill -9 $tool; wait $tool && code=0 || code=$?\n\
+             kill -9 $tool || true; wait $tool && code=0 || code=$?\n\
              echo $code; cat /tmp/killed.out",
             tool = self.tool.display(),
-            arguments = arguments.join(" "),
+            arguments = arguments
+                .iter()
+                .map(|word| quoted(word))
+                .collect::<Vec<_>>()
+                .join(" "),
             condition = step.condition,
         );
         let said = self.shell(&script).with_context(|| step.name)?;
@@ -69,5 +93,16 @@ impl Node {
             step.name
         );
         Ok(())
+    }
+
+    /// Waits until nothing of the tool's is in this kernel any more.
+    pub fn wait_gate_gone(&self) -> Result<()> {
+        until(&format!("the gate to be gone from {}", self.name()), || {
+            let left = self.shell("find /sys/fs/bpf -mindepth 1")?;
+            Ok(match left.is_empty() {
+                true => Seen::Yes(()),
+                false => Seen::No(left),
+            })
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! A server of the cluster, in its own machine: daemons without an export, and the agent
 //! through which the driver gives it work.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -31,11 +31,20 @@ pub fn serve(name: &str, address: IpAddr) -> Result<()> {
     ]))?;
     sethostname(name).context("sethostname")?;
     let place = Place::root();
+    let [.., last] = address.octets();
+    let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 2, last.into());
     place.ip(&format!(
         "link set lo up\n\
          link set {DEVICE} up\n\
-         addr add {address}/16 dev {DEVICE}\n"
+         addr add {address}/16 dev {DEVICE}\n\
+         addr add {v6}/64 dev {DEVICE} nodad\n"
     ))?;
+    // The neighbours of an address that moves here are told, once it is known to be nobody
+    // else's; they would look for it at the other node for a minute.
+    place.write(
+        &format!("/proc/sys/net/ipv6/conf/{DEVICE}/ndisc_notify"),
+        "1",
+    )?;
     let _daemons = Daemons::start(&place)?;
     agent::serve()
 }

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Node;
-use super::agent::AGENT;
+use super::agent::{AGENT, quoted};
 use super::node::DEVICE;
 use crate::guest::proc_locks::{self, PosixLock};
 use crate::guest::server::export_options;
+
+/// Where a hand-over program leaves its mark when it has done all.
+pub const HANDED_OVER: &str = "/tmp/handed-over";
 
 /// A VIP with a filesystem on a disk that both servers have.
 pub struct Service {
@@ -60,10 +63,10 @@ impl Service {
     /// as `nlmfo failover --hand-over` runs it. It may be run again, wherever it ended.
     pub fn hand_over_program(&self, node: &Node) -> Result<&'static str> {
         const PATH: &str = "/tmp/hand-over";
-        let quoted = self.start_script().replace('\'', "'\\''");
         let script = format!(
-            "#!/bin/sh\nset -e\n{}\n{AGENT} rsh \"$1\" '{quoted}'\n",
-            self.stop_script()
+            "#!/bin/sh\nset -e\n{}\n{AGENT} rsh \"$1\" {}\ntouch {HANDED_OVER}\n",
+            self.stop_script(),
+            quoted(&self.start_script())
         );
         node.place().write_program(PATH, &script)?;
         Ok(PATH)
@@ -77,10 +80,10 @@ impl Service {
         let folder = self.folder.display();
         let prefix = self.prefix();
         let options = export_options(*fsid);
-        // IPv6 has no such word for the neighbours; they find out when they ask again.
-        let (nodad, announce) = match vip {
-            IpAddr::V4(_) => ("", format!("arping -q -A -c 1 -I {DEVICE} {vip}")),
-            IpAddr::V6(_) => ("nodad", "true".into()),
+        // Of an IPv6 address the kernel tells the neighbours (`node::serve`).
+        let announce = match vip {
+            IpAddr::V4(_) => format!("arping -q -A -c 1 -I {DEVICE} {vip}"),
+            IpAddr::V6(_) => "true".into(),
         };
         format!(
             "set -e\n\
@@ -88,7 +91,7 @@ impl Service {
              mountpoint -q {folder} || mount /dev/vd{disk} {folder}\n\
              touch /etc/exports\n\
              exportfs -o {options} '*:{folder}'\n\
-             ip addr replace {prefix} dev {DEVICE} {nodad}\n\
+             ip addr replace {prefix} dev {DEVICE}\n\
              {announce}"
         )
     }

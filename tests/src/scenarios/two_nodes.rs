@@ -22,7 +22,7 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "two-nodes-planned",
-        claim: "a VIP moves to another server and back: every lock stays its client's, no thief gets one, who uses another VIP does not notice",
+        claim: "an IPv6 VIP moves to another server and back: every lock stays its client's, no thief gets one, who uses another VIP does not notice",
         run: planned,
     },
     Scenario {
@@ -43,6 +43,8 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+/// The one that moves is an IPv6 address.
+const VIPS_OF_BOTH_FAMILIES: [&str; 2] = ["fd77::1", "10.77.0.2"];
 
 /// Reclaims of those who live; grace is several times as long.
 const IN_TIME: Duration = Duration::from_secs(20);
@@ -71,7 +73,7 @@ fn wait_for_book(node: &Node, vip: IpAddr, clients: &[MountedClient]) -> Result<
 }
 
 fn planned(context: &Context) -> Result<End> {
-    let cluster = Cluster::up(&context.nlmfo, &VIPS)?;
+    let cluster = Cluster::up(&context.nlmfo, &VIPS_OF_BOTH_FAMILIES)?;
     let everyone = cluster.clients(4)?;
     let (clients, [thief]) = everyone.split_at(3) else {
         unreachable!("four clients were asked for");
@@ -300,13 +302,7 @@ fn killed_command(context: &Context) -> Result<End> {
     ensure_nothing_stolen(robbing)?;
     mine.ensure_on(service, &cluster.b)?;
     for node in [&cluster.a, &cluster.b] {
-        until(&format!("the gate to be gone from {}", node.name()), || {
-            let left = node.shell("find /sys/fs/bpf -mindepth 1")?;
-            Ok(match left.is_empty() {
-                true => Seen::Yes(()),
-                false => Seen::No(left),
-            })
-        })?;
+        node.wait_gate_gone()?;
     }
     mine.give_up(service, &cluster.b)?;
     Ok(End::Pass)
