@@ -15,6 +15,11 @@ use super::wait::{Seen, until};
 /// The bridge that a server's clients hang on.
 pub const BRIDGE: &str = "br0";
 
+/// The bridge's hardware address. Left to itself it has the lowest of its ports', another
+/// one as soon as a client with a lower one joins; what clients send to the former is lost
+/// until they ask again who has the server's addresses, which takes them up to a minute.
+const BRIDGE_MAC: &str = "02:6e:6c:6d:66:01";
+
 /// mountd's port, fixed so that raw clients need not ask for it.
 pub const MOUNTD_PORT: u16 = 20048;
 
@@ -180,7 +185,7 @@ pub fn export_options(fsid: u32) -> String {
 pub fn make_bridge(place: &Place) -> Result<()> {
     place.ip(&format!(
         "link set lo up\n\
-         link add {BRIDGE} type bridge\n\
+         link add {BRIDGE} address {BRIDGE_MAC} type bridge\n\
          link set {BRIDGE} up\n\
          addr add {OWN_ADDRESS}/16 dev {BRIDGE}\n\
          addr add {OWN_V6} dev {BRIDGE} nodad\n"
