@@ -5,15 +5,25 @@ use serde_json::Value;
 
 use super::{Context, End, Scenario};
 use crate::cluster::agent::AGENT;
+use crate::cluster::handover::{Handover, words};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen};
+use crate::cluster::killed::Step;
+use crate::cluster::service::HANDED_OVER;
 use crate::cluster::{Cluster, NODES};
 use crate::guest::tool::exit;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "two-nodes-driven",
-    claim: "one command moves a VIP to another node; one that cannot leaves every lock where it was",
-    run: driven,
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "two-nodes-driven",
+        claim: "one command moves a VIP to another node; one that cannot leaves every lock where it was",
+        run: driven,
+    },
+    Scenario {
+        name: "two-nodes-driven-killed",
+        claim: "a move by one command that is killed after each of its steps ends well when it is run again",
+        run: killed,
+    },
+];
 
 const VIP: &str = "10.77.0.1";
 
@@ -95,6 +105,48 @@ fn driven(context: &Context) -> Result<End> {
             .is_some_and(|all| all.len() == clients.len()),
         "{book}"
     );
+    mine.give_up(service, b)?;
+    Ok(End::Pass)
+}
+
+fn killed(context: &Context) -> Result<End> {
+    let cluster = Cluster::up(&context.nlmfo, &[VIP])?;
+    let everyone = cluster.clients(2)?;
+    let (clients, [thief]) = everyone.split_at(1) else {
+        unreachable!("two clients were asked for");
+    };
+    let service = &cluster.services[0];
+    let mine = Holdings::take(clients, 0, service, &cluster.a)?;
+    let robbing = mine.robbed_by(thief, 0)?;
+    let (a, b) = (&cluster.a, &cluster.b);
+    let handover = Handover {
+        service,
+        from: a,
+        to: b,
+    };
+    let command = handover.pair_command()?;
+    for step in [
+        Step::grace_open().on(b),
+        Step::locks_gone(service),
+        Step::file_there(HANDED_OVER),
+        Step::locks_there(service).on(b),
+    ] {
+        a.kill_at(&step, &command)?;
+    }
+    let moved = a.tool().json(exit::CONFIRMED, &words(&command))?;
+    let vip = &moved["takeover"]["vips"][0];
+    ensure!(
+        vip["expected"] == mine.known.len()
+            && vip["missing"].as_array().is_some_and(Vec::is_empty)
+            && vip["window"]["lockd"]["violations"] == 0
+            && moved["standing"].is_null(),
+        "{moved}"
+    );
+    ensure_nothing_stolen(robbing)?;
+    mine.ensure_on(service, b)?;
+    for node in [a, b] {
+        node.wait_gate_gone()?;
+    }
     mine.give_up(service, b)?;
     Ok(End::Pass)
 }
