@@ -42,11 +42,16 @@ pub enum Command {
     HaCallout(CalloutArgs),
     /// Live dashboard: which VIP holds what, who waits, and how a failover goes
     Watch(WatchArgs),
+    /// Test what this kernel's lock manager does: for machines that serve nobody
+    Probe(ProbeArgs),
     /// Remove every trace of nlmfo from the kernel
     Cleanup(CleanupArgs),
     /// Follows network devices while a grace period is open; started by `grace`
     #[command(name = crate::grace::keeper::COMMAND, hide = true)]
     GraceKeeper,
+    /// Keeps namespaces of `probe` until standard input ends
+    #[command(name = crate::bed::place::COMMAND, hide = true)]
+    Hold { name: String },
 }
 
 #[derive(Debug, Args)]
@@ -364,6 +369,41 @@ pub struct CleanupArgs {
 
 /// An address as lockd sees it: no name, prefix, port or scope; an IPv4-mapped
 /// IPv6 address is the IPv4 one.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// List the checks, and what each proves; run none
+    #[arg(long)]
+    pub list: bool,
+    /// Only checks whose names contain TEXT (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub only: Vec<String>,
+    /// No checks whose names contain TEXT (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub skip: Vec<String>,
+    /// How long each check may take
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub timeout: Duration,
+    #[arg(long, value_enum, default_value = "tap")]
+    pub format: ProbeFormat,
+    /// An earlier report (`--format json`): fail only on what has become worse
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Go on although this machine serves NFS clients, whose locks it puts at risk
+    #[arg(long)]
+    pub with_live_clients: bool,
+}
+
+/// How a probe is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeFormat {
+    /// TAP 13, each check as it ends
+    Tap,
+    /// JUnit XML
+    Junit,
+    /// One JSON object
+    Json,
+}
+
 fn address(text: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return usable(ip.to_canonical());

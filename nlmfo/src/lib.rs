@@ -10,6 +10,7 @@ pub mod grace;
 pub mod kernel;
 pub mod notify;
 pub mod observe;
+pub mod probe;
 pub mod release;
 pub mod rpc;
 pub mod ui;

@@ -268,6 +268,13 @@ fn hide_configuration() -> Result<()> {
                 .with_context(|| format!("hiding {file}"))?;
         }
     }
+    for folder in ["/etc/exports.d", "/etc/nfs.conf.d"] {
+        if Path::new(folder).is_dir() {
+            let none = MsFlags::empty();
+            mount(Some("tmpfs"), folder, Some("tmpfs"), none, None::<&str>)
+                .with_context(|| format!("hiding {folder}"))?;
+        }
+    }
     Ok(())
 }
 

@@ -113,15 +113,25 @@ impl RawNet {
     /// Creates files in the server's export and asks for their handles, as an
     /// NFSv3 client of `vip` would.
     pub fn files(&self, server: &Server, vip: IpAddr, names: &[String]) -> Result<Vec<FileHandle>> {
+        self.files_in(server.export(), server, vip, names)
+    }
+
+    /// [`RawNet::files`] in another of the server's exports.
+    pub fn files_in(
+        &self,
+        export: &Path,
+        server: &Server,
+        vip: IpAddr,
+        names: &[String],
+    ) -> Result<Vec<FileHandle>> {
         for name in names {
-            let path = server.place().path(server.export()).join(name);
+            let path = server.place().path(export).join(name);
             std::fs::File::create(&path).with_context(|| path.display().to_string())?;
         }
         let address = address(0, vip);
         let connect = |port| self.connect(SocketAddr::new(vip, port), Transport::Tcp, address);
         let (mount_runtime, mut mountd) = connect(MOUNTD_PORT)?;
-        let root =
-            mount_runtime.block_on(handles::root(&mut mountd, path_text(server.export())?))?;
+        let root = mount_runtime.block_on(handles::root(&mut mountd, path_text(export)?))?;
         let (runtime, mut nfsd) = connect(NFS_PORT)?;
         runtime.block_on(async {
             let mut found = Vec::with_capacity(names.len());
@@ -300,6 +310,12 @@ impl RawClient {
             access,
         };
         Ok(self.runtime.block_on(self.nlm.share(&share, false))?)
+    }
+
+    /// FREE_ALL: gives up everything that this client, of this version and transport,
+    /// has through the VIP. NLM v3 and v4 only.
+    pub fn free_all(&mut self) -> Result<()> {
+        Ok(self.runtime.block_on(self.nlm.free_all(&self.name, 0))?)
     }
 
     /// Makes a call that must be granted.

@@ -23,6 +23,18 @@ const BRIDGE_MAC: &str = "02:6e:6c:6d:66:01";
 /// mountd's port, fixed so that raw clients need not ask for it.
 pub const MOUNTD_PORT: u16 = 20048;
 
+/// Reads `Y` once that grace has ended; writing it ends it.
+pub const LOCKD_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
+pub const NFSD_GRACE: &str = "/proc/fs/nfsd/v4_end_grace";
+
+/// How long nfsd's grace lasts, and NFSv4 leases, in seconds; set while nfsd is stopped.
+pub const NFSD_GRACE_TIME: &str = "/proc/fs/nfsd/nfsv4gracetime";
+pub const NFSD_LEASE_TIME: &str = "/proc/fs/nfsd/nfsv4leasetime";
+
+/// lockd's settings, in seconds, of the whole machine.
+pub const NLM_TIMEOUT: &str = "/proc/sys/fs/nfs/nlm_timeout";
+pub const NLM_GRACE_PERIOD: &str = "/proc/sys/fs/nfs/nlm_grace_period";
+
 /// The server's own address, which no client mounts from.
 pub const OWN_ADDRESS: &str = "10.77.0.254";
 const OWN_V6: &str = "fd77::fe/64";
@@ -105,6 +117,11 @@ impl Server {
         run(self.place.command("rpc.nfsd").arg("0"))?;
         Ok(())
     }
+
+    /// Starts nfsd again after [`Server::stop_nfsd`], in its grace and lockd's.
+    pub fn start_nfsd(&self) -> Result<()> {
+        start_nfsd(&self.place)
+    }
 }
 
 /// Everything that serves NFSv3 and its locks in one place, without an export.
@@ -123,14 +140,14 @@ impl Daemons {
         };
         // Short periods: whatever cannot be ended by hand ends soon.
         for (file, seconds) in [
-            ("/proc/sys/fs/nfs/nlm_timeout", "3"),
-            ("/proc/sys/fs/nfs/nlm_grace_period", "3"),
-            ("/proc/fs/nfsd/nfsv4leasetime", "10"),
-            ("/proc/fs/nfsd/nfsv4gracetime", "10"),
+            (NLM_TIMEOUT, "3"),
+            (NLM_GRACE_PERIOD, "3"),
+            (NFSD_LEASE_TIME, "10"),
+            (NFSD_GRACE_TIME, "10"),
         ] {
             place.write(file, seconds)?;
         }
-        run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
+        start_nfsd(place)?;
         run(place
             .command("rpc.mountd")
             .args(["--port", &MOUNTD_PORT.to_string()]))?;
@@ -140,22 +157,24 @@ impl Daemons {
 
     /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
     fn end_grace(&self, place: &Place) -> Result<()> {
-        for (file, whose) in [
-            ("/proc/fs/lockd/nlm_end_grace", "lockd"),
-            ("/proc/fs/nfsd/v4_end_grace", "nfsd"),
-        ] {
-            until(&format!("the end of {whose}'s grace"), || {
-                let state = place.read(file)?;
-                if state.starts_with('Y') {
-                    return Ok(Seen::Yes(()));
-                }
-                // EBUSY while client tracking still starts: look again.
-                let said = place.write(file, "Y").err();
-                Ok(Seen::No(format!("{file} reads {state:?}; write: {said:?}")))
-            })?;
-        }
-        Ok(())
+        end_grace_of(place, LOCKD_GRACE)?;
+        end_grace_of(place, NFSD_GRACE)
     }
+}
+
+/// Ends the grace whose control file this is ([`LOCKD_GRACE`] or [`NFSD_GRACE`]).
+pub fn end_grace_of(place: &Place, control: &str) -> Result<()> {
+    until(&format!("the end of grace by {control}"), || {
+        let state = place.read(control)?;
+        if state.starts_with('Y') {
+            return Ok(Seen::Yes(()));
+        }
+        // EBUSY while client tracking still starts: look again.
+        let said = place.write(control, "Y").err();
+        Ok(Seen::No(format!(
+            "{control} reads {state:?}; write: {said:?}"
+        )))
+    })
 }
 
 impl Drop for Daemons {
@@ -163,6 +182,11 @@ impl Drop for Daemons {
         let _ = self.nfsdcld.kill();
         let _ = self.nfsdcld.wait();
     }
+}
+
+fn start_nfsd(place: &Place) -> Result<()> {
+    run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
+    Ok(())
 }
 
 /// Exports a folder to everyone; file handles begin with `fsid`.
@@ -192,7 +216,8 @@ pub fn make_bridge(place: &Place) -> Result<()> {
     ))
 }
 
-fn mount(kind: &str, place: &Place, at: &Path) -> Result<()> {
+/// Mounts a filesystem of this kind, which needs no device.
+pub fn mount(kind: &str, place: &Place, at: &Path) -> Result<()> {
     place.create_dir(at)?;
     run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
     Ok(())

@@ -8,6 +8,7 @@ mod grace;
 mod ha_callout;
 mod locks;
 mod notify;
+mod probe;
 mod serve;
 mod table;
 mod watch;
@@ -32,8 +33,13 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::HaCallout(args) => ha_callout::run(&args),
         Command::Notify(args) => notify::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::GraceKeeper => grace::keep(),
+        Command::Hold { name } => {
+            crate::bed::place::hold(&name)?;
+            Ok(Exit::Done)
+        }
     }
 }
 

@@ -1,0 +1,206 @@
+//! `nlmfo probe`: test what this kernel's lock manager does.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, anyhow};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::{print_json, require_root};
+use crate::cli::{ProbeArgs, ProbeFormat};
+use crate::exit::{Exit, Failure};
+use crate::failover::exclusive::Exclusive;
+use crate::probe::baseline::Baseline;
+use crate::probe::report::{Report, tap, tap_head};
+use crate::probe::run::{self, Plan};
+use crate::probe::{self, Check};
+
+/// What is done to this machine, before it is done.
+const WILL_DO: &str = "\
+nlmfo probe tests this kernel's lock manager. On this machine it will
+  - load the modules of the NFS server, and unload those that were not loaded
+  - start an NFS server and raw NLM clients in network namespaces of its own, with this
+    machine's nfs-utils
+  - set nlm_timeout and nlm_grace_period, which are the whole machine's, and set them back
+  - release locks by unlock_ip for 10.77.0.1, 10.77.0.2, fd77::1 and fd77::2, which acts in all
+    network namespaces
+and leave it as it was.";
+
+pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
+    let checks = chosen(args)?;
+    if args.list {
+        for check in &checks {
+            println!("{}: {}", check.name, check.proves);
+        }
+        return Ok(Exit::Done);
+    }
+    require_root()?;
+    let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
+    let _exclusive = Exclusive::take().map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    let clients = live_clients().context("looking for NFS clients of this machine")?;
+    if !clients.is_empty() && !args.with_live_clients {
+        let clients: Vec<&str> = clients.iter().map(String::as_str).collect();
+        return Err(anyhow!(
+            "this machine serves NFS to {}; a probe is for machines that serve nobody: it \
+             changes lockd's settings, and a kernel's bug may take their locks or the machine \
+             (--with-live-clients goes on all the same)",
+            clients.join(", ")
+        )
+        .into());
+    }
+    eprintln!("{WILL_DO}");
+
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("a signal's handler")?;
+    }
+    let in_tap = args.format == ProbeFormat::Tap;
+    let mut out = io::stdout().lock();
+    if in_tap {
+        print(&mut out, &tap_head(checks.len()))?;
+    }
+    let plan = Plan {
+        checks,
+        timeout: args.timeout,
+        stop,
+    };
+    let report = run::run(plan, |number, check| {
+        match in_tap {
+            true => print(&mut out, &tap(number, check))?,
+            false => eprint!("{}", tap(number, check)),
+        }
+        Ok(())
+    })?;
+    drop(out);
+    match args.format {
+        ProbeFormat::Tap => {}
+        ProbeFormat::Json => print_json(&report)?,
+        ProbeFormat::Junit => {
+            let xml = report.junit().context("making JUnit XML")?;
+            print(&mut io::stdout().lock(), &xml)?;
+        }
+    }
+    Ok(verdict(&report, baseline.as_ref()))
+}
+
+/// The checks that the arguments choose.
+fn chosen(args: &ProbeArgs) -> Result<Vec<Check>, Failure> {
+    let mut checks = probe::all();
+    let names: Vec<String> = checks.iter().map(|check| check.name.clone()).collect();
+    for text in args.only.iter().chain(&args.skip) {
+        if !names.iter().any(|name| name.contains(text)) {
+            let error = anyhow!("no check's name contains {text:?}: see `nlmfo probe --list`");
+            return Err(Failure::new(Exit::Usage, error));
+        }
+    }
+    let names =
+        |texts: &[String], check: &Check| texts.iter().any(|text| check.name.contains(text));
+    checks.retain(|check| {
+        (args.only.is_empty() || names(&args.only, check)) && !names(&args.skip, check)
+    });
+    if checks.is_empty() {
+        let error = anyhow!("--only and --skip leave no check to run");
+        return Err(Failure::new(Exit::Usage, error));
+    }
+    Ok(checks)
+}
+
+fn print(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
+    (out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+        .context("writing to standard output")
+}
+
+/// How the run ends, after a word on what became worse or better.
+fn verdict(report: &Report, baseline: Option<&Baseline>) -> Exit {
+    let Some(baseline) = baseline else {
+        return match report.failed().next() {
+            None => Exit::Done,
+            Some(_) => Exit::NotConfirmed,
+        };
+    };
+    let changes = baseline.changes(report);
+    for change in &changes {
+        eprintln!("nlmfo: {change}");
+    }
+    match changes.iter().any(|change| change.is_regression()) {
+        true => Exit::NotConfirmed,
+        false => Exit::Done,
+    }
+}
+
+/// Whom this machine serves NFS: the peers of nfsd's TCP connections in this network
+/// namespace, and those who have NFSv4 state.
+fn live_clients() -> io::Result<BTreeSet<String>> {
+    let mut clients = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        match fs::read_to_string(table) {
+            Ok(text) => clients.extend(peers(&text)),
+            // No IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if let Ok(folders) = fs::read_dir("/proc/fs/nfsd/clients") {
+        for folder in folders {
+            let name = folder?.file_name();
+            clients.insert(format!("NFSv4 client {}", name.to_string_lossy()));
+        }
+    }
+    Ok(clients)
+}
+
+/// The peers of established connections to port 2049, as `/proc/net/tcp` has them: words
+/// two to four are the local and the peer's address, in hexadecimal, and the state.
+fn peers(table: &str) -> impl Iterator<Item = String> {
+    const NFS: &str = ":0801";
+    const ESTABLISHED: &str = "01";
+    table.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, peer, state) = (words.next()?, words.next()?, words.next()?);
+        (local.ends_with(NFS) && state == ESTABLISHED)
+            .then(|| format!("a client at {}", address(peer)))
+    })
+}
+
+/// `0100007F:0385` as `127.0.0.1`: words of four bytes, each in this machine's order.
+fn address(text: &str) -> String {
+    let digits = text.split(':').next().unwrap_or(text);
+    let bytes: Option<Vec<u8>> = (0..digits.len() / 8)
+        .map(|word| u32::from_str_radix(&digits[8 * word..8 * word + 8], 16).ok())
+        .map(|word| word.map(u32::to_ne_bytes))
+        .collect::<Option<Vec<_>>>()
+        .map(|words| words.concat());
+    let ip = bytes.and_then(|bytes| {
+        let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(std::net::IpAddr::from);
+        let v6 = <[u8; 16]>::try_from(bytes.as_slice()).map(std::net::IpAddr::from);
+        v4.or(v6).ok()
+    });
+    ip.map_or_else(|| text.to_owned(), |ip| ip.to_canonical().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_to_nfsd_name_clients() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
+            0: 0100007F:0801 0B004D0A:0385 01 00000000:00000000\n   \
+            1: 00000000:0801 00000000:0000 0A 00000000:00000000\n   \
+            2: 0100007F:0385 0100007F:0801 01 00000000:00000000\n";
+        assert_eq!(peers(table).collect::<Vec<_>>(), ["a client at 10.77.0.11"]);
+    }
+
+    #[test]
+    fn addresses_are_read_by_words() {
+        assert_eq!(
+            address("0000000000000000FFFF00000B004D0A:0385"),
+            "10.77.0.11"
+        );
+        assert_eq!(address("000077FD000000000000000001000000:0385"), "fd77::1");
+        assert_eq!(address("x"), "x");
+    }
+}

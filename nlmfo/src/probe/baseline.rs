@@ -1,0 +1,153 @@
+//! An earlier report to compare with: what was wrong then is no news.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::report::{Report, SCHEMA, Verdict};
+
+/// An earlier probe's verdicts.
+#[derive(Debug)]
+pub struct Baseline {
+    verdicts: BTreeMap<String, Verdict>,
+}
+
+/// A check whose verdict is not what it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub name: String,
+    /// None: the check is new.
+    pub before: Option<Verdict>,
+    pub now: Verdict,
+}
+
+impl Change {
+    /// Whether it is for the worse: a failure that was none, or a pass that is gone.
+    pub fn is_regression(&self) -> bool {
+        match self.now {
+            Verdict::Fail => true,
+            Verdict::Unsupported => self.before == Some(Verdict::Pass),
+            Verdict::Pass => false,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |verdict| match verdict {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Unsupported => "unsupported",
+        };
+        let before = self.before.map_or("not run", word);
+        write!(f, "{}: {}, was {before}", self.name, word(self.now))
+    }
+}
+
+impl Baseline {
+    /// Reads a report that `nlmfo probe --format json` wrote.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read(path).with_context(|| format!("the baseline {}", path.display()))?;
+        let report: Report = serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "the baseline {} is no report of `nlmfo probe --format json`",
+                path.display()
+            )
+        })?;
+        ensure!(
+            report.schema == SCHEMA,
+            "the baseline {} has the schema {}, this nlmfo reads {SCHEMA}",
+            path.display(),
+            report.schema
+        );
+        Ok(Self::of(&report))
+    }
+
+    pub fn of(report: &Report) -> Self {
+        let verdicts = (report.checks.iter())
+            .map(|check| (check.name.clone(), check.verdict))
+            .collect();
+        Baseline { verdicts }
+    }
+
+    /// What is not as it was, in the report's order.
+    pub fn changes(&self, report: &Report) -> Vec<Change> {
+        (report.checks.iter())
+            .map(|check| Change {
+                name: check.name.clone(),
+                before: self.verdicts.get(&check.name).copied(),
+                now: check.verdict,
+            })
+            .filter(|change| change.before != Some(change.now))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Checked;
+    use super::*;
+    use Verdict::{Fail, Pass, Unsupported};
+
+    fn report(verdicts: &[(&str, Verdict)]) -> Report {
+        let checks = verdicts.iter().map(|(name, verdict)| Checked {
+            name: (*name).into(),
+            proves: String::new(),
+            verdict: *verdict,
+            detail: None,
+            known: None,
+            seconds: 0.0,
+        });
+        Report {
+            schema: SCHEMA.into(),
+            kernel: "k".into(),
+            source: "6.1.0".into(),
+            nlmfo: "0".into(),
+            seconds: 0.0,
+            checks: checks.collect(),
+        }
+    }
+
+    #[test]
+    fn what_was_wrong_before_is_no_regression() {
+        let baseline = Baseline::of(&report(&[
+            ("a", Fail),
+            ("b", Pass),
+            ("c", Pass),
+            ("d", Fail),
+            ("e", Unsupported),
+        ]));
+        let now = report(&[
+            ("a", Fail),
+            ("b", Fail),
+            ("c", Unsupported),
+            ("d", Pass),
+            ("e", Unsupported),
+            ("f", Fail),
+            ("g", Pass),
+        ]);
+        let regressions: Vec<String> = (baseline.changes(&now).iter())
+            .filter(|change| change.is_regression())
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            regressions,
+            [
+                "b: fail, was pass",
+                "c: unsupported, was pass",
+                "f: fail, was not run"
+            ]
+        );
+    }
+
+    #[test]
+    fn another_file_is_no_baseline() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "{}").unwrap();
+        let error = format!("{:#}", Baseline::read(file.path()).unwrap_err());
+        assert!(error.contains("nlmfo probe --format json"), "{error}");
+    }
+}

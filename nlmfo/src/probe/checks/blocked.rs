@@ -1,0 +1,129 @@
+//! Requests that wait, and what TEST says of locks.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Check, Done};
+use crate::bed::range::Range;
+use crate::bed::raw::RawClient;
+use crate::bed::wait::{Seen, until_for};
+use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::table::Mode;
+use crate::probe::stage::{Family, Stage, answered};
+use crate::rpc::nlm::{Status, Test};
+
+/// A freed lock goes to its waiter at once.
+const SOON: Duration = Duration::from_secs(10);
+
+pub fn checks() -> Vec<Check> {
+    vec![
+        Check::new(
+            "blocked-granted",
+            "a lock that is freed goes to the request that waits for it",
+            granted,
+        ),
+        Check::new(
+            "blocked-cancelled",
+            "a request that was cancelled does not come back when the lock is freed",
+            cancelled,
+        ),
+        Check::new(
+            "test-read-lock",
+            "TEST tells a writer of a read lock, and a reader of none",
+            test_call,
+        ),
+    ]
+}
+
+/// A lock, and a request of another client's that waits for it.
+struct Pair {
+    file: crate::bed::handles::FileHandle,
+    holder: RawClient,
+    waiter: RawClient,
+    waiters_address: IpAddr,
+}
+
+const RANGE: Range = Range::new(0, 10);
+const HOLDERS_SVID: u32 = 1;
+const WAITERS_SVID: u32 = 2;
+
+fn pair(stage: &mut Stage, vip: IpAddr) -> Result<Pair> {
+    let file = stage.file(vip)?;
+    let mut holder = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    holder.granted(|raw| raw.lock(&file, HOLDERS_SVID, RANGE, Mode::Write))?;
+    let mut waiter = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let status = waiter.wait(&file, WAITERS_SVID, RANGE, Mode::Write)?;
+    answered("a LOCK that has to wait", status, Status::Blocked)?;
+    let held = stage.held(vip)?;
+    ensure!(
+        held.waiters.len() == 1,
+        "the server said that the request waits, and queued nothing"
+    );
+    Ok(Pair {
+        file,
+        holder,
+        waiter,
+        waiters_address: stage.client_address(vip),
+    })
+}
+
+fn granted(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let mut pair = pair(stage, vip)?;
+    pair.holder
+        .granted(|raw| raw.unlock(&pair.file, HOLDERS_SVID, RANGE))?;
+    until_for(SOON, "the waiter's lock", || {
+        let held = stage.held(vip)?;
+        let is_waiters = held.locks.iter().any(|(host, _, svid, ..)| {
+            host.client == pair.waiters_address && *svid == WAITERS_SVID
+        });
+        Ok(match is_waiters {
+            true => Seen::Yes(()),
+            false => Seen::No(held.to_string()),
+        })
+    })?;
+    Ok(Done::Shown)
+}
+
+fn cancelled(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let mut pair = pair(stage, vip)?;
+    let status = pair
+        .waiter
+        .cancel(&pair.file, WAITERS_SVID, RANGE, Mode::Write)?;
+    answered("CANCEL", status, Status::Granted)?;
+    let held = stage.held(vip)?;
+    ensure!(held.waiters.is_empty(), "{held} after CANCEL");
+    pair.holder
+        .granted(|raw| raw.unlock(&pair.file, HOLDERS_SVID, RANGE))?;
+    // Whoever asks now gets it: had the waiter come back, it would stand in the way.
+    let mut next = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    next.granted(|raw| raw.lock(&pair.file, 3, RANGE, Mode::Write))?;
+    let held = stage.held(vip)?;
+    ensure!(
+        held.locks.len() == 1 && held.waiters.is_empty(),
+        "{held} where one lock is held"
+    );
+    Ok(Done::Shown)
+}
+
+fn test_call(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    let mut reader = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    reader.granted(|raw| raw.lock(&file, HOLDERS_SVID, RANGE, Mode::Read))?;
+    let mut other = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let to_reader = other.test(&file, 2, RANGE, Mode::Read)?;
+    ensure!(
+        matches!(to_reader, Test::Free),
+        "a reader was told of {to_reader:?}"
+    );
+    let to_writer = other.test(&file, 2, RANGE, Mode::Write)?;
+    ensure!(
+        matches!(to_writer, Test::Held(_)),
+        "a writer was told {to_writer:?}, where a read lock is held"
+    );
+    Ok(Done::Shown)
+}

@@ -1,0 +1,194 @@
+//! The kernel's own grace, which a restart of lockd begins.
+
+use std::fs::OpenOptions;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+use super::{Check, Done};
+use crate::bed::range::Range;
+use crate::bed::raw::RawClient;
+use crate::bed::server::{NFSD_GRACE, end_grace_of};
+use crate::bed::wait::{Seen, until_for};
+use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::table::Mode;
+use crate::probe::stage::{Family, Holding, Stage, answered};
+use crate::rpc::nlm::Status;
+
+/// Seconds of a grace that is ended by our word.
+const LONG: u32 = 90;
+
+pub fn checks() -> Vec<Check> {
+    vec![
+        Check::new(
+            "lockd-restart",
+            "a restart of lockd lets go of everything, and it serves again",
+            restart,
+        ),
+        Check::new(
+            "grace-new-refused",
+            "in grace, new locks are refused to NLM v1, v3 and v4, until grace has ended",
+            new_refused,
+        ),
+        Check::new(
+            "grace-reclaim-granted",
+            "reclaims are granted in grace, and refused outside of it",
+            reclaim_granted,
+        ),
+        Check::new(
+            "grace-ends-on-time",
+            "lockd's grace lasts as long as nlm_grace_period says",
+            ends_on_time,
+        ),
+        Check::new(
+            "grace-ended-by-lockd",
+            "a word to nlm_end_grace ends lockd's grace at once",
+            ended_by_lockd,
+        ),
+        Check::new(
+            "grace-ended-by-nfsd",
+            "nfsd's grace refuses NLM locks too, and a word to v4_end_grace ends it at once",
+            ended_by_nfsd,
+        ),
+        Check::new(
+            "grace-blocked-not-queued",
+            "a request that would wait is refused in grace, and gets nothing when the lock is freed",
+            blocked_in_grace,
+        ),
+    ]
+}
+
+fn tcp(stage: &mut Stage, version: NlmVersion) -> Result<RawClient> {
+    let [vip, _] = Family::Ipv4.vips();
+    stage.client(vip, version, Transport::Tcp)
+}
+
+fn restart(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    Holding::take(stage, vip)?;
+    stage.restart_into_grace(LONG)?;
+    let left = stage.held(vip)?;
+    ensure!(left.is_empty(), "{left} outlived lockd");
+    stage.end_lockds_grace()?;
+    Holding::take(stage, vip)?;
+    Ok(Done::Shown)
+}
+
+fn new_refused(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    stage.restart_into_grace(LONG)?;
+    let mut clients = Vec::new();
+    for version in [NlmVersion::V1, NlmVersion::V3, NlmVersion::V4] {
+        clients.push((version, tcp(stage, version)?));
+    }
+    let mut ask = |expected: Status| -> Result<()> {
+        for (slot, (version, client)) in clients.iter_mut().enumerate() {
+            let range = Range::new(10 * slot as u64, 5);
+            let status = client.lock(&file, 7, range, Mode::Write)?;
+            answered(&format!("a new lock by NLM {version}"), status, expected)?;
+        }
+        Ok(())
+    };
+    ask(Status::DeniedGracePeriod).context("in grace")?;
+    stage.end_lockds_grace()?;
+    ask(Status::Granted).context("after grace")?;
+    Ok(Done::Shown)
+}
+
+fn reclaim_granted(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    stage.restart_into_grace(LONG)?;
+    let mut clients = [tcp(stage, NlmVersion::V3)?, tcp(stage, NlmVersion::V4)?];
+    let mut ask = |offset: u64, expected: Status| -> Result<()> {
+        for (slot, client) in clients.iter_mut().enumerate() {
+            let range = Range::new(offset + 10 * slot as u64, 5);
+            let status = client.reclaim(&file, 7, range, Mode::Write)?;
+            answered("a reclaim", status, expected)?;
+        }
+        Ok(())
+    };
+    ask(0, Status::Granted).context("in grace")?;
+    stage.end_lockds_grace()?;
+    ask(100, Status::DeniedGracePeriod).context("after grace")?;
+    Ok(Done::Shown)
+}
+
+fn ends_on_time(stage: &mut Stage) -> Result<Done> {
+    /// A multiple of the server's nlm_timeout, to which lockd rounds it up.
+    const SECONDS: u32 = 6;
+    const LIMIT: Duration = Duration::from_secs(6);
+    /// The end is the kernel's deferred work, on a machine that may be busy.
+    const LATE: Duration = Duration::from_secs(5);
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    let before = Instant::now();
+    stage.restart_into_grace(SECONDS)?;
+    let after = Instant::now();
+    let mut client = tcp(stage, NlmVersion::V4)?;
+    until_for(LIMIT + LATE, "the end of grace", || {
+        let status = client.lock(&file, 7, Range::WHOLE, Mode::Write)?;
+        Ok(match status {
+            Status::Granted => Seen::Yes(()),
+            other => Seen::No(format!("{other:?}")),
+        })
+    })?;
+    let ended = Instant::now();
+    ensure!(
+        ended - before >= LIMIT,
+        "it ended {:?} after the restart began, before the {LIMIT:?} that were set",
+        ended - before
+    );
+    ensure!(
+        ended - after <= LIMIT + LATE,
+        "it lasted {:?} and more, where {LIMIT:?} were set",
+        ended - after
+    );
+    Ok(Done::Shown)
+}
+
+/// A new lock is refused; `end` is called; then it is granted.
+fn ended_by(stage: &mut Stage, end: impl FnOnce(&mut Stage) -> Result<()>) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    let mut client = tcp(stage, NlmVersion::V4)?;
+    let status = client.lock(&file, 7, Range::WHOLE, Mode::Write)?;
+    answered("a new lock in grace", status, Status::DeniedGracePeriod)?;
+    end(stage)?;
+    let status = client.lock(&file, 7, Range::WHOLE, Mode::Write)?;
+    answered("a new lock after grace", status, Status::Granted)?;
+    Ok(Done::Shown)
+}
+
+fn ended_by_lockd(stage: &mut Stage) -> Result<Done> {
+    stage.restart_into_grace(LONG)?;
+    ended_by(stage, |stage| stage.end_lockds_grace())
+}
+
+fn ended_by_nfsd(stage: &mut Stage) -> Result<Done> {
+    let ended = stage.in_nfsds_grace(LONG, |stage| {
+        ended_by(stage, |stage| {
+            end_grace_of(stage.server.place(), NFSD_GRACE)
+        })
+    })?;
+    Ok(ended.unwrap_or_else(Done::Unsupported))
+}
+
+fn blocked_in_grace(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    // A program on the server itself: its lock outlives lockd.
+    let (file, path) = stage.file_and_path(vip)?;
+    let local = OpenOptions::new().write(true).open(&path)?;
+    fcntl_lock(&local, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("a lock on {}", path.display()))?;
+    stage.restart_into_grace(LONG)?;
+    let mut client = tcp(stage, NlmVersion::V4)?;
+    let status = client.wait(&file, 7, Range::WHOLE, Mode::Write)?;
+    answered("a LOCK that would wait", status, Status::DeniedGracePeriod)?;
+    drop(local);
+    let held = stage.held(vip)?;
+    ensure!(held.is_empty(), "{held} in grace");
+    Ok(Done::Shown)
+}

@@ -1,0 +1,56 @@
+//! What nlmfo itself needs of the kernel.
+
+use anyhow::{Result, bail};
+
+use super::{Check, Done};
+use crate::grace::gate;
+use crate::kernel::preflight::{Capability, Facts};
+use crate::observe::programs::{Programs, probed_functions};
+use crate::probe::stage::Stage;
+
+pub fn checks() -> Vec<Check> {
+    vec![
+        Check::new(
+            "probe-points",
+            "every function that nlmfo probes is there, and every field and prototype is as it \
+             expects",
+            points,
+        ),
+        Check::new(
+            "verifier",
+            "the kernel's verifier takes every eBPF program of nlmfo's",
+            verifier,
+        ),
+    ]
+}
+
+fn points(_: &mut Stage) -> Result<Done> {
+    let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
+    let facts = Facts::gather(&functions);
+    let layouts = std::iter::once(("layouts", &facts.layouts));
+    let functions = (facts.functions.iter()).map(|(name, capability)| (name.as_str(), capability));
+    let missing: Vec<String> = layouts
+        .chain(functions)
+        .filter_map(|(name, capability)| match capability {
+            Capability::Available => None,
+            Capability::Missing { reason, .. } => Some(format!("{name}: {reason}")),
+        })
+        .collect();
+    if !missing.is_empty() {
+        bail!("{}", missing.join("; "));
+    }
+    Ok(Done::Shown)
+}
+
+fn verifier(_: &mut Stage) -> Result<Done> {
+    let layout = crate::kernel::layout::load()?;
+    let refused: Vec<String> = Programs::load(&layout)?
+        .verify()
+        .into_iter()
+        .filter_map(|(name, verdict)| Some(format!("{name}: {}", verdict.err()?)))
+        .collect();
+    if !refused.is_empty() {
+        bail!("{}", refused.join("; "));
+    }
+    Ok(Done::Shown)
+}

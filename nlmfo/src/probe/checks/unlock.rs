@@ -1,0 +1,205 @@
+//! The kernel's own ways to release: by server address, by filesystem, by a client's
+//! reboot.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Check, Done, for_both};
+use crate::bed::range::Range;
+use crate::bed::wait::{Seen, until_for};
+use crate::kernel::netlink::{Command, NfsdNetlink};
+use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::table::Mode;
+use crate::probe::stage::{Family, Holding, Stage};
+use crate::rpc::nsm;
+
+const UNLOCK_IP: &str = "/proc/fs/nfsd/unlock_ip";
+
+/// How the kernel is asked to release an address.
+#[derive(Clone, Copy)]
+enum By {
+    Procfs,
+    Netlink,
+}
+
+pub fn checks() -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (by, name, means) in [
+        (By::Procfs, "procfs", "/proc/fs/nfsd/unlock_ip"),
+        (By::Netlink, "netlink", "netlink NFSD_CMD_UNLOCK_IP"),
+    ] {
+        checks.extend(for_both(|family| {
+            Check::new(
+                format!("unlock-{name}-{family}"),
+                format!(
+                    "{means} releases exactly one {family} VIP's locks, waiters and shares, and \
+                     tells the truth about it"
+                ),
+                move |stage| unlock_ip(stage, family, by),
+            )
+        }));
+    }
+    checks.push(Check::new(
+        "unlock-ip-bad-strings",
+        "unlock_ip refuses what is no address, and releases nothing by it",
+        bad_strings,
+    ));
+    checks.push(Check::new(
+        "unlock-filesystem",
+        "unlock_filesystem releases exactly one filesystem's locks, waiters and shares",
+        unlock_filesystem,
+    ));
+    checks.extend(for_both(|family| {
+        Check::new(
+            format!("reboot-notice-{family}"),
+            "a client's SM_NOTIFY releases what it has, through every VIP, and no other client's",
+            move |stage| reboot_notice(stage, family),
+        )
+    }));
+    checks
+}
+
+impl By {
+    fn unlock(self, stage: &Stage, vip: IpAddr) -> Result<()> {
+        let place = stage.server.place();
+        match self {
+            By::Procfs => place.write(UNLOCK_IP, &format!("{vip}\n")),
+            By::Netlink => place.within(|| Ok(NfsdNetlink::open()?.unlock_ip(vip)?)),
+        }
+    }
+
+    /// Why this kernel does not have it.
+    fn missing(self, stage: &Stage) -> Result<Option<String>> {
+        let place = stage.server.place();
+        match self {
+            By::Procfs => Ok((!place.path(UNLOCK_IP).exists())
+                .then(|| format!("this kernel has no {UNLOCK_IP}"))),
+            By::Netlink => place.within(|| {
+                Ok(match NfsdNetlink::open() {
+                    Ok(netlink) if netlink.offers(Command::UnlockIp) => None,
+                    Ok(_) => {
+                        Some("this kernel's nfsd has no such command: it came with 7.2".into())
+                    }
+                    Err(error) => Some(error.to_string()),
+                })
+            }),
+        }
+    }
+}
+
+fn unlock_ip(stage: &mut Stage, family: Family, by: By) -> Result<Done> {
+    if let Some(reason) = by.missing(stage)? {
+        return Ok(Done::Unsupported(reason));
+    }
+    let [vip, other] = family.vips();
+    let (mine, others) = (Holding::take(stage, vip)?, Holding::take(stage, other)?);
+    let said = by.unlock(stage, vip);
+    let (left, others_left) = (stage.held(vip)?, stage.held(other)?);
+    ensure!(
+        others_left == others.held,
+        "it took what was held through another address: {} became {others_left}",
+        others.held
+    );
+    match said {
+        Ok(()) if left.is_empty() => Ok(Done::Shown),
+        Ok(()) => bail!(
+            "it said success, and of {} there are {left} left",
+            mine.held
+        ),
+        Err(error) if left.is_empty() => bail!("it released everything, and said {error:#}"),
+        Err(error) => bail!("it was refused: {error:#}; {left} are left"),
+    }
+}
+
+fn bad_strings(stage: &mut Stage) -> Result<Done> {
+    if let Some(reason) = By::Procfs.missing(stage)? {
+        return Ok(Done::Unsupported(reason));
+    }
+    let [vip, other] = Family::Ipv4.vips();
+    let holding = Holding::take(stage, vip)?;
+    let strings = [
+        vip.to_string(),
+        "\n".into(),
+        "nfs1\n".into(),
+        "10.77\n".into(),
+        format!("{vip}:2049\n"),
+        format!("{vip}/32\n"),
+        format!("{vip} {other}\n"),
+        "::\n".into(),
+        "fd77::1::2\n".into(),
+    ];
+    let taken: Vec<&String> = strings
+        .iter()
+        .filter(|text| stage.server.place().write(UNLOCK_IP, text).is_ok())
+        .collect();
+    ensure!(taken.is_empty(), "it took {taken:?} for an address");
+    let left = stage.held(vip)?;
+    ensure!(
+        left == holding.held,
+        "it refused them all, and {} became {left}",
+        holding.held
+    );
+    Ok(Done::Shown)
+}
+
+fn unlock_filesystem(stage: &mut Stage) -> Result<Done> {
+    let [vip, other] = Family::Ipv4.vips();
+    let _here = [Holding::take(stage, vip)?, Holding::take(stage, other)?];
+    let elsewhere = stage.file_elsewhere(vip)?;
+    let mut client = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    client.granted(|raw| raw.lock(&elsewhere, 7, Range::WHOLE, Mode::Write))?;
+    let address = stage.client_address(vip);
+
+    stage.unlock_export()?;
+    let left = stage.held(other)?;
+    ensure!(left.is_empty(), "{left} are left on that filesystem");
+    let left = stage.held(vip)?;
+    ensure!(
+        left.locks.len() == 1
+            && left.locks[0].0.client == address
+            && left.waiters.is_empty()
+            && left.shares.is_empty(),
+        "one lock is held on another filesystem, and {left} are left"
+    );
+    Ok(Done::Shown)
+}
+
+fn reboot_notice(stage: &mut Stage, family: Family) -> Result<Done> {
+    const DEADLINE: Duration = Duration::from_secs(10);
+    let [vip, other] = family.vips();
+    let file = stage.file(vip)?;
+    let mut bystander = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    bystander.granted(|raw| raw.lock(&file, 7, Range::new(100, 5), Mode::Write))?;
+    let kept = stage.held(vip)?;
+    let mut clients = [
+        stage.client(vip, NlmVersion::V4, Transport::Tcp)?,
+        stage.same_client(vip, NlmVersion::V3, Transport::Udp)?,
+        stage.same_client(other, NlmVersion::V4, Transport::Tcp)?,
+    ];
+    for (slot, client) in clients.iter_mut().enumerate() {
+        let range = Range::new(10 * slot as u64, 5);
+        client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
+    }
+    let address = stage.client_address(vip);
+    let notified = stage.clients_place().within(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let name = address.to_string();
+        let tell = nsm::tell(vip, address, &name, 3, DEADLINE);
+        runtime.block_on(tell).context("SM_NOTIFY to the server")
+    })?;
+    ensure!(notified, "the server's statd is not to be found");
+    until_for(DEADLINE, "the client's locks to go", || {
+        let (left, elsewhere) = (stage.held(vip)?, stage.held(other)?);
+        Ok(match left == kept && elsewhere.is_empty() {
+            true => Seen::Yes(()),
+            false => Seen::No(format!(
+                "{left} through one VIP and {elsewhere} through the other"
+            )),
+        })
+    })?;
+    Ok(Done::Shown)
+}

@@ -1,0 +1,425 @@
+//! Where the checks play: one server with two VIPs of each family, raw clients, and
+//! snapshots of what its lockd holds.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bed::command::{Finished, finish, run, run_with_input};
+use crate::bed::handles::FileHandle;
+use crate::bed::place::Place;
+use crate::bed::range::Range;
+use crate::bed::raw::{RawClient, RawNet};
+use crate::bed::server::{
+    LOCKD_GRACE, NFSD_GRACE, NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, Server,
+    end_grace_of, export_folder, mount,
+};
+use crate::bed::wait::{Seen, until};
+use crate::kernel;
+use crate::observe::host::{Host, NlmVersion, Transport};
+use crate::observe::programs::Programs;
+use crate::observe::snapshot::Snapshots;
+use crate::observe::table::{self, LockTable, Mode};
+use crate::rpc::nlm::Status;
+
+/// The export and a second one; both lie in the server's own `/run`.
+const EXPORT: &str = "/run/nlmfo-probe";
+const OTHER_EXPORT: &str = "/run/nlmfo-probe-other";
+
+/// Where the one NFSv4 client mounts the export, in its own `/run`.
+const V4_MOUNT: &str = "/run/nlmfo-probe-v4";
+
+/// How long to read again while locks change underfoot.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    pub const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
+    /// The VIP that a check is about, and another that nothing may happen to.
+    pub fn vips(self) -> [IpAddr; 2] {
+        let vips = match self {
+            Family::Ipv4 => ["10.77.0.1", "10.77.0.2"],
+            Family::Ipv6 => ["fd77::1", "fd77::2"],
+        };
+        vips.map(|vip| vip.parse().expect("an address"))
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Ipv4 => "ipv4",
+            Family::Ipv6 => "ipv6",
+        })
+    }
+}
+
+/// The test bed with all that the checks need.
+pub struct Stage {
+    net: RawNet,
+    pub server: Server,
+    snapshots: Snapshots,
+    /// The server's network namespace, as lockd's hosts name it.
+    netns: u32,
+    clients: u16,
+    files: u32,
+}
+
+impl Stage {
+    /// lockd must be in the kernel.
+    pub fn up() -> Result<Stage> {
+        let layout = kernel::layout::load()?;
+        let snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+        let place = Place::create("nlmfo-probe")?;
+        let netns = fs::metadata(format!("/proc/{}/ns/net", place.pid()))?.ino();
+        let server = Server::start(place, Path::new(EXPORT))?;
+        mount("tmpfs", server.place(), Path::new(OTHER_EXPORT))?;
+        export_folder(server.place(), Path::new(OTHER_EXPORT), 2)?;
+        for vip in Family::BOTH.iter().flat_map(|family| family.vips()) {
+            server.add_vip(vip)?;
+        }
+        let net = RawNet::join(&server)?;
+        Ok(Stage {
+            net,
+            server,
+            snapshots,
+            netns: netns as u32,
+            clients: 0,
+            files: 0,
+        })
+    }
+
+    /// A client that the server has not seen before.
+    pub fn client(
+        &mut self,
+        vip: IpAddr,
+        version: NlmVersion,
+        transport: Transport,
+    ) -> Result<RawClient> {
+        self.clients += 1;
+        self.same_client(vip, version, transport)
+    }
+
+    /// The last [`Stage::client`] again: another host of lockd's at the same address.
+    pub fn same_client(
+        &self,
+        vip: IpAddr,
+        version: NlmVersion,
+        transport: Transport,
+    ) -> Result<RawClient> {
+        self.net.client(self.clients, vip, version, transport)
+    }
+
+    /// The address of the last [`Stage::client`].
+    pub fn client_address(&self, vip: IpAddr) -> IpAddr {
+        crate::bed::raw::address(self.clients, vip)
+    }
+
+    /// The namespace of all clients.
+    pub fn clients_place(&self) -> &Place {
+        self.net.place()
+    }
+
+    /// A new file in the export.
+    pub fn file(&mut self, vip: IpAddr) -> Result<FileHandle> {
+        let name = self.name();
+        self.net.file(&self.server, vip, &name)
+    }
+
+    /// A new file in the other export, which is another filesystem.
+    pub fn file_elsewhere(&mut self, vip: IpAddr) -> Result<FileHandle> {
+        let names = [self.name()];
+        let export = Path::new(OTHER_EXPORT);
+        let mut files = self.net.files_in(export, &self.server, vip, &names)?;
+        files.pop().context("a handle for each name")
+    }
+
+    /// A new file in the export, and its path for programs of this machine.
+    pub fn file_and_path(&mut self, vip: IpAddr) -> Result<(FileHandle, PathBuf)> {
+        let name = self.name();
+        let handle = self.net.file(&self.server, vip, &name)?;
+        Ok((handle, self.server.place().path(EXPORT).join(name)))
+    }
+
+    fn name(&mut self) -> String {
+        self.files += 1;
+        format!("file{}", self.files)
+    }
+
+    /// What lockd holds through a VIP.
+    pub fn held(&mut self, vip: IpAddr) -> Result<Held> {
+        let table = self.table(|host| host.vip == vip)?;
+        Ok(Held::of(&table))
+    }
+
+    fn table(&mut self, keep: impl Fn(&Host) -> bool) -> Result<LockTable> {
+        let snapshot = self.snapshots.take(None, PATIENCE)?;
+        ensure!(
+            snapshot.is_exact(),
+            "the kernel's lists changed each time they were read, for {PATIENCE:?}"
+        );
+        let netns = self.netns;
+        Ok(snapshot
+            .table
+            .part(|host| host.netns == netns && keep(host)))
+    }
+
+    /// This nlmfo, on the server, whatever comes of it.
+    pub fn nlmfo(&self, arguments: &[&str]) -> Result<Finished> {
+        let this = env::current_exe().context("this program's path")?;
+        finish(self.server.place().command(this).args(arguments), "")
+    }
+
+    /// [`Stage::nlmfo`], which must succeed.
+    pub fn nlmfo_done(&self, arguments: &[&str]) -> Result<()> {
+        let finished = self.nlmfo(arguments)?;
+        ensure!(
+            finished.status.success(),
+            "nlmfo {}: {}: {}{}",
+            arguments.join(" "),
+            finished.status,
+            finished.stderr.trim(),
+            finished.stdout.trim()
+        );
+        Ok(())
+    }
+
+    /// Removes what nlmfo left on the server: what that was.
+    pub fn cleanup(&self) -> Result<Vec<String>> {
+        let finished = self.nlmfo(&["cleanup", "--json"])?;
+        let cleaned: serde_json::Value = serde_json::from_str(&finished.stdout)
+            .with_context(|| format!("nlmfo cleanup: {}", finished.stderr.trim()))?;
+        let removed = (cleaned["removed"].as_object().into_iter().flatten())
+            .chain(std::iter::once((&"gate".to_owned(), &cleaned["gate"])))
+            .filter(|(_, count)| count.as_u64() != Some(0))
+            .map(|(what, count)| format!("nlmfo had left {what}: {count}"))
+            .collect();
+        Ok(removed)
+    }
+
+    /// Stops nfsd and starts it again, with `seconds` of grace before lockd grants new
+    /// locks. nfsd's own grace is ended at once, so that lockd's alone counts.
+    pub fn restart_into_grace(&mut self, seconds: u32) -> Result<()> {
+        let place = self.server.place();
+        place.write(NLM_GRACE_PERIOD, &seconds.to_string())?;
+        self.server.stop_nfsd()?;
+        self.server.start_nfsd()?;
+        end_grace_of(self.server.place(), NFSD_GRACE)?;
+        self.net.look_up_ports(&self.server)
+    }
+
+    /// Stops nfsd and starts it again in its own grace of `seconds`, without lockd's, and
+    /// does `work`: the answer, or why nfsd has no grace here.
+    ///
+    /// nfsd waits only for NFSv4 clients that its records name: one mounts the export, and
+    /// has no cause to say anything before its lease, of `seconds`, runs out.
+    pub fn in_nfsds_grace<T>(
+        &mut self,
+        seconds: u32,
+        work: impl FnOnce(&mut Stage) -> Result<T>,
+    ) -> Result<Result<T, String>> {
+        let [vip, _] = Family::Ipv4.vips();
+        let [was_lease, was_grace] =
+            self.set_v4_times([seconds; 2].map(|time| time.to_string()))?;
+        self.server.end_grace()?;
+        let clients = self.net.place();
+        clients.create_dir(V4_MOUNT)?;
+        let mounted = finish(
+            (clients.command("mount"))
+                .args(["-t", "nfs", "-o", "vers=4.2,sec=sys"])
+                .args([&format!("{vip}:{EXPORT}"), V4_MOUNT]),
+            "",
+        )?;
+        let done = match mounted.status.success() {
+            false => Ok(Err(format!("no NFSv4 client: {}", mounted.stderr.trim()))),
+            true => self.restart_for_nfsds_grace().and_then(|is_in_grace| {
+                Ok(match is_in_grace {
+                    true => Ok(work(self)?),
+                    false => Err("nfsd has no grace for a client that its records name".into()),
+                })
+            }),
+        };
+        self.server.end_grace()?;
+        if mounted.status.success() {
+            run((self.net.place().command("umount")).args(["-f", V4_MOUNT]))?;
+        }
+        self.set_v4_times([was_lease, was_grace])?;
+        done
+    }
+
+    /// Restarts nfsd without lockd's grace: whether nfsd's own has begun.
+    fn restart_for_nfsds_grace(&mut self) -> Result<bool> {
+        self.server.stop_nfsd()?;
+        self.server.start_nfsd()?;
+        self.end_lockds_grace()?;
+        self.net.look_up_ports(&self.server)?;
+        Ok(!self.server.place().read(NFSD_GRACE)?.starts_with('Y'))
+    }
+
+    /// Sets NFSv4's lease and grace times, for which nfsd has to stop: what they were.
+    fn set_v4_times(&mut self, times: [String; 2]) -> Result<[String; 2]> {
+        let place = self.server.place();
+        let were = [place.read(NFSD_LEASE_TIME)?, place.read(NFSD_GRACE_TIME)?];
+        self.server.stop_nfsd()?;
+        place.write(NFSD_LEASE_TIME, &times[0])?;
+        place.write(NFSD_GRACE_TIME, &times[1])?;
+        self.server.start_nfsd()?;
+        self.net.look_up_ports(&self.server)?;
+        Ok(were.map(|text| text.trim().to_owned()))
+    }
+
+    pub fn end_lockds_grace(&self) -> Result<()> {
+        end_grace_of(self.server.place(), LOCKD_GRACE)
+    }
+
+    /// Brings the server back to serving, with nothing held.
+    pub fn sweep(&mut self) -> Result<()> {
+        let place = self.server.place();
+        if place.read("/proc/fs/nfsd/threads")?.trim() == "0" {
+            self.server.start_nfsd()?;
+        }
+        self.server.end_grace()?;
+        for export in [EXPORT, OTHER_EXPORT] {
+            self.unlock_filesystem(export)?;
+        }
+        until("an empty server", || {
+            let held = Held::of(&self.table(|_| true)?);
+            Ok(match held.is_empty() {
+                true => Seen::Yes(()),
+                false => Seen::No(format!("{held} held")),
+            })
+        })?;
+        self.net.look_up_ports(&self.server)
+    }
+
+    pub fn unlock_export(&self) -> Result<()> {
+        self.unlock_filesystem(EXPORT)
+    }
+
+    fn unlock_filesystem(&self, path: &str) -> Result<()> {
+        let place = self.server.place();
+        // The kernel looks the path up in the mount namespace of whoever writes.
+        let mut tee = place.command("tee");
+        tee.arg("/proc/fs/nfsd/unlock_filesystem");
+        run_with_input(&mut tee, &format!("{path}\n"))?;
+        Ok(())
+    }
+}
+
+/// What lockd holds, to be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Host, inode, svid, range, mode.
+    pub locks: Vec<(Host, u64, u32, table::Range, Mode)>,
+    pub waiters: Vec<(Host, u64, u32, table::Range, Mode)>,
+    /// Host, inode.
+    pub shares: Vec<(Host, u64)>,
+}
+
+impl Held {
+    fn of(table: &LockTable) -> Held {
+        let ino = |file| table.file(file).ino;
+        let host = |host| table.host(host).key;
+        Held {
+            locks: (table.locks.iter())
+                .map(|lock| {
+                    let owner = (host(lock.host), ino(lock.file), lock.svid);
+                    (owner.0, owner.1, owner.2, lock.range, lock.mode)
+                })
+                .collect(),
+            waiters: (table.waiters.iter())
+                .filter(|waiter| !waiter.granted)
+                .map(|waiter| {
+                    let owner = (host(waiter.host), ino(waiter.file), waiter.svid);
+                    (owner.0, owner.1, owner.2, waiter.range, waiter.mode)
+                })
+                .collect(),
+            shares: (table.shares.iter())
+                .map(|share| (host(share.host), ino(share.file)))
+                .collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.locks.is_empty() && self.waiters.is_empty() && self.shares.is_empty()
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        write!(
+            f,
+            "{}, {} and {}",
+            count(self.locks.len(), "lock"),
+            count(self.waiters.len(), "waiter"),
+            count(self.shares.len(), "share")
+        )
+    }
+}
+
+/// `status` must be `expected`.
+pub fn answered(what: &str, status: Status, expected: Status) -> Result<()> {
+    ensure!(
+        status == expected,
+        "{what} was answered {status:?}, not {expected:?}"
+    );
+    Ok(())
+}
+
+/// Everything that a VIP can have: locks of each NLM version and transport, a request
+/// that waits for one of them, and a share.
+pub struct Holding {
+    _clients: Vec<RawClient>,
+    /// What lockd holds for the VIP by it.
+    pub held: Held,
+}
+
+impl Holding {
+    pub const LOCKS: usize = 5;
+
+    pub fn take(stage: &mut Stage, vip: IpAddr) -> Result<Holding> {
+        use NlmVersion::{V1, V3, V4};
+        use Transport::{Tcp, Udp};
+        let file = stage.file(vip)?;
+        let shared = stage.file(vip)?;
+        let mut clients = Vec::new();
+        for (slot, (version, transport)) in [(V1, Udp), (V3, Udp), (V3, Tcp), (V4, Udp), (V4, Tcp)]
+            .into_iter()
+            .enumerate()
+        {
+            let mut client = stage.client(vip, version, transport)?;
+            let range = Range::new(10 * slot as u64, 5);
+            client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
+            clients.push(client);
+        }
+        let last = clients.last_mut().context("a client")?;
+        last.granted(|raw| raw.share(&shared, 1, 0))?;
+        let mut waiter = stage.client(vip, V4, Tcp)?;
+        let status = waiter.wait(&file, 8, Range::new(0, 5), Mode::Write)?;
+        answered("a LOCK that has to wait", status, Status::Blocked)?;
+        clients.push(waiter);
+        let held = stage.held(vip)?;
+        ensure!(
+            held.locks.len() == Self::LOCKS && held.shares.len() == 1,
+            "the server granted {} locks and a share, and its lists show {held}",
+            Self::LOCKS
+        );
+        Ok(Holding {
+            _clients: clients,
+            held,
+        })
+    }
+}
