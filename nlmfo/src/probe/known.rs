@@ -71,9 +71,10 @@ const BUGS: &[Bug] = &[
         id: "test-ignores-mode",
         title: "TEST takes no notice of the lock's mode: a read lock looks free to a writer",
         evidence: "nlmsvc_testlock() of fs/lockd/svclock.c gives vfs_test_lock() a lock without a \
-                   type, which counts as a read lock; read and seen in 6.1.192 and 6.12.117",
+                   type, which counts as a read lock: read in 6.1.192 and 6.12.117, seen on \
+                   6.1.192, 6.12.111 and 7.3.4",
         checks: &["test-read-lock"],
-        has: |kernel| kernel.is_from((6, 1), (6, 13)),
+        has: |kernel| kernel.is_from((6, 1), (7, 4)),
     },
 ];
 
@@ -136,6 +137,7 @@ mod tests {
         let new = kernel(Version::new(7, 3, 4), false);
         assert_eq!(id("unlock-procfs-ipv4", &new), None);
         assert_eq!(id("blocked-granted", &new), None);
-        assert_eq!(id("test-read-lock", &new), None);
+        let later = kernel(Version::new(7, 4, 0), false);
+        assert_eq!(id("test-read-lock", &later), None);
     }
 }
