@@ -20,6 +20,7 @@ mod thousand;
 mod topology;
 mod two_nodes;
 mod watch;
+mod watch_unload;
 
 use std::path::PathBuf;
 
@@ -82,6 +83,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         counters::SCENARIOS,
         counters_released::SCENARIOS,
         watch::SCENARIOS,
+        watch_unload::SCENARIOS,
     ]
     .concat()
 }

@@ -153,7 +153,7 @@ fn restart(context: &Context) -> Result<End> {
 }
 
 /// Waits until the VIP's row in the overview has all of these words.
-fn row_shows(watch: &Pty, vip: IpAddr, words: &[&str]) -> Result<()> {
+pub(super) fn row_shows(watch: &Pty, vip: IpAddr, words: &[&str]) -> Result<()> {
     let name = format!("{vip} ");
     let has_all = |row: &str| words.iter().all(|word| has(row, word));
     watch
