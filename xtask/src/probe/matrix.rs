@@ -34,10 +34,9 @@ impl Kernel {
         }
     }
 
-    /// A table's heading: the release without the flavour of all the lab's kernels.
+    /// A table's heading: a release is long, and may tell an ABI and no version.
     fn heading(&self) -> &str {
-        let release = &self.release;
-        release.strip_suffix("-cloud-amd64").unwrap_or(release)
+        self.report().map_or(&self.release, |report| &report.source)
     }
 
     fn check(&self, name: &str) -> Option<&Check> {
@@ -187,8 +186,11 @@ impl fmt::Display for Matrix {
         for kernel in &self.kernels {
             writeln!(
                 f,
-                "- {} ({}): {}",
-                kernel.release, kernel.name, kernel.outcome
+                "- {}: {} ({}): {}",
+                kernel.heading(),
+                kernel.release,
+                kernel.name,
+                kernel.outcome
             )?;
         }
         Ok(())
@@ -253,19 +255,19 @@ pub(super) mod tests {
         assert_eq!(
             sample().to_string(),
             "\
-| check               | 6.1.0-50             | 7.3.4+deb13 |
-|---------------------|----------------------|-------------|
-| unlock-procfs-ipv4  | known CVE-2026-93231 | ok          |
-| unlock-netlink-ipv4 | — [1]                | ok          |
-| unlock-netlink-ipv6 | — [1]                | FAIL [2]    |
-| free-all            | ok                   | ok          |
+| check               | 6.1.176              | 7.3.4    |
+|---------------------|----------------------|----------|
+| unlock-procfs-ipv4  | known CVE-2026-93231 | ok       |
+| unlock-netlink-ipv4 | — [1]                | ok       |
+| unlock-netlink-ipv6 | — [1]                | FAIL [2] |
+| free-all            | ok                   | ok       |
 
 1. nfsd's netlink family has no such command
 2. fd77::2 | lost 1 lock of 3
 
 - CVE-2026-93231: unlock_ip reports success and releases nothing (fixed in 6.1.191)
-- 6.1.0-50-cloud-amd64 (bookworm): 1 passed, 0 failed, 1 failed by known bugs, 2 unsupported, in 41 s
-- 7.3.4+deb13-cloud-amd64 (trixie-backports): 3 passed, 1 failed, 0 failed by known bugs, 0 unsupported, in 40 s
+- 6.1.176: 6.1.0-50-cloud-amd64 (bookworm): 1 passed, 0 failed, 1 failed by known bugs, 2 unsupported, in 41 s
+- 7.3.4: 7.3.4+deb13-cloud-amd64 (trixie-backports): 3 passed, 1 failed, 0 failed by known bugs, 0 unsupported, in 40 s
 "
         );
     }
@@ -278,9 +280,7 @@ pub(super) mod tests {
         assert_eq!(matrix.unexpected(), 2);
         let text = matrix.to_string();
         assert!(
-            text.contains(
-                "| free-all            | ok                   | ok          | none [1] |"
-            ),
+            text.contains("| free-all            | ok                   | ok       | none [1] |"),
             "{text}"
         );
         assert!(

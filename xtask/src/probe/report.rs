@@ -11,6 +11,8 @@ pub struct Report {
     pub schema: String,
     /// As `uname -r` prints it.
     pub kernel: String,
+    /// The version of the sources that it was built from: known bugs go by it.
+    pub source: String,
     /// The version of nlmfo.
     pub nlmfo: String,
     /// The whole probe.
@@ -84,7 +86,7 @@ mod tests {
         let with = |schema: &str, checks: &str| {
             Report::parse(
                 format!(
-                    r#"{{"schema":"{schema}","kernel":"6.1","nlmfo":"0.1.0","seconds":1,"checks":{checks}}}"#
+                    r#"{{"schema":"{schema}","kernel":"6.1.0-50","source":"6.1.176","nlmfo":"0.1.0","seconds":1,"checks":{checks}}}"#
                 )
                 .as_bytes(),
             )
