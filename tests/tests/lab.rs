@@ -173,7 +173,7 @@ fn tried<T>(
         if !is_emulators_fault(&outcome) || tries == TRIES {
             return Ok(outcome);
         }
-        eprintln!("the emulator tripped over code that the kernel patched; again");
+        eprintln!("the emulator failed, not the kernel; again");
         tries += 1;
     }
 }

@@ -100,7 +100,7 @@ impl Matrix {
             for kernel in &self.kernels {
                 row.push(match (kernel.check(name), &kernel.outcome) {
                     (Some(check), _) => notes.cell(check),
-                    (None, Outcome::Error(error)) => notes.noted("none", error),
+                    (None, Outcome::Error(error)) => notes.noted("none", first_line(error)),
                     (None, _) => notes.noted("FAIL", "the report lacks this check"),
                 });
             }
@@ -140,6 +140,11 @@ impl<'a> Notes<'a> {
         });
         format!("{cell} [{}]", number + 1)
     }
+}
+
+/// What went wrong; what follows it is what a machine has said.
+fn first_line(error: &str) -> &str {
+    error.lines().next().unwrap_or_default()
 }
 
 fn one_line(text: &str) -> String {
@@ -201,7 +206,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = match self {
             Outcome::Report(report) => report,
-            Outcome::Error(error) => return write!(f, "no report: {}", one_line(error)),
+            Outcome::Error(error) => return write!(f, "no report: {}", first_line(error)),
         };
         let count = |is: &dyn Fn(&Check) -> bool| report.checks.iter().filter(|c| is(c)).count();
         write!(
@@ -246,7 +251,7 @@ pub(super) mod tests {
         Kernel {
             name: "./bzImage".into(),
             release: "7.4.0".into(),
-            outcome: Outcome::Error("the deadline passed\nafter 600 s".into()),
+            outcome: Outcome::Error("the deadline passed after 600 s\n[    0.0] Linux".into()),
         }
     }
 

@@ -25,7 +25,7 @@ use self::{
 use crate::{
     build,
     cache::Cache,
-    lab::{self, KernelName, Lab, Run, Stream},
+    lab::{self, Ending, KernelName, Lab, Run, Stream},
 };
 
 /// Statuses of `nlmfo probe` that come with a report: nothing failed, something did.
@@ -143,13 +143,23 @@ fn report(lab: &Lab, run: &Run) -> Result<Report> {
         if !outcome.is_emulators_fault() || tries == TRIES {
             break outcome;
         }
-        eprintln!("the emulator tripped over code that the kernel patched; again");
+        eprintln!(
+            "{}: the emulator failed, not the kernel; again",
+            run.kernel.release
+        );
         tries += 1;
     };
-    let status = outcome.status()?;
+    let Ending::Exited(status) = outcome.ending else {
+        bail!(
+            "{} after {:.0} s\n{}",
+            outcome.ending,
+            outcome.duration.as_secs_f32(),
+            outcome.console_tail(60)
+        );
+    };
     if !WITH_REPORT.contains(&status) {
         let said = String::from_utf8_lossy(&outcome.stderr);
-        bail!("nlmfo probe ended with status {status}: {}", said.trim());
+        bail!("nlmfo probe ended with status {status}\n{}", said.trim());
     }
     Report::parse(&outcome.stdout)
 }
