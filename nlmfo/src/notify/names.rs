@@ -5,7 +5,14 @@
 //! (`sm_notify_1_svc` of nfs-utils). Older statds, and those of other systems, compare the
 //! name alone. So a client is told under every likely name; with one state number for
 //! all of them it acts once.
+//!
+//! When lockd asks statd to monitor an address, statd looks whether it has the server
+//! already: by the name that the address resolves to, and by all addresses of that name
+//! (`sm_mon_1_svc` and `statd_matchhostname`, nfs-utils 2.6.2 and 2.8.3). If it has, it
+//! replaces the cookie by which lockd knows the server. So a client that locks through two
+//! addresses of one such name can be told of the second alone.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Name {
     pub name: String,
     pub from: From,
+    /// Of the name that the VIP's address resolves to: the other addresses that it has.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub others: BTreeSet<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,7 +77,16 @@ pub async fn of(vip: IpAddr, given: &[String], config: &Config) -> Vec<Name> {
         return collect(given, &[], None, None);
     }
     let called = reverse(vip).await;
-    collect(&[], config.names(vip), called, Some(vip))
+    let mut names = collect(&[], config.names(vip), called.clone(), Some(vip));
+    if let Some(called) = called {
+        let mut others = addresses(called.clone()).await;
+        others.retain(|other| *other != vip && !other.is_loopback());
+        let is_called = |name: &&mut Name| name.name.eq_ignore_ascii_case(&called);
+        if let Some(name) = names.iter_mut().find(is_called) {
+            name.others = others;
+        }
+    }
+    names
 }
 
 /// In the order of their rank, each once.
@@ -87,34 +106,54 @@ fn collect(
             .iter()
             .any(|known| known.name.eq_ignore_ascii_case(&name))
         {
-            names.push(Name { name, from });
+            names.push(Name {
+                name,
+                from,
+                others: BTreeSet::new(),
+            });
         }
     }
     names
 }
 
-/// What the address is called. By a thread of its own, that nobody waits for when the
-/// time is up: getnameinfo(3) cannot be interrupted.
+/// What the address is called.
 async fn reverse(address: IpAddr) -> Option<String> {
-    let (found, answer) = oneshot::channel();
     let socket = SocketAddr::new(address, 0);
-    let look_up = move || {
-        let flags = libc::NI_NAMEREQD | libc::NI_NUMERICSERV;
-        // Nobody listens any more if it took too long.
-        let _ = found.send(dns_lookup::getnameinfo(&socket, flags));
-    };
-    if let Err(error) = thread::Builder::new().name("lookup".into()).spawn(look_up) {
-        debug!(%error, "no thread for a reverse lookup");
-        return None;
-    }
-    let name = match timeout(PATIENCE, answer).await {
-        Ok(Ok(Ok((name, _)))) => name,
+    let flags = libc::NI_NAMEREQD | libc::NI_NUMERICSERV;
+    match patiently(move || dns_lookup::getnameinfo(&socket, flags)).await {
+        Some(Ok((name, _))) => check(&name).is_ok().then_some(name),
         nothing => {
             debug!(%address, ?nothing, "no name by reverse lookup");
-            return None;
+            None
         }
+    }
+}
+
+/// The addresses that the name has; none where that cannot be found out.
+async fn addresses(name: String) -> BTreeSet<IpAddr> {
+    let look_up = move || dns_lookup::lookup_host(&name).map(BTreeSet::from_iter);
+    match patiently(look_up).await {
+        Some(Ok(addresses)) => addresses,
+        nothing => {
+            debug!(?nothing, "no addresses of a name");
+            BTreeSet::new()
+        }
+    }
+}
+
+/// By a thread of its own, that nobody waits for when the time is up: the resolver cannot be
+/// interrupted.
+async fn patiently<T: Send + 'static>(look_up: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (found, answer) = oneshot::channel();
+    let work = move || {
+        // Nobody listens any more if it took too long.
+        let _ = found.send(look_up());
     };
-    check(&name).is_ok().then_some(name)
+    if let Err(error) = thread::Builder::new().name("lookup".into()).spawn(work) {
+        debug!(%error, "no thread for a lookup");
+        return None;
+    }
+    timeout(PATIENCE, answer).await.ok()?.ok()
 }
 
 #[cfg(test)]

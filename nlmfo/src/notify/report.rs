@@ -96,7 +96,23 @@ impl NotifyReport {
     pub fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (all, left) = (self.clients.len(), self.not_told().count());
         let told = all - left;
-        writeln!(f, "  told {told} of {all} clients: {}", self.as_what())
+        writeln!(f, "  told {told} of {all} clients: {}", self.as_what())?;
+        self.blurred(f)
+    }
+
+    /// A name by which clients cannot tell the VIP from other addresses.
+    fn blurred(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for name in self.names.iter().filter(|name| !name.others.is_empty()) {
+            let others: Vec<String> = name.others.iter().map(IpAddr::to_string).collect();
+            let (vip, name, others) = (self.vip, &name.name, others.join(", "));
+            writeln!(
+                f,
+                "  ! {vip} resolves to {name}, which is also {others}: a client's statd takes them \
+                 for one server, and a client that locks through several reclaims through one \
+                 alone; let each resolve to a name of its own"
+            )?;
+        }
+        Ok(())
     }
 
     /// Under which number and names the VIP was told of.
@@ -142,6 +158,7 @@ impl fmt::Display for NotifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let vip = self.vip;
         writeln!(f, "{vip}: {}", self.as_what())?;
+        self.blurred(f)?;
         for client in &self.clients {
             client.fmt(f)?;
         }

@@ -74,12 +74,21 @@ fn names(context: &Context) -> Result<End> {
     blurred.place().write("/run/hosts", BLURRED)?;
     run((blurred.place().command("mount")).args(["--bind", "/run/hosts", "/etc/hosts"]))?;
     held.extend(lock_through_both(&lab, &blurred, |vip| vip)?);
-    let taken = move_here(&tool, exit::INCOMPLETE, "15s")?;
+    let taken = move_here(&tool, exit::INCOMPLETE, "30s")?;
     ensure!(missing(&taken) == [(VIPS[0], "10.77.1.3")], "{taken}");
     for vip in vips(&taken) {
         ensure!(vip["told"]["done"] == true, "{taken}");
     }
     kernel_log::ensure_no_reclaim_refused()?;
+
+    // Where the server's resolver is like that, it can be seen before.
+    let notify = ["notify", "--vip", VIPS[0], "--client", "10.77.1.3"];
+    let told = tool.expect(exit::CONFIRMED, &notify)?;
+    ensure!(!told.stdout.contains(" is also "), "{}", told.stdout);
+    fs::write("/etc/hosts", BLURRED).context("/etc/hosts")?;
+    let told = tool.expect(exit::CONFIRMED, &notify)?;
+    let warning = "10.77.0.1 resolves to nfs1, which is also 10.77.0.2";
+    ensure!(told.stdout.contains(warning), "{}", told.stdout);
     Ok(End::Pass)
 }
 
