@@ -4,7 +4,10 @@ use anyhow::{Result, bail};
 
 use super::{Check, Done};
 use crate::grace::gate;
+use crate::kernel::btf::KernelBtf;
+use crate::kernel::contract;
 use crate::kernel::preflight::{Capability, Facts};
+use crate::kernel::symbols::Symbols;
 use crate::observe::programs::{Programs, probed_functions};
 use crate::probe::stage::Stage;
 
@@ -27,17 +30,18 @@ pub fn checks() -> Vec<Check> {
 fn points(_: &mut Stage) -> Result<Done> {
     let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
     let facts = Facts::gather(&functions);
-    let layouts = std::iter::once(("layouts", &facts.layouts));
-    let functions = (facts.functions.iter()).map(|(name, capability)| (name.as_str(), capability));
-    let missing: Vec<String> = layouts
-        .chain(functions)
+    let mut wrong: Vec<String> = (facts.functions.iter())
         .filter_map(|(name, capability)| match capability {
             Capability::Available => None,
             Capability::Missing { reason, .. } => Some(format!("{name}: {reason}")),
         })
         .collect();
-    if !missing.is_empty() {
-        bail!("{}", missing.join("; "));
+    let btf = KernelBtf::load(&contract::MODULES)?;
+    let symbols = Symbols::load(contract::symbols())?;
+    let checked = contract::check(&contract::all()?, &btf, &symbols, &facts.release);
+    wrong.extend(checked.mismatches.iter().map(ToString::to_string));
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("; "));
     }
     Ok(Done::Shown)
 }
