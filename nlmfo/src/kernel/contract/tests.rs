@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::kernel::btf::Btf;
 
 fn signature(prototype: &str, seen: &[Series]) -> Signature {
     Signature {
@@ -111,5 +112,25 @@ fn a_mismatch_shows_both_sides() {
     assert_eq!(
         mismatch.to_string(),
         "f, of the program on_f (x.rs:7)\n  comment: int f(int x)\n  BTF:     int f(long x) [lockd]"
+    );
+}
+
+#[test]
+fn a_kernel_that_has_nothing_of_it_breaks_every_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("vmlinux"), Btf::empty()).unwrap();
+    let btf = KernelBtf::load_from(folder.path(), &MODULES).unwrap();
+    let symbols = Symbols::parse(&b"ffffffff81000000 T _text\n"[..], symbols()).unwrap();
+    let contracts = all().unwrap();
+    let checked = check(&contracts, &btf, &symbols, "6.1.0-56-cloud-amd64");
+
+    let on_functions = (contracts.iter()).filter(|c| matches!(c.hook, Hook::Function(_)));
+    // And the fields.
+    assert_eq!(checked.mismatches.len(), on_functions.count() + 1);
+    assert_eq!((checked.functions, checked.unseen.len()), (0, 0));
+    let first = checked.mismatches[0].to_string();
+    assert!(
+        first.ends_with("BTF:     no such function, or only inlined"),
+        "{first}"
     );
 }
