@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::wait::{Seen, until};
+use super::wait::{DEADLINE, Seen, until_for};
 
 /// What a finished command left behind.
 #[derive(Clone, Debug)]
@@ -32,9 +33,13 @@ impl Finished {
 /// behind may keep its standard error open for ever.
 ///
 /// # Errors
-/// If it cannot be started, or does not end within [`super::wait::DEADLINE`]
-/// (it is killed then).
+/// If it cannot be started, or does not end within [`DEADLINE`] (it is killed then).
 pub fn finish(command: &mut Command, stdin: &str) -> Result<Finished> {
+    finish_within(DEADLINE, command, stdin)
+}
+
+/// [`finish`] with a time limit of its own.
+pub fn finish_within(limit: Duration, command: &mut Command, stdin: &str) -> Result<Finished> {
     let mut out = tempfile::tempfile().context("temporary file for a command's output")?;
     let mut err = tempfile::tempfile().context("temporary file for a command's errors")?;
     let mut input = tempfile::tempfile().context("temporary file for a command's input")?;
@@ -46,7 +51,7 @@ pub fn finish(command: &mut Command, stdin: &str) -> Result<Finished> {
         .stderr(err.try_clone()?)
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
-    let ended = until(&format!("{command:?} to end"), || {
+    let ended = until_for(limit, &format!("{command:?} to end"), || {
         Ok(match child.try_wait()? {
             Some(status) => Seen::Yes(status),
             None => Seen::No("still running".into()),

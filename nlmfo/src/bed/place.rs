@@ -5,7 +5,8 @@
 //! and exportfs's tables would be shared otherwise; and a configuration without the
 //! node's own, which may name ports and addresses. It is kept alive by a holder process.
 //! The holder ends with the [`Place`], or with the process that made it, however that
-//! ends, and takes the place's NFS server and processes with it.
+//! ends, takes the place's NFS server and processes with it, and sets lockd back as it
+//! was for the whole machine.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, sethostname};
 
 use super::command::{run, run_with_input};
+use super::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 
 /// The hidden command of every program that makes places: it calls [`hold`].
 pub const COMMAND: &str = "hold";
@@ -252,9 +254,20 @@ pub fn hold(name: &str) -> Result<()> {
         File::create(Path::new("/var/lib/nfs").join(table))?;
     }
     hide_configuration()?;
+    // Those of the whole machine; none while lockd is not loaded.
+    let settings: Vec<(&str, String)> = [NLM_TIMEOUT, NLM_GRACE_PERIOD]
+        .into_iter()
+        .filter_map(|file| Some((file, fs::read_to_string(file).ok()?)))
+        .collect();
     println!("{READY}");
     io::stdin().read_to_end(&mut Vec::new())?;
-    stop_all()
+    let has_server = Path::new(NFSD).join("threads").exists();
+    stop_all()?;
+    // Set by a server only (`Server::start`); others may find them changed.
+    for (file, value) in settings.iter().filter(|_| has_server) {
+        fs::write(file, value).with_context(|| format!("{value:?} to {file}"))?;
+    }
+    Ok(())
 }
 
 /// Hides the node's own exports and settings behind empty files.

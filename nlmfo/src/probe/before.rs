@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::log;
 use crate::bed::command::{finish, run};
-use crate::bed::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 use crate::bed::wait::{Seen, until_for};
 
 /// Network namespaces are taken apart by the kernel in its own time.
@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Before {
     state: State,
-    /// lockd's settings; none where lockd was not loaded.
-    settings: Vec<(&'static str, String)>,
+    /// The number of the kernel's last log line.
+    logged: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,21 +39,15 @@ const COUNTED: &[&str] = &["lockd", "nfsd", "grace", "nfs_acl"];
 
 impl Before {
     pub fn look() -> Result<Before> {
-        let settings = [NLM_TIMEOUT, NLM_GRACE_PERIOD]
-            .into_iter()
-            .filter_map(|file| Some((file, fs::read_to_string(file).ok()?)))
-            .collect();
         Ok(Before {
             state: State::look()?,
-            settings,
+            logged: log::lines().last().map(|line| line.number),
         })
     }
 
-    /// Puts settings and modules back, and tells what else is not as it was.
+    /// Unloads what was not loaded before, and tells what else is not as it was. lockd's
+    /// settings are the place's to put back, see [`place`](crate::bed::place).
     pub fn restore(&self) -> Result<Vec<String>> {
-        for (file, value) in &self.settings {
-            fs::write(file, value).with_context(|| format!("{value:?} to {file}"))?;
-        }
         let mut changes = Vec::new();
         let waited = until_for(PATIENCE, "the machine as it was", || {
             self.unload();
@@ -65,7 +59,10 @@ impl Before {
         });
         match waited {
             Err(error) if changes.is_empty() => Err(error),
-            _ => Ok(changes),
+            _ => {
+                let complaints = log::complaints(log::lines(), self.logged);
+                Ok(changes.into_iter().chain(complaints).collect())
+            }
         }
     }
 
@@ -87,16 +84,9 @@ impl State {
             .iter()
             .map(|arguments| run(Command::new("ip").args(*arguments)))
             .collect::<Result<String>>()?;
-        let programs = aya::programs::loaded_programs()
-            .filter_map(|program| {
-                let program = program.ok()?;
-                let name = program.name_as_str().unwrap_or("?").to_owned();
-                Some((program.id(), name))
-            })
-            .collect();
         Ok(State {
             modules: modules()?,
-            programs,
+            programs: programs(),
             rules,
             pins: pins(),
         })
@@ -132,8 +122,7 @@ impl State {
     }
 }
 
-/// Loaded modules and how often each is used; of those that the NFS server is made of,
-/// and those that a test bed can bring along.
+/// Loaded modules, and how often each is used.
 fn modules() -> Result<BTreeMap<String, u64>> {
     let text = fs::read_to_string("/proc/modules").context("/proc/modules")?;
     Ok(text
@@ -144,6 +133,17 @@ fn modules() -> Result<BTreeMap<String, u64>> {
             Some((name.to_owned(), uses.parse().ok()?))
         })
         .collect())
+}
+
+/// Every eBPF program in the kernel, by the kernel's number.
+pub fn programs() -> BTreeMap<u32, String> {
+    aya::programs::loaded_programs()
+        .filter_map(|program| {
+            let program = program.ok()?;
+            let name = program.name_as_str().unwrap_or("?").to_owned();
+            Some((program.id(), name))
+        })
+        .collect()
 }
 
 fn pins() -> BTreeSet<String> {

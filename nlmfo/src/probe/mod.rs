@@ -8,6 +8,7 @@ pub mod baseline;
 mod before;
 mod checks;
 pub mod known;
+mod log;
 pub mod report;
 pub mod run;
 mod stage;

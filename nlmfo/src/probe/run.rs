@@ -1,6 +1,7 @@
 //! Running the checks: one after the other, each with a time limit, on a test bed that is
 //! swept between them.
 
+use std::env;
 use std::fs;
 use std::process::Command;
 use std::sync::Arc;
@@ -51,6 +52,13 @@ struct Outcome {
 /// in either case.
 pub fn run(plan: Plan, mut on: impl FnMut(usize, &Checked) -> Result<()>) -> Result<Report> {
     let began = Instant::now();
+    let missing = missing_programs();
+    ensure!(
+        missing.is_empty(),
+        "this machine lacks {}: install nfs-kernel-server, nfs-common, rpcbind, iproute2 and kmod \
+         (Debian's names)",
+        missing.join(", ")
+    );
     let before = Before::look()?;
     command(Command::new("modprobe").args(["-a", "lockd", "nfsd"]))
         .context("loading the NFS server's modules")?;
@@ -107,6 +115,30 @@ pub fn run(plan: Plan, mut on: impl FnMut(usize, &Checked) -> Result<()>) -> Res
     }
     report.seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     Ok(report)
+}
+
+/// The programs that a test bed needs and that no folder of PATH has.
+fn missing_programs() -> Vec<&'static str> {
+    const NEEDED: &[&str] = &[
+        "exportfs",
+        "ip",
+        "modprobe",
+        "mount",
+        "mount.nfs",
+        "nfsdcld",
+        "nsenter",
+        "rmmod",
+        "rpc.mountd",
+        "rpc.nfsd",
+        "rpc.statd",
+        "rpcbind",
+        "tee",
+        "umount",
+    ];
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<_> = env::split_paths(&path).collect();
+    let is_missing = |program: &&str| !folders.iter().any(|folder| folder.join(program).exists());
+    NEEDED.iter().copied().filter(is_missing).collect()
 }
 
 /// What is known of the kernel, before anything is asked of it.

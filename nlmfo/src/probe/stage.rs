@@ -71,7 +71,6 @@ pub struct Stage {
     net: RawNet,
     pub server: Server,
     snapshots: Snapshots,
-    /// The server's network namespace, as lockd's hosts name it.
     netns: u32,
     clients: u16,
     files: u32,
@@ -150,7 +149,7 @@ impl Stage {
     pub fn file_and_path(&mut self, vip: IpAddr) -> Result<(FileHandle, PathBuf)> {
         let name = self.name();
         let handle = self.net.file(&self.server, vip, &name)?;
-        Ok((handle, self.server.place().path(EXPORT).join(name)))
+        Ok((handle, self.export_path().join(name)))
     }
 
     fn name(&mut self) -> String {
@@ -160,20 +159,23 @@ impl Stage {
 
     /// What lockd holds through a VIP.
     pub fn held(&mut self, vip: IpAddr) -> Result<Held> {
-        let table = self.table(|host| host.vip == vip)?;
-        Ok(Held::of(&table))
+        Ok(Held::of(&self.table()?.part(|host| host.vip == vip)))
     }
 
-    fn table(&mut self, keep: impl Fn(&Host) -> bool) -> Result<LockTable> {
+    /// All that the server's lockd holds.
+    pub fn table(&mut self) -> Result<LockTable> {
         let snapshot = self.snapshots.take(None, PATIENCE)?;
         ensure!(
             snapshot.is_exact(),
             "the kernel's lists changed each time they were read, for {PATIENCE:?}"
         );
         let netns = self.netns;
-        Ok(snapshot
-            .table
-            .part(|host| host.netns == netns && keep(host)))
+        Ok(snapshot.table.part(|host| host.netns == netns))
+    }
+
+    /// The server's network namespace, as lockd's hosts name it.
+    pub fn netns(&self) -> u32 {
+        self.netns
     }
 
     /// This nlmfo, on the server, whatever comes of it.
@@ -295,7 +297,7 @@ impl Stage {
             self.unlock_filesystem(export)?;
         }
         until("an empty server", || {
-            let held = Held::of(&self.table(|_| true)?);
+            let held = Held::of(&self.table()?);
             Ok(match held.is_empty() {
                 true => Seen::Yes(()),
                 false => Seen::No(format!("{held} held")),
@@ -304,8 +306,14 @@ impl Stage {
         self.net.look_up_ports(&self.server)
     }
 
+    /// Has the kernel release everything on the export's filesystem.
     pub fn unlock_export(&self) -> Result<()> {
         self.unlock_filesystem(EXPORT)
+    }
+
+    /// The export, as programs of this machine reach it.
+    pub fn export_path(&self) -> PathBuf {
+        self.server.place().path(EXPORT)
     }
 
     fn unlock_filesystem(&self, path: &str) -> Result<()> {

@@ -14,6 +14,7 @@ mod last_resorts;
 mod locks;
 mod names;
 mod notify;
+mod probe;
 mod release;
 mod takeover;
 mod thousand;
@@ -73,6 +74,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         takeover::SCENARIOS,
         thousand::SCENARIOS,
         notify::SCENARIOS,
+        probe::SCENARIOS,
         names::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,

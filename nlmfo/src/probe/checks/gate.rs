@@ -1,15 +1,18 @@
 //! nlmfo's own grace, for one VIP: the gate on this kernel.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Check, Done, for_both};
 use crate::bed::command::Finished;
 use crate::bed::range::Range;
+use crate::bed::wait::{Seen, until_for};
 use crate::exit::Exit;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::before;
 use crate::probe::stage::{Family, Stage, answered};
 use crate::rpc::nlm::Status;
 
@@ -24,6 +27,16 @@ pub fn checks() -> Vec<Check> {
     })
     .collect();
     checks.push(Check::new(
+        "gate-ends-on-time",
+        "a window ends by itself when its time is up, and the gate leaves with it",
+        ends_on_time,
+    ));
+    checks.push(Check::new(
+        "gate-kernel-grace",
+        "in a window that lockd's own grace overlaps, no reclaim is refused and no new lock granted",
+        kernel_grace,
+    ));
+    checks.push(Check::new(
         "gate-waiter",
         "a request that waited before the window is not granted in it",
         waiter,
@@ -37,20 +50,25 @@ fn in_window(
     vip: IpAddr,
     work: impl FnOnce(&mut Stage) -> Result<()>,
 ) -> Result<Done> {
-    let vip = vip.to_string();
-    let Finished { status, stderr, .. } = stage.nlmfo(&["grace", "--vip", &vip, "--for", "90s"])?;
-    if status.code() == Some(Exit::Lacking as i32) {
-        return Ok(Done::Unsupported(stderr.trim().to_owned()));
+    if let Some(reason) = open(stage, vip, "90s")? {
+        return Ok(Done::Unsupported(reason));
     }
-    ensure!(
-        status.success(),
-        "nlmfo grace --vip {vip}: {}",
-        stderr.trim()
-    );
     let worked = work(stage).context("in the window");
-    let ended = stage.nlmfo_done(&["grace", "--vip", &vip, "--end"]);
+    let ended = stage.nlmfo_done(&["grace", "--vip", &vip.to_string(), "--end"]);
     worked.and(ended)?;
     Ok(Done::Shown)
+}
+
+/// Opens a window of the VIP's; the reason if this node has none.
+fn open(stage: &Stage, vip: IpAddr, time: &str) -> Result<Option<String>> {
+    let arguments = ["grace", "--vip", &vip.to_string(), "--for", time];
+    let Finished { status, stderr, .. } = stage.nlmfo(&arguments)?;
+    let said = stderr.trim();
+    if status.code() == Some(Exit::Lacking as i32) {
+        return Ok(Some(said.to_owned()));
+    }
+    ensure!(status.success(), "nlmfo grace --vip {vip}: {said}");
+    Ok(None)
 }
 
 fn window(stage: &mut Stage, family: Family) -> Result<Done> {
@@ -96,6 +114,67 @@ fn window(stage: &mut Stage, family: Family) -> Result<Done> {
     };
     afterwards().context("after the window")?;
     Ok(done)
+}
+
+fn ends_on_time(stage: &mut Stage) -> Result<Done> {
+    const TIME: Duration = Duration::from_secs(4);
+    /// The end is the kernel's, of which the first packet after it tells.
+    const LATE: Duration = Duration::from_secs(5);
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    let before = Instant::now();
+    if let Some(reason) = open(stage, vip, &format!("{}s", TIME.as_secs()))? {
+        return Ok(Done::Unsupported(reason));
+    }
+    let opened = Instant::now();
+    let mut client = stage.client(vip, NlmVersion::V4, Transport::Udp)?;
+    until_for(TIME + LATE, "the window's end", || {
+        Ok(match client.lock(&file, 7, Range::WHOLE, Mode::Write)? {
+            Status::Granted => Seen::Yes(()),
+            other => Seen::No(format!("{other:?}")),
+        })
+    })?;
+    let ended = Instant::now();
+    ensure!(
+        ended - before >= TIME && ended - opened <= TIME + LATE,
+        "a window of {TIME:?} ended {:?} after it was open, {:?} after it was asked for",
+        ended - opened,
+        ended - before
+    );
+    until_for(LATE, "the gate to leave", || {
+        let gates: Vec<String> = (before::programs().into_values())
+            .filter(|name| name.starts_with("gate_"))
+            .collect();
+        Ok(match gates.is_empty() {
+            true => Seen::Yes(()),
+            false => Seen::No(format!("the kernel has {}", gates.join(", "))),
+        })
+    })?;
+    Ok(Done::Shown)
+}
+
+fn kernel_grace(stage: &mut Stage) -> Result<Done> {
+    let [vip, _] = Family::Ipv4.vips();
+    let file = stage.file(vip)?;
+    in_window(stage, vip, |stage| {
+        stage.restart_into_grace(90)?;
+        // The restart gives lockd new ports, which the gate has to follow.
+        for is_kernels in [true, false] {
+            let mut client = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+            let start = if is_kernels { 0 } else { 10 };
+            let when = if is_kernels { "in" } else { "after" };
+            let status = client.lock(&file, 7, Range::new(start, 5), Mode::Write)?;
+            let what = format!("a new lock {when} lockd's grace");
+            answered(&what, status, Status::DeniedGracePeriod)?;
+            let status = client.reclaim(&file, 7, Range::new(start, 5), Mode::Write)?;
+            let what = format!("a reclaim {when} lockd's grace");
+            answered(&what, status, Status::Granted)?;
+            if is_kernels {
+                stage.end_lockds_grace()?;
+            }
+        }
+        Ok(())
+    })
 }
 
 fn waiter(stage: &mut Stage) -> Result<Done> {

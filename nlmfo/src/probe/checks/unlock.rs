@@ -46,11 +46,16 @@ pub fn checks() -> Vec<Check> {
         "unlock_ip refuses what is no address, and releases nothing by it",
         bad_strings,
     ));
-    checks.push(Check::new(
-        "unlock-filesystem",
-        "unlock_filesystem releases exactly one filesystem's locks, waiters and shares",
-        unlock_filesystem,
-    ));
+    for (by, name, means) in [
+        (By::Procfs, "procfs", "/proc/fs/nfsd/unlock_filesystem"),
+        (By::Netlink, "netlink", "netlink NFSD_CMD_UNLOCK_FILESYSTEM"),
+    ] {
+        checks.push(Check::new(
+            format!("unlock-filesystem-{name}"),
+            format!("{means} releases exactly one filesystem's locks, waiters and shares"),
+            move |stage| unlock_filesystem(stage, by),
+        ));
+    }
     checks.extend(for_both(|family| {
         Check::new(
             format!("reboot-notice-{family}"),
@@ -70,15 +75,25 @@ impl By {
         }
     }
 
+    fn unlock_export(self, stage: &Stage) -> Result<()> {
+        match self {
+            By::Procfs => stage.unlock_export(),
+            By::Netlink => stage
+                .server
+                .place()
+                .within(|| Ok(NfsdNetlink::open()?.unlock_filesystem(&stage.export_path())?)),
+        }
+    }
+
     /// Why this kernel does not have it.
-    fn missing(self, stage: &Stage) -> Result<Option<String>> {
+    fn missing(self, stage: &Stage, command: Command) -> Result<Option<String>> {
         let place = stage.server.place();
         match self {
             By::Procfs => Ok((!place.path(UNLOCK_IP).exists())
                 .then(|| format!("this kernel has no {UNLOCK_IP}"))),
             By::Netlink => place.within(|| {
                 Ok(match NfsdNetlink::open() {
-                    Ok(netlink) if netlink.offers(Command::UnlockIp) => None,
+                    Ok(netlink) if netlink.offers(command) => None,
                     Ok(_) => {
                         Some("this kernel's nfsd has no such command: it came with 7.2".into())
                     }
@@ -90,7 +105,7 @@ impl By {
 }
 
 fn unlock_ip(stage: &mut Stage, family: Family, by: By) -> Result<Done> {
-    if let Some(reason) = by.missing(stage)? {
+    if let Some(reason) = by.missing(stage, Command::UnlockIp)? {
         return Ok(Done::Unsupported(reason));
     }
     let [vip, other] = family.vips();
@@ -114,7 +129,7 @@ fn unlock_ip(stage: &mut Stage, family: Family, by: By) -> Result<Done> {
 }
 
 fn bad_strings(stage: &mut Stage) -> Result<Done> {
-    if let Some(reason) = By::Procfs.missing(stage)? {
+    if let Some(reason) = By::Procfs.missing(stage, Command::UnlockIp)? {
         return Ok(Done::Unsupported(reason));
     }
     let [vip, other] = Family::Ipv4.vips();
@@ -144,7 +159,10 @@ fn bad_strings(stage: &mut Stage) -> Result<Done> {
     Ok(Done::Shown)
 }
 
-fn unlock_filesystem(stage: &mut Stage) -> Result<Done> {
+fn unlock_filesystem(stage: &mut Stage, by: By) -> Result<Done> {
+    if let Some(reason) = by.missing(stage, Command::UnlockFilesystem)? {
+        return Ok(Done::Unsupported(reason));
+    }
     let [vip, other] = Family::Ipv4.vips();
     let _here = [Holding::take(stage, vip)?, Holding::take(stage, other)?];
     let elsewhere = stage.file_elsewhere(vip)?;
@@ -152,7 +170,7 @@ fn unlock_filesystem(stage: &mut Stage) -> Result<Done> {
     client.granted(|raw| raw.lock(&elsewhere, 7, Range::WHOLE, Mode::Write))?;
     let address = stage.client_address(vip);
 
-    stage.unlock_export()?;
+    by.unlock_export(stage)?;
     let left = stage.held(other)?;
     ensure!(left.is_empty(), "{left} are left on that filesystem");
     let left = stage.held(vip)?;
