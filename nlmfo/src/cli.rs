@@ -367,8 +367,6 @@ pub struct CleanupArgs {
     pub json: bool,
 }
 
-/// An address as lockd sees it: no name, prefix, port or scope; an IPv4-mapped
-/// IPv6 address is the IPv4 one.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
     /// List the checks, and what each proves; run none
@@ -383,6 +381,7 @@ pub struct ProbeArgs {
     /// How long each check may take
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub timeout: Duration,
+    /// What to print on standard output
     #[arg(long, value_enum, default_value = "tap")]
     pub format: ProbeFormat,
     /// An earlier report (`--format json`): fail only on what has become worse
@@ -404,6 +403,8 @@ pub enum ProbeFormat {
     Json,
 }
 
+/// An address as lockd sees it: no name, prefix, port or scope; an IPv4-mapped
+/// IPv6 address is the IPv4 one.
 fn address(text: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return usable(ip.to_canonical());

@@ -1,8 +1,11 @@
 //! Running the distribution's tools, with errors that quote them.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -27,6 +30,20 @@ impl Finished {
     }
 }
 
+/// A program of the distribution's, which may lie where only root looks.
+pub fn tool(program: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(program.as_ref());
+    command.env("PATH", search_path());
+    command
+}
+
+/// `PATH` and root's folders.
+pub fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin:/sbin");
+    path
+}
+
 /// Runs a command to its end, whatever its exit status.
 ///
 /// Output goes to files and not to pipes: a daemon that the command leaves
@@ -49,6 +66,8 @@ pub fn finish_within(limit: Duration, command: &mut Command, stdin: &str) -> Res
         .stdin(input)
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
+        // What interrupts us comes between commands.
+        .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
     let ended = until_for(limit, &format!("{command:?} to end"), || {
@@ -100,7 +119,8 @@ pub fn silent(mut command: Command) -> Command {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stderr(Stdio::null())
+        .process_group(0);
     command
 }
 

@@ -12,8 +12,11 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -21,15 +24,19 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, sethostname};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use signal_hook::consts::SIGTERM;
 
-use super::command::{run, run_with_input};
+use super::command::{run, run_with_input, tool};
 use super::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 
 /// The hidden command of every program that makes places: it calls [`hold`].
 pub const COMMAND: &str = "hold";
 
-/// Where nfsd's files are mounted.
+/// Where nfsd's files are mounted, and the BPF filesystem.
 const NFSD: &str = "/proc/fs/nfsd";
+const BPF: &str = "/sys/fs/bpf";
 
 /// The line that a holder prints once its namespace can be used.
 const READY: &str = "ready";
@@ -85,6 +92,8 @@ impl Place {
             .args([COMMAND, name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A terminal interrupts all of a group, and the holder is what cleans up.
+            .process_group(0)
             .spawn()
             .with_context(|| format!("holder of namespace {name}"))?;
         let stdin = child.stdin.take().expect("stdin is piped");
@@ -121,7 +130,7 @@ impl Place {
     /// A command that will run here.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         match &self.kind {
-            Kind::Root => Command::new(program.as_ref()),
+            Kind::Root => tool(program.as_ref()),
             Kind::Remote(runner) => {
                 let mut words = runner.iter().map(OsString::as_os_str);
                 let mut command = Command::new(words.next().unwrap_or_default());
@@ -129,7 +138,7 @@ impl Place {
                 command
             }
             Kind::Namespaces(holder) => {
-                let mut command = Command::new("nsenter");
+                let mut command = tool("nsenter");
                 command
                     .args(["-t", &holder.child.id().to_string(), "-n", "-m", "-u", "--"])
                     .arg(program.as_ref());
@@ -228,9 +237,8 @@ pub fn hold(name: &str) -> Result<()> {
         None::<&str>,
     )
     .context("making / private")?;
-    // Those of the node, if it has them: not ours to stop at the end. A lazy unmount
-    // fails where nothing is mounted.
-    let _ = umount2(NFSD, MntFlags::MNT_DETACH);
+    // Those of the node, if it has them: not ours to stop at the end.
+    while umount2(NFSD, MntFlags::MNT_DETACH).is_ok() {}
     for (directory, subdirectories) in [
         ("/run", &["lock", "rpcbind", "rpc_pipefs"][..]),
         (
@@ -254,18 +262,45 @@ pub fn hold(name: &str) -> Result<()> {
         File::create(Path::new("/var/lib/nfs").join(table))?;
     }
     hide_configuration()?;
+    // Its own pins, which end with it.
+    if Path::new(BPF).is_dir() {
+        let none = MsFlags::empty();
+        mount(Some("bpf"), BPF, Some("bpf"), none, None::<&str>)
+            .with_context(|| format!("a BPF filesystem on {BPF}"))?;
+    }
     // Those of the whole machine; none while lockd is not loaded.
     let settings: Vec<(&str, String)> = [NLM_TIMEOUT, NLM_GRACE_PERIOD]
         .into_iter()
         .filter_map(|file| Some((file, fs::read_to_string(file).ok()?)))
         .collect();
+    let is_told = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGTERM, Arc::clone(&is_told))?;
     println!("{READY}");
-    io::stdin().read_to_end(&mut Vec::new())?;
+    wait_for_end(&is_told)?;
     let has_server = Path::new(NFSD).join("threads").exists();
-    stop_all()?;
+    let stopped = stop_all();
     // Set by a server only (`Server::start`); others may find them changed.
     for (file, value) in settings.iter().filter(|_| has_server) {
         fs::write(file, value).with_context(|| format!("{value:?} to {file}"))?;
+    }
+    stopped
+}
+
+/// Returns when standard input ends, or SIGTERM has come.
+fn wait_for_end(is_told: &AtomicBool) -> Result<()> {
+    const LOOK: Timespec = Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
+    let mut stdin = io::stdin().lock();
+    while !is_told.load(Ordering::Relaxed) {
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+        match poll(&mut fds, Some(&LOOK)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) if stdin.read(&mut [0; 64])? == 0 => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error).context("waiting for the end of standard input"),
+        }
     }
     Ok(())
 }
@@ -273,8 +308,22 @@ pub fn hold(name: &str) -> Result<()> {
 /// Hides the node's own exports and settings behind empty files.
 fn hide_configuration() -> Result<()> {
     const EMPTY: &str = "/run/empty";
+    const EXPORTS: &str = "/etc/exports";
     File::create(EMPTY)?;
-    for file in ["/etc/exports", "/etc/nfs.conf", "/etc/nfs.conf.local"] {
+    if !Path::new(EXPORTS).exists() {
+        // exportfs wants one, and the node's own /etc is not ours to write to.
+        run(tool("cp").args(["-a", "/etc", "/run/etc"]))?;
+        mount(
+            Some("/run/etc"),
+            "/etc",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )
+        .context("a copy of /etc on itself")?;
+        File::create(EXPORTS)?;
+    }
+    for file in [EXPORTS, "/etc/nfs.conf", "/etc/nfs.conf.local"] {
         if Path::new(file).is_file() {
             let bind = MsFlags::MS_BIND;
             mount(Some(EMPTY), file, None::<&str>, bind, None::<&str>)

@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 
 use anyhow::{Context, Result};
 
-use super::command::{run, silent};
+use super::command::{run, silent, tool};
 use super::place::Place;
 use super::proc_locks::{self, PosixLock};
 use super::wait::{Seen, until};
@@ -64,7 +64,7 @@ impl Server {
 
     /// [`Server::start`] with another filesystem.
     pub fn start_with(filesystem: Filesystem, place: Place, export: &Path) -> Result<Server> {
-        run(Command::new("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
+        run(tool("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
         make_bridge(&place)?;
         match filesystem {
             Filesystem::Tmpfs => mount("tmpfs", &place, export)?,
@@ -230,7 +230,7 @@ fn mount_ext4(place: &Place, at: &Path) -> Result<()> {
         .and_then(|image| image.set_len(BYTES))
         .context(IMAGE)?;
     // Without udev nothing loads it when its control device is missing.
-    run(Command::new("modprobe").arg("loop"))?;
+    run(tool("modprobe").arg("loop"))?;
     run(place.command("mkfs.ext4").args(["-q", "-F", IMAGE]))?;
     place.create_dir(at)?;
     run(place

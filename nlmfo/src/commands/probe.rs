@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -13,9 +14,13 @@ use super::{print_json, require_root};
 use crate::cli::{ProbeArgs, ProbeFormat};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
+use crate::kernel;
+use crate::kernel::layout::LayoutError;
+use crate::observe::programs::{ObserveError, Programs};
+use crate::observe::snapshot::Snapshots;
 use crate::probe::baseline::Baseline;
 use crate::probe::report::{Report, tap, tap_head};
-use crate::probe::run::{self, Plan};
+use crate::probe::run::{self, Missing, Plan};
 use crate::probe::{self, Check};
 
 /// What is done to this machine, before it is done.
@@ -40,11 +45,11 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     require_root()?;
     let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     let _exclusive = Exclusive::take().map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
-    let clients = live_clients().context("looking for NFS clients of this machine")?;
+    let clients = live_clients()?;
     if !clients.is_empty() && !args.with_live_clients {
         let clients: Vec<&str> = clients.iter().map(String::as_str).collect();
         return Err(anyhow!(
-            "this machine serves NFS to {}; a probe is for machines that serve nobody: it \
+            "this machine is in use: {}; a probe is for machines that serve nobody: it \
              changes lockd's settings, and a kernel's bug may take their locks or the machine \
              (--with-live-clients goes on all the same)",
             clients.join(", ")
@@ -53,9 +58,10 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     }
     eprintln!("{WILL_DO}");
 
-    let stop = Arc::new(AtomicBool::new(false));
+    let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("a signal's handler")?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupt))
+            .context("a signal's handler")?;
     }
     let in_tap = args.format == ProbeFormat::Tap;
     let mut out = io::stdout().lock();
@@ -65,15 +71,28 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     let plan = Plan {
         checks,
         timeout: args.timeout,
-        stop,
+        interrupt,
     };
-    let report = run::run(plan, |number, check| {
+    let ran = run::run(plan, |number, check| {
         match in_tap {
             true => print(&mut out, &tap(number, check))?,
             false => eprint!("{}", tap(number, check)),
         }
         Ok(())
-    })?;
+    });
+    let report = match ran {
+        Ok(report) => report,
+        Err(error) => {
+            if in_tap {
+                // Whoever reads may have gone.
+                let _ = print(
+                    &mut out,
+                    &format!("Bail out! {error:#}\n").replace('\n', " "),
+                );
+            }
+            return Err(failure(error));
+        }
+    };
     drop(out);
     match args.format {
         ProbeFormat::Tap => {}
@@ -84,6 +103,20 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(verdict(&report, baseline.as_ref()))
+}
+
+/// What this node lacks has an exit code of its own.
+fn failure(error: anyhow::Error) -> Failure {
+    let is_lack = error.chain().any(|cause| {
+        cause.is::<Missing>()
+            || cause.is::<LayoutError>()
+            || cause.downcast_ref().is_some_and(ObserveError::is_lack)
+    });
+    let exit = match is_lack {
+        true => Exit::Lacking,
+        false => Exit::CouldNotRun,
+    };
+    Failure::new(exit, error)
 }
 
 /// The checks that the arguments choose.
@@ -131,22 +164,36 @@ fn verdict(report: &Report, baseline: Option<&Baseline>) -> Exit {
     }
 }
 
-/// Whom this machine serves NFS: the peers of nfsd's TCP connections in this network
-/// namespace, and those who have NFSv4 state.
-fn live_clients() -> io::Result<BTreeSet<String>> {
+/// Who uses this machine's NFS server: the peers of nfsd's TCP connections in this network
+/// namespace, those who have NFSv4 state, and those who have a lock in any namespace; and
+/// what addresses of the probe's the machine has itself.
+fn live_clients() -> Result<BTreeSet<String>, Failure> {
     let mut clients = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         match fs::read_to_string(table) {
             Ok(text) => clients.extend(peers(&text)),
             // No IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(anyhow!("{table}: {error}").into()),
         }
     }
     if let Ok(folders) = fs::read_dir("/proc/fs/nfsd/clients") {
-        for folder in folders {
-            let name = folder?.file_name();
+        for folder in folders.filter_map(Result::ok) {
+            let name = folder.file_name();
             clients.insert(format!("NFSv4 client {}", name.to_string_lossy()));
+        }
+    }
+    if kernel::lockd::is_loaded() {
+        let layout = kernel::layout::load().map_err(ObserveError::from)?;
+        let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+        let table = snapshots.take(None, Duration::ZERO)?.table;
+        for host in table.active_hosts() {
+            clients.insert(format!("locks of {}", table.host(host).key));
+        }
+    }
+    for vip in probe::addresses() {
+        if kernel::netns::has_address(vip).context("this machine's addresses")? {
+            clients.insert(format!("{vip} is an address of this machine's"));
         }
     }
     Ok(clients)

@@ -7,12 +7,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::report::{Report, SCHEMA, Verdict};
+use super::report::{Checked, Report, SCHEMA, Verdict};
 
 /// An earlier probe's verdicts.
 #[derive(Debug)]
 pub struct Baseline {
-    verdicts: BTreeMap<String, Verdict>,
+    /// With the known bug that a failure was.
+    verdicts: BTreeMap<String, (Verdict, Option<String>)>,
 }
 
 /// A check whose verdict is not what it was.
@@ -22,6 +23,8 @@ pub struct Change {
     /// None: the check is new.
     pub before: Option<Verdict>,
     pub now: Verdict,
+    /// Both are failures, of which one is a known bug that the other is not.
+    pub is_other_failure: bool,
 }
 
 impl Change {
@@ -42,7 +45,10 @@ impl fmt::Display for Change {
             Verdict::Fail => "fail",
             Verdict::Unsupported => "unsupported",
         };
-        let before = self.before.map_or("not run", word);
+        let before = match self.is_other_failure {
+            true => "fail for another reason",
+            false => self.before.map_or("not run", word),
+        };
         write!(f, "{}: {}, was {before}", self.name, word(self.now))
     }
 }
@@ -68,7 +74,7 @@ impl Baseline {
 
     pub fn of(report: &Report) -> Self {
         let verdicts = (report.checks.iter())
-            .map(|check| (check.name.clone(), check.verdict))
+            .map(|check| (check.name.clone(), (check.verdict, bug(check))))
             .collect();
         Baseline { verdicts }
     }
@@ -76,19 +82,32 @@ impl Baseline {
     /// What is not as it was, in the report's order.
     pub fn changes(&self, report: &Report) -> Vec<Change> {
         (report.checks.iter())
-            .map(|check| Change {
-                name: check.name.clone(),
-                before: self.verdicts.get(&check.name).copied(),
-                now: check.verdict,
+            .map(|check| {
+                let before = self.verdicts.get(&check.name);
+                let both_failed = |(before, _): &&(Verdict, Option<String>)| {
+                    *before == Verdict::Fail && check.is_failed()
+                };
+                Change {
+                    name: check.name.clone(),
+                    before: before.map(|(verdict, _)| *verdict),
+                    now: check.verdict,
+                    is_other_failure: before
+                        .filter(both_failed)
+                        .is_some_and(|(_, known)| *known != bug(check)),
+                }
             })
-            .filter(|change| change.before != Some(change.now))
+            .filter(|change| change.before != Some(change.now) || change.is_other_failure)
             .collect()
     }
 }
 
+fn bug(check: &Checked) -> Option<String> {
+    check.known.as_ref().map(|known| known.id.clone())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::report::Checked;
+    use super::super::known::Named;
     use super::*;
     use Verdict::{Fail, Pass, Unsupported};
 
@@ -140,6 +159,24 @@ mod tests {
                 "c: unsupported, was pass",
                 "f: fail, was not run"
             ]
+        );
+    }
+
+    #[test]
+    fn a_known_bug_does_not_hide_another_failure() {
+        let mut before = report(&[("a", Fail), ("b", Fail)]);
+        before.checks[0].known = Some(Named {
+            id: "known".into(),
+            title: String::new(),
+            evidence: String::new(),
+        });
+        let now = report(&[("a", Fail), ("b", Fail)]);
+        let changes = Baseline::of(&before).changes(&now);
+        assert_eq!(changes.len(), 1);
+        assert!(changes[0].is_regression());
+        assert_eq!(
+            changes[0].to_string(),
+            "a: fail, was fail for another reason"
         );
     }
 

@@ -1,15 +1,17 @@
 //! The machine as it was before the probe, to be put back and compared with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::log;
-use crate::bed::command::{finish, run};
-use crate::bed::wait::{Seen, until_for};
+use crate::bed::command::{finish, run, tool};
+use crate::bed::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
+
+const POLL: Duration = Duration::from_millis(100);
 
 /// Network namespaces are taken apart by the kernel in its own time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,51 +31,67 @@ struct State {
     /// eBPF programs, by the kernel's number.
     programs: BTreeMap<u32, String>,
     rules: String,
-    /// What is pinned in the root of the BPF filesystem.
-    pins: BTreeSet<String>,
+    /// lockd's settings; none while it is not loaded.
+    settings: BTreeMap<&'static str, String>,
 }
 
-/// Modules whose uses count locks, servers and namespaces. Of the others it counts whether
-/// they are loaded.
+/// Modules whose uses count locks, servers and namespaces.
 const COUNTED: &[&str] = &["lockd", "nfsd", "grace", "nfs_acl"];
+
+/// What a probe loads and can unload again: their uses are counted by the kernel, so that
+/// none goes that somebody else has come to use. Those of network devices do not count
+/// the devices, and stay.
+const LOADED: &[&str] = &[
+    "auth_rpcgss",
+    "cls_bpf",
+    "dns_resolver",
+    "grace",
+    "lockd",
+    "netfs",
+    "fscache",
+    "nfs",
+    "nfs_acl",
+    "nfsd",
+    "nfsv3",
+    "nfsv4",
+    "rpcsec_gss_krb5",
+    "sch_ingress",
+    "sunrpc",
+];
 
 impl Before {
     pub fn look() -> Result<Before> {
         Ok(Before {
             state: State::look()?,
-            logged: log::lines().last().map(|line| line.number),
+            logged: log::last(),
         })
     }
 
     /// Unloads what was not loaded before, and tells what else is not as it was. lockd's
     /// settings are the place's to put back, see [`place`](crate::bed::place).
-    pub fn restore(&self) -> Result<Vec<String>> {
-        let mut changes = Vec::new();
-        let waited = until_for(PATIENCE, "the machine as it was", || {
+    pub fn restore(&self) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             self.unload();
-            changes = self.state.changes(&State::look()?);
-            Ok(match changes.is_empty() {
-                true => Seen::Yes(()),
-                false => Seen::No(changes.join("; ")),
-            })
-        });
-        match waited {
-            Err(error) if changes.is_empty() => Err(error),
-            _ => {
-                let complaints = log::complaints(log::lines(), self.logged);
-                Ok(changes.into_iter().chain(complaints).collect())
+            let mut changes = match State::look() {
+                Ok(now) => self.state.changes(&now),
+                Err(error) => vec![format!("{error:#}")],
+            };
+            if changes.is_empty() || Instant::now() >= deadline {
+                changes.extend(log::complaints(log::lines(), self.logged, log::FAULTS));
+                return changes;
             }
+            thread::sleep(POLL);
         }
     }
 
     /// Unloads what was not loaded. One that is still in use is tried again later.
     fn unload(&self) {
         let Ok(now) = modules() else { return };
-        for module in now
-            .keys()
-            .filter(|name| !self.state.modules.contains_key(*name))
-        {
-            let _ = finish(Command::new("rmmod").arg(module), "");
+        let is_new = |name: &&str| !self.state.modules.contains_key(*name);
+        let loaded = LOADED.iter().filter(|name| now.contains_key(**name));
+        for module in loaded.filter(|name| is_new(name)) {
+            let _ = finish(tool("rmmod").arg(module), "");
         }
     }
 }
@@ -82,13 +100,16 @@ impl State {
     fn look() -> Result<State> {
         let rules = [["rule", "show"].as_slice(), &["-6", "rule", "show"]]
             .iter()
-            .map(|arguments| run(Command::new("ip").args(*arguments)))
+            .map(|arguments| run(tool("ip").args(*arguments)))
             .collect::<Result<String>>()?;
         Ok(State {
             modules: modules()?,
             programs: programs(),
             rules,
-            pins: pins(),
+            settings: [NLM_TIMEOUT, NLM_GRACE_PERIOD]
+                .into_iter()
+                .filter_map(|file| Some((file, fs::read_to_string(file).ok()?.trim().to_owned())))
+                .collect(),
         })
     }
 
@@ -97,6 +118,7 @@ impl State {
         let mut changes = Vec::new();
         for (module, uses) in &now.modules {
             match self.modules.get(module) {
+                None if !LOADED.contains(&module.as_str()) => {}
                 None => changes.push(format!("the module {module} stays, {uses} uses")),
                 Some(before) if before != uses && COUNTED.contains(&module.as_str()) => {
                     changes.push(format!("the module {module} has {uses} uses, had {before}"));
@@ -109,8 +131,10 @@ impl State {
                 changes.push(format!("the eBPF program {name} ({id}) stays"));
             }
         }
-        for pin in now.pins.difference(&self.pins) {
-            changes.push(format!("{pin} stays in the BPF filesystem"));
+        for (file, value) in &self.settings {
+            if now.settings.get(file).is_some_and(|now| now != value) {
+                changes.push(format!("{file} was {value}"));
+            }
         }
         if self.rules != now.rules {
             changes.push(format!(
@@ -135,23 +159,20 @@ fn modules() -> Result<BTreeMap<String, u64>> {
         .collect())
 }
 
-/// Every eBPF program in the kernel, by the kernel's number.
+/// `BPF_PROG_TYPE_*` of include/uapi/linux/bpf.h: KPROBE, SCHED_CLS, TRACEPOINT,
+/// RAW_TRACEPOINT, TRACING and SYSCALL.
+const OUR_TYPES: &[u32] = &[2, 3, 5, 17, 26, 31];
+
+/// The kernel's eBPF programs of the types that nlmfo has, by the kernel's number. Others,
+/// as systemd's for its cgroups, come and go.
 pub fn programs() -> BTreeMap<u32, String> {
     aya::programs::loaded_programs()
         .filter_map(|program| {
             let program = program.ok()?;
+            let is_ours = OUR_TYPES.contains(&(program.program_type() as u32));
             let name = program.name_as_str().unwrap_or("?").to_owned();
-            Some((program.id(), name))
+            is_ours.then(|| (program.id(), name))
         })
-        .collect()
-}
-
-fn pins() -> BTreeSet<String> {
-    let Ok(entries) = fs::read_dir("/sys/fs/bpf") else {
-        return BTreeSet::new();
-    };
-    entries
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
         .collect()
 }
 
@@ -164,7 +185,7 @@ mod tests {
             modules: BTreeMap::from([("lockd".into(), 2), ("bridge".into(), 0)]),
             programs: BTreeMap::from([(7, "theirs".into())]),
             rules: "0: from all lookup local\n".into(),
-            pins: BTreeSet::new(),
+            settings: BTreeMap::from([(NLM_TIMEOUT, "10".into())]),
         }
     }
 
@@ -182,14 +203,15 @@ mod tests {
         now.modules.insert("lockd".into(), 3);
         now.modules.insert("nfsd".into(), 1);
         now.programs.insert(9, "gate".into());
-        now.pins.insert("nlmfo".into());
+        now.modules.insert("veth".into(), 0);
+        now.settings.insert(NLM_TIMEOUT, "3".into());
         assert_eq!(
             state().changes(&now),
             [
                 "the module lockd has 3 uses, had 2",
                 "the module nfsd stays, 1 uses",
                 "the eBPF program gate (9) stays",
-                "nlmfo stays in the BPF filesystem",
+                "/proc/sys/fs/nfs/nlm_timeout was 10",
             ]
         );
     }

@@ -31,41 +31,53 @@ pub struct Kernel {
     pub unlock_ip: unlock_bug::Verdict,
 }
 
+/// What a known bug looks like to a check. A failure of any other kind is never one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Symptom {
+    #[error("it said success and released nothing")]
+    NothingReleased,
+    #[error("an IPv6 address was refused")]
+    Ipv6Refused,
+    #[error("the server said that the request waits, and queued nothing")]
+    NotQueued,
+    #[error("a writer was told that the range is free, where a read lock is held")]
+    ReadLockFree,
+}
+
 struct Bug {
     id: &'static str,
     title: &'static str,
     evidence: &'static str,
-    /// Checks whose names begin so fail by it.
-    checks: &'static [&'static str],
+    symptom: Symptom,
     has: fn(&Kernel) -> bool,
 }
 
 const BUGS: &[Bug] = &[
-    // Before the next: an IPv6 address never gets as far as the comparison.
     Bug {
         id: "unlock_ip-ipv6",
         title: "unlock_ip of procfs takes no IPv6 address but a link-local one with its scope",
         evidence: "fs/nfsd/nfsctl.c gives rpc_pton() a length that counts the newline, so that it \
-                   looks for a scope id; seen on 6.1.176, 6.12.107, 7.2.12 and 7.3.4",
-        checks: &["unlock-procfs-ipv6"],
-        has: |_| true,
+                   looks for a scope id: read in 6.1.192 and 6.12.117, seen on 6.1, 6.12 and 7.3",
+        symptom: Symptom::Ipv6Refused,
+        has: |kernel| kernel.is_from((6, 1), (7, 4)),
     },
     Bug {
         id: "CVE-2026-93231",
         title: "unlock_ip says success and releases nothing: nlmsvc_match_ip() takes its \
                 arguments the wrong way round",
-        evidence: "the running function's code, which compares the host with the address's \
-                   h_srcaddr; fixed in 6.1.191, 6.12.112, 6.18.50, 7.2 and 7.3",
-        checks: &["unlock-procfs-", "unlock-netlink-"],
+        evidence: "the code of the running function, which compares the host with the h_srcaddr \
+                   of the address; fixed in 6.1.191, 6.12.112 and 7.3",
+        symptom: Symptom::NothingReleased,
         has: |kernel| matches!(kernel.unlock_ip, unlock_bug::Verdict::Broken { .. }),
     },
     Bug {
         id: "blocked-not-queued",
         title: "a LOCK that blocks is answered with `blocked` and never queued: the client has \
                 to ask again",
-        evidence: "no waiter in lockd's lists on 6.12.95 to 6.12.117; 6.1 and 6.18 queue it",
-        checks: &["blocked-"],
-        has: |kernel| kernel.is_from((6, 7), (6, 18)),
+        evidence: "no waiter in lockd's lists on 6.12.95 to 6.12.117, from 6.7 on by its sources; \
+                   6.1 and 7.3 queue it",
+        symptom: Symptom::NotQueued,
+        has: |kernel| !kernel.queues(),
     },
     Bug {
         id: "test-ignores-mode",
@@ -73,25 +85,39 @@ const BUGS: &[Bug] = &[
         evidence: "nlmsvc_testlock() of fs/lockd/svclock.c gives vfs_test_lock() a lock without a \
                    type, which counts as a read lock: read in 6.1.192 and 6.12.117, seen on \
                    6.1.192, 6.12.111 and 7.3.4",
-        checks: &["test-read-lock"],
-        has: |kernel| kernel.is_from((6, 1), (7, 4)),
+        symptom: Symptom::ReadLockFree,
+        has: |kernel| {
+            [(6, 1), (6, 12), (7, 3)]
+                .iter()
+                .any(|line| kernel.is_of(*line))
+        },
     },
 ];
 
 impl Kernel {
+    /// Whether a request that blocks is queued, and not only said to be.
+    pub fn queues(&self) -> bool {
+        !self.is_from((6, 7), (6, 13))
+    }
+
     /// Whether its line is in `from..to`.
     fn is_from(&self, from: (u32, u32), to: (u32, u32)) -> bool {
-        self.version.is_some_and(|version| {
-            let line = (version.major, version.minor);
-            (from..to).contains(&line)
-        })
+        self.line().is_some_and(|line| (from..to).contains(&line))
+    }
+
+    fn is_of(&self, line: (u32, u32)) -> bool {
+        self.line() == Some(line)
+    }
+
+    fn line(&self) -> Option<(u32, u32)> {
+        self.version.map(|version| (version.major, version.minor))
     }
 }
 
-/// The known bug of this kernel that makes this check fail.
-pub fn name(check: &str, kernel: &Kernel) -> Option<Named> {
+/// The known bug of this kernel that looks so.
+pub fn name(symptom: Symptom, kernel: &Kernel) -> Option<Named> {
     BUGS.iter()
-        .find(|bug| bug.checks.iter().any(|prefix| check.starts_with(prefix)) && (bug.has)(kernel))
+        .find(|bug| bug.symptom == symptom && (bug.has)(kernel))
         .map(|bug| Named {
             id: bug.id.to_owned(),
             title: bug.title.to_owned(),
@@ -114,30 +140,40 @@ mod tests {
         }
     }
 
-    fn id(check: &str, kernel: &Kernel) -> Option<String> {
-        name(check, kernel).map(|named| named.id)
+    fn id(symptom: Symptom, kernel: &Kernel) -> Option<String> {
+        name(symptom, kernel).map(|named| named.id)
     }
 
     #[test]
     fn a_bug_is_named_on_kernels_that_have_it() {
         let old = kernel(Version::new(6, 12, 107), true);
-        assert_eq!(
-            id("unlock-procfs-ipv4", &old).as_deref(),
-            Some("CVE-2026-93231")
-        );
-        assert_eq!(
-            id("blocked-granted", &old).as_deref(),
-            Some("blocked-not-queued")
-        );
-        assert_eq!(id("free-all-ipv4-tcp-v4", &old), None);
+        for (symptom, bug) in [
+            (Symptom::NothingReleased, "CVE-2026-93231"),
+            (Symptom::NotQueued, "blocked-not-queued"),
+            (Symptom::ReadLockFree, "test-ignores-mode"),
+            (Symptom::Ipv6Refused, "unlock_ip-ipv6"),
+        ] {
+            assert_eq!(id(symptom, &old).as_deref(), Some(bug));
+        }
     }
 
     #[test]
     fn the_same_failure_elsewhere_is_news() {
         let new = kernel(Version::new(7, 3, 4), false);
-        assert_eq!(id("unlock-procfs-ipv4", &new), None);
-        assert_eq!(id("blocked-granted", &new), None);
+        assert_eq!(id(Symptom::NothingReleased, &new), None);
+        assert_eq!(id(Symptom::NotQueued, &new), None);
         let later = kernel(Version::new(7, 4, 0), false);
-        assert_eq!(id("test-read-lock", &later), None);
+        assert_eq!(id(Symptom::ReadLockFree, &later), None);
+        assert_eq!(id(Symptom::Ipv6Refused, &later), None);
+    }
+
+    #[test]
+    fn a_kernel_of_unknown_version_is_taken_for_a_good_one() {
+        let unknown = Kernel {
+            version: None,
+            ..kernel(Version::new(6, 12, 1), false)
+        };
+        assert!(unknown.queues());
+        assert_eq!(id(Symptom::ReadLockFree, &unknown), None);
     }
 }

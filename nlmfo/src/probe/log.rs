@@ -9,16 +9,19 @@ const KMSG: &str = "/dev/kmsg";
 /// More than a record of the log can be (`CONSOLE_EXT_LOG_MAX`, 8192 bytes).
 const RECORD: usize = 16 << 10;
 
-/// What a kernel says when something is wrong with it, or with lockd's hosts.
-const COMPLAINTS: &[&str] = &[
+/// What a kernel says when something is wrong with it.
+pub const FAULTS: &[&str] = &[
     "WARNING: ",
     "BUG: ",
     "Oops",
     "UBSAN: ",
     "general protection fault",
     "refcount_t: ",
-    "lockd: couldn't shutdown host module",
 ];
+
+/// What lockd says when it stops serving a network namespace and hosts are in use there
+/// (`nlm_shutdown_hosts_net`, fs/lockd/host.c, 6.1 to 6.12).
+pub const HOSTS_IN_USE: &[&str] = &["lockd: couldn't shutdown host module"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
@@ -27,7 +30,7 @@ pub struct Line {
     pub text: String,
 }
 
-/// Every line that the kernel still has; none where the log cannot be read.
+/// Every line of the kernel's own that it still has; none where the log cannot be read.
 pub fn lines() -> Vec<Line> {
     let log = OpenOptions::new()
         .read(true)
@@ -52,18 +55,29 @@ pub fn lines() -> Vec<Line> {
 /// `priority,number,time,flags;text`, and then lines of other matters.
 fn parse(record: &str) -> Option<Line> {
     let (head, rest) = record.split_once(';')?;
+    let mut head = head.split(',');
+    let priority: u32 = head.next()?.parse().ok()?;
+    // From 8 on it is of a program, not the kernel.
+    if priority >= 8 {
+        return None;
+    }
     Some(Line {
-        number: head.split(',').nth(1)?.parse().ok()?,
+        number: head.next()?.parse().ok()?,
         text: rest.lines().next()?.to_owned(),
     })
 }
 
-/// The kernel's complaints after that line.
-pub fn complaints(lines: Vec<Line>, after: Option<u64>) -> Vec<String> {
+/// The number of the last line.
+pub fn last() -> Option<u64> {
+    lines().last().map(|line| line.number)
+}
+
+/// The lines after that one in which any of the words stand.
+pub fn complaints(lines: Vec<Line>, after: Option<u64>, words: &[&str]) -> Vec<String> {
     lines
         .into_iter()
         .filter(|line| after.is_none_or(|after| line.number > after))
-        .filter(|line| COMPLAINTS.iter().any(|words| line.text.contains(words)))
+        .filter(|line| words.iter().any(|words| line.text.contains(words)))
         .map(|line| format!("the kernel logged: {}", line.text))
         .collect()
 }
@@ -77,11 +91,12 @@ mod tests {
         let records = [
             "4,100,12345,-;WARNING: CPU: 0 PID: 1 at fs/lockd/host.c:1\n",
             "6,101,12346,-;NFSD: starting 90-second grace period\n SUBSYSTEM=x\n",
-            "4,102,12347,-;WARNING: CPU: 1 PID: 9 at fs/lockd/host.c:2\n",
+            "12,102,12347,-;WARNING: of a program's\n",
+            "4,103,12347,-;WARNING: CPU: 1 PID: 9 at fs/lockd/host.c:2\n",
         ];
         let lines: Vec<Line> = records.iter().filter_map(|record| parse(record)).collect();
         assert_eq!(
-            complaints(lines, Some(100)),
+            complaints(lines, Some(100), FAULTS),
             ["the kernel logged: WARNING: CPU: 1 PID: 9 at fs/lockd/host.c:2"]
         );
     }

@@ -13,5 +13,12 @@ pub mod report;
 pub mod run;
 mod stage;
 pub mod version;
+mod worker;
 
 pub use checks::{Check, all};
+
+/// The server addresses of the test bed, which `unlock_ip` is given in all network
+/// namespaces.
+pub fn addresses() -> impl Iterator<Item = std::net::IpAddr> {
+    (stage::Family::BOTH.into_iter()).flat_map(stage::Family::vips)
+}

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use super::{Check, Done};
+use super::{Check, Done, for_both};
 use crate::bed::range::Range;
 use crate::bed::raw::RawClient;
 use crate::bed::wait::{Seen, until_for};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::known::Symptom;
 use crate::probe::stage::{Family, Stage, answered};
 use crate::rpc::nlm::{Status, Test};
 
@@ -18,23 +19,27 @@ use crate::rpc::nlm::{Status, Test};
 const SOON: Duration = Duration::from_secs(10);
 
 pub fn checks() -> Vec<Check> {
-    vec![
+    let mut checks: Vec<Check> = for_both(|family| {
         Check::new(
-            "blocked-granted",
+            format!("blocked-granted-{family}"),
             "a lock that is freed goes to the request that waits for it",
-            granted,
-        ),
+            move |stage| granted(stage, family),
+        )
+    })
+    .collect();
+    checks.extend(for_both(|family| {
         Check::new(
-            "blocked-cancelled",
+            format!("blocked-cancelled-{family}"),
             "a request that was cancelled does not come back when the lock is freed",
-            cancelled,
-        ),
-        Check::new(
-            "test-read-lock",
-            "TEST tells a writer of a read lock, and a reader of none",
-            test_call,
-        ),
-    ]
+            move |stage| cancelled(stage, family),
+        )
+    }));
+    checks.push(Check::new(
+        "test-read-lock",
+        "TEST tells a writer of a read lock, and a reader of none",
+        test_call,
+    ));
+    checks
 }
 
 /// A lock, and a request of another client's that waits for it.
@@ -56,11 +61,9 @@ fn pair(stage: &mut Stage, vip: IpAddr) -> Result<Pair> {
     let mut waiter = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
     let status = waiter.wait(&file, WAITERS_SVID, RANGE, Mode::Write)?;
     answered("a LOCK that has to wait", status, Status::Blocked)?;
-    let held = stage.held(vip)?;
-    ensure!(
-        held.waiters.len() == 1,
-        "the server said that the request waits, and queued nothing"
-    );
+    if stage.held(vip)?.waiters.is_empty() {
+        return Err(Symptom::NotQueued.into());
+    }
     Ok(Pair {
         file,
         holder,
@@ -69,8 +72,8 @@ fn pair(stage: &mut Stage, vip: IpAddr) -> Result<Pair> {
     })
 }
 
-fn granted(stage: &mut Stage) -> Result<Done> {
-    let [vip, _] = Family::Ipv4.vips();
+fn granted(stage: &mut Stage, family: Family) -> Result<Done> {
+    let [vip, _] = family.vips();
     let mut pair = pair(stage, vip)?;
     pair.holder
         .granted(|raw| raw.unlock(&pair.file, HOLDERS_SVID, RANGE))?;
@@ -87,8 +90,8 @@ fn granted(stage: &mut Stage) -> Result<Done> {
     Ok(Done::Shown)
 }
 
-fn cancelled(stage: &mut Stage) -> Result<Done> {
-    let [vip, _] = Family::Ipv4.vips();
+fn cancelled(stage: &mut Stage, family: Family) -> Result<Done> {
+    let [vip, _] = family.vips();
     let mut pair = pair(stage, vip)?;
     let status = pair
         .waiter
@@ -120,10 +123,9 @@ fn test_call(stage: &mut Stage) -> Result<Done> {
         matches!(to_reader, Test::Free),
         "a reader was told of {to_reader:?}"
     );
-    let to_writer = other.test(&file, 2, RANGE, Mode::Write)?;
-    ensure!(
-        matches!(to_writer, Test::Held(_)),
-        "a writer was told {to_writer:?}, where a read lock is held"
-    );
-    Ok(Done::Shown)
+    match other.test(&file, 2, RANGE, Mode::Write)? {
+        Test::Held(_) => Ok(Done::Shown),
+        Test::Free => Err(Symptom::ReadLockFree.into()),
+        Test::Refused(status) => bail!("a writer was answered {status:?}"),
+    }
 }

@@ -1,21 +1,24 @@
 //! The kernel's own ways to release: by server address, by filesystem, by a client's
 //! reboot.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 
 use super::{Check, Done, for_both};
 use crate::bed::range::Range;
 use crate::bed::wait::{Seen, until_for};
-use crate::kernel::netlink::{Command, NfsdNetlink};
+use crate::kernel::netlink::{Command, NetlinkError, NfsdNetlink};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::known::Symptom;
 use crate::probe::stage::{Family, Holding, Stage};
 use crate::rpc::nsm;
 
 const UNLOCK_IP: &str = "/proc/fs/nfsd/unlock_ip";
+const UNLOCK_FILESYSTEM: &str = "/proc/fs/nfsd/unlock_filesystem";
 
 /// How the kernel is asked to release an address.
 #[derive(Clone, Copy)]
@@ -43,7 +46,7 @@ pub fn checks() -> Vec<Check> {
     }
     checks.push(Check::new(
         "unlock-ip-bad-strings",
-        "unlock_ip refuses what is no address, and releases nothing by it",
+        "unlock_ip refuses what is no address, and releases nothing by it or by another address",
         bad_strings,
     ));
     for (by, name, means) in [
@@ -89,15 +92,22 @@ impl By {
     fn missing(self, stage: &Stage, command: Command) -> Result<Option<String>> {
         let place = stage.server.place();
         match self {
-            By::Procfs => Ok((!place.path(UNLOCK_IP).exists())
-                .then(|| format!("this kernel has no {UNLOCK_IP}"))),
+            By::Procfs => {
+                let file = match command {
+                    Command::UnlockIp => UNLOCK_IP,
+                    _ => UNLOCK_FILESYSTEM,
+                };
+                let is_missing = !place.path(file).exists();
+                Ok(is_missing.then(|| format!("this kernel has no {file}")))
+            }
             By::Netlink => place.within(|| {
                 Ok(match NfsdNetlink::open() {
                     Ok(netlink) if netlink.offers(command) => None,
                     Ok(_) => {
                         Some("this kernel's nfsd has no such command: it came with 7.2".into())
                     }
-                    Err(error) => Some(error.to_string()),
+                    Err(error @ NetlinkError::NoFamily) => Some(error.to_string()),
+                    Err(error) => return Err(error.into()),
                 })
             }),
         }
@@ -119,13 +129,27 @@ fn unlock_ip(stage: &mut Stage, family: Family, by: By) -> Result<Done> {
     );
     match said {
         Ok(()) if left.is_empty() => Ok(Done::Shown),
+        Ok(()) if left == mine.held => {
+            Err(Error::from(Symptom::NothingReleased).context(format!("{left} are left")))
+        }
         Ok(()) => bail!(
             "it said success, and of {} there are {left} left",
             mine.held
         ),
         Err(error) if left.is_empty() => bail!("it released everything, and said {error:#}"),
+        Err(error) if left == mine.held && is_invalid(&error) && vip.is_ipv6() => {
+            Err(Error::from(Symptom::Ipv6Refused).context(format!("{error:#}; {left} are left")))
+        }
         Err(error) => bail!("it was refused: {error:#}; {left} are left"),
     }
+}
+
+/// Whether the kernel said EINVAL.
+fn is_invalid(error: &Error) -> bool {
+    (error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>()))
+    .any(|error| error.kind() == io::ErrorKind::InvalidInput)
 }
 
 fn bad_strings(stage: &mut Stage) -> Result<Done> {
@@ -150,10 +174,14 @@ fn bad_strings(stage: &mut Stage) -> Result<Done> {
         .filter(|text| stage.server.place().write(UNLOCK_IP, text).is_ok())
         .collect();
     ensure!(taken.is_empty(), "it took {taken:?} for an address");
+    // Addresses of nobody may be taken, and must hit nobody.
+    for text in ["10.77.0.99\n", "0.0.0.0\n"] {
+        let _ = stage.server.place().write(UNLOCK_IP, text);
+    }
     let left = stage.held(vip)?;
     ensure!(
         left == holding.held,
-        "it refused them all, and {} became {left}",
+        "none was this VIP's address, and {} became {left}",
         holding.held
     );
     Ok(Done::Shown)
