@@ -46,7 +46,7 @@ fn book(context: &Context) -> Result<End> {
     };
     let [v4, v6] = [lab.vips[0], lab.vips[1]];
     // Older than the probe.
-    let _old = first.lock("old", Range::WHOLE)?;
+    let old = first.lock("old", Range::WHOLE)?;
     let serve = serve(&tool)?;
     noted(v4, &[first.client.address_for(v4)])?;
 
@@ -82,6 +82,8 @@ fn book(context: &Context) -> Result<End> {
         "{listing}"
     );
 
+    // Who holds a lock is noted again by whoever looks for the first time.
+    old.release()?;
     // Two at once: a second one finds the first one's book.
     let _again = self::serve(&tool)?;
     let _beside = self::serve(&tool)?;
