@@ -84,11 +84,10 @@ const BUGS: &[Bug] = &[
         title: "TEST takes no notice of the lock's mode: a read lock looks free to a writer",
         evidence: "nlmsvc_testlock() of fs/lockd/svclock.c gives vfs_test_lock() a lock without a \
                    type, which counts as a read lock: read in 6.1.192 and 6.12.117, seen on \
-                   6.1.192, 6.12.111 and 7.3.4",
+                   6.1.176, 6.1.192, 6.12.107 to 6.12.117, 7.2.12 and 7.3.4",
         symptom: Symptom::ReadLockFree,
         has: |kernel| {
-            [(6, 1), (6, 12), (7, 3)]
-                .iter()
+            [(6, 1), (6, 12), (7, 2), (7, 3)].iter()
                 .any(|line| kernel.is_of(*line))
         },
     },
