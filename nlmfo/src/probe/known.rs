@@ -87,7 +87,8 @@ const BUGS: &[Bug] = &[
                    6.1.176, 6.1.192, 6.12.107 to 6.12.117, 7.2.12 and 7.3.4",
         symptom: Symptom::ReadLockFree,
         has: |kernel| {
-            [(6, 1), (6, 12), (7, 2), (7, 3)].iter()
+            [(6, 1), (6, 12), (7, 2), (7, 3)]
+                .iter()
                 .any(|line| kernel.is_of(*line))
         },
     },
