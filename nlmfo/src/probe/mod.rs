@@ -7,6 +7,7 @@
 pub mod baseline;
 mod before;
 mod checks;
+mod held;
 pub mod known;
 mod log;
 pub mod report;

@@ -11,8 +11,9 @@ use crate::bed::raw::RawClient;
 use crate::bed::wait::{Seen, until_for};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::held::answered;
 use crate::probe::known::Symptom;
-use crate::probe::stage::{Family, Stage, answered};
+use crate::probe::stage::{Family, Stage};
 use crate::rpc::nlm::{Status, Test};
 
 /// A freed lock goes to its waiter at once.

@@ -13,7 +13,8 @@ use crate::exit::Exit;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
 use crate::probe::before;
-use crate::probe::stage::{Family, Stage, answered};
+use crate::probe::held::answered;
+use crate::probe::stage::{Family, Stage};
 use crate::rpc::nlm::Status;
 
 pub fn checks() -> Vec<Check> {

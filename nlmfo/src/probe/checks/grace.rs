@@ -13,7 +13,8 @@ use crate::bed::server::{NFSD_GRACE, end_grace_of};
 use crate::bed::wait::{Seen, until_for};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
-use crate::probe::stage::{Family, Holding, Stage, answered};
+use crate::probe::held::{Holding, answered};
+use crate::probe::stage::{Family, Stage};
 use crate::rpc::nlm::{Status, Test};
 
 /// Seconds of a grace that is ended by our word.

@@ -13,8 +13,9 @@ use crate::bed::wait::{Seen, until_for};
 use crate::kernel::netlink::{Command, NetlinkError, NfsdNetlink};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::held::Holding;
 use crate::probe::known::Symptom;
-use crate::probe::stage::{Family, Holding, Stage};
+use crate::probe::stage::{Family, Stage};
 use crate::rpc::nsm;
 
 const UNLOCK_IP: &str = "/proc/fs/nfsd/unlock_ip";
