@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn ordinary_lines_are_no_trouble() {
         for line in [
-            "[    0.0] Linux version 6.1.0-56-cloud-amd64 (debian-kernel@lists.debian.org)",
+            "[    0.0] Linux version 6.1.0-56-cloud-amd64 (builder@example.org)",
             "[    1.0] RCU Tasks Rude: Setting shift to 1 and lim to 1",
             "[    1.0] Spectre V2 : Mitigation: Retpolines",
             "[    2.0] WARNING: CPU: 0 PID: 1 at kernel/trace/trace.c:1",

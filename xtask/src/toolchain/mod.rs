@@ -38,7 +38,7 @@ use crate::{
 /// The target of the kernel side: little-endian BPF.
 const TARGET: &str = "bpfel-unknown-none";
 
-/// The release of bpf-linker on crates.io, and the LLVM releases that it knows.
+/// The release of bpf-linker in the crate registry, and the LLVM releases that it knows.
 const BPF_LINKER: &str = "0.13.0";
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
@@ -142,10 +142,9 @@ fn make(cache: &Cache, dir: &Path) -> Result<()> {
     fs::write(&rustc, RUSTC_WRAPPER)?;
     fs::set_permissions(&rustc, fs::Permissions::from_mode(0o755))?;
     let version = version_of(&rustc)?;
-    progress::step(
-        &format!("building bpf-linker {BPF_LINKER} from crates.io"),
-        || install_linker(dir, llvm_major(&version)?),
-    )?;
+    progress::step(&format!("building bpf-linker {BPF_LINKER}"), || {
+        install_linker(dir, llvm_major(&version)?)
+    })?;
     fs::write(dir.join("about"), about(&version))?;
     Ok(())
 }
