@@ -29,11 +29,6 @@ impl Version {
             .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
         built.or_else(|| release.parse().ok())
     }
-
-    /// Whether it is of the same stable line.
-    pub fn is_of_line(self, other: Version) -> bool {
-        (self.major, self.minor) == (other.major, other.minor)
-    }
 }
 
 impl fmt::Display for Version {
