@@ -1,24 +1,31 @@
 //! `nlmfo`: parse the arguments, run the command, report the error.
 
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use nlmfo::cli::Cli;
-use nlmfo::commands;
+use nlmfo::{commands, output};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::from_env("NLMFO_LOG"))
-        .with_writer(std::io::stderr)
+        .with_writer(output::Log)
+        .with_ansi(false)
         .with_timer(tracing_subscriber::fmt::time::uptime())
         .init();
-    match commands::run(Cli::parse_from(arguments())) {
+    let cli = match Cli::try_parse_from(arguments()) {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error).into(),
+    };
+    match commands::run(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            eprintln!("nlmfo: {:#}", failure.error);
+            output::fail(&failure.error);
             failure.exit.into()
         }
     }

@@ -10,6 +10,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,7 @@ use signal_hook::consts::SIGTERM;
 
 use super::command::{run, run_with_input, tool};
 use super::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
+use crate::output;
 
 /// The hidden command of every program that makes places: it calls [`hold`].
 pub const COMMAND: &str = "hold";
@@ -275,7 +277,7 @@ pub fn hold(name: &str) -> Result<()> {
         .collect();
     let is_told = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, Arc::clone(&is_told))?;
-    println!("{READY}");
+    output::report(None, |out| writeln!(out, "{READY}"));
     wait_for_end(&is_told)?;
     let has_server = Path::new(NFSD).join("threads").exists();
     let stopped = stop_all();

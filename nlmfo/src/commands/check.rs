@@ -1,8 +1,10 @@
 //! `nlmfo check`: what this kernel and node support.
 
+use std::fmt::Write;
+
 use serde::Serialize;
 
-use super::{print_json, require_root};
+use super::require_root;
 use crate::cli::CheckArgs;
 use crate::exit::{Exit, Failure};
 use crate::grace::gate;
@@ -10,6 +12,7 @@ use crate::kernel::preflight::{Capability, Check, Facts, Need};
 use crate::kernel::unlock_bug::Verdict;
 use crate::notify::nfs_conf::NfsConf;
 use crate::observe::programs::probed_functions;
+use crate::output;
 
 /// The JSON of `nlmfo check`.
 #[derive(Serialize)]
@@ -30,27 +33,26 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     checks.push(grace_is_kept());
     let ready = !checks.iter().any(Check::is_failed);
     if args.json {
-        print_json(&Checked {
+        output::list_json(&Checked {
             schema: "nlmfo.check/1",
             ready,
             checks: &checks,
             facts: &facts,
         })?;
     } else {
-        println!("kernel {}", facts.release);
-        for check in &checks {
-            println!("{check}");
-        }
-        if let Verdict::Fixed { proof } = &facts.unlock_ip {
-            println!("unlock_ip works here: {proof}");
-        }
-        println!(
-            "{}",
-            match ready {
-                true => "✓ a failover can be done and proved on this node",
-                false => "✗ a failover cannot be done and proved on this node as it is",
+        output::list(|out| {
+            writeln!(out, "kernel {}", facts.release)?;
+            for check in &checks {
+                writeln!(out, "{check}")?;
             }
-        );
+            if let Verdict::Fixed { proof } = &facts.unlock_ip {
+                writeln!(out, "unlock_ip works here: {proof}")?;
+            }
+            out.write_str(match ready {
+                true => "✓ a failover can be done and proved on this node\n",
+                false => "✗ a failover cannot be done and proved on this node as it is\n",
+            })
+        })?;
     }
     Ok(match ready {
         true => Exit::Done,

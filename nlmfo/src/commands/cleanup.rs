@@ -1,13 +1,16 @@
 //! `nlmfo cleanup`: remove every trace of ours from the kernel.
 
+use std::fmt::Write;
+
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{print_json, require_root};
+use super::require_root;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
 use crate::grace::leftovers;
+use crate::output;
 use crate::release::route::{self, Removed};
 
 /// The JSON of `nlmfo cleanup`.
@@ -33,24 +36,32 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         .context("removing nlmfo's routing rules")?;
     let gate = runtime.block_on(leftovers::cleanup())?;
     if args.json {
-        print_json(&Cleaned {
+        let cleaned = Cleaned {
             schema: "nlmfo.cleanup/1",
             removed,
             gate,
-        })?;
+        };
+        output::report_json(None, &cleaned);
         return Ok(Exit::Done);
     }
-    if !removed.is_nothing() {
-        println!(
-            "removed {} routing rules, {} routes and {} devices that a killed nlmfo had left",
-            removed.rules, removed.routes, removed.devices
-        );
-    }
-    if gate > 0 {
-        println!("removed the grace gate: {gate} pinned objects and filters");
-    }
-    if removed.is_nothing() && gate == 0 {
-        println!("nothing of nlmfo's was left in the kernel");
-    }
+    output::report(None, |out| {
+        if !removed.is_nothing() {
+            writeln!(
+                out,
+                "removed {} routing rules, {} routes and {} devices that a killed nlmfo had left",
+                removed.rules, removed.routes, removed.devices
+            )?;
+        }
+        if gate > 0 {
+            writeln!(
+                out,
+                "removed the grace gate: {gate} pinned objects and filters"
+            )?;
+        }
+        if removed.is_nothing() && gate == 0 {
+            writeln!(out, "nothing of nlmfo's was left in the kernel")?;
+        }
+        Ok(())
+    });
     Ok(Exit::Done)
 }

@@ -1,7 +1,8 @@
 //! `nlmfo clients`: who uses which VIP, by the client book and by lockd.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fmt::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -9,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
-use super::{print_json, table};
+use super::table;
 use crate::cli::ClientsArgs;
 use crate::exit::{Exit, Failure};
+use crate::foreign::Shown;
 use crate::kernel::{self, netns};
 use crate::notify::book::writer::Writer;
 use crate::notify::book::{self, Book, BookError, Client, Key, Owner, ReadBook};
@@ -20,6 +22,7 @@ use crate::notify::state_dir::StateDir;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::LockTable;
+use crate::output;
 
 /// How long to read lockd's locks again while they change underfoot.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,7 +74,9 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
     let live = match args.book {
         true => None,
         false => live().unwrap_or_else(|Failure { error, .. }| {
-            eprintln!("nlmfo: only what the book says: lockd cannot be asked: {error:#}");
+            output::note(format_args!(
+                "only what the book says: lockd cannot be asked: {error:#}"
+            ));
             None
         }),
     };
@@ -97,8 +102,8 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
         vips,
     };
     match args.json {
-        true => print_json(&listing)?,
-        false => listing.print().context("writing to standard output")?,
+        true => output::list_json(&listing).map(|_| ())?,
+        false => output::list(|out| listing.print(out))?,
     }
     Ok(Exit::Done)
 }
@@ -168,13 +173,12 @@ impl VipClients {
 }
 
 impl Listing {
-    fn print(&self) -> io::Result<()> {
-        let mut out = io::BufWriter::new(io::stdout().lock());
+    fn print(&self, out: &mut impl Write) -> fmt::Result {
         let now = book::now();
         let rows = (self.vips.iter())
             .flat_map(|vip| vip.clients.iter().map(move |row| row.cells(vip.vip, now)));
         let headings = ["VIP", "CLIENT", "NAME", "NLM", "HELD", "BOOK", "SEEN"];
-        table::write(&mut out, headings, rows)?;
+        table::write(out, headings, rows)?;
         for vip in &self.vips {
             if let Some(owner) = &vip.owner {
                 writeln!(
@@ -193,7 +197,7 @@ impl Listing {
                 )?;
             }
         }
-        out.flush()
+        Ok(())
     }
 }
 
@@ -246,7 +250,9 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
         match address {
             // Whom the VIP cannot be told to: statd has clients of every family.
             Some(address) if address.is_ipv4() != vip.is_ipv4() => {
-                eprintln!("nlmfo: {name} is left out: {address} cannot use {vip}");
+                output::note(format_args!(
+                    "{name} is left out: {address} cannot use {vip}"
+                ));
             }
             Some(address) => clients.push(Client {
                 address: *address,
@@ -256,12 +262,17 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
                 first_seen: now,
                 last_seen: now,
             }),
-            None => eprintln!("nlmfo: {name} is left out: the resolver does not know it"),
+            None => output::note(format_args!(
+                "{name} is left out: the resolver does not know it"
+            )),
         }
     }
     let mut writer = Writer::open(state, vip, &netns::node()).map_err(failure)?;
     writer.note(&clients).map_err(failure)?;
-    println!("{vip}: {} of {} clients noted", clients.len(), found.len());
+    let noted = clients.len();
+    output::report(None, |out| {
+        writeln!(out, "{vip}: {noted} of {} clients noted", found.len())
+    });
     Ok(match clients.len() == found.len() {
         true => Exit::Done,
         false => Exit::Incomplete,
@@ -273,7 +284,13 @@ fn export(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
     let read = Book::read(state, vip).map_err(failure)?;
     let written = sm::write(folder, read.book.clients(), &netns::node())
         .with_context(|| format!("writing statd's records to {}", folder.display()))?;
-    println!("{vip}: {written} records written to {}", folder.display());
+    output::report(None, |out| {
+        writeln!(
+            out,
+            "{vip}: {written} records written to {}",
+            folder.shown()
+        )
+    });
     Ok(Exit::Done)
 }
 
@@ -281,7 +298,9 @@ fn forget(args: &ClientsArgs, state: &StateDir, client: IpAddr) -> Result<Exit, 
     let vip = one_vip(args)?;
     let mut writer = Writer::open(state, vip, &netns::node()).map_err(failure)?;
     writer.forget(client).map_err(failure)?;
-    println!("{vip}: {client} is forgotten until it locks again");
+    output::report(None, |out| {
+        writeln!(out, "{vip}: {client} is forgotten until it locks again")
+    });
     Ok(Exit::Done)
 }
 

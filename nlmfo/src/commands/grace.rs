@@ -1,12 +1,13 @@
 //! `nlmfo grace`: a grace period for a VIP alone.
 
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use super::failover::observe;
-use super::{print_json, require_root};
+use super::require_root;
 use crate::cli::{GraceArgs, Scope};
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
@@ -17,6 +18,7 @@ use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::path::PathFinder;
+use crate::output;
 
 /// Directory entries that may be read to name the file of a violation.
 const SEARCH_LIMIT: usize = 50_000;
@@ -100,37 +102,9 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     }
     listing.waiters_cancelled = Some(opened.cancelled);
     listing.still_waiting = opened.waiting;
-    if args.json {
-        print_json(&listing)?;
-    } else {
-        for window in &listing.windows {
-            println!(
-                "{}: in grace for {} s: new locks are refused, reclaims granted; every other \
-                 address goes on",
-                window.vip,
-                window.left_ms.div_ceil(1000)
-            );
-        }
-        if !plan.scope.is_empty() {
-            println!("new locks on the filesystem are refused through every address");
-        }
-        if opened.cancelled > 0 {
-            println!(
-                "{} waiting requests were cancelled before; their clients ask again",
-                opened.cancelled
-            );
-        }
-        for waiting in &listing.still_waiting {
-            println!("{waiting}: it may be granted in the window");
-        }
-        let coverage = listing.devices.iter();
-        for uncovered in coverage.flat_map(|coverage| &coverage.uncovered) {
-            println!(
-                "not held to it: what comes in at {}: {}",
-                uncovered.device.name, uncovered.reason
-            );
-        }
-        println!("{}", listing.kernel_grace);
+    match args.json {
+        true => output::report_json(None, &listing),
+        false => output::report(None, |out| print_opened(out, plan, &listing)),
     }
     let failed = |coverage: &Coverage| coverage.uncovered.iter().any(|one| one.failed);
     let doubtful =
@@ -141,10 +115,46 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     })
 }
 
+fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Result {
+    for window in &listing.windows {
+        writeln!(
+            out,
+            "{}: in grace for {} s: new locks are refused, reclaims granted; every other address \
+             goes on",
+            window.vip,
+            plan.lasting.as_secs_f64()
+        )?;
+    }
+    if !plan.scope.is_empty() {
+        writeln!(
+            out,
+            "new locks on the filesystem are refused through every address"
+        )?;
+    }
+    if let Some(cancelled @ 1..) = listing.waiters_cancelled {
+        writeln!(
+            out,
+            "{cancelled} waiting requests were cancelled before; their clients ask again"
+        )?;
+    }
+    for waiting in &listing.still_waiting {
+        writeln!(out, "{waiting}: it may be granted in the window")?;
+    }
+    let coverage = listing.devices.iter();
+    for uncovered in coverage.flat_map(|coverage| &coverage.uncovered) {
+        writeln!(
+            out,
+            "not held to it: what comes in at {}: {}",
+            uncovered.device.name, uncovered.reason
+        )?;
+    }
+    writeln!(out, "{}", listing.kernel_grace)
+}
+
 /// How long such a grace lasts and what comes of it, only the kernel knows.
 fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
     if args.json {
-        print_json(&Listing {
+        let listing = Listing {
             schema: SCHEMA,
             windows: Vec::new(),
             ended: None,
@@ -152,11 +162,17 @@ fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
             devices: None,
             waiters_cancelled: None,
             still_waiting: Vec::new(),
-        })?;
+        };
+        output::report_json(None, &listing);
     } else {
-        for vip in &args.vip {
-            println!("{vip}: in grace by the kernel's own file, for the kernel's own grace time");
-        }
+        output::report(None, |out| {
+            args.vip.iter().try_for_each(|vip| {
+                writeln!(
+                    out,
+                    "{vip}: in grace by the kernel's own file, for the kernel's own grace time"
+                )
+            })
+        });
     }
     Ok(Exit::Done)
 }
@@ -176,15 +192,14 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
         .retain(|window| !not_open.contains(&window.vip));
     leftovers::finish_if_over().await?;
     listing.ended = None;
-    if args.json {
-        print_json(&listing)?;
-    } else {
-        for vip in &not_open {
-            println!("{vip}: no grace was open");
-        }
-        for window in &listing.windows {
-            print!("{window}");
-        }
+    match args.json {
+        true => output::report_json(None, &listing),
+        false => output::report(None, |out| {
+            for vip in &not_open {
+                writeln!(out, "{vip}: no grace was open")?;
+            }
+            (listing.windows.iter()).try_for_each(|window| write!(out, "{window}"))
+        }),
     }
     Ok(verdict(&listing))
 }
@@ -197,18 +212,20 @@ async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
         keeper::spawn()?;
     }
     if args.json {
-        print_json(&listing)?;
+        output::list_json(&listing)?;
     } else {
-        for window in &listing.windows {
-            print!("{window}");
-        }
-        if let Some(ended) = &listing.ended {
-            print!("{}", ended.text);
-        }
-        if !listing.windows.iter().any(|window| window.open) {
-            println!("no grace is open");
-        }
-        println!("{}", listing.kernel_grace);
+        output::list(|out| {
+            for window in &listing.windows {
+                write!(out, "{window}")?;
+            }
+            if let Some(ended) = &listing.ended {
+                out.write_str(&ended.text)?;
+            }
+            if !listing.windows.iter().any(|window| window.open) {
+                writeln!(out, "no grace is open")?;
+            }
+            writeln!(out, "{}", listing.kernel_grace)
+        })?;
     }
     Ok(verdict(&listing))
 }

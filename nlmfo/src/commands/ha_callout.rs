@@ -1,7 +1,7 @@
 //! `nlmfo ha-callout`: statd's callout program.
 
 use std::ffi::OsStr;
-use std::io::{self, Write};
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use crate::cli::CalloutArgs;
 use crate::exit::{Exit, Failure};
 use crate::notify::callout::{self, Event};
 use crate::notify::state_dir::StateDir;
+use crate::output;
 
 /// The hidden flag of the process that waits for the site's program, in statd's stead.
 const IN_BACKGROUND: &str = "--in-background";
@@ -28,10 +29,7 @@ pub fn run(args: &CalloutArgs) -> Result<Exit, Failure> {
 /// With nobody to call: the VIPs, one a line.
 fn print(args: &CalloutArgs, state: &StateDir) -> Result<(), Failure> {
     let vips = vips(args, state)?;
-    let mut out = io::stdout().lock();
-    (vips.iter().try_for_each(|vip| writeln!(out, "{vip}")))
-        .context("writing to standard output")?;
-    Ok(())
+    output::list(|out| vips.iter().try_for_each(|vip| writeln!(out, "{vip}")))
 }
 
 fn vips(args: &CalloutArgs, state: &StateDir) -> Result<Vec<IpAddr>, Failure> {

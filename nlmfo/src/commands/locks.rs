@@ -1,13 +1,13 @@
 //! `nlmfo locks`: who holds which lock through which address.
 
-use std::io::{self, Write};
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Serialize, Serializer};
 
-use super::{print_json, require_root, table};
+use super::{require_root, table};
 use crate::cli::LocksArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel;
@@ -16,6 +16,7 @@ use crate::observe::describe::{Described, LockLine, ShareLine, WaiterLine};
 use crate::observe::host::Host;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
+use crate::output;
 
 /// How long to read again while locks change underfoot.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,16 +44,17 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;
     let described = Described::new(&snapshot.table, &mut paths);
     if args.json {
-        print_json(&Listing::new(&snapshot, &described))?;
+        output::list_json(&Listing::new(&snapshot, &described))?;
     } else {
-        print_text(&snapshot, &described).context("writing to standard output")?;
+        output::list(|out| print_text(out, &snapshot, &described))?;
     }
     if !snapshot.is_exact() {
-        eprintln!(
-            "nlmfo: locks on {} files changed each time they were read, for {} s; their locks may be incomplete",
+        output::note(format_args!(
+            "locks on {} files changed each time they were read, for {} s; their locks may be \
+             incomplete",
             snapshot.unsettled.len(),
             PATIENCE.as_secs()
-        );
+        ));
     }
     Ok(Exit::Done)
 }
@@ -107,15 +109,14 @@ fn share_lines<S: Serializer>(described: &Described, out: S) -> Result<S::Ok, S:
     out.collect_seq(described.shares())
 }
 
-fn print_text(snapshot: &Snapshot, described: &Described) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+fn print_text(out: &mut impl Write, snapshot: &Snapshot, described: &Described) -> fmt::Result {
     let rows = (described.locks().map(lock_row))
         .chain(described.waiters().map(waiter_row))
         .chain(described.shares().map(share_row));
     let headings = [
         "VIP", "CLIENT", "NAME", "NLM", "WHAT", "RANGE", "SVID", "FILE",
     ];
-    table::write(&mut out, headings, rows)?;
+    table::write(out, headings, rows)?;
     let table = &snapshot.table;
     writeln!(
         out,
@@ -123,8 +124,7 @@ fn print_text(snapshot: &Snapshot, described: &Described) -> io::Result<()> {
         table.locks.len(),
         table.waiters.len(),
         table.shares.len()
-    )?;
-    out.flush()
+    )
 }
 
 fn lock_row(line: LockLine) -> [String; 8] {

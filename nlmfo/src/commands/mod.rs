@@ -13,10 +13,7 @@ mod serve;
 mod table;
 mod watch;
 
-use std::io::{self, Write};
-
-use anyhow::{Context, anyhow};
-use serde::Serialize;
+use anyhow::anyhow;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
@@ -41,14 +38,6 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
     }
-}
-
-/// Prints one JSON object on a line of its own.
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    serde_json::to_writer(&mut out, value).context("writing JSON to standard output")?;
-    (out.write_all(b"\n").and_then(|()| out.flush())).context("writing to standard output")?;
-    Ok(())
 }
 
 /// eBPF, lockd's lists and routing rules are root's.

@@ -1,12 +1,13 @@
 //! `nlmfo notify`: tell a VIP's clients to reclaim.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{print_json, require_root};
+use super::require_root;
 use crate::cli::NotifyArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::record::Record;
@@ -17,6 +18,7 @@ use crate::notify::names;
 use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order, TellError};
+use crate::output;
 
 pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     require_root()?;
@@ -54,8 +56,8 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
         could_run(tell::run(&order, stop).await)
     })?;
     match args.json {
-        true => print_json(&report)?,
-        false => print!("{report}"),
+        true => output::report_json(None, &report),
+        false => output::report(None, |out| write!(out, "{report}")),
     }
     Ok(report.exit())
 }

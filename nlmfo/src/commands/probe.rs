@@ -1,8 +1,9 @@
 //! `nlmfo probe`: test what this kernel's lock manager does.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,14 +11,16 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::{print_json, require_root};
+use super::require_root;
 use crate::cli::{ProbeArgs, ProbeFormat};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
+use crate::foreign::on_one_line;
 use crate::kernel;
 use crate::kernel::layout::LayoutError;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
+use crate::output;
 use crate::probe::baseline::Baseline;
 use crate::probe::report::{Report, tap, tap_head};
 use crate::probe::run::{self, Missing, Plan};
@@ -37,9 +40,9 @@ and leave it as it was.";
 pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     let checks = chosen(args)?;
     if args.list {
-        for check in &checks {
-            println!("{}: {}", check.name, check.proves);
-        }
+        output::list(|out| {
+            (checks.iter()).try_for_each(|check| writeln!(out, "{}: {}", check.name, check.proves))
+        })?;
         return Ok(Exit::Done);
     }
     require_root()?;
@@ -56,7 +59,7 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
         )
         .into());
     }
-    eprintln!("{WILL_DO}");
+    output::warn(WILL_DO);
 
     let interrupt = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -64,42 +67,36 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
             .context("a signal's handler")?;
     }
     let in_tap = args.format == ProbeFormat::Tap;
-    let mut out = io::stdout().lock();
     if in_tap {
-        print(&mut out, &tap_head(checks.len()))?;
+        print(&tap_head(checks.len()));
     }
     let plan = Plan {
         checks,
         timeout: args.timeout,
         interrupt,
     };
-    let ran = run::run(plan, |number, check| {
-        match in_tap {
-            true => print(&mut out, &tap(number, check))?,
-            false => eprint!("{}", tap(number, check)),
-        }
-        Ok(())
+    let ran = run::run(plan, |number, check| match in_tap {
+        true => print(&tap(number, check)),
+        false => output::warn(tap(number, check).trim_end()),
     });
     let report = match ran {
         Ok(report) => report,
         Err(error) => {
             if in_tap {
-                // Whoever reads may have gone.
-                let _ = print(
-                    &mut out,
-                    &format!("Bail out! {error:#}\n").replace('\n', " "),
-                );
+                print(&format!(
+                    "Bail out! {}\n",
+                    on_one_line(&format!("{error:#}"))
+                ));
             }
             return Err(failure(error));
         }
     };
-    drop(out);
     match args.format {
         ProbeFormat::Tap => {}
-        ProbeFormat::Json => print_json(&report)?,
+        ProbeFormat::Json => output::report_json(None, &report),
         ProbeFormat::Junit => {
             let xml = report.junit().context("making JUnit XML")?;
-            print(&mut io::stdout().lock(), &xml)?;
+            print(&xml);
         }
     }
     Ok(verdict(&report, baseline.as_ref()))
@@ -141,9 +138,8 @@ fn chosen(args: &ProbeArgs) -> Result<Vec<Check>, Failure> {
     Ok(checks)
 }
 
-fn print(out: &mut impl Write, text: &str) -> anyhow::Result<()> {
-    (out.write_all(text.as_bytes()).and_then(|()| out.flush()))
-        .context("writing to standard output")
+fn print(text: &str) {
+    output::report(None, |out| out.write_str(text));
 }
 
 /// How the run ends, after a word on what became worse or better.
@@ -156,7 +152,7 @@ fn verdict(report: &Report, baseline: Option<&Baseline>) -> Exit {
     };
     let changes = baseline.changes(report);
     for change in &changes {
-        eprintln!("nlmfo: {change}");
+        output::note(change);
     }
     match changes.iter().any(|change| change.is_regression()) {
         true => Exit::NotConfirmed,

@@ -1,6 +1,7 @@
 //! `nlmfo serve`: keeps the client book of the VIPs that this node serves.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,7 @@ use tokio::time::interval;
 use super::require_root;
 use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
+use crate::foreign::Shown;
 use crate::kernel::{self, netns};
 use crate::notify::book::{self, BookError, Client};
 use crate::notify::books::Books;
@@ -21,6 +23,7 @@ use crate::observe::monitor::Monitored;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::HostInfo;
+use crate::output;
 
 /// How often clients are tried again that could not be noted, and lockd is looked after.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,10 +51,8 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let mut service = Service::new(args)?;
     // Who came before the probe did.
     let mut all_seen = service.see_holders(&mut snapshots)?;
-    println!(
-        "noting clients in {}",
-        StateDir::new(&args.state.state_dir).path().display()
-    );
+    let folder = StateDir::new(&args.state.state_dir).path().shown();
+    output::report(None, |out| writeln!(out, "noting clients in {folder}"));
     let mut look = interval(LOOK);
     loop {
         service.flush();
@@ -132,10 +133,10 @@ impl Service {
                 continue;
             }
             if !self.books.see(vip, Client::seen(host, now)) {
-                eprintln!(
-                    "nlmfo: {vip}: no room to keep client {} in mind",
+                output::note(format_args!(
+                    "{vip}: no room to keep client {} in mind",
                     host.key.client
-                );
+                ));
             }
         }
     }
@@ -146,7 +147,10 @@ impl Service {
             let vip = flushed.vip;
             let Some(error) = flushed.error else {
                 if self.said.remove(&vip).is_some() {
-                    eprintln!("nlmfo: {vip}: {} clients noted after all", flushed.noted);
+                    output::note(format_args!(
+                        "{vip}: {} clients noted after all",
+                        flushed.noted
+                    ));
                 }
                 continue;
             };
@@ -160,7 +164,7 @@ impl Service {
             }
             let text = error.to_string();
             if self.said.get(&vip) != Some(&text) {
-                eprintln!("nlmfo: {vip}: clients wait to be noted: {text}");
+                output::note(format_args!("{vip}: clients wait to be noted: {text}"));
                 self.said.insert(vip, text);
             }
         }
@@ -168,11 +172,11 @@ impl Service {
 
     fn tell_untold(&mut self, untold: u64) {
         if untold > self.untold {
-            eprintln!(
-                "nlmfo: {} clients could not be told of: lockd was faster than the disk; they are \
-                 noted when they lock again",
+            output::note(format_args!(
+                "{} clients could not be told of: lockd was faster than the disk; they are noted \
+                 when they lock again",
                 untold - self.untold
-            );
+            ));
             self.untold = untold;
         }
     }

@@ -1,6 +1,6 @@
 //! `nlmfo watch`: the live lock dashboard.
 
-use std::io::{self, Write};
+use std::fmt::{self, Write};
 use std::path::Path;
 use std::thread;
 
@@ -11,15 +11,15 @@ use crate::cli::WatchArgs;
 use crate::exit::{Exit, Failure};
 use crate::kernel::lockd::{self, LockdError};
 use crate::notify::state_dir::StateDir;
+use crate::output;
 use crate::ui::draw::{Theme, text};
 use crate::ui::latency;
 use crate::ui::run::{RunError, screen};
 use crate::ui::source::live::Live;
-use crate::ui::source::recording::{Reader, Recorder, RecordingError, write_line};
+use crate::ui::source::recording::{Reader, Recorder, RecordingError};
 use crate::ui::source::replay::Replay;
 use crate::ui::state::Message;
 use crate::ui::terminal::Screen;
-use crate::ui::tick::Tick;
 use crate::ui::world::World;
 
 pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
@@ -40,7 +40,7 @@ pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
             if let Some(recorder) = &mut recorder {
                 recorder.write(&tick)?;
             }
-            if !print(&tick)? {
+            if !output::list_json(&tick)? {
                 return Ok(Exit::Done);
             }
             thread::sleep(live.interval());
@@ -77,12 +77,11 @@ fn once(args: &WatchArgs, mut live: Live) -> Result<Exit, Failure> {
         second
             .details
             .extend(before.filter(|detail| !told.contains(&detail.vip)));
-        print(&second)?;
+        output::list_json(&second)?;
         return Ok(Exit::Done);
     }
     world.take(second);
-    print_table(&world, &theme(args)).context("writing to standard output")?;
-    Ok(Exit::Done)
+    show_table(&world, &theme(args))
 }
 
 /// Needs no root and no kernel of ours.
@@ -94,8 +93,7 @@ fn replay(args: &WatchArgs, recording: &Path) -> Result<Exit, Failure> {
         while let Some(tick) = reader.next_tick()? {
             world.take(tick);
         }
-        print_table(&world, &theme(args)).context("writing to standard output")?;
-        return Ok(Exit::Done);
+        return show_table(&world, &theme(args));
     }
     require_terminal()?;
     let replay = Replay::new(reader, first, args.speed);
@@ -117,31 +115,29 @@ fn theme(args: &WatchArgs) -> Theme {
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     Theme {
         colour: !no_colour,
-        ascii: args.ascii,
+        ascii: args.ascii || !output::is_utf8(),
     }
 }
 
 fn require_terminal() -> Result<(), Failure> {
-    match Screen::is_there() {
-        true => Ok(()),
-        false => Err(anyhow!(
-            "standard output is no terminal to draw on; --once prints a table, --json records"
-        )
-        .into()),
-    }
+    let why = match Screen::is_there() {
+        true if !output::is_dumb() => return Ok(()),
+        true => "this terminal cannot show a screen (TERM is dumb)",
+        false => "standard output is no terminal to draw on",
+    };
+    Err(anyhow!("{why}; --once prints a table, --json records").into())
 }
 
-/// False when nobody reads any more.
-fn print(tick: &Tick) -> Result<bool, Failure> {
-    match write_line(&mut io::BufWriter::new(io::stdout().lock()), tick) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(anyhow!(error).context("writing to standard output").into()),
+fn show_table(world: &World, theme: &Theme) -> Result<Exit, Failure> {
+    output::list(|out| print_table(out, world, theme))?;
+    let troubles = world.tick.iter().flat_map(|tick| &tick.troubles);
+    for trouble in troubles {
+        output::note(trouble);
     }
+    Ok(Exit::Done)
 }
 
-fn print_table(world: &World, theme: &Theme) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+fn print_table(out: &mut impl Write, world: &World, theme: &Theme) -> fmt::Result {
     let rows = world.vips().iter().map(|vip| {
         let series = world.series.get(&vip.vip).cloned().unwrap_or_default();
         let (half, most) = series.percentiles();
@@ -167,11 +163,5 @@ fn print_table(world: &World, theme: &Theme) -> io::Result<()> {
         "VIP", "HELD", "WAIT", "SHARES", "CLIENTS", "GRANT/s", "REL/s", "DENY/s", "P50", "P99",
         "STATE",
     ];
-    table::write(&mut out, headings, rows)?;
-    out.flush()?;
-    let troubles = world.tick.iter().flat_map(|tick| &tick.troubles);
-    for trouble in troubles {
-        eprintln!("nlmfo: {trouble}");
-    }
-    Ok(())
+    table::write(out, headings, rows)
 }

@@ -2,7 +2,6 @@
 //! are up; then the reclaims are followed until all are in, and grace ends.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -30,6 +29,7 @@ use crate::notify::book::BookError;
 use crate::notify::book::writer::Writer;
 use crate::notify::state_dir::StateDir;
 use crate::observe::describe::{Described, LockLine};
+use crate::output;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -280,7 +280,5 @@ async fn end(vips: &[IpAddr], paths: &mut PathFinder) -> anyhow::Result<Vec<Wind
 fn progress(expected: usize, missing: usize) {
     let back = expected - missing;
     info!(back, expected, "reclaimed");
-    if std::io::stderr().is_terminal() {
-        eprintln!("{back} of {expected} locks are back");
-    }
+    output::progress(format_args!("{back} of {expected} locks are back"));
 }

@@ -18,6 +18,7 @@ use crate::bed::command::{run as command, search_path, tool};
 use crate::grace::gate;
 use crate::kernel::preflight::Facts;
 use crate::observe::programs::probed_functions;
+use crate::output;
 
 /// What is to be done, and how patiently.
 pub struct Plan {
@@ -42,7 +43,7 @@ pub struct Missing(Vec<&'static str>);
 /// # Errors
 /// If the test bed does not come up, or the operator interrupts. The machine is put back
 /// in either case, as far as it can be; what stays is said on standard error.
-pub fn run(plan: Plan, on: impl FnMut(usize, &Checked) -> Result<()>) -> Result<Report> {
+pub fn run(plan: Plan, on: impl FnMut(usize, &Checked)) -> Result<Report> {
     let missing = missing_programs();
     if !missing.is_empty() {
         return Err(Missing(missing).into());
@@ -73,7 +74,7 @@ pub fn run(plan: Plan, on: impl FnMut(usize, &Checked) -> Result<()>) -> Result<
     left.splice(0..0, on_bed);
     if leaks.is_none() || ran.is_err() {
         for left in &left {
-            eprintln!("nlmfo: left behind: {left}");
+            output::note(format_args!("left behind: {left}"));
         }
     }
     ran?;
@@ -82,7 +83,7 @@ pub fn run(plan: Plan, on: impl FnMut(usize, &Checked) -> Result<()>) -> Result<
             true => Ok(Done::Shown),
             false => Err(anyhow::anyhow!("{}", left.join("; "))),
         };
-        run.tell(check, done, start.elapsed())?;
+        run.tell(check, done, start.elapsed());
     }
     run.report.seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     Ok(run.report)
@@ -95,7 +96,7 @@ struct Run<F> {
     on: F,
 }
 
-impl<F: FnMut(usize, &Checked) -> Result<()>> Run<F> {
+impl<F: FnMut(usize, &Checked)> Run<F> {
     /// Runs checks on a test bed. Returns what nlmfo and lockd would not let go of.
     fn on_bed(
         &mut self,
@@ -122,18 +123,18 @@ impl<F: FnMut(usize, &Checked) -> Result<()>> Run<F> {
         for check in checks {
             if let Some(reason) = &broken {
                 let done = Err(anyhow::anyhow!("not run: {reason}"));
-                self.tell(check, done, Duration::ZERO)?;
+                self.tell(check, done, Duration::ZERO);
                 continue;
             }
             let outcome = worker.outcome(timeout)?;
             broken = outcome.broken;
-            self.tell(check, outcome.done, outcome.took)?;
+            self.tell(check, outcome.done, outcome.took);
         }
         Ok(())
     }
 
     /// Adds a check to the report.
-    fn tell(&mut self, check: &Check, done: Result<Done>, took: Duration) -> Result<()> {
+    fn tell(&mut self, check: &Check, done: Result<Done>, took: Duration) {
         let symptom = (done.as_ref().err()).and_then(|error| {
             error
                 .chain()
@@ -155,9 +156,8 @@ impl<F: FnMut(usize, &Checked) -> Result<()>> Run<F> {
             known,
             seconds: (took.as_secs_f64() * 1000.0).round() / 1000.0,
         };
-        (self.on)(self.report.checks.len() + 1, &checked)?;
+        (self.on)(self.report.checks.len() + 1, &checked);
         self.report.checks.push(checked);
-        Ok(())
     }
 }
 

@@ -1,5 +1,9 @@
 //! The terminal, and the certainty that it is as before afterwards: on a normal end, on
 //! an error, and on a panic in whichever thread.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the screen's own, errors of which end it"
+)]
 
 use std::io::{self, IsTerminal, Stdout};
 use std::sync::Once;

@@ -2,6 +2,7 @@
 
 mod pair;
 
+use std::fmt::Write;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{print_json, require_root};
+use super::require_root;
 use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
@@ -29,6 +30,7 @@ use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
+use crate::output;
 
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     require_root()?;
@@ -284,8 +286,8 @@ pub fn observe() -> Result<(Facts, Watch), Failure> {
 
 fn finish_release(args: &FailoverArgs, report: &ReleaseReport) -> Result<Exit, Failure> {
     match args.json {
-        true => print_json(report)?,
-        false => print!("{report}"),
+        true => output::report_json(None, report),
+        false => output::report(None, |out| write!(out, "{report}")),
     }
     Ok(match is_good(report) {
         true => Exit::Done,
@@ -299,8 +301,8 @@ fn is_good(report: &ReleaseReport) -> bool {
 
 fn finish_takeover(args: &FailoverArgs, report: TakeoverReport) -> Result<Exit, Failure> {
     match args.json {
-        true => print_json(&report)?,
-        false => print!("{report}"),
+        true => output::report_json(None, &report),
+        false => output::report(None, |out| write!(out, "{report}")),
     }
     Ok(report.exit())
 }

@@ -1,5 +1,6 @@
 //! `nlmfo failover --to HOST`: both nodes, from the one that gives up.
 
+use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,7 +10,6 @@ use anyhow::{Context, anyhow};
 
 use super::{is_good, release, takeover};
 use crate::cli::FailoverArgs;
-use crate::commands::print_json;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
 use crate::failover::milliseconds;
@@ -22,6 +22,7 @@ use crate::failover::record::Record;
 use crate::grace::fence;
 use crate::kernel::netns;
 use crate::notify::state_dir;
+use crate::output;
 
 /// Runs it, and prints the report.
 pub async fn run(
@@ -63,8 +64,8 @@ pub async fn run(
     let mut report = pair.report;
     report.took_ms = milliseconds(began.elapsed());
     match args.json {
-        true => print_json(&report)?,
-        false => print!("{report}"),
+        true => output::report_json(None, &report),
+        false => output::report(None, |out| write!(out, "{report}")),
     }
     if is_ours && matches!(exit, Exit::Done | Exit::Incomplete) {
         // The move that it is of is over.

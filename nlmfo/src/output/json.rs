@@ -1,0 +1,51 @@
+//! JSON as it is written: on one line, with every character escaped that would not be shown
+//! as it is. (JSON itself asks for that of the first 32 only.)
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
+
+use crate::foreign::is_visible;
+
+/// One object and a newline.
+pub fn write(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *out, Visible))?;
+    out.write_all(b"\n")
+}
+
+struct Visible;
+
+impl Formatter for Visible {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        text: &str,
+    ) -> io::Result<()> {
+        let mut from = 0;
+        for (at, c) in text.char_indices().filter(|(_, c)| !is_visible(*c)) {
+            out.write_all(&text.as_bytes()[from..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+            from = at + c.len_utf8();
+        }
+        out.write_all(&text.as_bytes()[from..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_value_comes_back_and_nothing_raw_is_in_the_text() {
+        let value = "é\u{9b}a\u{7f}\n\"\\\u{2028}\u{202e}✓";
+        let mut text = Vec::new();
+        write(&mut text, &value).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text, "\"é\\u009ba\\u007f\\n\\\"\\\\\\u2028\\u202e✓\"\n");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
+    }
+}

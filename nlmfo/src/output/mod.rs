@@ -1,0 +1,166 @@
+//! The one writer of everything that a command prints.
+//!
+//! Doing never depends on saying. A command that changes something has done it, and knows
+//! how it ends, before it prints; that its words cannot be written changes neither. What is
+//! said while it works ([`note`], [`progress`], the log) is lost rather than waited with.
+//!
+//! A listing is there to be read: it ends with status 1 if it cannot be written, but
+//! quietly if its reader has gone, with the status that it would have had.
+
+mod json;
+mod stream;
+mod text;
+
+use std::fmt::{self, Display, Write as _};
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+
+use anyhow::anyhow;
+use serde::Serialize;
+use tracing_subscriber::fmt::MakeWriter;
+
+use self::stream::Stream;
+use crate::exit::Failure;
+use crate::foreign::Shown;
+
+pub use self::json::write as write_json;
+pub use self::text::{Text, is_dumb, is_utf8};
+
+/// Prints a listing.
+///
+/// # Errors
+/// If it cannot be written, other than because nobody reads it.
+pub fn list(print: impl FnOnce(&mut Text) -> fmt::Result) -> Result<(), Failure> {
+    listed(print_text(print)).map(|_| ())
+}
+
+/// Prints a listing as one JSON object on a line of its own; false if nobody reads.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_json(value: &impl Serialize) -> Result<bool, Failure> {
+    listed(print_json(value))
+}
+
+/// Prints what came of something that was done. If that cannot be written, that is said on
+/// standard error, with where else it can be read.
+pub fn report(kept: Option<&Path>, print: impl FnOnce(&mut Text) -> fmt::Result) {
+    reported(kept, print_text(print));
+}
+
+/// [`report`] as one JSON object on a line of its own.
+pub fn report_json(kept: Option<&Path>, value: &impl Serialize) {
+    reported(kept, print_json(value));
+}
+
+/// Says something on standard error, with our name before it.
+pub fn note(text: impl Display) {
+    Stream::Err.offer(safe_line(&format!("nlmfo: {text}")).as_bytes());
+}
+
+/// Says on standard error how far things are: for a person who waits, scripts read the
+/// report.
+pub fn progress(text: impl Display) {
+    if Stream::Err.is_terminal() {
+        Stream::Err.offer(safe_line(&text.to_string()).as_bytes());
+    }
+}
+
+/// Text on standard error as it is, with its newline.
+pub fn warn(text: impl Display) {
+    Stream::Err.offer(text::safe(&format!("{text}\n"), !is_utf8()).as_bytes());
+}
+
+/// The last word of a command that failed: the error with its causes, each once.
+pub fn fail(error: &anyhow::Error) {
+    let _ = Stream::Err.write_all(safe_line(&format!("nlmfo: {error:#}")).as_bytes());
+}
+
+/// What the parser of the arguments has to say, and the status to end with: help and the
+/// version are listings, a wrong argument is 2.
+pub fn usage(error: &clap::Error) -> u8 {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    let said = match error.use_stderr() {
+        true => {
+            let _ = Stream::Err.write_all(text::safe(&error.to_string(), !is_utf8()).as_bytes());
+            return code;
+        }
+        false => list(|out| write!(out, "{error}")),
+    };
+    match said {
+        Ok(()) => code,
+        Err(failure) => {
+            fail(&failure.error);
+            failure.exit as u8
+        }
+    }
+}
+
+/// Where the log goes: standard error, a line at a time.
+pub struct Log;
+
+impl MakeWriter<'_> for Log {
+    type Writer = Log;
+
+    fn make_writer(&self) -> Log {
+        Log
+    }
+}
+
+/// Takes everything: the log's crate prints what its writer refuses to standard error by
+/// itself, and panics if that is closed.
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = String::from_utf8_lossy(bytes);
+        Stream::Err.offer(text::safe(&line, !is_utf8()).as_bytes());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// With its newline; if it has more lines, the others are indented, so that none of them
+/// looks like one of ours.
+fn safe_line(text: &str) -> String {
+    let line = format!("{}\n", text.trim_end().replace('\n', "\n    "));
+    text::safe(&line, !is_utf8()).into_owned()
+}
+
+fn print_text(print: impl FnOnce(&mut Text) -> fmt::Result) -> io::Result<()> {
+    let mut text = Text::new(Stream::Out);
+    // An error is kept until the end.
+    let _ = print(&mut text);
+    text.finish()
+}
+
+fn print_json(value: &impl Serialize) -> io::Result<()> {
+    let mut out = BufWriter::new(Stream::Out);
+    let written = json::write(&mut out, value).and_then(|()| out.flush());
+    // What is left would be tried again.
+    let (_stream, _lost) = out.into_parts();
+    written
+}
+
+/// Whether somebody reads.
+fn listed(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(anyhow!(error).context("writing to standard output").into()),
+    }
+}
+
+fn reported(kept: Option<&Path>, written: io::Result<()>) {
+    match written {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => {
+            let kept = kept.map_or_else(String::new, |path| format!("; it is in {}", path.shown()));
+            note(format_args!(
+                "the report could not be written to standard output: {error}{kept}"
+            ));
+        }
+    }
+}

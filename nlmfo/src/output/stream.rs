@@ -1,0 +1,86 @@
+//! Standard output and standard error as file descriptors. One that was closed at our
+//! start leads to /dev/null: Rust's runtime opens it, so that no file, socket or map of
+//! ours gets its number.
+#![expect(clippy::disallowed_methods, reason = "this is the one writer")]
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, write};
+
+/// Where words go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Out,
+    Err,
+}
+
+impl Stream {
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Stream::Out => io::stdout().is_terminal(),
+            Stream::Err => io::stderr().is_terminal(),
+        }
+    }
+
+    fn try_write(self, bytes: &[u8]) -> Result<usize, Errno> {
+        match self {
+            Stream::Out => write(io::stdout(), bytes),
+            Stream::Err => write(io::stderr(), bytes),
+        }
+    }
+
+    /// Whether a write would not block; waits for that at most so long, for ever without a
+    /// time.
+    fn is_ready(self, patience: Option<Duration>) -> bool {
+        let patience = patience.and_then(|time| Timespec::try_from(time).ok());
+        let (out, err) = (io::stdout(), io::stderr());
+        let mut fds = [match self {
+            Stream::Out => PollFd::new(&out, PollFlags::OUT),
+            Stream::Err => PollFd::new(&err, PollFlags::OUT),
+        }];
+        // A reader that is gone counts as ready: the write says so.
+        matches!(poll(&mut fds, patience.as_ref()), Ok(ready) if ready > 0)
+    }
+
+    /// Writes as much as is taken without waiting for a reader for longer than is left of
+    /// a second in all. What is not taken is lost: whoever works on must not be held up by
+    /// a terminal that was stopped, or a pipe that nobody reads.
+    pub fn offer(self, bytes: &[u8]) {
+        /// What a pipe takes whole if it takes anything (`PIPE_BUF`).
+        const ATOMIC: usize = 4096;
+        static LEFT_MS: AtomicU64 = AtomicU64::new(1000);
+        for piece in bytes.chunks(ATOMIC) {
+            let left = LEFT_MS.load(Ordering::Relaxed);
+            let began = Instant::now();
+            let is_ready = self.is_ready(Some(Duration::from_millis(left)));
+            let waited = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            LEFT_MS.store(left.saturating_sub(waited), Ordering::Relaxed);
+            if !is_ready || !matches!(self.try_write(piece), Ok(taken) if taken == piece.len()) {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a reader as long as that takes.
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.try_write(bytes) {
+                // Somebody who shares the terminal with us has made it so.
+                Err(Errno::AGAIN) => {
+                    self.is_ready(None);
+                }
+                Err(Errno::INTR) => {}
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
