@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod exit;
 pub mod failover;
+pub mod files;
 pub mod foreign;
 pub mod grace;
 pub mod kernel;

@@ -1,30 +1,25 @@
 //! The record for the node that takes over: a VIP's clients and locks as they
-//! were before the release. Whole or not there: written beside its place,
-//! synced, renamed, and the directory synced.
+//! were before the release.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::File;
 use std::hash::Hash;
-use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::{self, FileError, LIMIT, Place};
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::table::LockTable;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Nothing is left in its place.
-    #[error("writing the record {}: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error("reading the record {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("the record {} is damaged, or no record: {source}", path.display())]
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("the record {} is damaged, or no record", path.display())]
     Damaged {
         path: PathBuf,
         source: serde_json::Error,
@@ -115,32 +110,47 @@ impl Record {
 
     /// Adds what `earlier` says of a VIP through which nothing can have been granted since
     /// then: an interrupted release has recorded it, and may have released it too.
-    pub fn recall(&mut self, earlier: Record, vip: IpAddr) {
+    pub fn recall(&mut self, earlier: &Record, vip: IpAddr) {
         let ours = |host: &HostLine| host.vip == vip;
-        add(&mut self.clients, earlier.clients, |c| ours(&c.host));
-        add(&mut self.locks, earlier.locks, |lock| ours(&lock.host));
-        add(&mut self.waiters, earlier.waiters, |w| ours(&w.lock.host));
-        add(&mut self.shares, earlier.shares, |share| ours(&share.host));
+        add(&mut self.clients, &earlier.clients, |c| ours(&c.host));
+        add(&mut self.locks, &earlier.locks, |lock| ours(&lock.host));
+        add(&mut self.waiters, &earlier.waiters, |w| ours(&w.lock.host));
+        add(&mut self.shares, &earlier.shares, |share| ours(&share.host));
     }
 
-    /// Replaces `path` in one step.
-    pub fn write(&self, path: &Path) -> Result<(), RecordError> {
-        write_whole(path, |out| {
-            serde_json::to_writer_pretty(&mut *out, self)?;
-            out.write_all(b"\n")
-        })
-        .map_err(|source| RecordError::Write {
-            path: path.to_owned(),
-            source,
-        })
+    /// Looks where the record is to be written, before anything is done; what is there is a
+    /// record, or nothing.
+    pub fn place(path: &Path) -> Result<Place<Record>, RecordError> {
+        let parse = |file| Record::parse(path, &files::read_from(file, path, LIMIT)?);
+        Ok(Place::look(path, "a record", parse)?)
     }
 
-    /// What [`Record::write`] wrote, on whichever node.
-    pub fn read(path: &Path) -> Result<Self, RecordError> {
-        let text = std::fs::read(path).map_err(|source| RecordError::Read {
+    /// Replaces what is there; the record becomes newer than that by its time, too.
+    pub fn put(&mut self, place: &Place<Record>) -> Result<(), RecordError> {
+        if let Some(earlier) = place.earlier() {
+            self.taken_at = self.taken_at.max(earlier.taken_at.saturating_add(1));
+        }
+        let path = place.path();
+        let mut text = serde_json::to_vec_pretty(self).map_err(|error| FileError::Io {
+            action: "writing",
             path: path.to_owned(),
-            source,
+            source: error.into(),
         })?;
+        text.push(b'\n');
+        place.put(&text)?;
+        Ok(())
+    }
+
+    /// What [`Record::put`] wrote, on whichever node; a dash is standard input.
+    pub fn read(path: &Path) -> Result<Self, RecordError> {
+        let text = match path.as_os_str() == "-" {
+            true => files::read_from(std::io::stdin(), Path::new("standard input"), LIMIT)?,
+            false => files::read(path, LIMIT)?,
+        };
+        Record::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &[u8]) -> Result<Self, RecordError> {
         let damaged = |source| RecordError::Damaged {
             path: path.to_owned(),
             source,
@@ -149,22 +159,23 @@ impl Record {
         struct Head {
             schema: String,
         }
-        let Head { schema } = serde_json::from_slice(&text).map_err(damaged)?;
+        let Head { schema } = serde_json::from_slice(text).map_err(damaged)?;
         if schema != Record::SCHEMA {
             return Err(RecordError::Foreign {
                 path: path.to_owned(),
                 schema,
             });
         }
-        serde_json::from_slice(&text).map_err(damaged)
+        serde_json::from_slice(text).map_err(damaged)
     }
 }
 
 /// Adds those lines that are not there yet.
-fn add<T: Eq + Hash>(lines: &mut Vec<T>, earlier: Vec<T>, is_ours: impl Fn(&T) -> bool) {
+fn add<T: Eq + Hash + Clone>(lines: &mut Vec<T>, earlier: &[T], is_ours: impl Fn(&T) -> bool) {
     let there: HashSet<&T> = lines.iter().collect();
-    let gone: Vec<T> = (earlier.into_iter())
+    let gone: Vec<T> = (earlier.iter())
         .filter(|line| is_ours(line) && !there.contains(line))
+        .cloned()
         .collect();
     lines.extend(gone);
 }
@@ -174,26 +185,6 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())
-}
-
-fn write_whole(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
-) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let temporary = tempfile::Builder::new()
-        .prefix(".nlmfo-record-")
-        .tempfile_in(folder)?;
-    let mut out = BufWriter::new(temporary.as_file());
-    fill(&mut out)?;
-    out.flush()?;
-    drop(out);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -215,16 +206,25 @@ mod tests {
     }
 
     #[test]
-    fn the_record_replaces_an_older_one_and_leaves_nothing_beside() {
+    fn a_record_replaces_an_older_one_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vip.json");
-        std::fs::write(&path, "old").unwrap();
-        record().write(&path).unwrap();
+        record().put(&Record::place(&path).unwrap()).unwrap();
         let read: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(read["schema"], "nlmfo.record/1");
         assert_eq!(read["vips"][0], "10.77.0.1");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        // It is newer, whatever the clock says.
+        let mut newer = record();
+        newer.put(&Record::place(&path).unwrap()).unwrap();
+        assert_eq!(newer.taken_at, 2);
+        assert_eq!(Record::read(&path).unwrap().taken_at, 2);
+        for text in ["old", "", "{}", r#"{"schema": "nlmfo.record/9"}"#] {
+            std::fs::write(&path, text).unwrap();
+            let error = Record::place(&path).unwrap_err().to_string();
+            assert!(error.contains("is not replaced"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), text.as_bytes());
+        }
     }
 
     /// A lock through this VIP, told from others by its svid.
@@ -245,29 +245,15 @@ mod tests {
         earlier.locks = vec![lock(vip, 1), lock(vip, 2), lock(other, 3)];
         let mut now = record();
         now.locks = vec![lock(vip, 2)];
-        now.recall(earlier, vip.parse().unwrap());
+        now.recall(&earlier, vip.parse().unwrap());
         assert_eq!(now.locks, [lock(vip, 2), lock(vip, 1)]);
-    }
-
-    #[test]
-    fn a_failed_write_keeps_the_old_record() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("vip.json");
-        std::fs::write(&path, "old").unwrap();
-        let failed = write_whole(&path, |out| {
-            out.write_all(b"half")?;
-            Err(io::Error::other("disk full"))
-        });
-        assert!(failed.is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vip.json");
-        record().write(&path).unwrap();
+        record().put(&Record::place(&path).unwrap()).unwrap();
         let read = Record::read(&path).unwrap();
         assert_eq!(read.vips, record().vips);
         for (text, word) in [
@@ -283,9 +269,7 @@ mod tests {
 
     #[test]
     fn a_missing_folder_is_named() {
-        let error = record()
-            .write(Path::new("/nonexistent/vip.json"))
-            .unwrap_err();
+        let error = Record::place(Path::new("/nonexistent/vip.json")).unwrap_err();
         assert!(
             error.to_string().contains("/nonexistent/vip.json"),
             "{error}"

@@ -18,6 +18,7 @@ use super::noted;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
 use super::watch::{Seen, Watch};
+use crate::files::Place;
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
@@ -27,6 +28,7 @@ use crate::observe::counters::{Counters, PerVip};
 use crate::observe::describe::Described;
 use crate::observe::host::Host;
 use crate::observe::programs::ObserveError;
+use crate::observe::programs::chain;
 use crate::observe::table::LockTable;
 use crate::release::choose::{self, Attempt, Decision};
 use crate::release::filesystem::Filesystem;
@@ -41,7 +43,7 @@ use crate::release::{self, Job, Way, WayKind};
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub vips: Vec<IpAddr>,
-    pub record: Option<PathBuf>,
+    pub record: Option<Place<Record>>,
     /// Where the clients are noted before their locks are released.
     pub state: StateDir,
     /// Whether the record is wanted of [`run`] too.
@@ -156,14 +158,16 @@ impl Start {
             let tables = start.looks.iter().map(|seen| &seen.ours);
             let (node, release) = (netns::node(), facts.release.clone());
             let mut record = Record::of(tables, paths, node, release, &plan.vips);
-            if let Some(path) = &plan.record {
+            if let Some(place) = &plan.record {
                 for (&vip, seen) in plan.vips.iter().zip(&start.looks) {
-                    if plan.begun.counts(vip, &seen.ours) && path.exists() {
-                        record.recall(Record::read(path)?, vip);
+                    if plan.begun.counts(vip, &seen.ours)
+                        && let Some(earlier) = place.earlier()
+                    {
+                        record.recall(earlier, vip);
                     }
                 }
-                record.write(path)?;
-                info!(path = %path.display(), locks = record.locks.len(), "recorded");
+                record.put(place)?;
+                info!(path = %place.path().display(), locks = record.locks.len(), "recorded");
             }
             start.record = Some(record);
         }
@@ -190,7 +194,7 @@ async fn release_all(
         };
         let (mut report, seen) = one.release(before, &start.counters, paths).await?;
         if let Some(error) = start.unnoted.get(&vip) {
-            let warning = format!("its clients are not in the client book: {error}");
+            let warning = format!("its clients are not in the client book: {}", chain(error));
             report.warnings.push(warning);
         }
         vips.push(report);

@@ -7,6 +7,8 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
+use crate::files::lock::LockError;
+use crate::files::run::RunError;
 use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfsd::NfsdError;
@@ -73,6 +75,10 @@ pub enum GraceError {
     Nfsd(#[from] NfsdError),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error("the file handle of {0} is not one of those that knfsd makes of a filesystem's id")]
     Handle(PathBuf),
 }

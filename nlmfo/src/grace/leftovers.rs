@@ -8,6 +8,8 @@ use super::gate::{self, Gate};
 use super::lock::Lock;
 use super::pins::{self, Pins};
 use super::{GraceError, window};
+use crate::files::run::{self, RunError};
+use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 
@@ -44,10 +46,10 @@ pub struct LastReport {
 /// The last gate's report; `None` if there was none since the node started.
 pub fn last_report() -> Result<Option<LastReport>, GraceError> {
     let path = report_path()?;
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(serde_json::from_str(&text).ok()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(GraceError::File { path, source }),
+    match files::read(&path, LIMIT) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(error) if error.is_absence() => Ok(None),
+        Err(error) => Err(RunError::from(error).into()),
     }
 }
 
@@ -69,15 +71,12 @@ fn keep_report(gate: &Gate) -> Result<(), GraceError> {
         windows: serde_json::to_value(&windows).map_err(|error| failed(error.into()))?,
     };
     let json = serde_json::to_vec(&report).map_err(|error| failed(error.into()))?;
-    // Whole or not at all: who lists does not take the lock.
-    let unfinished = path.with_extension("new");
-    std::fs::write(&unfinished, json).map_err(failed)?;
-    std::fs::rename(&unfinished, &path).map_err(failed)
+    files::write_whole(&path, &json, PRIVATE).map_err(failed)
 }
 
 fn report_path() -> Result<PathBuf, GraceError> {
     let cookie = netns::cookie().map_err(GraceError::Namespace)?;
-    Ok(PathBuf::from(format!("/run/nlmfo-grace-{cookie}.json")))
+    Ok(run::file(&format!("grace-{cookie}.json"))?)
 }
 
 /// Removes every gate of this network namespace, of any version and in any state, open

@@ -6,13 +6,13 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::names;
+use crate::files::{self, FileError, LIMIT};
 
 /// Where it is unless told otherwise.
 pub const DEFAULT: &str = "/etc/nlmfo.toml";
@@ -34,8 +34,8 @@ struct Vip {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("reading the configuration {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Read(#[from] FileError),
     #[error("the configuration {} is not as it should be: {reason}", path.display())]
     Wrong { path: PathBuf, reason: String },
 }
@@ -44,20 +44,16 @@ impl Config {
     /// The named file; or, if none is named, the default one, which need not be there.
     pub fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT));
-        let text = match std::fs::read_to_string(path) {
-            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Config::default());
-            }
-            Err(source) => {
-                let path = path.to_owned();
-                return Err(ConfigError::Read { path, source });
-            }
-            Ok(text) => text,
+        let text = match files::read(path, LIMIT) {
+            Err(error) if named.is_none() && error.is_absence() => return Ok(Config::default()),
+            other => other?,
         };
-        Config::parse(&text).map_err(|reason| ConfigError::Wrong {
-            path: path.to_owned(),
-            reason,
-        })
+        let text = std::str::from_utf8(&text).map_err(|error| error.to_string());
+        text.and_then(Config::parse)
+            .map_err(|reason| ConfigError::Wrong {
+                path: path.to_owned(),
+                reason,
+            })
     }
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -5,7 +5,6 @@ pub mod book;
 pub mod books;
 pub mod callout;
 pub mod config;
-pub mod durable;
 pub mod machine;
 pub mod names;
 pub mod nfs_conf;

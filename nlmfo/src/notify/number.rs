@@ -19,8 +19,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use super::durable;
-use super::state_dir::{self, StateDir};
+use super::state_dir::{self, Readers, StateDir};
+use crate::files::{self, PRIVATE};
 
 /// statd's own number, four bytes in the machine's order (nfs-utils,
 /// `nsm_get_state`): where it may be.
@@ -121,7 +121,7 @@ impl Numbers {
     }
 
     fn claim_above(&self, floor: u32, claim: &Claim) -> Result<u32, NumberError> {
-        state_dir::create(&self.folder).map_err(|source| self.io(source))?;
+        state_dir::create(&self.folder, Readers::Nobody).map_err(|source| self.io(source))?;
         loop {
             let highest = (self.claimed()?.last_key_value()).map_or(0, |(&number, _)| number);
             let number = next(highest.max(floor)).ok_or_else(|| NumberError::Exhausted {
@@ -182,7 +182,7 @@ impl Numbers {
     /// Whole and durable, or not at all; false if somebody has the number already.
     fn create(&self, number: u32, claim: &Claim) -> Result<bool, NumberError> {
         let content = serde_json::to_vec(claim).expect("strings and numbers");
-        match durable::create_new(&self.file(number), &content) {
+        match files::create_new(&self.file(number), &content, PRIVATE, |_| ()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(self.io(error)),
             Ok(()) => Ok(true),

@@ -12,10 +12,13 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 
 use super::book::Client;
-use super::durable;
+use crate::files::{self, PRIVATE};
 
 /// lockd's line as far as its cookie: 127.0.0.1, program 100021, version 3, procedure 16.
 const LOCKD: &str = "0100007f 000186b5 00000003 00000010";
+
+/// Bytes of a record: a line or two.
+const LONGEST: u64 = 64 * 1024;
 
 /// A name that statd monitors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +35,11 @@ pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
         let entry = entry?;
         let (Ok(file), Ok(text)) = (
             entry.file_name().into_string(),
-            fs::read_to_string(entry.path()),
+            files::read(&entry.path(), LONGEST),
         ) else {
             continue;
         };
-        if let Some(name) = monitored_name(&file, &text) {
+        if let Some(name) = monitored_name(&file, &String::from_utf8_lossy(&text)) {
             let address = address_of(&name);
             found.push(Monitored { name, address });
         }
@@ -80,7 +83,7 @@ pub fn write<'a>(
     for client in clients {
         let name = client.address.to_string();
         let line = format!("{LOCKD} {:032x} {name} {node}\n", 0);
-        match durable::create_new(&folder.join(&name), line.as_bytes()) {
+        match files::create_new(&folder.join(&name), line.as_bytes(), PRIVATE, |_| ()) {
             Ok(()) => written += 1,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),

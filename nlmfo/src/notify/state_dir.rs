@@ -5,14 +5,17 @@
 //! DIR/numbers/…                           NSM state numbers
 //! ```
 //!
-//! It may lie on storage that a cluster's nodes share. Everybody may read it, so that
-//! statd's callout, which is not root, can.
+//! It may lie on storage that a cluster's nodes share. Root alone may read it, and statd's
+//! user the client books: its callout runs as that user.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{XattrFlags, fsetxattr};
+use tracing::warn;
 
 /// Where it is unless somebody says otherwise.
 pub const DEFAULT: &str = "/var/lib/nlmfo";
@@ -59,9 +62,104 @@ impl StateDir {
     }
 }
 
-/// Creates a folder of the state directory with all above it.
-pub fn create(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(folder)
+/// Who may read a folder, besides root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    Nobody,
+    /// statd's user.
+    Statd,
+}
+
+/// Creates a folder of the state directory, with all above it, which statd's user may list.
+/// Folders that are there stay as they are.
+pub fn create(folder: &Path, readers: Readers) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty())
+    {
+        create(above, Readers::Statd)?;
+    }
+    match DirBuilder::new().mode(0o700).create(folder) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => {
+            // Whatever the umask took away.
+            fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+            if readers == Readers::Statd {
+                let_statd_read(&File::open(folder)?);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Lets statd's user read a file or folder of root's, and nobody else. Where that cannot be,
+/// the callout says that it cannot read.
+pub fn let_statd_read(file: &File) {
+    let let_read = |statd: Statd| {
+        let is_folder = file.metadata()?.is_dir();
+        let acl = acl(statd.user, is_folder);
+        match fsetxattr(file, "system.posix_acl_access", &acl, XattrFlags::empty()) {
+            Ok(()) => Ok(()),
+            // A filesystem without access control lists.
+            Err(_) => {
+                fchown(file, None, Some(statd.group))?;
+                let mode = if is_folder { 0o750 } else { 0o640 };
+                file.set_permissions(Permissions::from_mode(mode))
+            }
+        }
+    };
+    if let Some(Err(error)) = statd().map(let_read) {
+        warn!(%error, "statd's user cannot be given access to the client book");
+    }
+}
+
+/// The user that statd runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Statd {
+    user: u32,
+    group: u32,
+}
+
+/// Where statd has its state, in Fedora's family and elsewhere.
+const STATD: [&str; 2] = ["/var/lib/nfs/statd", "/var/lib/nfs"];
+
+/// The owner of its state directory, as which it runs (rpc.statd(8)); none if that is root,
+/// or statd is not installed.
+fn statd() -> Option<Statd> {
+    let folder = (STATD.iter().map(Path::new)).find(|folder| folder.join("sm").is_dir())?;
+    let owners = [folder.to_owned(), folder.join("sm")].into_iter();
+    let owner = owners.filter_map(|folder| fs::metadata(folder).ok());
+    let owner = owner.into_iter().find(|owner| owner.uid() != 0)?;
+    Some(Statd {
+        user: owner.uid(),
+        group: owner.gid(),
+    })
+}
+
+/// An access control list: all for the owner, reading for one user. Its form is that of
+/// include/uapi/linux/posix_acl_xattr.h, in little-endian order.
+fn acl(user: u32, is_folder: bool) -> Vec<u8> {
+    const NO_ID: u32 = u32::MAX;
+    let (owner, reader) = if is_folder { (7, 5) } else { (6, 4) };
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, owner, NO_ID),  // the owner
+        (0x02, reader, user),  // this user
+        (0x04, 0, NO_ID),      // the group
+        (0x10, reader, NO_ID), // the most that users and groups get
+        (0x20, 0, NO_ID),      // others
+    ];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
 }
 
 #[cfg(test)]
@@ -75,9 +173,40 @@ mod tests {
         assert!(state.vips().unwrap().is_empty());
         let vips: [IpAddr; 2] = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()];
         for vip in vips {
-            create(&state.vip(vip)).unwrap();
+            create(&state.vip(vip), Readers::Statd).unwrap();
         }
         fs::create_dir(state.vips_folder().join("lost+found")).unwrap();
         assert_eq!(state.vips().unwrap(), vips);
+    }
+
+    #[test]
+    fn its_folders_are_private_whatever_else_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = folder.path().join("state/numbers");
+        create(&numbers, Readers::Nobody).unwrap();
+        create(&numbers, Readers::Nobody).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&numbers), 0o700);
+        assert_eq!(mode(&folder.path().join("state")) & 0o007, 0);
+        fs::write(folder.path().join("file"), "").unwrap();
+        create(&folder.path().join("file"), Readers::Nobody).unwrap_err();
+    }
+
+    #[test]
+    fn one_user_may_read_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("book");
+        fs::write(&path, "").unwrap();
+        let file = File::open(&path).unwrap();
+        match fsetxattr(
+            &file,
+            "system.posix_acl_access",
+            &acl(4711, false),
+            XattrFlags::empty(),
+        ) {
+            // The mode's group is the most that the user gets.
+            Ok(()) => assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o640),
+            Err(errno) => assert_eq!(errno, rustix::io::Errno::OPNOTSUPP),
+        }
     }
 }

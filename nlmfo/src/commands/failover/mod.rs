@@ -5,7 +5,6 @@ mod pair;
 use std::fmt::Write;
 use std::future::Future;
 use std::net::IpAddr;
-use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,13 +13,14 @@ use super::require_root;
 use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Exclusive;
-use crate::failover::record::{Record, RecordError};
+use crate::failover::record::Record;
 use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::telling::Teller;
 use crate::failover::watch::Watch;
 use crate::failover::{release, takeover};
+use crate::files::Place;
 use crate::grace::gate::Gate;
 use crate::grace::{fence, scope};
 use crate::kernel::path::PathFinder;
@@ -113,7 +113,7 @@ fn expected(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Record>, Fail
     let Some(path) = args.takeover.expect.as_deref() else {
         return Ok(None);
     };
-    let record = read_record(path).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    let record = Record::read(path).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
     match vips.iter().find(|vip| !record.vips.contains(vip)) {
         None => Ok(Some(record)),
         Some(vip) => Err(Failure::new(
@@ -132,14 +132,6 @@ fn listed(vips: &[IpAddr]) -> String {
     vips.join(", ")
 }
 
-/// From standard input if the path is a dash.
-fn read_record(path: &Path) -> Result<Record, RecordError> {
-    match path.as_os_str() == "-" {
-        true => Record::read(Path::new("/dev/stdin")),
-        false => Record::read(path),
-    }
-}
-
 /// A release, and what it has recorded for the takeover.
 struct Released {
     report: ReleaseReport,
@@ -147,13 +139,13 @@ struct Released {
 }
 
 async fn release(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Released, Failure> {
+    // Before anything is changed.
+    let record = record_place(&args.release)?;
     let (facts, mut watch) = observe()?;
     let begun = begun(vips)?;
-    if !args.release.dry_run {
-        forget_other_moves(&args.release, vips, &begun)?;
-    }
     let fence = raise_fence(&args.release, vips).await?;
     let mut plan = plan(args, vips);
+    plan.record = record;
     plan.begun = begun;
     let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
     let outcome = release::run(&plan, &facts, &mut watch, &mut paths).await;
@@ -172,7 +164,7 @@ fn plan(args: &FailoverArgs, vips: &[IpAddr]) -> release::Plan {
     let release = &args.release;
     release::Plan {
         vips: vips.to_vec(),
-        record: release.record.clone(),
+        record: None,
         state: StateDir::new(&args.state.state_dir),
         keeps_record: args.phase.is_none(),
         begun: Begun::default(),
@@ -196,16 +188,10 @@ fn begun(vips: &[IpAddr]) -> Result<Begun, Failure> {
     })
 }
 
-/// Removes a record of an earlier move: once the fence stands, a record that is there is
-/// of this one, whichever run has written it.
-fn forget_other_moves(args: &ReleaseArgs, vips: &[IpAddr], begun: &Begun) -> Result<(), Failure> {
-    let is_begun = |vip| begun.fenced.contains(vip) || begun.absent.contains(vip);
-    match &args.record {
-        Some(path) if !vips.iter().any(is_begun) && path.exists() => std::fs::remove_file(path)
-            .with_context(|| format!("removing the record {} of an earlier move", path.display()))
-            .map_err(|error| Failure::new(Exit::CouldNotRun, error)),
-        _ => Ok(()),
-    }
+/// Where the record goes, if one is asked for; an error if something else is there.
+fn record_place(args: &ReleaseArgs) -> Result<Option<Place<Record>>, Failure> {
+    let place = args.record.as_deref().map(Record::place).transpose();
+    place.map_err(|error| Failure::new(Exit::CouldNotRun, error))
 }
 
 /// Fences off those of the VIPs that clients can reach here, unless told not to.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -19,9 +19,10 @@ use crate::failover::pair::{
     HandOverError, REMOTE, Remedy, Stage, Standing, There, hand_over, remedy,
 };
 use crate::failover::record::Record;
+use crate::files::{self, LIMIT};
 use crate::grace::fence;
 use crate::kernel::netns;
-use crate::notify::state_dir;
+use crate::notify::state_dir::{self, Readers};
 use crate::output;
 
 /// Runs it, and prints the report.
@@ -35,6 +36,8 @@ pub async fn run(
     let mut args = args.clone();
     let is_ours = args.release.record.is_none();
     let record = record_path(&mut args)?;
+    // Before anything is changed, there or here.
+    super::record_place(&args.release)?;
     let before = before_takeover(&args, vips);
     // While the VIPs may still be here, nothing is granted that nobody has recorded.
     args.release.fence = args.release.fence.max(before);
@@ -135,7 +138,7 @@ fn record_path(args: &mut FailoverArgs) -> Result<PathBuf, Failure> {
         return Ok(path.clone());
     }
     let folder = args.state.state_dir.clone();
-    state_dir::create(&folder)
+    state_dir::create(&folder, Readers::Statd)
         .with_context(|| format!("creating the state directory {}", folder.display()))?;
     let mut vips = args.vip.clone();
     vips.sort_unstable();
@@ -160,7 +163,7 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    async fn go(&mut self, record: &PathBuf) -> Exit {
+    async fn go(&mut self, record: &Path) -> Exit {
         let (step, armed) = self.there.arm().await;
         self.report.steps.push(step);
         if armed != Exit::Done {
@@ -198,10 +201,10 @@ impl Pair<'_> {
         }
         self.exclusive = None;
         let began = Instant::now();
-        let text = match fs::read(record) {
+        let text = match files::read(record, LIMIT) {
             Ok(text) => text,
             Err(error) => {
-                let error = format!("reading the record {}: {error}", record.display());
+                let error = format!("{:#}", anyhow!(error));
                 self.step(Stage::TakeOver, began, Some(error));
                 return self.mend(Stage::TakeOver, Exit::NotConfirmed).await;
             }

@@ -25,6 +25,7 @@ use self::line::Line;
 use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
 use crate::failover::record::ClientLine;
+use crate::files::FileError;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::HostInfo;
 
@@ -35,6 +36,8 @@ pub const NOTED_AGAIN: u64 = 600;
 pub enum BookError {
     #[error("the client book {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Read(#[from] FileError),
     #[error(
         "the client book {} does not begin as one: it is damaged, or no client book; move it \
          away, and {} is rebuilt from the clients that lock from now on", path.display(), path.display()

@@ -1,6 +1,6 @@
 //! The files of a VIP's book, and how they add up.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::line::{self, Head, Line};
 use super::{BookError, Owner, ReadBook};
+use crate::files::{self, FileError, LIMIT};
 use crate::notify::state_dir::StateDir;
 
 const PREFIX: &str = "clients.";
@@ -101,25 +102,28 @@ impl Folder {
     /// Reads one file; none if it is not there.
     pub fn read_term(&self, term: u64, wanted: &Wanted) -> Result<Option<TermFile>, BookError> {
         let path = self.file(term);
-        let mut text = Vec::new();
-        match File::open(&path).and_then(|mut file| file.read_to_end(&mut text)) {
-            Ok(_) => parse(&path, &text, wanted).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(BookError::File { path, source }),
+        match files::read(&path, LIMIT) {
+            Ok(text) => parse(&path, &text, wanted).map(Some),
+            Err(error) if error.is_absence() => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Who began a term; none if its file is not there.
     pub fn read_owner(&self, term: u64) -> Result<Option<Owner>, BookError> {
         let path = self.file(term);
-        let mut first = String::new();
-        match File::open(&path).and_then(|file| BufReader::new(file).read_line(&mut first)) {
-            Ok(_) => {
-                let first = first.trim_end_matches('\n');
-                head(&path, first.as_bytes()).map(|head| Some(head.owner))
+        let read = files::open(&path).and_then(|file| {
+            let mut first = Vec::new();
+            let read = BufReader::new(file.take(LIMIT)).read_until(b'\n', &mut first);
+            read.map(|_| first).map_err(FileError::io("reading", &path))
+        });
+        match read {
+            Ok(first) => {
+                let first = first.strip_suffix(b"\n").unwrap_or(&first);
+                head(&path, first).map(|head| Some(head.owner))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(BookError::File { path, source }),
+            Err(error) if error.is_absence() => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -5,14 +5,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::IpAddr;
 
-use rustix::fs::{FlockOperation, flock};
 use tracing::debug;
 
 use super::line::{self, Head, Line};
 use super::term::{Folder, Wanted};
 use super::{Book, BookError, Client, Owner, now};
-use crate::notify::durable;
-use crate::notify::state_dir::{self, StateDir};
+use crate::files::{self, PRIVATE};
+use crate::notify::state_dir::{self, Readers, StateDir};
 
 /// A file of this many bytes for each client, and [`COMPACT_LEAST`] besides, is begun
 /// anew: some eight lines of each.
@@ -119,17 +118,16 @@ impl Writer {
     }
 
     fn write(&mut self, text: &[u8]) -> Result<(), BookError> {
+        // Without a lock: the kernel appends one write behind another, and a line that two
+        // processes of this node see cut off gets two newlines.
         let mut write = || {
-            // Against other processes of this node: two writes do not mix.
-            flock(&self.file, FlockOperation::LockExclusive)?;
-            let before = self.file.metadata()?.len();
-            let result = append_to(&mut self.file, text);
+            let written = append_to(&mut self.file, text)?;
             // Only if nobody has written in between is all of it known.
-            if result.is_ok() && before == self.known {
-                self.known = self.file.metadata()?.len();
+            let after = self.known + written;
+            if self.file.metadata()?.len() == after {
+                self.known = after;
             }
-            flock(&self.file, FlockOperation::Unlock)?;
-            result
+            Ok(())
         };
         write().map_err(|error| self.failed(error))
     }
@@ -148,8 +146,8 @@ impl Writer {
         let mut text = Vec::new();
         line::encode(&head, &mut text);
         let path = folder.file(last + 1);
-        let created =
-            state_dir::create(folder.path()).and_then(|()| durable::create_new(&path, &text));
+        let created = state_dir::create(folder.path(), Readers::Statd)
+            .and_then(|()| files::create_new(&path, &text, PRIVATE, state_dir::let_statd_read));
         match created {
             Ok(()) => Writer::resume(folder, node, last + 1),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match newest(&folder)? {
@@ -272,8 +270,8 @@ fn owned(vip: IpAddr, owner: Owner) -> BookError {
     BookError::Owned { vip, node, term }
 }
 
-/// Behind a line that a crash has cut off begins a new one.
-fn append_to(file: &mut File, text: &[u8]) -> io::Result<()> {
+/// Behind a line that a crash has cut off begins a new one. The number of bytes written.
+fn append_to(file: &mut File, text: &[u8]) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut last = [b'\n'];
     if length > 0 {
@@ -286,5 +284,6 @@ fn append_to(file: &mut File, text: &[u8]) -> io::Result<()> {
     }
     whole.extend_from_slice(text);
     file.write_all(&whole)?;
-    file.sync_data()
+    file.sync_data()?;
+    Ok(whole.len() as u64)
 }

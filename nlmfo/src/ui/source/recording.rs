@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::files::{self, FileError, Place};
 use crate::ui::tick::{SCHEMA, Tick};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("writing the recording {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("reading the recording {}: {source}", path.display())]
@@ -36,28 +39,35 @@ pub enum RecordingError {
 /// Writes ticks, each as soon as it is there.
 #[derive(Debug)]
 pub struct Recorder {
-    path: PathBuf,
-    out: BufWriter<File>,
+    place: Place<()>,
+    /// From the first tick on.
+    out: Option<BufWriter<File>>,
 }
 
 impl Recorder {
-    /// What was at `path` before is lost.
+    /// Looks at the place: a recording that is there is replaced when the first tick is written.
     pub fn create(path: &Path) -> Result<Self, RecordingError> {
-        let failed = |source| RecordingError::Write {
-            path: path.to_owned(),
-            source,
-        };
+        let is_recording = |file| Reader::of(path, file).map(drop);
         Ok(Recorder {
-            path: path.to_owned(),
-            out: BufWriter::new(File::create(path).map_err(failed)?),
+            place: Place::look(path, "a recording", is_recording)?,
+            out: None,
         })
     }
 
     pub fn write(&mut self, tick: &Tick) -> Result<(), RecordingError> {
-        write_line(&mut self.out, tick).map_err(|source| RecordingError::Write {
-            path: self.path.clone(),
+        let failed = |source| RecordingError::Write {
+            path: self.place.path().to_owned(),
             source,
-        })
+        };
+        match &mut self.out {
+            Some(out) => write_line(out, tick).map_err(failed),
+            None => {
+                let mut line = Vec::new();
+                write_line(&mut line, tick).map_err(failed)?;
+                self.out = Some(BufWriter::new(self.place.put(&line)?));
+                Ok(())
+            }
+        }
     }
 }
 
@@ -80,10 +90,10 @@ pub struct Reader {
 impl Reader {
     /// Reads the first tick too, so that a wrong file is told at once.
     pub fn open(path: &Path) -> Result<(Self, Tick), RecordingError> {
-        let file = File::open(path).map_err(|source| RecordingError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        Reader::of(path, files::open(path)?)
+    }
+
+    fn of(path: &Path, file: File) -> Result<(Self, Tick), RecordingError> {
         let mut reader = Reader {
             path: path.to_owned(),
             lines: BufReader::new(file),
@@ -149,7 +159,10 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        let (_folder, path) = written("old");
+        let (_folder, path) = written(&format!(
+            "{}\n",
+            serde_json::to_string(&ticks::one_vip()).unwrap()
+        ));
         let ticks = [ticks::one_vip(), ticks::in_grace(), ticks::violation()];
         let mut recorder = Recorder::create(&path).unwrap();
         for tick in &ticks {
@@ -160,6 +173,16 @@ mod tests {
         assert_eq!(reader.next_tick().unwrap().as_ref(), Some(&ticks[1]));
         assert_eq!(reader.next_tick().unwrap().as_ref(), Some(&ticks[2]));
         assert_eq!(reader.next_tick().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_no_recording_is_not_replaced() {
+        for text in ["old", "", "{\"schema\":\"nlmfo.record/1\"}\n"] {
+            let (_folder, path) = written(text);
+            let error = Recorder::create(&path).unwrap_err().to_string();
+            assert!(error.contains("is not replaced"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), text.as_bytes());
+        }
     }
 
     #[test]

@@ -1,0 +1,248 @@
+//! Lock files in [`run`](super::run). The files stay; the kernel's lock on one goes with the
+//! process that has it, however that ends.
+//!
+//! What a lock file holds is not trusted to tell who has it: the kernel's list of locks does.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock, major, minor};
+use rustix::io::Errno;
+use tokio::time::sleep;
+
+use super::run::{self, RunError};
+use super::{FileError, PRIVATE};
+
+/// The kernel's list of file locks: `1: FLOCK  ADVISORY  WRITE 422 00:19:1034 0 EOF`, with
+/// the process that took the lock, and the file's device in hexadecimal and inode
+/// (`lock_get_status`, fs/locks.c, 6.1 to 7.3).
+const LIST: &str = "/proc/locks";
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Longest command line of a holder that is shown, in characters.
+const COMMAND_SHOWN: usize = 200;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("another nlmfo is at work{who}; it has not ended within {} s", .waited.as_secs_f64())]
+    Busy { who: Holders, waited: Duration },
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Whether others may hold the lock at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Shared,
+    Exclusive,
+}
+
+/// A file that processes lock.
+#[derive(Clone, Debug)]
+pub struct LockFile {
+    path: PathBuf,
+}
+
+/// Held until dropped.
+#[derive(Debug)]
+#[must_use = "it is released when dropped"]
+pub struct Held {
+    file: File,
+    path: PathBuf,
+}
+
+impl LockFile {
+    /// `NAME.lock` in our folder.
+    pub fn named(name: &str) -> Result<Self, LockError> {
+        let path = run::file(&format!("{name}.lock"))?;
+        Ok(LockFile { path })
+    }
+
+    /// `None` if another process has it.
+    pub fn try_take(&self, mode: Mode) -> Result<Option<Held>, LockError> {
+        let failed = || FileError::io("locking", &self.path);
+        let file = self.open().map_err(failed())?;
+        let operation = match mode {
+            Mode::Shared => FlockOperation::NonBlockingLockShared,
+            Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        match flock(&file, operation) {
+            Ok(()) => Ok(Some(Held {
+                file,
+                path: self.path.clone(),
+            })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(failed()(errno.into()).into()),
+        }
+    }
+
+    /// Waits for it, for that long at most.
+    pub async fn take(&self, mode: Mode, patience: Duration) -> Result<Held, LockError> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(held) = self.try_take(mode)? {
+                return Ok(held);
+            }
+            if Instant::now() >= until {
+                return Err(LockError::Busy {
+                    who: self.holders(),
+                    waited: patience,
+                });
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The processes that have it now.
+    pub fn holders(&self) -> Holders {
+        let list = std::fs::read_to_string(LIST).unwrap_or_default();
+        let Ok(file) = self.open().and_then(|file| file.metadata()) else {
+            return Holders::default();
+        };
+        let holders = holders(&list, file.dev(), file.ino()).into_iter();
+        // One that has ended since has no command line, and holds nothing.
+        Holders(
+            holders
+                .filter_map(|pid| Some((pid, command(pid)?)))
+                .collect(),
+        )
+    }
+
+    fn open(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&self.path)
+    }
+}
+
+impl Held {
+    /// What the holder before, or this one, has left in the file.
+    pub fn note(&self) -> Result<String, FileError> {
+        let mut note = String::new();
+        let mut file = &self.file;
+        (file.rewind().and_then(|()| file.read_to_string(&mut note)))
+            .map_err(FileError::io("reading", &self.path))?;
+        Ok(note)
+    }
+
+    /// Leaves a note for the next holder.
+    pub fn set_note(&self, note: &str) -> Result<(), FileError> {
+        let mut file = &self.file;
+        (file.set_len(0).and_then(|()| file.rewind()))
+            .and_then(|()| file.write_all(note.as_bytes()))
+            .map_err(FileError::io("writing", &self.path))
+    }
+}
+
+/// Who has a lock: process ids with command lines. Empty if nobody can be named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holders(Vec<(u32, String)>);
+
+impl fmt::Display for Holders {
+    /// Goes behind words: ` (pid 7: nlmfo …)`, or nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = self
+            .0
+            .iter()
+            .map(|(pid, command)| format!("pid {pid}: {command}"));
+        match named.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => Ok(()),
+            named => write!(f, " ({named})"),
+        }
+    }
+}
+
+/// The processes that the list has with a lock on the file.
+fn holders(list: &str, device: u64, inode: u64) -> Vec<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let holder = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // One that waits has an arrow behind its number.
+        match words[..] {
+            [_, "FLOCK", _, _, pid, there, ..] if there == file => pid.parse().ok(),
+            _ => None,
+        }
+    };
+    list.lines().filter_map(holder).collect()
+}
+
+/// A process's command line for people; none if it is gone.
+fn command(pid: u32) -> Option<String> {
+    let line = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
+    let words = line.strip_suffix(b"\0")?.split(|&byte| byte == 0);
+    let words: Vec<String> = words.map(|word| word.escape_ascii().to_string()).collect();
+    Some(words.join(" ").chars().take(COMMAND_SHOWN).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock_in(folder: &tempfile::TempDir) -> LockFile {
+        LockFile {
+            path: folder.path().join("one.lock"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_waits_and_is_told_who_is_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = lock_in(&folder);
+        let first = lock.try_take(Mode::Exclusive).unwrap().unwrap();
+        assert!(lock.try_take(Mode::Shared).unwrap().is_none());
+        let busy = lock.take(Mode::Exclusive, Duration::from_millis(50)).await;
+        let error = busy.unwrap_err();
+        let pid = std::process::id().to_string();
+        assert!(
+            error.to_string().contains(&format!("(pid {pid}: ")),
+            "{error}"
+        );
+        drop(first);
+        assert_eq!(lock.holders(), Holders::default());
+        let first = lock.try_take(Mode::Shared).unwrap().unwrap();
+        let second = lock.try_take(Mode::Shared).unwrap().unwrap();
+        assert!(lock.try_take(Mode::Exclusive).unwrap().is_none());
+        drop((first, second));
+        let minute = Duration::from_secs(60);
+        drop(lock.take(Mode::Exclusive, minute).await.unwrap());
+    }
+
+    #[test]
+    fn what_the_file_says_tells_nothing_of_who_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = lock_in(&folder);
+        let held = lock.try_take(Mode::Exclusive).unwrap().unwrap();
+        held.set_note("pid 1: something long").unwrap();
+        held.set_note("a note").unwrap();
+        drop(held);
+        assert_eq!(lock.holders().to_string(), "");
+        let held = lock.try_take(Mode::Exclusive).unwrap().unwrap();
+        assert_eq!(held.note().unwrap(), "a note");
+    }
+
+    #[test]
+    fn a_holder_is_found_by_the_file_it_locks() {
+        let list = "1: POSIX  ADVISORY  WRITE 400 00:19:1034 0 EOF\n\
+                    2: FLOCK  ADVISORY  WRITE 422 00:19:1034 0 EOF\n\
+                    2: -> FLOCK  ADVISORY  WRITE 423 00:19:1034 0 EOF\n\
+                    3: FLOCK  ADVISORY  READ 424 00:19:1034 0 EOF\n\
+                    4: FLOCK  ADVISORY  WRITE 425 08:01:1034 0 EOF\n";
+        assert_eq!(
+            holders(list, rustix::fs::makedev(0, 0x19), 1034),
+            [422, 424]
+        );
+        assert_eq!(holders(list, rustix::fs::makedev(0, 0x19), 1035), [0; 0]);
+    }
+}

@@ -1,0 +1,220 @@
+//! Files that a command takes or writes. One rule for all of them:
+//!
+//! - What is read is a regular file, up to a limit: a device, a fifo or a folder is refused
+//!   before it is opened.
+//! - What is written is written whole: into a temporary file beside it, synced, and then given
+//!   its name. A crash leaves the old file or the new one. It has the mode that is named,
+//!   whatever the umask.
+//! - Only a file of ours is replaced: see [`Place`].
+//!
+//! Whatever lives in `/run` is in one folder of ours, see [`run`].
+
+pub mod lock;
+mod place;
+pub mod run;
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+pub use place::Place;
+
+/// For root alone.
+pub const PRIVATE: u32 = 0o600;
+
+/// More than any file of ours has: a record of some million locks.
+pub const LIMIT: u64 = 1 << 30;
+
+/// Why a file is not read, written or replaced. A message names the file; the cause is the
+/// source.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{} is {kind}, not a regular file", path.display())]
+    NotRegular { path: PathBuf, kind: &'static str },
+    #[error("{} is larger than {limit} bytes", path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
+    #[error(
+        "{} is not {wanted}, and is not replaced: remove it, or name another file", path.display()
+    )]
+    NotOurs {
+        path: PathBuf,
+        wanted: &'static str,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("{} has changed since it was looked at, and is not replaced", path.display())]
+    Changed { path: PathBuf },
+    #[error("{action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+impl FileError {
+    /// For `map_err`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| FileError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub fn is_absence(&self) -> bool {
+        matches!(self, FileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    read_from(open(path)?, path, limit)
+}
+
+/// Reads at most `limit` bytes; `path` is what errors call the source.
+pub fn read_from(source: impl Read, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+    let mut content = Vec::new();
+    let mut bounded = source.take(limit.saturating_add(1));
+    bounded
+        .read_to_end(&mut content)
+        .map_err(FileError::io("reading", path))?;
+    if content.len() as u64 > limit {
+        return Err(FileError::TooLarge {
+            path: path.to_owned(),
+            limit,
+        });
+    }
+    Ok(content)
+}
+
+/// Opens a regular file for reading.
+pub fn open(path: &Path) -> Result<File, FileError> {
+    // Before it is opened: opening a device may do something, and a fifo waits.
+    let named = fs::metadata(path).map_err(FileError::io("reading", path))?;
+    ensure_regular(path, &named)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(FileError::io("reading", path))?;
+    // It may be another one by now.
+    let opened = file.metadata().map_err(FileError::io("reading", path))?;
+    ensure_regular(path, &opened)?;
+    Ok(file)
+}
+
+/// Writes a file whole, in place of what has the name. For files in folders of ours; where
+/// somebody names the file, use [`Place`].
+pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = written_beside(path, content, mode)?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    sync_folder(folder_of(path))
+}
+
+/// Creates a file with this content, durably and in one step; `AlreadyExists` if it is
+/// there. Of several nodes that try, one succeeds: a hard link is made or not. `prepare` gets
+/// the file before it has its name.
+pub fn create_new(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    prepare: impl FnOnce(&File),
+) -> io::Result<()> {
+    let temporary = written_beside(path, content, mode)?;
+    prepare(temporary.as_file());
+    fs::hard_link(temporary.path(), path)?;
+    drop(temporary);
+    sync_folder(folder_of(path))
+}
+
+/// Makes what was created, renamed or removed in a folder durable.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// A temporary file in the folder of `path`, complete and synced.
+fn written_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".nlmfo-")
+        .tempfile_in(folder_of(path))?;
+    temporary.write_all(content)?;
+    let file = temporary.as_file();
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()?;
+    Ok(temporary)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn ensure_regular(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError> {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = metadata.file_type();
+    let kind = match kind {
+        _ if kind.is_file() => return Ok(()),
+        _ if kind.is_symlink() => "a symbolic link",
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(FileError::NotRegular {
+        path: path.to_owned(),
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_is_read_and_only_so_far() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read(&path, 5).unwrap(), b"12345");
+        assert!(matches!(read(&path, 4), Err(FileError::TooLarge { .. })));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read(&link, 5).unwrap(), b"12345");
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, 0o600.into()).unwrap();
+        for other in [&*fifo, folder.path(), Path::new("/dev/zero")] {
+            let error = read(other, 5).unwrap_err();
+            assert!(matches!(error, FileError::NotRegular { .. }), "{error}");
+        }
+        assert!(read(Path::new("/nonexistent"), 5).unwrap_err().is_absence());
+    }
+
+    #[test]
+    fn a_file_is_written_whole_with_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "something longer").unwrap();
+        write_whole(&path, b"new", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_the_first_creates_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one");
+        create_new(&path, b"first", PRIVATE, |_| ()).unwrap();
+        let again = create_new(&path, b"second", PRIVATE, |_| ()).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
