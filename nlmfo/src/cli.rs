@@ -1,13 +1,20 @@
 //! Every argument of the tool, in one place.
 
-use std::net::{IpAddr, SocketAddr};
+mod parts;
+mod values;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use self::values::{address, interval, name, speed, time, vip};
 use crate::notify::callout::Event;
-use crate::notify::{names, state_dir};
+use crate::notify::state_dir;
 
 /// NLM lock failover per virtual server address, with proof from the kernel's own
 /// lock lists.
@@ -15,11 +22,26 @@ use crate::notify::{names, state_dir};
 /// Exit status: 0 done and confirmed; 1 could not run; 2 wrong usage; 3 ran, but
 /// the result is not confirmed; 4 this kernel or node lacks something needed;
 /// 5 confirmed, with clients unreachable or reclaims missing.
+///
+/// TIME is a number of seconds (90, 0.5), or numbers with units (90s, 1m30s, 2h, 500ms);
+/// more than 0 and at most 24h.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// # Errors
+    /// What is wrong with the arguments, or that help or the version was asked for.
+    pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = Cli::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        parts::check(&matches)
+            .map_err(|error| command.error(clap::error::ErrorKind::ArgumentConflict, error))?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +86,7 @@ pub struct CheckArgs {
 #[derive(Debug, Args)]
 pub struct LocksArgs {
     /// Only locks taken through this server address (repeatable)
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     /// Only locks of this client (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
@@ -87,10 +109,19 @@ pub enum Phase {
     Takeover,
 }
 
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Release => "release",
+            Phase::Takeover => "takeover",
+        })
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct FailoverArgs {
     /// The virtual server address that moves (repeatable)
-    #[arg(long, value_name = "ADDRESS", required = true, value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", required = true, value_parser = vip)]
     pub vip: Vec<IpAddr>,
     /// Which part to do on this node; without it both, one after the other
     #[arg(long, value_enum)]
@@ -115,6 +146,7 @@ pub struct PairArgs {
     /// Move the VIPs to this node: open grace there, release here, hand over, take over
     /// there
     #[arg(long, value_name = "HOST", conflicts_with_all = ["phase", "dry_run", "expect"])]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub to: Option<String>,
     /// How to run a command on HOST: a program with its first arguments, which takes the
     /// host and a line for the shell there
@@ -122,11 +154,13 @@ pub struct PairArgs {
         long,
         value_name = "COMMAND",
         default_value = "ssh -o BatchMode=yes",
-        requires = "to"
+        requires = "to",
+        value_parser = NonEmptyStringValueParser::new()
     )]
     pub rsh: String,
     /// nlmfo's path on HOST
     #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "to")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub remote_nlmfo: String,
     /// Run as `PROGRAM HOST VIP...` when the locks are released: it moves the filesystem and
     /// then the address to HOST; without it, somebody else does
@@ -155,8 +189,8 @@ pub struct ReleaseArgs {
     /// which use no other address
     #[arg(long)]
     pub reboot_notice: bool,
-    /// How long to try before giving up, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    /// How long to try before giving up
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub deadline: Duration,
     /// How long the VIP's lock traffic stays dropped, from before the record is taken
     /// until the VIP leaves this node, at most
@@ -205,9 +239,9 @@ pub struct TakeoverArgs {
 #[command(group(clap::ArgGroup::new("action").required(true).args(["duration", "end", "list"])))]
 pub struct GraceArgs {
     /// The virtual server address that is in grace (repeatable); with --list, only these
-    #[arg(long, value_name = "ADDRESS", required_unless_present = "list", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "list", value_parser = vip)]
     pub vip: Vec<IpAddr>,
-    /// Open a window, or give an open one this much time from now on: 90, 90s or 2m
+    /// Open a window, or give an open one this much time from now on
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub duration: Option<Duration>,
     /// End the window now
@@ -249,7 +283,7 @@ pub struct StateArgs {
 #[derive(Debug, Args)]
 pub struct NotifyArgs {
     /// The virtual server address, which must be up on this node
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: IpAddr,
     /// Tell this client (repeatable), not all in the client book
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
@@ -278,7 +312,7 @@ pub struct NotifyArgs {
 #[command(group(clap::ArgGroup::new("action").args(["import", "export", "forget"])))]
 pub struct ClientsArgs {
     /// Only clients of this server address (repeatable)
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     /// Only what the book says; lockd is not asked
     #[arg(long, conflicts_with = "action")]
@@ -302,7 +336,7 @@ pub struct ClientsArgs {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Only clients of this server address (repeatable)
-    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     #[command(flatten)]
     pub state: StateArgs,
@@ -401,81 +435,6 @@ pub enum ProbeFormat {
     Junit,
     /// One JSON object
     Json,
-}
-
-/// An address as lockd sees it: no name, prefix, port or scope; an IPv4-mapped
-/// IPv6 address is the IPv4 one.
-fn address(text: &str) -> Result<IpAddr, String> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return usable(ip.to_canonical());
-    }
-    let hint = if let Some((ip, _)) = text.split_once('/')
-        && ip.parse::<IpAddr>().is_ok()
-    {
-        format!("give the address without its prefix length: {ip}")
-    } else if let Ok(socket) = text.parse::<SocketAddr>() {
-        format!("give the address without the port: {}", socket.ip())
-    } else if let Some((ip, _)) = text.split_once('%')
-        && ip.parse::<IpAddr>().is_ok()
-    {
-        format!("lockd's hosts have no scope; give the address alone: {ip}")
-    } else if text.starts_with('[') {
-        "give an IPv6 address without brackets".to_owned()
-    } else if text.is_empty() {
-        "an address is needed, like 192.0.2.1 or 2001:db8::1".to_owned()
-    } else {
-        "names are not looked up, as the answer may be another server's: \
-         give the address itself, like 192.0.2.1 or 2001:db8::1"
-            .to_owned()
-    };
-    Err(format!("this is not an IP address; {hint}"))
-}
-
-fn usable(ip: IpAddr) -> Result<IpAddr, String> {
-    if ip.is_unspecified() || ip.is_multicast() {
-        return Err("no client can reach a server at this address".to_owned());
-    }
-    Ok(ip)
-}
-
-fn name(text: &str) -> Result<String, String> {
-    names::check(text).map(|()| text.to_owned())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("give seconds, more than 0 and at most 86400".to_owned()),
-    }
-}
-
-/// Seconds, with `s`, `m` or `h` behind the number if wanted.
-fn time(text: &str) -> Result<Duration, String> {
-    let (number, unit) = match text.as_bytes().last() {
-        Some(b's') => (&text[..text.len() - 1], 1.0),
-        Some(b'm') => (&text[..text.len() - 1], 60.0),
-        Some(b'h') => (&text[..text.len() - 1], 3600.0),
-        _ => (text, 1.0),
-    };
-    match number.parse::<f64>().map(|number| number * unit) {
-        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("give a time like 90, 90s or 2m: more than 0, at most 24h".to_owned()),
-    }
-}
-
-/// A [`time`] that leaves room for something to happen.
-fn interval(text: &str) -> Result<Duration, String> {
-    match time(text)? {
-        interval if interval < Duration::from_millis(100) => Err("give at least 0.1 s".to_owned()),
-        interval => Ok(interval),
-    }
-}
-
-fn speed(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(speed) if (0.0625..=1024.0).contains(&speed) => Ok(speed),
-        _ => Err("give a number from 0.0625 to 1024".to_owned()),
-    }
 }
 
 #[cfg(test)]

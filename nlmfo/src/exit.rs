@@ -55,10 +55,11 @@ impl From<anyhow::Error> for Failure {
 
 impl From<GraceError> for Failure {
     fn from(error: GraceError) -> Self {
-        let exit = if error.is_lack() {
-            Exit::Lacking
-        } else {
-            Exit::CouldNotRun
+        let exit = match error {
+            // It was open for a while.
+            GraceError::EndedEarly(_) => Exit::NotConfirmed,
+            _ if error.is_lack() => Exit::Lacking,
+            _ => Exit::CouldNotRun,
         };
         Failure::new(exit, error)
     }

@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use nlmfo::cli::Cli;
 use nlmfo::{commands, output};
 use tracing_subscriber::EnvFilter;
@@ -18,7 +17,7 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .with_timer(tracing_subscriber::fmt::time::uptime())
         .init();
-    let cli = match Cli::try_parse_from(arguments()) {
+    let cli = match Cli::from_arguments(arguments()) {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error).into(),
     };

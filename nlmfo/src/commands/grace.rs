@@ -3,12 +3,12 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use serde::Serialize;
 
 use super::failover::observe;
 use super::require_root;
-use crate::cli::{GraceArgs, Scope};
+use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate};
@@ -51,10 +51,6 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
         .context("starting the asynchronous runtime")?;
     runtime.block_on(async {
         match args.duration {
-            Some(_) if args.scope == Scope::Vip && !args.filesystem.is_empty() => {
-                let error = anyhow!("--filesystem is for --scope filesystem");
-                Err(Failure::new(Exit::Usage, error))
-            }
             Some(lasting) => {
                 let plan = Plan {
                     vips: args.vip.clone(),
@@ -92,14 +88,6 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     };
     let mut listing = listing(&args.vip, Some(begun.coverage))?;
     listing.ended = None;
-    let is_open = |vip: &&IpAddr| listing.windows.iter().any(|w| w.vip == **vip && w.open);
-    if let Some(vip) = args.vip.iter().find(|vip| !is_open(vip)) {
-        let error = anyhow!(
-            "{vip}: its grace ended before it was confirmed; give it more time than {:?}",
-            plan.lasting
-        );
-        return Err(Failure::new(Exit::NotConfirmed, error));
-    }
     listing.waiters_cancelled = Some(opened.cancelled);
     listing.still_waiting = opened.waiting;
     match args.json {

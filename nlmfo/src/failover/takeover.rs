@@ -94,7 +94,7 @@ pub async fn run(
         plan,
         expected,
         watch,
-        until: began + plan.grace,
+        until: Instant::now() + opened.left,
         began,
         books: Books::new(),
     };

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::watch::Watch;
-use crate::grace::GraceError;
 use crate::grace::way::{self, Begun, Plan, Way};
+use crate::grace::{self, GraceError};
 use crate::kernel::preflight::Facts;
 use crate::observe::programs::ObserveError;
 use crate::release::free_all::FreeAll;
@@ -23,6 +23,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Opened {
     /// None where the kernel has the RFC's file: its grace is the kernel's own.
     pub begun: Option<Begun>,
+    /// How much of its time is left.
+    pub left: Duration,
     /// Requests that waited through the VIPs, and wait no more.
     pub cancelled: usize,
     /// Waiting requests that are still there, in words: they may be granted in the
@@ -52,6 +54,7 @@ pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opene
     };
     let mut opened = Opened {
         begun,
+        left: plan.lasting,
         cancelled: 0,
         waiting: Vec::new(),
     };
@@ -59,7 +62,8 @@ pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opene
         clear_waiters(vip, watch, &mut opened).await?;
     }
     if opened.begun.is_some() {
-        way::confirm(plan).await?;
+        let until = way::confirm(plan).await?;
+        opened.left = grace::window::left(until, grace::window::now());
     }
     Ok(opened)
 }

@@ -19,6 +19,10 @@ pub enum Verdict {
     Enforced,
     /// Nobody has asked for a lock yet.
     Quiet,
+    /// It is being opened: lockd still works on what reached it before.
+    Opening,
+    /// It ended before lockd was done with what had reached it before.
+    EndedEarly,
     /// Locks were granted that were no reclaims.
     Violated { locks: u64 },
     /// Reclaims were refused because of grace: their clients have lost those locks.
@@ -30,12 +34,31 @@ pub enum Verdict {
 impl Verdict {
     /// Whether grace is as it should be.
     pub fn is_good(&self) -> bool {
-        matches!(self, Verdict::Enforced | Verdict::Quiet)
+        matches!(self, Verdict::Enforced | Verdict::Quiet | Verdict::Opening)
     }
 }
 
+/// How far a window has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Open, and not audited yet.
+    Opening,
+    /// Audited.
+    Stood,
+    /// Ended, and never audited.
+    EndedEarly,
+}
+
 /// The verdict on one window.
-pub fn judge(gated: &Gated, audited: &Audited) -> Verdict {
+pub fn judge(stage: Stage, gated: &Gated, audited: &Audited) -> Verdict {
+    match stage {
+        Stage::Opening => Verdict::Opening,
+        Stage::EndedEarly => Verdict::EndedEarly,
+        Stage::Stood => judge_counts(gated, audited),
+    }
+}
+
+fn judge_counts(gated: &Gated, audited: &Audited) -> Verdict {
     let answered = audited.reclaimed
         + audited.refused
         + audited.reclaims_refused
@@ -66,6 +89,10 @@ impl fmt::Display for Verdict {
                 f.write_str("✓ enforced: every lock that was granted was a reclaim")
             }
             Verdict::Quiet => f.write_str("✓ nobody has asked for a lock"),
+            Verdict::Opening => f.write_str("- not in force yet: it is being opened"),
+            Verdict::EndedEarly => {
+                f.write_str("✗ NOT CONFIRMED: it was over before it was in force")
+            }
             Verdict::Violated { locks: 1 } => {
                 f.write_str("✗ VIOLATED: a lock was granted that was no reclaim")
             }
@@ -93,7 +120,20 @@ mod tests {
     use super::*;
 
     fn judged(gated: Gated, audited: Audited) -> Verdict {
-        judge(&gated, &audited)
+        judge(Stage::Stood, &gated, &audited)
+    }
+
+    #[test]
+    fn a_window_that_never_stood_is_not_confirmed() {
+        let (gated, audited) = (Gated::default(), Audited::default());
+        let opening = judge(Stage::Opening, &gated, &audited);
+        assert!(
+            opening.is_good() && opening != Verdict::Quiet,
+            "{opening:?}"
+        );
+        let early = judge(Stage::EndedEarly, &gated, &audited);
+        assert!(!early.is_good(), "{early:?}");
+        assert!(early.to_string().contains("NOT CONFIRMED"), "{early}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -73,6 +74,11 @@ pub enum GraceError {
     Lockd(#[source] rpc::client::Error),
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
+    #[error(
+        "the grace period of {0:?} was over before it was in force: give it more time, or see what \
+         lockd is waiting for"
+    )]
+    EndedEarly(Duration),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]

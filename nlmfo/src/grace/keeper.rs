@@ -2,8 +2,10 @@
 //! that appear, takes a fence away when its VIP has left the node, and the gate out of
 //! the kernel after the last window's end.
 //!
-//! It is a convenience. If it is killed, the windows hold and end all the same; the
-//! next run of `nlmfo` starts another one, or tidies up.
+//! It is started before the gate is loaded, by a process that has [`Lock::Gate`], and
+//! waits for that: if the loader is killed, the keeper removes what there is of the gate.
+//! If the keeper is killed too, the windows hold and end all the same; the next run of
+//! `nlmfo` starts another one, or tidies up.
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -24,7 +26,8 @@ pub const COMMAND: &str = "grace-keeper";
 /// Longest time between two looks, should word of a device be missed.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Starts a keeper for this network namespace; one too many ends by itself.
+/// Starts a keeper for this network namespace; one too many ends by itself. To be called
+/// with [`Lock::Gate`] held.
 pub fn spawn() -> Result<(), GraceError> {
     let failed = |path: &str, source| GraceError::File {
         path: path.into(),
@@ -52,9 +55,10 @@ pub async fn keep() -> Result<(), GraceError> {
     };
     let mut monitor = Monitor::start()?;
     loop {
-        // Whoever opens windows has the lock meanwhile, and starts a keeper after.
         let lock = Lock::Gate.take()?;
         let Some(mut gate) = Gate::in_force()? else {
+            // Whoever was loading it has ended.
+            leftovers::remove_partial().await?;
             break release(keeping, lock);
         };
         let gone = vips_gone(&gate.fenced()?);
@@ -86,7 +90,7 @@ pub async fn keep() -> Result<(), GraceError> {
     Ok(())
 }
 
-/// In this order: whoever opens a window next finds no keeper, and starts one.
+/// In this order: whoever has the gate's lock next starts a keeper that finds none.
 fn release(keeping: Held, lock: Held) {
     drop(keeping);
     drop(lock);

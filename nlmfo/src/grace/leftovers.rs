@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gate::{self, Gate};
 use super::lock::Lock;
-use super::pins::{self, Pins};
+use super::pins::{self, Pins, State};
 use super::{GraceError, window};
 use crate::files::run::{self, RunError};
 use crate::files::{self, LIMIT, PRIVATE};
@@ -26,8 +26,19 @@ pub async fn finish_if_over() -> Result<(), GraceError> {
     let _lock = Lock::Gate.take()?;
     match Gate::in_force()? {
         Some(gate) if gate.ends()? <= window::now() => finish(gate).await,
-        _ => Ok(()),
+        Some(_) => Ok(()),
+        None => remove_partial().await,
     }
+}
+
+/// Removes what a loader left that died on its way; to be called with [`Lock::Gate`] held.
+pub(super) async fn remove_partial() -> Result<(), GraceError> {
+    for pins in Pins::all_versions_here()? {
+        if pins.state()? == State::Partial {
+            gate::detach(&pins).await?;
+        }
+    }
+    Ok(())
 }
 
 /// How windows ended whose gate is gone.

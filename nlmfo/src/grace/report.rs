@@ -174,7 +174,7 @@ impl Gate {
                         .filter(of_window)
                         .map(|violation| line(violation, paths))
                         .collect(),
-                    verdict: audit::judge(&gated, &audited),
+                    verdict: audit::judge(window::stage(window, now), &gated, &audited),
                 })
             })
             .collect()

@@ -63,6 +63,8 @@ pub struct Begun {
 /// cleared: they would be granted without a question.
 pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
     let _lock = Lock::Gate.take()?;
+    // Before anything is loaded: should this process be killed, the keeper tidies up.
+    keeper::spawn()?;
     let (mut gate, origin) = Gate::load_or_take_over().await?;
     // The gate first: it is of no effect yet, and none gets past it later.
     let coverage = gate.cover_all().await?;
@@ -71,15 +73,14 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
 }
 
 /// The second half: waits until lockd is done with what had reached it before, and
-/// audits its answers from then on. Leaves a keeper behind.
-pub async fn confirm(plan: &Plan) -> Result<(), GraceError> {
+/// audits its answers from then on. The windows' time counts from here; when they end, by
+/// [`window::now`]'s clock, is returned.
+pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
     pass_lockds_queue().await?;
     let _lock = Lock::Gate.take()?;
-    // None: all windows have ended meanwhile.
-    if let Some(mut gate) = Gate::in_force()? {
-        gate.start_audit(&plan.vips)?;
-    }
-    keeper::spawn()
+    let too_short = || GraceError::EndedEarly(plan.lasting);
+    let mut gate = Gate::in_force()?.ok_or_else(too_short)?;
+    gate.start_audit(plan)?.ok_or_else(too_short)
 }
 
 impl Gate {
@@ -123,13 +124,29 @@ impl Gate {
         self.settle()
     }
 
-    fn start_audit(&mut self, vips: &[IpAddr]) -> Result<(), GraceError> {
-        for vip in vips.iter().copied().map(Addr::from) {
-            if let Some(window) = self.maps.window(vip)? {
-                self.maps.set_window(vip, window::audited(window, now()))?;
+    /// The end of the windows; `None` if one of them has ended already.
+    fn start_audit(&mut self, plan: &Plan) -> Result<Option<u64>, GraceError> {
+        let stands = now();
+        let until = after(stands, plan.lasting);
+        let mut windows = Vec::new();
+        for vip in plan.vips.iter().copied().map(Addr::from) {
+            match self.maps.window(vip)? {
+                Some(window) if window::is_open(&window, stands) => windows.push((vip, window)),
+                _ => return Ok(None),
             }
         }
-        Ok(())
+        let mut gate = self.maps.gate()?;
+        gate.until = gate.until.max(until);
+        if !plan.scope.is_empty() {
+            gate.scope_until = gate.scope_until.max(until);
+        }
+        self.maps.set_gate(gate)?;
+        for (vip, window) in windows {
+            let window = window::opened(Some(window), stands, until);
+            self.maps.set_window(vip, window::audited(window, stands))?;
+        }
+        self.settle()?;
+        Ok(Some(until))
     }
 
     /// Ends the windows of these VIPs. Those that had none open are returned.

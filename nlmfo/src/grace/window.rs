@@ -6,6 +6,8 @@ use std::time::Duration;
 use nlmfo_common::gate::{Gate, Window};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::audit::Stage;
+
 /// Nothing is audited until this is set to a moment.
 const NOT_YET: u64 = u64::MAX;
 
@@ -27,6 +29,14 @@ pub fn left(until: u64, now: u64) -> Duration {
 
 pub fn is_open(window: &Window, now: u64) -> bool {
     window.opened != 0 && window.until > now
+}
+
+pub fn stage(window: &Window, now: u64) -> Stage {
+    match window.audited_from {
+        NOT_YET if is_open(window, now) => Stage::Opening,
+        NOT_YET => Stage::EndedEarly,
+        _ => Stage::Stood,
+    }
 }
 
 /// A window that opens now, or an open one with another deadline.
@@ -99,6 +109,9 @@ mod tests {
         assert_eq!((window.opened, window.until), (5, 100));
         assert!(window.audited_from > window.until);
         assert_eq!(audited(window, 8).audited_from, 8);
+        assert_eq!(stage(&window, 99), Stage::Opening);
+        assert_eq!(stage(&window, 100), Stage::EndedEarly);
+        assert_eq!(stage(&audited(window, 8), 100), Stage::Stood);
     }
 
     #[test]

@@ -145,7 +145,8 @@ impl Memory {
 
 fn wrong(verdict: &Verdict) -> Option<VipState> {
     match *verdict {
-        Verdict::Enforced | Verdict::Quiet => None,
+        // One that has ended shows what comes after.
+        Verdict::Enforced | Verdict::Quiet | Verdict::Opening | Verdict::EndedEarly => None,
         Verdict::Violated { locks } => Some(VipState::Violation { locks }),
         Verdict::ReclaimsLost { locks } => Some(VipState::Doubtful { calls: locks }),
         Verdict::Unexplained { answered, seen } => Some(VipState::Doubtful {
