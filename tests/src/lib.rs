@@ -7,7 +7,11 @@
 pub mod bench;
 pub mod cluster;
 pub mod demo;
+pub mod emulation;
 pub mod guest;
 pub mod picture;
+pub mod queue;
 pub mod scenarios;
+pub mod several;
+pub mod times;
 pub mod verdict;

@@ -13,7 +13,8 @@ pub enum Verdict {
     Unsupported(String),
 }
 
-/// The line that `lab-guest scenario` prints when it ends.
+/// The line that `lab-guest scenario` prints when it ends, and `lab-guest scenarios` for
+/// each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub scenario: String,
@@ -21,6 +22,10 @@ pub struct Report {
     pub kernel: String,
     pub verdict: Verdict,
     pub seconds: f64,
+    /// Processor seconds of the machine meanwhile.
+    pub busy: f64,
+    /// What making the machine as new took afterwards, in seconds.
+    pub sweep: f64,
 }
 
 impl Report {
@@ -29,14 +34,25 @@ impl Report {
         serde_json::to_string(self).expect("a report has no map with keys that are not text")
     }
 
-    /// The report among everything that the virtual machine printed; `None`
-    /// if the guest ended without a word.
-    pub fn find_in(output: &str) -> Option<Report> {
-        output
-            .lines()
-            .rev()
-            .find_map(|line| serde_json::from_str(line.trim()).ok())
+    /// The report that this line is, if it is one.
+    pub fn of_line(line: &str) -> Option<Report> {
+        serde_json::from_str(line.trim()).ok()
     }
+}
+
+/// The line on standard error after which a scenario's own output follows.
+pub fn heading(scenario: &str) -> String {
+    format!("=== scenario {scenario}")
+}
+
+/// What a scenario wrote to a standard error that several share.
+pub fn said_by<'a>(scenario: &str, stderr: &'a str) -> &'a str {
+    let heading = heading(scenario) + "\n";
+    let Some((_, said)) = stderr.split_once(&heading) else {
+        return "";
+    };
+    said.split_once("\n=== scenario ")
+        .map_or(said, |(said, _)| said)
 }
 
 #[cfg(test)]
@@ -44,19 +60,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_found_between_other_lines() {
+    fn a_report_is_told_from_other_lines() {
         let report = Report {
             scenario: "topology".into(),
             kernel: "6.1.0-1-cloud-amd64".into(),
             verdict: Verdict::Fail("expected 6 locks,\nsaw 5".into()),
             seconds: 4.5,
+            busy: 3.25,
+            sweep: 1.0,
         };
-        let output = format!("noise\n{}\r\n{{\"other\": 1}}\n", report.to_line());
-        assert_eq!(Report::find_in(&output), Some(report));
+        let line = format!("{}\r\n", report.to_line());
+        assert_eq!(Report::of_line(&line), Some(report));
+        for other in ["Kernel panic\n", "{\"other\": 1}\n", ""] {
+            assert_eq!(Report::of_line(other), None, "{other:?}");
+        }
     }
 
     #[test]
-    fn no_report_is_none() {
-        assert_eq!(Report::find_in("Kernel panic\n"), None);
+    fn what_a_scenario_said_ends_where_the_next_begins() {
+        let stderr = format!("a\n{}\nb\nc\n{}\nd\n", heading("one"), heading("two"));
+        assert_eq!(said_by("one", &stderr), "b\nc");
+        assert_eq!(said_by("two", &stderr), "d\n");
+        assert_eq!(said_by("three", &stderr), "");
     }
 }

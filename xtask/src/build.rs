@@ -18,9 +18,11 @@ pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
     cargo
         .args(["build", "--locked"])
         .args(["--package", "nlmfo", "--package", "nlmfo-tests"]);
-    if release {
-        cargo.arg("--release");
-    }
+    match release {
+        true => cargo.arg("--release"),
+        // With the features that tests have, or all of nlmfo is built twice.
+        false => cargo.args(["--bins", "--examples"]),
+    };
     let status = cargo.status().context("start cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
     Ok(target_dir().join(if release { "release" } else { "debug" }))

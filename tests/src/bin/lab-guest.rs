@@ -15,6 +15,7 @@ use nlmfo_tests::demo;
 use nlmfo_tests::guest::{busy, locker, place, reboot};
 use nlmfo_tests::picture;
 use nlmfo_tests::scenarios::{self, Context, End};
+use nlmfo_tests::several;
 use nlmfo_tests::verdict::{Report, Verdict};
 
 #[derive(Parser)]
@@ -29,6 +30,21 @@ enum Command {
     /// Run one scenario and print its report as one JSON line
     Scenario {
         name: String,
+        /// Its long form, if it has one
+        #[arg(long)]
+        full: bool,
+        /// The tool under test
+        #[arg(long, default_value = "/nlmfo")]
+        nlmfo: PathBuf,
+    },
+    /// Run several scenarios on this fresh machine, and print the report of each; ends early
+    /// when the machine cannot be made as new
+    Scenarios {
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Their long forms
+        #[arg(long)]
+        full: bool,
         /// The tool under test
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
@@ -102,7 +118,10 @@ enum Command {
 
 fn main() -> Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Scenario { name, nlmfo } => scenario(&name, nlmfo),
+        Command::Scenario { name, full, nlmfo } => scenario(&name, full, nlmfo),
+        Command::Scenarios { names, full, nlmfo } => {
+            several::run(&names, full, &nlmfo).map(|()| ExitCode::SUCCESS)
+        }
         Command::Bench {
             parts,
             quick,
@@ -161,14 +180,19 @@ fn rsh(exact: bool, host: IpAddr, command: Vec<String>) -> ExitCode {
 }
 
 /// Exits 0 for passed or unsupported, 1 for failed.
-fn scenario(name: &str, nlmfo: PathBuf) -> Result<ExitCode> {
+fn scenario(name: &str, full: bool, nlmfo: PathBuf) -> Result<ExitCode> {
     let scenario = scenarios::all()
         .into_iter()
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name:?}; `lab-guest list` names them"))?;
     let kernel = uname()?.release().to_string_lossy().into_owned();
-    let context = Context { nlmfo, kernel };
+    let context = Context {
+        nlmfo,
+        kernel,
+        full,
+    };
     let started = Instant::now();
+    let busy = several::busy()?;
     let verdict = match (scenario.run)(&context) {
         Ok(End::Pass) => Verdict::Pass,
         Ok(End::Unsupported(reason)) => Verdict::Unsupported(reason),
@@ -180,6 +204,8 @@ fn scenario(name: &str, nlmfo: PathBuf) -> Result<ExitCode> {
         kernel: context.kernel,
         verdict,
         seconds: started.elapsed().as_secs_f64(),
+        busy: several::busy()? - busy,
+        sweep: 0.0,
     };
     println!("{}", report.to_line());
     Ok(ExitCode::from(u8::from(failed)))

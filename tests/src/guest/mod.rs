@@ -23,6 +23,7 @@ pub mod pty;
 pub mod reboot;
 pub mod reclaimers;
 pub mod report;
+pub mod sweep;
 pub mod tool;
 pub mod traces;
 pub mod wire;

@@ -42,11 +42,19 @@ impl Traces {
         Ok(Traces(traces))
     }
 
-    /// Whether there is a routing rule that was not there `before`.
-    pub fn has_rule_beyond(&self, before: &Traces) -> bool {
+    /// What only nlmfo can have added since `before`: routing rules, pins, and routes by
+    /// devices with its name.
+    pub fn of_nlmfo_beyond(&self, before: &Traces) -> Vec<String> {
+        let is_ours = |line: &&String| {
+            line.contains("rule show")
+                || line.starts_with(BPF)
+                || line.contains("route show") && line.contains("nlmfo")
+        };
         self.0
             .difference(&before.0)
-            .any(|line| line.contains("rule show"))
+            .filter(is_ours)
+            .cloned()
+            .collect()
     }
 
     /// Whether it is as it was `before`.

@@ -22,51 +22,61 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "bad-addresses",
         claim: "names, prefixes and ports are refused with exit 2; an IPv4-mapped VIP is the IPv4 one",
         run: bad_addresses,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "not-root",
         claim: "without root it says so and does nothing",
         run: not_root,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "no-lockd",
         claim: "with lockd not loaded there is nothing to release, and it says so",
         run: no_lockd,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "nfsd-stopped",
         claim: "with nfsd stopped it neither crashes the kernel nor claims what it cannot know",
         run: nfsd_stopped,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "record-impossible",
         claim: "where the record cannot be written, nothing is released",
         run: record_impossible,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "cleanup-nothing",
         claim: "cleanup on a node without traces of ours is done at once, also without lockd",
         run: cleanup_nothing,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "interrupted",
         claim: "SIGINT in the middle of a release leaves nothing of ours in the kernel",
         run: |context| cut_short(context, Signal::SIGINT),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "killed",
         claim: "after SIGKILL in the middle of a release, cleanup removes what it left",
         run: |context| cut_short(context, Signal::SIGKILL),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-at-once",
         claim: "a second release at the same time is refused and says who runs",
         run: two_at_once,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "check",
         claim: "check says what this kernel supports, and touches nobody's locks",
         run: check,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -22,16 +22,19 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "clients-book",
         claim: "who locks is noted with the VIP, also through a second one, and outlives kill -9",
         run: book,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "clients-callout",
         claim: "statd's callout tells the site's own which VIP a client uses, at once",
         run: callout,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "clients-import",
         claim: "statd's records become a book, and a book becomes statd's records",
         run: import,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -25,21 +25,25 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "counters-calls",
         claim: "every LOCK, UNLOCK, TEST and CANCEL counts once, for its VIP, by its answer",
         run: calls,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "counters-linux",
         claim: "what a Linux client's fcntl calls make of NLM is counted for the VIP it mounted",
         run: linux,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "counters-blocked",
         claim: "a request granted later counts once, however often its client must be told",
         run: blocked,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "counters-grace",
         claim: "refusals for grace and reclaims are counted apart from other locks",
         run: grace,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -31,11 +31,13 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "counters-released",
         claim: "each owner whose locks lockd dropped counts for its VIP and the cause",
         run: released,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "counters-shutdown",
         claim: "locks that lockd dropped when it stopped count for their VIP as its shutdown",
         run: shutdown,
+        ..Scenario::DEFAULT
     },
 ];
 

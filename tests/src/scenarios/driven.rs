@@ -17,11 +17,13 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "two-nodes-driven",
         claim: "one command moves a VIP to another node; one that cannot leaves every lock where it was",
         run: driven,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-driven-killed",
         claim: "a move by one command that is killed after each of its steps ends well when it is run again",
         run: killed,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -29,26 +29,31 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "free-all-exact",
         claim: "a call in a client's name releases that client, version and transport alone",
         run: |_| one_at_a_time(Beforehand::Nothing),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "free-all-vip-gone",
         claim: "the same for VIPs that have been taken off the server",
         run: |_| one_at_a_time(Beforehand::RemoveVips),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "free-all-unexported",
         claim: "the same for clients that no export names any more; none stays admitted",
         run: |_| one_at_a_time(Beforehand::Unexport),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "detour-foreign",
         claim: "while calls go to a VIP that is gone, the server does not answer ARP for it",
         run: foreign_to_arp,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "detour-leftovers",
         claim: "what a killed detour leaves behind is found and removed",
         run: leftovers,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -20,31 +20,37 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "gate-segments",
         claim: "a client that splits, batches and mixes its calls gains nothing in a window",
         run: segments,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-lossy",
         claim: "over a network that loses, doubles and reorders, each call is answered as in grace",
         run: lossy,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-checksums",
         claim: "calls that the gate wrote into have right checksums, with offload and without",
         run: checksums,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-old-connection",
         claim: "a connection older than the window is reset; an extended window keeps its own",
         run: old_connection,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-share",
         claim: "in a window a SHARE through the VIP gets no answer unless it is a reclaim",
         run: share,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-fragments",
         claim: "in a window a LOCK in IP fragments does not get through",
         run: fragments,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -29,21 +29,25 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "gate-devices",
         claim: "a device that appears in a window is held to it, whatever its kind; lo is too",
         run: devices,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-lockd-restart",
         claim: "a restart of lockd in a window, with grace of its own, neither grants nor refuses wrongly",
         run: lockd_restart,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-killed",
         claim: "with every process of nlmfo killed a window holds, ends in time, and is tidied up after",
         run: killed,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-takes-over",
         claim: "opening a second window after a kill takes the gate over, with all its counts",
         run: takes_over,
+        ..Scenario::DEFAULT
     },
 ];
 

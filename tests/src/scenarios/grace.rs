@@ -15,6 +15,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "grace-window",
     claim: "in a window new locks through the VIP are refused and reclaims granted; after it, not",
     run: window,
+    ..Scenario::DEFAULT
 }];
 
 const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];

@@ -20,16 +20,19 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "grace-ends",
         claim: "a window ends by itself, the gate goes, and how it ended can still be asked",
         run: ends,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-foreign-qdisc",
         claim: "a clsact qdisc that was there before the gate is there after it, no other is",
         run: foreign_qdisc,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-leftovers",
         claim: "what a loader left half done is made anew; what is nobody's any more is removed",
         run: leftovers,
+        ..Scenario::DEFAULT
     },
 ];
 

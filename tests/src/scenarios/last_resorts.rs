@@ -22,11 +22,13 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-reboot-notice",
         claim: "--reboot-notice releases what no exact way can, and no other client's locks",
         run: reboot_notice,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-unlock-filesystem",
         claim: "--unlock-filesystem releases what no exact way can, and tells whom else it hit",
         run: unlock_filesystem,
+        ..Scenario::DEFAULT
     },
 ];
 

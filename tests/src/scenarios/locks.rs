@@ -25,36 +25,43 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "locks-exact",
         claim: "locks lists what real clients hold: files, ranges, modes, merged and split locks",
         run: |context| exact(context, Filesystem::Tmpfs),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-ext4",
         claim: "the same on an ext4 export",
         run: |context| exact(context, Filesystem::Ext4),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-while-others-lock",
         claim: "a listing misses no lock that stands, however many others come and go",
         run: while_others_lock,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-raw",
         claim: "locks lists NLM v1, v3 and v4, UDP and TCP, IPv4 and IPv6, with version and svid",
         run: raw,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-waiters-and-shares",
         claim: "locks lists blocked requests, where the kernel queues them, and DOS shares",
         run: waiters_and_shares,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-other-netns",
         claim: "locks is of this network namespace; --all-netns adds the others",
         run: other_netns,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-none",
         claim: "locks on a server without locks is an empty list and success",
         run: none,
+        ..Scenario::DEFAULT
     },
 ];
 

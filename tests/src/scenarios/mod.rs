@@ -25,7 +25,7 @@ mod watch_unload;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// What a scenario may ask about where it runs.
 pub struct Context {
@@ -33,6 +33,8 @@ pub struct Context {
     pub nlmfo: PathBuf,
     /// `uname -r`.
     pub kernel: String,
+    /// Run the long form of a scenario that has one (`cargo xtask test --full`).
+    pub full: bool,
 }
 
 /// How a scenario that did not fail ended.
@@ -42,7 +44,11 @@ pub enum End {
     Unsupported(String),
 }
 
-/// A claim about the tool or the lab, shown in a virtual machine of its own.
+/// A claim about the tool or the lab, shown in a virtual machine.
+///
+/// Scenarios share a machine: one runs after the other, and between them the machine is
+/// made as it was after its boot (`guest::sweep`). A scenario that leaves something of
+/// nlmfo's behind which `nlmfo cleanup` does not remove fails.
 #[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
@@ -51,6 +57,36 @@ pub struct Scenario {
     /// Returns an error if the claim does not hold: what was expected, and
     /// what was seen.
     pub run: fn(&Context) -> Result<End>,
+    pub kernels: Kernels,
+    pub machine: Machine,
+}
+
+/// The kernels that a scenario runs on; with `--full` it runs on all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    All,
+    /// On the first kernel only. Says why another kernel would show nothing new, or which
+    /// scenario shows it there.
+    One(&'static str),
+}
+
+/// The machine that a scenario runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    Shared,
+    /// One that no other scenario uses. Says why.
+    Own(&'static str),
+}
+
+impl Scenario {
+    /// For the fields that a scenario does not set.
+    pub const DEFAULT: Scenario = Scenario {
+        name: "",
+        claim: "",
+        run: |_| bail!("a scenario without a function"),
+        kernels: Kernels::All,
+        machine: Machine::Shared,
+    };
 }
 
 /// Every scenario, in the order in which they are listed and run.
@@ -63,7 +99,7 @@ pub fn on_a_cluster() -> Vec<Scenario> {
     [two_nodes::SCENARIOS, driven::SCENARIOS].concat()
 }
 
-/// Those that have a machine to themselves.
+/// Those that run on one machine.
 pub fn on_one_machine() -> Vec<Scenario> {
     [
         topology::SCENARIOS,

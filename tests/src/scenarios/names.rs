@@ -17,6 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "takeover-names",
     claim: "two VIPs of one name come together: clients that monitor by name and by address reclaim all, once; one whose resolver cannot tell the VIPs apart loses those of one, which is said",
     run: names,
+    ..Scenario::DEFAULT
 }];
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];

@@ -23,16 +23,19 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "notify-reclaim",
         claim: "a VIP's clients, told over IPv4 and IPv6, reclaim; another VIP's client hears nothing",
         run: reclaim,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "notify-dead",
         claim: "who is dead or has no statd is named in time, and hinders nobody",
         run: dead,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "notify-many",
         claim: "a thousand clients are told at once",
         run: many,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -26,26 +26,31 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "probe-all",
         claim: "every check passes, is a known bug of this kernel's or says why it cannot be shown",
         run: all,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-baseline",
         claim: "with an earlier report, only what has become worse fails",
         run: baseline,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-refuses",
         claim: "a machine with live clients is left alone, and the clients are named",
         run: refuses,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-killed",
         claim: "a killed probe takes its server, its processes and its settings along",
         run: killed,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-interrupted",
         claim: "an interrupted probe leaves the node as it was, modules and all",
         run: interrupted,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -32,56 +32,67 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-ipv4",
         claim: "an IPv4 VIP's locks go; other VIPs' stay, while their clients lock and unlock",
         run: |context| one_vip(context, 0),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-ipv6",
         claim: "an IPv6 VIP's locks go; other VIPs' stay, while their clients lock and unlock",
         run: |context| one_vip(context, 2),
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-several",
         claim: "two VIPs, IPv4 and IPv6, are released by one command; the third stays",
         run: several,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-raw",
         claim: "locks by NLM v1, v3 and v4 over UDP and TCP, waiters and shares go with the VIP",
         run: raw,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-nothing",
         claim: "a VIP without locks is confirmed as released, and nobody's locks are touched",
         run: nothing,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-dry-run",
         claim: "--dry-run shows the plan and releases nothing",
         run: dry_run,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-record",
         claim: "--record writes what the node that takes over needs to know",
         run: record,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-again",
         claim: "after a release the clients of the VIP can lock through it again",
         run: again,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-vip-gone",
         claim: "a VIP that was taken off the node first is released all the same",
         run: vip_gone,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-contended",
         claim: "while clients go on locking through the VIP, its release is not confirmed",
         run: contended,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-same-address-elsewhere",
         claim: "the same address in another network namespace keeps its locks",
         run: same_address_elsewhere,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -21,31 +21,37 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "takeover-reclaim",
         claim: "release and takeover: real clients reclaim every lock, grace ends early, who waits goes on",
         run: reclaim,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "takeover-missing",
         claim: "locks that are not reclaimed in time are named, and the exit code says so",
         run: missing,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "fence",
         claim: "from before the record on nothing reaches lockd through the VIP, until it leaves",
         run: fence,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-waiter",
         claim: "a request that waited before the window is not granted in it",
         run: waiter,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-violation",
         claim: "a lock that goes past the gate is found by the audit, and named",
         run: violation,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-scope",
         claim: "with the filesystem's scope new locks on it are refused through other VIPs too",
         run: scope,
+        ..Scenario::DEFAULT
     },
 ];
 

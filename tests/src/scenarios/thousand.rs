@@ -14,6 +14,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "takeover-thousand",
     claim: "a thousand clients reclaim ten locks each, and grace ends with the last of them",
     run: thousand,
+    ..Scenario::DEFAULT
 }];
 
 const VIP: &str = "10.77.0.1";

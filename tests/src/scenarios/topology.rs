@@ -27,21 +27,25 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "topology",
         claim: "two clients' locks through two IPv4 VIPs and an IPv6 VIP are in the server's list",
         run: topology,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-raw",
         claim: "raw NLM v1, v3 and v4 over UDP and TCP, IPv4 and IPv6, lock and share",
         run: raw,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-load",
         claim: "the load generator holds the locks that it was told to, and cycles pairs",
         run: load,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-two-servers",
         claim: "two servers in network namespaces serve the same address, each its own locks",
         run: two_servers,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -24,21 +24,25 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "two-nodes-planned",
         claim: "an IPv6 VIP moves to another server and back: every lock stays its client's, no thief gets one, who uses another VIP does not notice",
         run: planned,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-crash",
         claim: "a node ends with no warning: the other takes its VIPs over by the client book alone, and every lock is its client's again",
         run: crash,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-dead-client",
         claim: "a client that is dead during the takeover is named, holds nobody up, and works when it is back",
         run: dead_client,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-killed-command",
         claim: "a failover whose command is killed at each of its steps ends well when it is run again",
         run: killed_command,
+        ..Scenario::DEFAULT
     },
 ];
 

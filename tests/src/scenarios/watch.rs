@@ -20,11 +20,13 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "watch-failover",
         claim: "the screen shows a failover from the locks to the last reclaim, and gives the terminal back",
         run: failover,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "watch-restart",
         claim: "the screen goes on when nfsd stops and comes back, and a signal gives the terminal back",
         run: restart,
+        ..Scenario::DEFAULT
     },
 ];
 

@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "watch-unload",
     claim: "the screen goes on when lockd leaves the kernel and another one comes; SIGHUP gives the terminal back",
     run: unload,
+    ..Scenario::DEFAULT
 }];
 
 const VIP: &str = "10.77.0.1";

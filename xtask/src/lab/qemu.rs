@@ -5,7 +5,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io::Read,
     os::{
         fd::{AsRawFd as _, OwnedFd},
@@ -14,11 +14,13 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use rustix::{
     io::{FdFlags, fcntl_setfd},
+    param::clock_ticks_per_second,
     process::{Signal, set_parent_process_death_signal},
 };
 
@@ -186,6 +188,19 @@ impl Qemu {
         let stderr = child.stderr.take().expect("stderr is piped");
         pump(Source::Qemu, stderr, sink);
         Ok(Self { child })
+    }
+
+    /// Processor time that it has used so far.
+    pub fn busy(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        // The second field, the name, may have spaces; the 14th and 15th are the times.
+        let ticks = |stat: String| {
+            let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+            let mut next = || fields.next()?.parse::<u64>().ok();
+            Some(next()? + next()?)
+        };
+        let ticks = stat.ok().and_then(ticks).unwrap_or(0);
+        Duration::from_millis(ticks * 1000 / clock_ticks_per_second())
     }
 
     /// Ends the machine now.

@@ -47,6 +47,9 @@ pub struct Run {
     pub memory: u32,
     /// From the start of QEMU.
     pub deadline: Duration,
+    /// The deadline counts anew from everything that the command writes to its standard
+    /// output.
+    pub renews_deadline: bool,
     /// Have Debian's bpftool and bpftrace in the guest.
     pub bpf_tools: bool,
     pub clock: Clock,
@@ -63,6 +66,7 @@ impl Run {
             collect_into: PathBuf::from("."),
             memory: 1024,
             deadline: Duration::from_secs(300),
+            renews_deadline: false,
             bpf_tools: false,
             clock: Clock::default(),
         }
@@ -119,6 +123,8 @@ pub struct Outcome {
     pub duration: Duration,
     /// From the start of QEMU to the start of the command.
     pub boot: Option<Duration>,
+    /// Processor time that QEMU has used.
+    pub busy: Duration,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
     /// The kernel's console and QEMU's own messages, line by line.
@@ -189,6 +195,7 @@ pub(super) fn see_through(
     let first = members.first().context("a run without a machine")?.run;
     let start = Instant::now();
     let mut until = start + first.deadline;
+    let mut renews = first.renews_deadline;
     let (sender, events) = mpsc::channel();
     let mut machines = Vec::new();
     for (number, (member, initrd)) in members.into_iter().zip(&initrds).enumerate() {
@@ -218,12 +225,18 @@ pub(super) fn see_through(
     let ending = loop {
         let left = until.saturating_duration_since(Instant::now());
         match events.recv_timeout(left) {
-            Ok((number, event)) => take(&mut machines, number, event),
+            Ok((number, event)) => {
+                if renews && number == 0 && event.source == Source::Stdout {
+                    until = Instant::now() + first.deadline;
+                }
+                take(&mut machines, number, event);
+            }
             Err(RecvTimeoutError::Timeout) => break Ending::Deadline,
             Err(RecvTimeoutError::Disconnected) => break Ending::Gone,
         }
         if machines.iter().any(|(_, watch)| watch.trouble.is_some()) {
             until = until.min(Instant::now() + LAST_WORDS);
+            renews = false;
         }
         let watch = &machines[0].1;
         if let Some(status) = watch.complete()? {
@@ -235,7 +248,9 @@ pub(super) fn see_through(
     };
     let duration = start.elapsed();
     let was_gone: Vec<bool> = machines.iter().map(|(_, watch)| watch.is_gone()).collect();
+    let mut busy = Vec::new();
     for (qemu, _) in &mut machines {
+        busy.push(qemu.busy());
         qemu.kill();
     }
     // What was under way when the machines ended, the consoles above all.
@@ -256,7 +271,8 @@ pub(super) fn see_through(
     let watches = machines.into_iter().map(|(_, watch)| watch);
     Ok(watches
         .zip(endings)
-        .map(|(watch, ending)| watch.outcome(ending, duration))
+        .zip(busy)
+        .map(|((watch, ending), busy)| watch.outcome(ending, duration, busy))
         .collect())
 }
 
@@ -368,12 +384,13 @@ impl Watch {
         self.ended == Source::STREAMS
     }
 
-    fn outcome(mut self, ending: Ending, duration: Duration) -> Outcome {
+    fn outcome(mut self, ending: Ending, duration: Duration, busy: Duration) -> Outcome {
         self.console.extend(self.lines.rest());
         Outcome {
             ending: self.trouble.map_or(ending, Ending::Trouble),
             duration,
             boot: self.started,
+            busy,
             stdout: self.stdout.seen,
             stderr: self.stderr.seen,
             console: self.console,

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every check that there is, and one line of counts.
+//! `cargo xtask test`: every check that there is, where its time went, and one line of
+//! counts.
 //!
 //! | step | counts |
 //! |---|---|
@@ -16,7 +17,7 @@ use std::{
     path,
     process::{Command, ExitCode, Stdio},
     slice,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -31,21 +32,34 @@ use crate::{
     toolchain::Toolchain,
 };
 
-/// What `tests/tests/lab.rs` reads the kernels from.
+/// What `tests/tests/lab` reads the kernels from.
 const LAB_KERNELS: &str = "NLMFO_LAB_KERNELS";
+/// What it reads the scenarios to be run from.
+const LAB_SCENARIOS: &str = "NLMFO_LAB_SCENARIOS";
+/// What tells it to run everything in its long form.
+const LAB_FULL: &str = "NLMFO_LAB_FULL";
 /// What `nlmfo-common/tests/calls` reads its number of random cases from.
 const CALL_CASES: &str = "NLMFO_CALL_CASES";
 
 #[derive(Debug, Args)]
 pub struct TestArgs {
+    /// Run only the lab scenarios that have this name, or have it in their names
+    #[arg(value_name = "NAME")]
+    scenarios: Vec<String>,
+
     /// Run the lab's scenarios on this kernel (repeatable); by default on one
     /// whose unlock_ip works and on one of another series whose does not
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<KernelName>,
 
     /// Leave the lab out
-    #[arg(long, conflicts_with = "kernel")]
+    #[arg(long, conflicts_with_all = ["kernel", "scenarios", "full"])]
     fast: bool,
+
+    /// Run every scenario on every kernel that the archive offers, and the long form of
+    /// those that have one; takes hours
+    #[arg(long)]
+    full: bool,
 
     /// Try the parser of NLM calls on a million random connections, which takes
     /// minutes
@@ -55,71 +69,83 @@ pub struct TestArgs {
 
 /// Fails if anything failed; the last line on standard output is the counts.
 pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
-    let start = Instant::now();
-    let mut sum = Tally::default();
-    sum += check("eBPF toolchain", || {
+    let mut steps = Steps::default();
+    if args.scenarios.is_empty() {
+        fast_checks(cache, args, &mut steps);
+    }
+    if !args.fast {
+        on_kernels(cache, args, &mut steps);
+    }
+    eprintln!("\n{}", steps.table());
+    println!("{}", steps.sum);
+    Ok(match steps.sum.failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+fn fast_checks(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
+    steps.check("eBPF toolchain", || {
         eprintln!("{}", Toolchain::prepare(cache)?.describe()?);
         Ok(())
     });
-    sum += check("format", || {
+    steps.check("format", || {
         succeed(build::cargo(cache).args(["fmt", "--all", "--check"]))
     });
-    sum += check("clippy of the eBPF programs", || {
+    steps.check("clippy of the eBPF programs", || {
         Toolchain::prepare(cache)?.lint_ebpf()
     });
-    sum += check("clippy", || {
+    steps.check("clippy", || {
         succeed(
             build::cargo(cache)
                 .args(["clippy", "--workspace", "--all-targets", "--locked"])
                 .args(["--", "-D", "warnings"]),
         )
     });
-    sum += tests("unit and property tests", || {
+    steps.run("building", || {
+        succeed(cargo_test(cache).arg("--no-run"))?;
+        Ok(Tally::default())
+    });
+    steps.run("unit and property tests", || {
         // The lab's target is built with the others, and has nothing to do.
         let mut cargo = cargo_test(cache);
         cargo.env(LAB_KERNELS, "");
-        if args.long {
+        if args.long || args.full {
             cargo.env(CALL_CASES, "1000000");
         }
-        Ok((cargo, Tally::default()))
+        run_tests(&mut cargo)
     });
-    if !args.fast {
-        sum += on_kernels(cache, args);
-    }
-    eprintln!("\nall steps: {:.0} s", start.elapsed().as_secs_f32());
-    println!("{sum}");
-    Ok(match sum.failed {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
 }
 
 /// The steps that are done on each kernel.
-fn on_kernels(cache: &Cache, args: &TestArgs) -> Tally {
+fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     let mut found = Vec::new();
-    let mut sum = step("kernels", || {
+    steps.run("kernels", || {
         let (kernels, skipped) = kernels(args)?;
         found = kernels;
         Ok(skipped)
     });
-    for kernel in &found {
-        sum += check(&format!("contracts with {kernel}"), || {
-            let hold = contracts::check(cache, slice::from_ref(kernel))?;
-            anyhow::ensure!(hold, "nlmfo relies on what this kernel does not have");
-            Ok(())
-        });
+    if args.scenarios.is_empty() {
+        for kernel in &found {
+            steps.check(&format!("contracts with {kernel}"), || {
+                let hold = contracts::check(cache, slice::from_ref(kernel))?;
+                anyhow::ensure!(hold, "nlmfo relies on what this kernel does not have");
+                Ok(())
+            });
+        }
     }
     if !found.is_empty() {
-        sum += tests("lab scenarios", || {
+        steps.run("lab scenarios", || {
             let names: Vec<String> = found.iter().map(KernelName::to_string).collect();
             let mut cargo = cargo_test(cache);
             cargo
                 .args(["--test", "lab"])
-                .env(LAB_KERNELS, names.join(" "));
-            Ok((cargo, Tally::default()))
+                .env(LAB_KERNELS, names.join(" "))
+                .env(LAB_SCENARIOS, args.scenarios.join(" "))
+                .env(LAB_FULL, if args.full { "1" } else { "0" });
+            run_tests(&mut cargo)
         });
     }
-    sum
 }
 
 /// Everything of the workspace at once, so that the steps share what they build.
@@ -129,31 +155,41 @@ fn cargo_test(cache: &Cache) -> Command {
     cargo
 }
 
-/// A step that holds or does not.
-fn check(what: &str, work: impl FnOnce() -> Result<()>) -> Tally {
-    step(what, || work().map(|()| Tally::PASSED))
+/// The steps that have been done.
+#[derive(Default)]
+struct Steps {
+    sum: Tally,
+    took: Vec<(String, Duration)>,
 }
 
-/// A step that runs tests: the command, and what is skipped beforehand.
-fn tests(what: &str, command: impl FnOnce() -> Result<(Command, Tally)>) -> Tally {
-    step(what, || {
-        let (mut command, skipped) = command()?;
-        let mut sum = run_tests(&mut command)?;
-        sum += skipped;
-        Ok(sum)
-    })
-}
+impl Steps {
+    /// A step that holds or does not.
+    fn check(&mut self, what: &str, work: impl FnOnce() -> Result<()>) {
+        self.run(what, || work().map(|()| Tally::PASSED));
+    }
 
-fn step(what: &str, work: impl FnOnce() -> Result<Tally>) -> Tally {
-    let start = Instant::now();
-    eprintln!("\n== {what}");
-    let tally = work().unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        Tally::FAILED
-    });
-    let took = start.elapsed().as_secs_f32();
-    eprintln!("== {what}: {tally} ({took:.0} s)");
-    tally
+    /// A step that counts by itself. One that cannot be done is a failure.
+    fn run(&mut self, what: &str, work: impl FnOnce() -> Result<Tally>) {
+        let start = Instant::now();
+        eprintln!("\n== {what}");
+        let tally = work().unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            Tally::FAILED
+        });
+        let took = start.elapsed();
+        eprintln!("== {what}: {tally} ({:.0} s)", took.as_secs_f32());
+        self.took.push((what.to_owned(), took));
+        self.sum += tally;
+    }
+
+    fn table(&self) -> String {
+        let mut table = String::from("  seconds  step\n");
+        for (what, took) in &self.took {
+            table += &format!("{:9.0}  {what}\n", took.as_secs_f32());
+        }
+        let all: Duration = self.took.iter().map(|(_, took)| *took).sum();
+        table + &format!("{:9.0}  all steps", all.as_secs_f32())
+    }
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
@@ -188,6 +224,7 @@ fn run_tests(command: &mut Command) -> Result<Tally> {
 fn kernels(args: &TestArgs) -> Result<(Vec<KernelName>, Tally)> {
     let lab = Lab::open()?;
     let (names, skipped) = match args.kernel.as_slice() {
+        [] if args.full => (every(&lab.kernels()?), Tally::default()),
         [] => choose(&lab.kernels()?),
         named => {
             let from_here: Result<_> = named.iter().cloned().map(from_anywhere).collect();
@@ -239,6 +276,19 @@ fn choose(offered: &[Offered]) -> (Vec<KernelName>, Tally) {
     (names, skipped)
 }
 
+/// What each suite installs, each kernel once.
+fn every(offered: &[Offered]) -> Vec<KernelName> {
+    let mut names = Vec::new();
+    let mut releases = Vec::new();
+    for kernel in offered.iter().filter(|kernel| kernel.default) {
+        if !releases.contains(&&kernel.release) {
+            releases.push(&kernel.release);
+            names.push(kernel.name());
+        }
+    }
+    names
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,9 +336,33 @@ mod tests {
     }
 
     #[test]
+    fn every_kernel_is_chosen_once() {
+        let mut kernels = vec![
+            offered(Suite::Trixie, Version::new(6, 12, 107)),
+            offered(Suite::TrixieSecurity, Version::new(6, 12, 117)),
+            offered(Suite::Bookworm, Version::new(6, 12, 107)),
+            offered(Suite::Trixie, Version::new(6, 12, 95)),
+        ];
+        kernels[3].default = false;
+        let names: Vec<String> = every(&kernels).iter().map(KernelName::to_string).collect();
+        assert_eq!(names, ["trixie", "trixie-security"]);
+    }
+
+    #[test]
     fn a_kind_that_nobody_offers_is_counted() {
         let (names, skipped) = choose(&[offered(Suite::Trixie, Version::new(6, 12, 117))]);
         assert_eq!((names.len(), skipped), (1, Tally::SKIPPED));
+    }
+
+    #[test]
+    fn the_table_has_every_step() {
+        let mut steps = Steps::default();
+        steps.check("format", || Ok(()));
+        steps.check("clippy", || anyhow::bail!("a warning"));
+        let table = steps.table();
+        let steps_of: Vec<_> = table.lines().map(|line| &line[11..]).collect();
+        assert_eq!(steps_of, ["step", "format", "clippy", "all steps"]);
+        assert_eq!(steps.sum.to_string(), "1 passed, 1 failed");
     }
 
     #[test]

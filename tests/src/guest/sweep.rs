@@ -1,0 +1,406 @@
+//! Makes a machine as it was after its boot, between two scenarios, and looks for what
+//! nlmfo has left in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use aya::programs::loaded_programs;
+use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, delete_module};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::command::{finish, run};
+use super::place::Place;
+use super::tool::{Tool, exit};
+use super::traces::Traces;
+use super::wait::{Seen, until_for};
+
+/// How long each step of a sweep may take. A machine that needs longer is not used again.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where the files of a fresh machine are kept.
+const KEPT: &str = "/lab/kept";
+
+/// Folders of the root that a scenario does not write to, or that are not files.
+const NOT_KEPT: [&str; 5] = ["dev", "lab", "proc", "sys", "usr"];
+
+/// Settings that change by themselves.
+const VOLATILE: [&str; 2] = ["/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/random"];
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+const KPROBES: &str = "/sys/kernel/tracing/kprobe_events";
+
+/// A machine after its boot.
+pub struct Fresh {
+    nlmfo: PathBuf,
+    processes: BTreeSet<i32>,
+    mounts: BTreeSet<PathBuf>,
+    /// Names in `/`.
+    root: BTreeSet<String>,
+    links: BTreeSet<String>,
+    modules: BTreeSet<String>,
+    settings: BTreeMap<PathBuf, String>,
+    programs: BTreeSet<u32>,
+    traces: Traces,
+}
+
+/// What came of a sweep.
+pub enum Swept {
+    Clean,
+    /// This of nlmfo's was there after `nlmfo cleanup`.
+    Left(String),
+}
+
+impl Fresh {
+    /// Looks at the machine, which must be fresh. `nlmfo` is the tool's path.
+    pub fn machine(nlmfo: &Path) -> Result<Fresh> {
+        let root = names("/")?;
+        fs::create_dir_all(KEPT).context(KEPT)?;
+        for folder in kept(&root) {
+            run(Command::new("cp").args(["-a", &format!("/{folder}"), KEPT]))?;
+        }
+        Ok(Fresh {
+            nlmfo: nlmfo.into(),
+            processes: processes()?,
+            mounts: mounts()?.into_iter().collect(),
+            root,
+            links: links()?,
+            modules: modules()?.into_keys().collect(),
+            settings: settings()?,
+            programs: programs()?.into_keys().collect(),
+            traces: Traces::of(&Place::root())?,
+        })
+    }
+
+    /// Ends everything that a scenario has started, and undoes what it has changed.
+    ///
+    /// # Errors
+    /// The machine cannot be made as it was, and why.
+    pub fn sweep(&self) -> Result<Swept> {
+        self.wait_for_holders()?;
+        let left = self.clean_up()?;
+        stop_server()?;
+        self.end_processes()?;
+        self.unmount()?;
+        self.unlink()?;
+        forget_probes()?;
+        self.unload()?;
+        self.restore_files()?;
+        self.restore_settings()?;
+        // For scenarios that read the kernel's log.
+        run(Command::new("dmesg").arg("--clear"))?;
+        if let Some(left) = left {
+            return Ok(Swept::Left(left));
+        }
+        Traces::of(&Place::root())?.ensure_as(&self.traces)?;
+        Ok(Swept::Clean)
+    }
+
+    /// Namespaces end by themselves when the scenario's process has ended.
+    fn wait_for_holders(&self) -> Result<()> {
+        let ours = fs::read_link("/proc/self/ns/net")?;
+        wait("the scenario's namespaces to end", || {
+            let mut left = Vec::new();
+            for process in self.new_processes()? {
+                // It may end between listing and reading.
+                let theirs = fs::read_link(format!("/proc/{process}/ns/net"));
+                if theirs.is_ok_and(|theirs| theirs != ours) {
+                    left.push(name_of(process));
+                }
+            }
+            Ok(left)
+        })
+    }
+
+    /// Runs `nlmfo cleanup` where something of nlmfo's is in the kernel, and returns what
+    /// is there all the same.
+    fn clean_up(&self) -> Result<Option<String>> {
+        if self.of_nlmfo()?.is_none() {
+            return Ok(None);
+        }
+        let root = Place::root();
+        let cleanup = Tool::new(&self.nlmfo, &root).run(&["cleanup"])?;
+        if cleanup.code() != exit::CONFIRMED {
+            return Ok(Some(format!(
+                "nlmfo cleanup: exit code {}: {}{}",
+                cleanup.code(),
+                cleanup.stdout,
+                cleanup.stderr
+            )));
+        }
+        // The kernel frees a program a moment after its last user.
+        let gone = until_for(LIMIT, "nlmfo's state to be gone", || {
+            Ok(match self.of_nlmfo()? {
+                None => Seen::Yes(()),
+                Some(left) => Seen::No(left),
+            })
+        });
+        Ok(gone.err().map(|error| format!("{error:#}")))
+    }
+
+    /// What is in the kernel that only nlmfo can have put there.
+    fn of_nlmfo(&self) -> Result<Option<String>> {
+        let mut left: Vec<String> = Vec::new();
+        for (id, name) in programs()? {
+            if !self.programs.contains(&id) {
+                left.push(format!("BPF program {name}"));
+            }
+        }
+        left.extend(
+            links()?
+                .into_iter()
+                .filter(|link| link.contains("nlmfo"))
+                .map(|link| format!("device {link}")),
+        );
+        left.extend(Traces::of(&Place::root())?.of_nlmfo_beyond(&self.traces));
+        Ok((!left.is_empty()).then(|| left.join(", ")))
+    }
+
+    fn new_processes(&self) -> Result<BTreeSet<i32>> {
+        Ok(&processes()? - &self.processes)
+    }
+
+    fn end_processes(&self) -> Result<()> {
+        wait("the scenario's processes to end", || {
+            let left = self.new_processes()?;
+            for process in &left {
+                // It may have ended by itself.
+                let _ = kill(Pid::from_raw(*process), Signal::SIGKILL);
+            }
+            Ok(left.into_iter().map(name_of).collect())
+        })
+    }
+
+    fn unmount(&self) -> Result<()> {
+        wait("the scenario's filesystems to be unmounted", || {
+            let new = mounts()?;
+            let new = new.iter().rev().filter(|at| !self.mounts.contains(*at));
+            let mut left = Vec::new();
+            for at in new {
+                if let Err(error) = umount2(at, MntFlags::empty()) {
+                    left.push(format!("{}: {error}", at.display()));
+                }
+            }
+            Ok(left)
+        })
+    }
+
+    /// Deletes devices, addresses of the loopback, packet filters and control groups.
+    fn unlink(&self) -> Result<()> {
+        let mut script = String::new();
+        for link in links()?.difference(&self.links) {
+            script += &format!("ip link delete {link}\n");
+        }
+        script += "ip -o addr show dev lo | while read -r _ _ _ address _; do\n\
+                   case $address in 127.0.0.1/8|::1/128) ;;\n\
+                   *) ip addr del $address dev lo ;; esac; done\n\
+                   for kind in root clsact; do tc qdisc del dev lo $kind; done\n\
+                   ip neigh flush all\n";
+        if Path::new("/sys/module/nf_tables").exists() {
+            script += "nft flush ruleset\n";
+        }
+        script += &format!("find {CGROUPS} -mindepth 1 -depth -type d -exec rmdir {{}} \\;\n");
+        // What is not there cannot be deleted.
+        finish(Command::new("sh").args(["-c", &script]), "")?;
+        wait("the scenario's devices to be deleted", || {
+            Ok((&links()? - &self.links).into_iter().collect())
+        })
+    }
+
+    /// Unloads the scenario's modules. What they held in the kernel is gone with them.
+    fn unload(&self) -> Result<()> {
+        wait("the scenario's modules to leave the kernel", || {
+            let mut left = modules()?;
+            left.retain(|name, _| !self.modules.contains(name));
+            // Those that others use go in the next round.
+            let unused: Vec<_> = left
+                .iter()
+                .filter(|(_, users)| users.as_str() == "0")
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in unused {
+                let c_name = std::ffi::CString::new(name.as_str())?;
+                if delete_module(&c_name, DeleteModuleFlags::O_NONBLOCK).is_ok() {
+                    left.remove(&name);
+                }
+            }
+            Ok(left
+                .into_iter()
+                .map(|(name, users)| format!("{name} ({users} users)"))
+                .collect())
+        })
+    }
+
+    fn restore_files(&self) -> Result<()> {
+        let mut script = String::from("set -e\n");
+        for folder in kept(&self.root) {
+            script += &format!("find /{folder} -xdev -mindepth 1 -delete\n");
+            script += &format!("cp -a {KEPT}/{folder}/. /{folder}/\n");
+        }
+        script += "find /dev/shm -mindepth 1 -delete\n";
+        for new in names("/")?.difference(&self.root) {
+            script += &format!("rm -rf '/{new}'\n");
+        }
+        run(Command::new("sh").args(["-c", &script])).map(drop)
+    }
+
+    fn restore_settings(&self) -> Result<()> {
+        for (path, value) in &self.settings {
+            // One may have been a module's.
+            let now = fs::read_to_string(path);
+            if now.is_ok_and(|now| now != *value) {
+                fs::write(path, value).with_context(|| format!("{value:?} to {path:?}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Stops nfsd, and lockd with it, while rpcbind still answers.
+fn stop_server() -> Result<()> {
+    if Path::new("/proc/fs/nfsd/threads").exists() {
+        fs::write("/proc/fs/nfsd/threads", "0").context("0 to nfsd's threads")?;
+        run(Command::new("exportfs").args(["-f", "-a", "-u"]))?;
+    }
+    Ok(())
+}
+
+/// Removes probes that were made by writing to tracefs.
+fn forget_probes() -> Result<()> {
+    if fs::read_to_string(KPROBES).is_ok_and(|probes| !probes.is_empty()) {
+        fs::write("/sys/kernel/tracing/events/enable", "0").context("disabling trace events")?;
+        fs::write(KPROBES, "").context(KPROBES)?;
+    }
+    Ok(())
+}
+
+/// Waits until `look` finds nothing left.
+fn wait(what: &str, mut look: impl FnMut() -> Result<Vec<String>>) -> Result<()> {
+    until_for(LIMIT, what, || {
+        let left = look()?;
+        Ok(match left.is_empty() {
+            true => Seen::Yes(()),
+            false => Seen::No(left.join(", ")),
+        })
+    })
+}
+
+fn names(folder: impl AsRef<Path>) -> Result<BTreeSet<String>> {
+    let folder = folder.as_ref();
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Folders of the root whose files a sweep restores.
+fn kept(root: &BTreeSet<String>) -> impl Iterator<Item = &String> {
+    root.iter().filter(|name| {
+        let is_folder = Path::new("/").join(name).symlink_metadata();
+        is_folder.is_ok_and(|meta| meta.is_dir()) && !NOT_KEPT.contains(&name.as_str())
+    })
+}
+
+/// Processes that are neither the kernel's nor dead.
+fn processes() -> Result<BTreeSet<i32>> {
+    let mut found = BTreeSet::new();
+    for name in names("/proc")? {
+        let Ok(id) = name.parse() else { continue };
+        // Neither a thread of the kernel's nor a zombie has a program. It may end meanwhile.
+        if fs::read_link(format!("/proc/{id}/exe")).is_ok() {
+            found.insert(id);
+        }
+    }
+    Ok(found)
+}
+
+fn name_of(process: i32) -> String {
+    let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+    format!("{} ({process})", name.trim())
+}
+
+/// Where filesystems are mounted, in their order.
+fn mounts() -> Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mounts").context("/proc/self/mounts")?;
+    let at = |line: &str| Some(line.split(' ').nth(1)?.replace("\\040", " ").into());
+    Ok(table.lines().filter_map(at).collect())
+}
+
+fn links() -> Result<BTreeSet<String>> {
+    let mut links = names("/sys/class/net")?;
+    // A file of bonding's lies there too.
+    links.retain(|link| Path::new("/sys/class/net").join(link).is_dir());
+    Ok(links)
+}
+
+/// Loaded modules that can be unloaded, with the number of their users.
+fn modules() -> Result<BTreeMap<String, String>> {
+    let table = fs::read_to_string("/proc/modules").context("/proc/modules")?;
+    let module = |line: &str| {
+        let mut words = line.split(' ');
+        let (name, _, users) = (words.next()?, words.next()?, words.next()?);
+        (!line.contains("[permanent]")).then(|| (name.to_owned(), users.to_owned()))
+    };
+    Ok(table.lines().filter_map(module).collect())
+}
+
+/// The kernel's settings that can be read and written.
+fn settings() -> Result<BTreeMap<PathBuf, String>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![PathBuf::from("/proc/sys")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if VOLATILE.iter().any(|volatile| path.starts_with(volatile)) {
+                continue;
+            }
+            let meta = path.symlink_metadata()?;
+            if meta.is_dir() {
+                folders.push(path);
+            } else if meta.permissions().mode() & 0o600 == 0o600 {
+                // Some have nothing to say in this kernel's state.
+                if let Ok(value) = fs::read_to_string(&path) {
+                    found.insert(path, value);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// BPF programs in the kernel, by their numbers.
+fn programs() -> Result<BTreeMap<u32, String>> {
+    let mut found = BTreeMap::new();
+    for program in loaded_programs() {
+        match program {
+            Ok(program) => {
+                let name = program.name_as_str().unwrap_or("?").to_owned();
+                found.insert(program.id(), name);
+            }
+            // It was freed while we looked.
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error).context("listing BPF programs"),
+        }
+    }
+    Ok(found)
+}
+
+fn is_gone(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if io.and_then(io::Error::raw_os_error) == Some(Errno::ENOENT as i32) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
