@@ -8,9 +8,11 @@ use serde::Serialize;
 use super::require_root;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
-use crate::failover::exclusive::Exclusive;
+use crate::failover::exclusive;
 use crate::grace::leftovers;
+use crate::grace::lock::TIMEOUT;
 use crate::output;
+use crate::release::Turn;
 use crate::release::route::{self, Removed};
 
 /// The JSON of `nlmfo cleanup`.
@@ -26,15 +28,20 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     require_root()?;
     // Of the probes, only the grace gate's outlive their process. A release's routes can
     // be left behind too, and one under way still needs them.
-    let _exclusive = Exclusive::take().map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    let removed = runtime
-        .block_on(route::cleanup())
-        .context("removing nlmfo's routing rules")?;
-    let gate = runtime.block_on(leftovers::cleanup())?;
+    let (removed, gate) = runtime.block_on(async {
+        let _alone = exclusive::alone().await.map_err(anyhow::Error::from)?;
+        // `grace` opens windows beside us.
+        let turn = Turn::take(TIMEOUT).await.map_err(anyhow::Error::from)?;
+        let removed = route::cleanup()
+            .await
+            .context("removing nlmfo's routing rules")?;
+        drop(turn);
+        Ok::<_, Failure>((removed, leftovers::cleanup().await?))
+    })?;
     if args.json {
         let cleaned = Cleaned {
             schema: "nlmfo.cleanup/1",

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate};
 use crate::grace::leftovers::LastReport;
-use crate::grace::lock::Lock;
+use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
@@ -167,7 +167,7 @@ fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
 
 async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
     let not_open = {
-        let _lock = Lock::Gate.take()?;
+        let _lock = Lock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
             Some(mut gate) => gate.end(&args.vip)?,
             None => args.vip.clone(),

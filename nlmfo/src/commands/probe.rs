@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::require_root;
 use crate::cli::{ProbeArgs, ProbeFormat};
 use crate::exit::{Exit, Failure};
-use crate::failover::exclusive::Exclusive;
+use crate::failover::exclusive;
 use crate::foreign::on_one_line;
 use crate::kernel;
 use crate::kernel::layout::LayoutError;
@@ -47,7 +47,12 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     }
     require_root()?;
     let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
-    let _exclusive = Exclusive::take().map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    let _alone = (runtime.block_on(exclusive::alone()))
+        .map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
     let clients = live_clients()?;
     if !clients.is_empty() && !args.with_live_clients {
         let clients: Vec<&str> = clients.iter().map(String::as_str).collect();

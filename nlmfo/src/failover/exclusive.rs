@@ -1,100 +1,91 @@
-//! One changing run at a time: two would undo each other's routing rules and
-//! misread each other's releases.
+//! Who may work at the same time: one run for each VIP, runs of different VIPs side by side.
+//!
+//! | lock | who has it | for how long |
+//! |---|---|---|
+//! | the VIP's | a failover of the VIP | its whole run |
+//! | the node's, shared | every failover | its whole run |
+//! | the node's, alone | `cleanup` and `probe`, which would take the others' state away | their whole run |
+//! | [`Turn`](crate::release::turn::Turn) | whoever makes lockd give up locks or waiters | from the look before it to the look after it |
+//! | [`Lock::Gate`](crate::grace::lock::Lock) | whoever changes windows or attachments | moments |
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-use tokio::time::sleep;
-
-/// Where the lock file is. It stays; the kernel's lock on it goes with the
-/// process, however that ends.
-const PATH: &str = "/run/nlmfo.lock";
-
-/// Between two tries of who is patient.
-const LOOK: Duration = Duration::from_millis(100);
+use crate::files::FileError;
+use crate::files::lock::{Held, LockError, LockFile, Mode};
+use crate::grace::GraceError;
+use crate::kernel::netns;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExclusiveError {
-    #[error("another nlmfo is at work ({who}); wait until it has ended")]
-    Busy { who: String },
-    #[error("the lock file {}: {source}", path.display())]
-    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Namespace(#[from] GraceError),
 }
 
-/// Held while this process changes things.
+impl ExclusiveError {
+    /// Whether another run is at it.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, ExclusiveError::Lock(LockError::Busy { .. }))
+    }
+}
+
+/// Held while this process works on its VIPs.
 #[derive(Debug)]
-pub struct Exclusive {
-    _file: File,
+pub struct Working {
+    _node: Held,
+    vips: Vec<(IpAddr, Held)>,
 }
 
-impl Exclusive {
-    /// Takes the lock, or says who has it.
-    pub fn take() -> Result<Self, ExclusiveError> {
-        let command: Vec<String> = std::env::args().collect();
-        Self::take_at(Path::new(PATH), &command.join(" "))
-    }
-
-    /// [`Exclusive::take`], patient with who has it.
-    pub async fn wait(patience: Duration) -> Result<Self, ExclusiveError> {
+impl Working {
+    /// Waits until nobody else works on any of the VIPs, for that long at most. `vips` are in
+    /// order, so that no two runs wait for each other.
+    pub async fn begin(vips: &[IpAddr], patience: Duration) -> Result<Self, ExclusiveError> {
         let until = Instant::now() + patience;
-        loop {
-            match Self::take() {
-                Err(ExclusiveError::Busy { .. }) if Instant::now() < until => sleep(LOOK).await,
-                other => return other,
-            }
+        let node = node()?.take(Mode::Shared, patience).await?;
+        let mut held = Vec::new();
+        for &vip in vips {
+            let rest = until.saturating_duration_since(Instant::now());
+            held.push((vip, file(vip)?.take(Mode::Exclusive, rest).await?));
         }
+        Ok(Working {
+            _node: node,
+            vips: held,
+        })
     }
 
-    fn take_at(path: &Path, command: &str) -> Result<Self, ExclusiveError> {
-        let failed = |source| ExclusiveError::File {
-            path: path.to_owned(),
-            source,
-        };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(failed)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut who = String::new();
-                // Whoever has it may not have written yet.
-                let _ = file.read_to_string(&mut who);
-                let who = match who.trim() {
-                    "" => "it has not said who it is".to_owned(),
-                    who => who.to_owned(),
-                };
-                return Err(ExclusiveError::Busy { who });
-            }
-            Err(errno) => return Err(failed(errno.into())),
-        }
-        (file.set_len(0).and_then(|()| file.rewind()))
-            .and_then(|()| write!(file, "pid {}: {command}", std::process::id()))
-            .map_err(failed)?;
-        Ok(Exclusive { _file: file })
+    /// Notes at the beginning of a move of a VIP which record was there: one of an earlier
+    /// move. A run that goes on with this move finds by [`Working::is_earlier`] whether what is
+    /// there has been written since.
+    pub fn note_earlier(&self, vip: IpAddr, record: Option<&str>) -> Result<(), FileError> {
+        self.held(vip)
+            .map_or(Ok(()), |held| held.set_note(record.unwrap_or_default()))
+    }
+
+    /// Whether the record was there before the VIP's move that is under way.
+    pub fn is_earlier(&self, vip: IpAddr, record: &str) -> Result<bool, FileError> {
+        let note = self.held(vip).map(Held::note).transpose()?;
+        Ok(note.is_some_and(|note| note == record))
+    }
+
+    fn held(&self, vip: IpAddr) -> Option<&Held> {
+        let held = self.vips.iter().find(|(held, _)| *held == vip);
+        held.map(|(_, held)| held)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// For what takes all of nlmfo's state away: refused while a failover is under way.
+pub async fn alone() -> Result<Held, ExclusiveError> {
+    Ok(node()?.take(Mode::Exclusive, Duration::ZERO).await?)
+}
 
-    #[test]
-    fn the_second_is_told_who_is_the_first() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
-        let first = Exclusive::take_at(&path, "nlmfo failover --vip 10.77.0.1").unwrap();
-        let error = Exclusive::take_at(&path, "nlmfo cleanup").unwrap_err();
-        let pid = std::process::id().to_string();
-        assert!(error.to_string().contains(&pid), "{error}");
-        assert!(error.to_string().contains("--vip 10.77.0.1"), "{error}");
-        drop(first);
-        Exclusive::take_at(&path, "nlmfo cleanup").unwrap();
-    }
+fn node() -> Result<LockFile, LockError> {
+    LockFile::named("node", "is at work")
+}
+
+fn file(vip: IpAddr) -> Result<LockFile, ExclusiveError> {
+    let cookie = netns::cookie().map_err(GraceError::Namespace)?;
+    let name = format!("vip-{cookie}-{vip}");
+    Ok(LockFile::named(&name, format!("works on {vip}"))?)
 }

@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::credit::{self, Stage};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
+use super::exclusive::Working;
 use super::milliseconds;
 use super::noted;
 use super::record::Record;
@@ -37,7 +38,7 @@ use crate::release::reboot::Reboot;
 use crate::release::rfc_file::RfcFile;
 use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
 use crate::release::unlock_ip::UnlockIp;
-use crate::release::{self, Job, Way, WayKind};
+use crate::release::{self, Job, Turn, Way, WayKind};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -71,6 +72,28 @@ pub struct Begun {
 }
 
 impl Begun {
+    /// Leaves out VIPs whose record, `earlier`, was there before their move began: its run
+    /// ended before it had written one. Notes it for VIPs whose move begins now.
+    pub fn forget_earlier_moves(
+        &mut self,
+        vips: &[IpAddr],
+        earlier: Option<&Record>,
+        working: &Working,
+    ) -> anyhow::Result<()> {
+        let id = earlier.map(Record::id);
+        for &vip in vips {
+            if !self.fenced.contains(&vip) && !self.absent.contains(&vip) {
+                working.note_earlier(vip, id.as_deref())?;
+            } else if let Some(id) = &id
+                && working.is_earlier(vip, id)?
+            {
+                self.fenced.retain(|&fenced| fenced != vip);
+                self.absent.retain(|&absent| absent != vip);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether what was recorded of a VIP counts, through which `held` is held.
     fn counts(&self, vip: IpAddr, held: &LockTable) -> bool {
         self.fenced.contains(&vip) || (self.absent.contains(&vip) && held.locks.is_empty())
@@ -100,9 +123,14 @@ pub async fn run(
     paths: &mut PathFinder,
 ) -> Result<(ReleaseReport, Option<Record>), RunError> {
     let began = Instant::now();
+    // No other run's releases come between the looks.
+    let turn = match plan.dry_run {
+        true => None,
+        false => Some((Turn::take(plan.deadline).await).map_err(|e| RunError::Before(e.into()))?),
+    };
     let start = Start::look(plan, facts, watch, paths).map_err(RunError::Before)?;
-    let (vips, others) =
-        (release_all(plan, facts, watch, paths, &start).await).map_err(RunError::After)?;
+    let (vips, others) = (release_all(plan, facts, watch, paths, &start, turn.as_ref()).await)
+        .map_err(RunError::After)?;
     let confirmed = (vips.iter()).all(|vip| vip.verdict == Verdict::Confirmed)
         && others.iter().all(|other| other.fate != Fate::Disturbed);
     let report = ReleaseReport {
@@ -181,6 +209,7 @@ async fn release_all(
     watch: &mut Watch,
     paths: &mut PathFinder,
     start: &Start,
+    turn: Option<&Turn>,
 ) -> anyhow::Result<(Vec<VipReport>, Vec<Other>)> {
     let mut vips = Vec::new();
     let mut last = None;
@@ -190,6 +219,7 @@ async fn release_all(
             facts,
             watch,
             vip,
+            turn,
             began: Instant::now(),
         };
         let (mut report, seen) = one.release(before, &start.counters, paths).await?;
@@ -248,6 +278,8 @@ struct OneVip<'a> {
     facts: &'a Facts,
     watch: &'a mut Watch,
     vip: IpAddr,
+    /// None in a dry run.
+    turn: Option<&'a Turn>,
     began: Instant,
 }
 
@@ -347,10 +379,10 @@ impl OneVip<'_> {
                 after: counts,
                 took_ms: 0.0,
             };
-            if self.plan.dry_run {
+            let Some(turn) = self.turn else {
                 steps.push(step);
                 return Ok((steps, after));
-            }
+            };
             if self.began.elapsed() >= self.plan.deadline {
                 let seconds = self.plan.deadline.as_secs_f64();
                 doubts.push(format!("the deadline of {seconds} s has passed"));
@@ -359,7 +391,7 @@ impl OneVip<'_> {
 
             let counted = self.counted()?;
             let went = Instant::now();
-            match self.go(way, table, &before.snapshot.table).await {
+            match self.go(way, table, &before.snapshot.table, turn).await {
                 Ok(report) => {
                     step.action = Some(report.action);
                     step.hosts = report.hosts;
@@ -403,11 +435,13 @@ impl OneVip<'_> {
         way: WayKind,
         table: &LockTable,
         everything: &LockTable,
+        turn: &Turn,
     ) -> Result<release::Report, release::Error> {
         let targets = targets(table, self.vip, self.watch.netns());
         let job = Job {
             vip: self.vip,
             targets: &targets,
+            turn,
         };
         match way {
             WayKind::RfcFile => RfcFile.release(&job).await,

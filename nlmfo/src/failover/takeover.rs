@@ -19,7 +19,7 @@ use super::telling::{Outcomes, Settled, Teller, Telling};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::grace::gate::Gate;
-use crate::grace::lock::Lock;
+use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
@@ -85,7 +85,7 @@ pub async fn run(
     };
     let opened = (window::open(&window, facts, watch).await).map_err(RunError::Before)?;
     // Of a release on this very node.
-    fence::lower(&plan.vips).map_err(|error| RunError::After(error.into()))?;
+    (fence::lower(&plan.vips).await).map_err(|error| RunError::After(error.into()))?;
     let expected = plan.expect.as_ref().map(|record| {
         let vips = plan.vips.iter();
         vips.map(|&vip| (vip, Expected::of(record, vip))).collect()
@@ -263,7 +263,7 @@ impl Takeover<'_> {
 /// Ends the windows, and returns what is to be said of them.
 async fn end(vips: &[IpAddr], paths: &mut PathFinder) -> anyhow::Result<Vec<WindowReport>> {
     let windows = {
-        let _lock = Lock::Gate.take()?;
+        let _lock = Lock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
             Some(mut gate) => {
                 gate.end(vips)?;

@@ -13,7 +13,7 @@ use crate::kernel::preflight::Facts;
 use crate::observe::programs::ObserveError;
 use crate::release::free_all::FreeAll;
 use crate::release::target::targets;
-use crate::release::{self, Job};
+use crate::release::{self, Job, Turn};
 
 /// For the calls that cancel waiters.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opene
         waiting: Vec::new(),
     };
     for &vip in &plan.vips {
-        clear_waiters(vip, watch, &mut opened).await?;
+        clear_waiters(vip, plan.lasting, watch, &mut opened).await?;
     }
     if opened.begun.is_some() {
         let until = way::confirm(plan).await?;
@@ -68,8 +68,10 @@ pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opene
     Ok(opened)
 }
 
+/// Waits up to `patience` for another run that makes lockd give up something.
 async fn clear_waiters(
     vip: IpAddr,
+    patience: Duration,
     watch: &mut Watch,
     opened: &mut Opened,
 ) -> Result<(), OpenError> {
@@ -78,6 +80,7 @@ async fn clear_waiters(
         return Ok(());
     }
     let targets = targets(&before, vip, watch.netns());
+    let turn = (Turn::take(patience).await).map_err(|source| OpenError::Waiters { vip, source })?;
     let calls = FreeAll {
         netns: watch.netns(),
         deadline: DEADLINE,
@@ -86,6 +89,7 @@ async fn clear_waiters(
     let job = Job {
         vip,
         targets: &targets,
+        turn: &turn,
     };
     let report =
         (calls.cancel_waiters(&job).await).map_err(|source| OpenError::Waiters { vip, source })?;

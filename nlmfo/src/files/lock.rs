@@ -29,8 +29,12 @@ const COMMAND_SHOWN: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("another nlmfo is at work{who}; it has not ended within {} s", .waited.as_secs_f64())]
-    Busy { who: Holders, waited: Duration },
+    #[error("another nlmfo {does}{who}{}", after(.waited))]
+    Busy {
+        does: String,
+        who: Holders,
+        waited: Duration,
+    },
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
@@ -48,6 +52,8 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct LockFile {
     path: PathBuf,
+    /// What its holder does, in words: "is at work".
+    does: String,
 }
 
 /// Held until dropped.
@@ -59,10 +65,12 @@ pub struct Held {
 }
 
 impl LockFile {
-    /// `NAME.lock` in our folder.
-    pub fn named(name: &str) -> Result<Self, LockError> {
-        let path = run::file(&format!("{name}.lock"))?;
-        Ok(LockFile { path })
+    /// `NAME.lock` in our folder. Its holder does something: "is at work".
+    pub fn named(name: &str, does: impl Into<String>) -> Result<Self, LockError> {
+        Ok(LockFile {
+            path: run::file(&format!("{name}.lock"))?,
+            does: does.into(),
+        })
     }
 
     /// `None` if another process has it.
@@ -92,6 +100,7 @@ impl LockFile {
             }
             if Instant::now() >= until {
                 return Err(LockError::Busy {
+                    does: self.does.clone(),
                     who: self.holders(),
                     waited: patience,
                 });
@@ -164,6 +173,13 @@ impl fmt::Display for Holders {
     }
 }
 
+fn after(time: &Duration) -> String {
+    match time.as_secs_f64() {
+        0.0 => ": wait until it has ended".to_owned(),
+        seconds => format!(", and has not ended within {seconds} s"),
+    }
+}
+
 /// The processes that the list has with a lock on the file.
 fn holders(list: &str, device: u64, inode: u64) -> Vec<u32> {
     let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
@@ -193,6 +209,7 @@ mod tests {
     fn lock_in(folder: &tempfile::TempDir) -> LockFile {
         LockFile {
             path: folder.path().join("one.lock"),
+            does: "is at work".into(),
         }
     }
 

@@ -7,15 +7,20 @@ use std::time::Duration;
 use nlmfo_common::Addr;
 
 use super::gate::{Coverage, Gate, pass_lockds_queue};
-use super::lock::Lock;
+use super::lock::{Lock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper};
 
 /// Fences the VIPs off for that long at most. On return lockd has answered what had
-/// reached it before; the keeper takes a fence away when its VIP leaves the node.
-pub async fn raise(vips: &[IpAddr], lasting: Duration) -> Result<Coverage, GraceError> {
+/// reached it before; the keeper takes a fence away when its VIP leaves the node. Waits up to
+/// `patience` for another run that changes the gate.
+pub async fn raise(
+    vips: &[IpAddr],
+    lasting: Duration,
+    patience: Duration,
+) -> Result<Coverage, GraceError> {
     let coverage = {
-        let _lock = Lock::Gate.take()?;
+        let _lock = Lock::Gate.take(patience).await?;
         let (mut gate, _) = Gate::load_or_take_over().await?;
         let coverage = gate.cover_all().await?;
         gate.fence(vips, after(now(), lasting))?;
@@ -27,8 +32,8 @@ pub async fn raise(vips: &[IpAddr], lasting: Duration) -> Result<Coverage, Grace
 }
 
 /// Takes the VIPs' fences away.
-pub fn lower(vips: &[IpAddr]) -> Result<(), GraceError> {
-    let _lock = Lock::Gate.take()?;
+pub async fn lower(vips: &[IpAddr]) -> Result<(), GraceError> {
+    let _lock = Lock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {
         Some(mut gate) => gate.fence(vips, 0),
         None => Ok(()),

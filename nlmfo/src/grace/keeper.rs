@@ -16,8 +16,9 @@ use tracing::warn;
 
 use super::devices::Monitor;
 use super::gate::Gate;
-use super::lock::{Held, Lock};
+use super::lock::{Lock, TIMEOUT};
 use super::{GraceError, leftovers, window};
+use crate::files::lock::{Held, LockError};
 use crate::kernel::netns;
 
 /// The hidden command that runs [`keep`].
@@ -55,7 +56,13 @@ pub async fn keep() -> Result<(), GraceError> {
     };
     let mut monitor = Monitor::start()?;
     loop {
-        let lock = Lock::Gate.take()?;
+        let lock = match Lock::Gate.take(TIMEOUT).await {
+            Err(GraceError::Lock(busy @ LockError::Busy { .. })) => {
+                warn!(%busy, "the gate is not looked after");
+                continue;
+            }
+            lock => lock?,
+        };
         let Some(mut gate) = Gate::in_force()? else {
             // Whoever was loading it has ended.
             leftovers::remove_partial().await?;

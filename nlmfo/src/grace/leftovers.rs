@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{self, Gate};
-use super::lock::Lock;
+use super::lock::{Lock, TIMEOUT};
 use super::pins::{self, Pins, State};
 use super::{GraceError, window};
 use crate::files::run::{self, RunError};
@@ -23,7 +23,7 @@ pub async fn finish(gate: Gate) -> Result<(), GraceError> {
 
 /// [`finish`], if no window is open any more.
 pub async fn finish_if_over() -> Result<(), GraceError> {
-    let _lock = Lock::Gate.take()?;
+    let _lock = Lock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {
         Some(gate) if gate.ends()? <= window::now() => finish(gate).await,
         Some(_) => Ok(()),
@@ -94,7 +94,7 @@ fn report_path() -> Result<PathBuf, GraceError> {
 /// windows or not; and what is pinned for network namespaces that are gone. The number
 /// of pins and filters.
 pub async fn cleanup() -> Result<usize, GraceError> {
-    let _lock = Lock::Gate.take()?;
+    let _lock = Lock::Gate.take(TIMEOUT).await?;
     let mut removed = 0;
     for pins in Pins::all_versions_here()? {
         removed += gate::detach(&pins).await?;

@@ -1,15 +1,14 @@
 //! Who may change the gate of this network namespace: one at a time, and one keeper.
 
-use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use std::time::Duration;
 
 use super::GraceError;
+use crate::files::lock::{Held, LockFile, Mode};
 use crate::kernel::netns;
 
-/// The files stay; the kernel's lock on one goes with the process that has it.
+/// For a lock that is held for moments.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
     /// Whoever changes windows or attachments: for moments only.
@@ -18,60 +17,23 @@ pub enum Lock {
     Keeper,
 }
 
-/// Held until dropped.
-#[derive(Debug)]
-#[must_use = "it is released when dropped"]
-pub struct Held {
-    _file: File,
-}
-
 impl Lock {
-    /// Waits for it.
-    pub fn take(self) -> Result<Held, GraceError> {
-        let (file, path) = self.open()?;
-        loop {
-            match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Held { _file: file }),
-                Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(GraceError::File {
-                        path,
-                        source: errno.into(),
-                    });
-                }
-            }
-        }
+    /// Waits for it, for that long at most.
+    pub async fn take(self, patience: Duration) -> Result<Held, GraceError> {
+        Ok(self.file()?.take(Mode::Exclusive, patience).await?)
     }
 
     /// `None` if another has it.
     pub fn try_take(self) -> Result<Option<Held>, GraceError> {
-        let (file, path) = self.open()?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Held { _file: file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(GraceError::File {
-                path,
-                source: errno.into(),
-            }),
-        }
+        Ok(self.file()?.try_take(Mode::Exclusive)?)
     }
 
-    fn open(self) -> Result<(File, PathBuf), GraceError> {
+    fn file(self) -> Result<LockFile, GraceError> {
         let cookie = netns::cookie().map_err(GraceError::Namespace)?;
-        let kind = match self {
-            Lock::Gate => "gate",
-            Lock::Keeper => "keeper",
+        let (name, does) = match self {
+            Lock::Gate => ("gate", "changes the grace gate"),
+            Lock::Keeper => ("keeper", "follows network devices"),
         };
-        let path = PathBuf::from(format!("/run/nlmfo-{kind}-{cookie}.lock"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|source| GraceError::File {
-                path: path.clone(),
-                source,
-            })?;
-        Ok((file, path))
+        Ok(LockFile::named(&format!("{name}-{cookie}"), does)?)
     }
 }

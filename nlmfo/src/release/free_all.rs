@@ -97,7 +97,7 @@ impl FreeAll {
         }
         let clients: BTreeSet<IpAddr> = job.targets.iter().map(|t| t.host.client).collect();
         let until = start + self.overall;
-        let detour = Detour::open(job.vip, &clients).await?;
+        let detour = Detour::open(job.turn, job.vip, &clients).await?;
         let mut hosts = Vec::new();
         for &pass in passes {
             let concerned = |target: &&Target| pass == Pass::Rest || !target.waiting.is_empty();

@@ -11,6 +11,7 @@ pub mod reboot;
 pub mod rfc_file;
 pub mod route;
 pub mod target;
+pub mod turn;
 pub mod unlock_ip;
 
 use std::fmt;
@@ -20,11 +21,13 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use crate::files::lock::LockError;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::nfsd::NfsdError;
 use crate::observe::host::Host;
 
 pub use target::Target;
+pub use turn::Turn;
 
 /// A way to release the locks of one VIP.
 pub trait Way {
@@ -69,6 +72,8 @@ pub struct Job<'a> {
     pub vip: IpAddr,
     /// Every lockd host with a lock, waiting request or share through `vip`.
     pub targets: &'a [Target],
+    /// Ours for as long as this takes.
+    pub turn: &'a Turn,
 }
 
 /// What one way did. Only a snapshot tells whether it helped.
@@ -115,6 +120,8 @@ pub enum Error {
     NoLockd,
     #[error("{0}; calls in the clients' names need CAP_NET_ADMIN and a kernel with policy routing")]
     Route(#[from] route::Error),
+    #[error(transparent)]
+    Turn(#[from] LockError),
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
     #[error(transparent)]

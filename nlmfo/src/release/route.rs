@@ -29,7 +29,8 @@
 //!   device, so that there the local route does no harm.
 //!
 //! All of it carries a routing protocol number, a table number and a device name of
-//! our own, by which [`cleanup`] finds it, also after a kill. One detour at a time.
+//! our own, by which [`cleanup`] finds it, also after a kill. One detour at a time: that of
+//! whose [`Turn`] it is.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -44,6 +45,8 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::{Handle, IpVersion, LinkBridge, LinkDummy, RouteMessageBuilder};
 use tokio::task::JoinHandle;
+
+use super::turn::Turn;
 
 /// Marks our rules and routes: a number that no routing daemon of iproute2's
 /// `rt_protos` has.
@@ -106,7 +109,12 @@ pub struct Detour {
 impl Detour {
     /// Keeps packets between `vip` and `clients` on this node. Clients that are this
     /// node's own addresses need nothing and get nothing.
-    pub async fn open(vip: IpAddr, clients: &BTreeSet<IpAddr>) -> Result<Self, Error> {
+    pub async fn open(
+        _turn: &Turn,
+        vip: IpAddr,
+        clients: &BTreeSet<IpAddr>,
+    ) -> Result<Self, Error> {
+        // Only a killed run can have left anything.
         cleanup().await?;
         let detour = Detour { open: true };
         let netlink = Netlink::connect()?;

@@ -5,6 +5,7 @@ mod pair;
 use std::fmt::Write;
 use std::future::Future;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,17 +13,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::require_root;
 use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
-use crate::failover::exclusive::Exclusive;
+use crate::failover::exclusive::Working;
 use crate::failover::record::Record;
 use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::telling::Teller;
 use crate::failover::watch::Watch;
-use crate::failover::{release, takeover};
+use crate::failover::{release, takeover, window};
 use crate::files::Place;
 use crate::grace::gate::Gate;
-use crate::grace::{fence, scope};
+use crate::grace::{fence, scope, way};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::kernel::{self, lockd::LockdError, netns};
@@ -42,20 +43,14 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         .build()
         .context("starting the asynchronous runtime")?;
     runtime.block_on(async {
-        let held = match (args.release.dry_run, args.phase) {
-            (true, _) => None,
-            // Another failover may be on its way to this node, or from it: VIPs that have
-            // moved cannot wait for longer than their grace.
-            (false, Some(Phase::Takeover)) => Some(Exclusive::wait(args.takeover.grace).await),
-            (false, _) => Some(Exclusive::take()),
-        };
-        let held = (held.transpose()).map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+        let working = working(args, &vips).await?;
         if let Some(host) = &args.pair.to {
-            return or_interrupt(pair::run(args, &vips, host, held), MOVING).await;
+            return or_interrupt(pair::run(args, &vips, host, working), MOVING).await;
         }
         match args.phase {
             Some(Phase::Release) => {
-                let done = or_interrupt(release(args, &vips), RELEASING).await?;
+                let release = release(args, &vips, working.as_ref());
+                let done = or_interrupt(release, RELEASING).await?;
                 finish_release(args, &done.report)
             }
             Some(Phase::Takeover) => {
@@ -65,8 +60,37 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
                     or_interrupt(takeover(args, &vips, expect), TAKING).await?,
                 )
             }
-            None => both(args, &vips).await,
+            None => both(args, &vips, working.as_ref()).await,
         }
+    })
+}
+
+/// Waits until nobody else works on the VIPs; none for a dry run. What a takeover waits for,
+/// it waits for in grace: the VIPs may be up at any moment.
+async fn working(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Working>, Failure> {
+    if args.release.dry_run {
+        return Ok(None);
+    }
+    let begun = match args.phase {
+        Some(Phase::Takeover) => match Working::begin(vips, Duration::ZERO).await {
+            Err(error) if error.is_busy() => {
+                let (facts, mut watch) = observe()?;
+                window::open(&window_plan(args, vips)?, &facts, &mut watch).await?;
+                Working::begin(vips, args.takeover.grace).await
+            }
+            begun => begun,
+        },
+        _ => Working::begin(vips, args.release.deadline).await,
+    };
+    (begun.map(Some)).map_err(|error| Failure::new(Exit::CouldNotRun, error))
+}
+
+/// The window of a takeover.
+fn window_plan(args: &FailoverArgs, vips: &[IpAddr]) -> Result<way::Plan, Failure> {
+    Ok(way::Plan {
+        vips: vips.to_vec(),
+        lasting: args.takeover.grace,
+        scope: scope::of_folders(&args.takeover.filesystem)?,
     })
 }
 
@@ -96,8 +120,12 @@ async fn or_interrupt<T>(
 }
 
 /// Release and takeover on one node: the VIP's clients get their locks anew.
-async fn both(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Exit, Failure> {
-    let done = or_interrupt(release(args, vips), RELEASING).await?;
+async fn both(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    working: Option<&Working>,
+) -> Result<Exit, Failure> {
+    let done = or_interrupt(release(args, vips, working), RELEASING).await?;
     let released = finish_release(args, &done.report)?;
     if released != Exit::Done || args.release.dry_run {
         return Ok(released);
@@ -138,11 +166,20 @@ struct Released {
     record: Option<Record>,
 }
 
-async fn release(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Released, Failure> {
+/// `working` is ours unless this is a dry run.
+async fn release(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    working: Option<&Working>,
+) -> Result<Released, Failure> {
     // Before anything is changed.
     let record = record_place(&args.release)?;
     let (facts, mut watch) = observe()?;
-    let begun = begun(vips)?;
+    let mut begun = begun(vips)?;
+    if let Some(working) = working {
+        let earlier = record.as_ref().and_then(Place::earlier);
+        begun.forget_earlier_moves(vips, earlier, working)?;
+    }
     let fence = raise_fence(&args.release, vips).await?;
     let mut plan = plan(args, vips);
     plan.record = record;
@@ -202,7 +239,7 @@ async fn raise_fence(args: &ReleaseArgs, vips: &[IpAddr]) -> Result<Vec<IpAddr>,
     let is_here = |vip: &&IpAddr| netns::has_address(**vip).unwrap_or(true);
     let here: Vec<IpAddr> = vips.iter().filter(is_here).copied().collect();
     if !here.is_empty() {
-        fence::raise(&here, args.fence).await.map_err(|error| {
+        (fence::raise(&here, args.fence, args.deadline).await).map_err(|error| {
             let Failure { exit, error } = error.into();
             let remedy = "nothing was released: the VIP's lock traffic cannot be held off; cut it \
                           off yourself and give --no-fence";

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use super::{is_good, release, takeover};
 use crate::cli::FailoverArgs;
 use crate::exit::{Exit, Failure};
-use crate::failover::exclusive::Exclusive;
+use crate::failover::exclusive::Working;
 use crate::failover::milliseconds;
 use crate::failover::pair::report::{PairReport, Step};
 use crate::failover::pair::rsh::Rsh;
@@ -30,7 +30,7 @@ pub async fn run(
     args: &FailoverArgs,
     vips: &[IpAddr],
     host: &str,
-    exclusive: Option<Exclusive>,
+    working: Option<Working>,
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
     let mut args = args.clone();
@@ -47,7 +47,7 @@ pub async fn run(
         args: &args,
         vips,
         there: &there,
-        exclusive,
+        working,
         released,
         moving: false,
         report: PairReport {
@@ -80,7 +80,11 @@ pub async fn run(
 
 /// How long it may take until the takeover begins there.
 fn before_takeover(args: &FailoverArgs, vips: &[IpAddr]) -> Duration {
-    let release = args.release.deadline * u32::try_from(vips.len()).unwrap_or(u32::MAX);
+    // With the wait for other runs.
+    let times = u32::try_from(vips.len())
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
+    let release = args.release.deadline.saturating_mul(times);
     release + args.pair.hand_over_deadline + REMOTE
 }
 
@@ -154,7 +158,7 @@ struct Pair<'a> {
     there: &'a There,
     /// Held while this node is changed; not while the other one is, which may be at a
     /// failover to this node.
-    exclusive: Option<Exclusive>,
+    working: Option<Working>,
     /// Locks may have been released, by this run or an interrupted one before.
     released: bool,
     /// The site's program may not have ended.
@@ -170,7 +174,7 @@ impl Pair<'_> {
             return self.mend(Stage::Arm, armed).await;
         }
         let began = Instant::now();
-        match release(self.args, self.vips).await {
+        match release(self.args, self.vips, self.working.as_ref()).await {
             Ok(done) => {
                 self.released = true;
                 let confirmed = is_good(&done.report);
@@ -199,7 +203,7 @@ impl Pair<'_> {
                 return self.mend(Stage::HandOver, Exit::NotConfirmed).await;
             }
         }
-        self.exclusive = None;
+        self.working = None;
         let began = Instant::now();
         let text = match files::read(record, LIMIT) {
             Ok(text) => text,
@@ -240,7 +244,7 @@ impl Pair<'_> {
         };
         let standing = match remedy(failed, standing) {
             Remedy::EndThere => {
-                let fence = match fence::lower(self.vips) {
+                let fence = match fence::lower(self.vips).await {
                     Ok(()) => String::new(),
                     Err(error) => format!("; the fence here lasts for its time: {error}"),
                 };

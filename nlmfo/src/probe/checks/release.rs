@@ -15,7 +15,7 @@ use crate::probe::held::{Held, Holding};
 use crate::probe::stage::{Family, Stage};
 use crate::release::free_all::FreeAll;
 use crate::release::reboot::Reboot;
-use crate::release::{Job, Target, Way, target};
+use crate::release::{Job, Target, Turn, Way, target};
 
 /// In the server's own `/run`.
 const STATE: &str = "/run/nlmfo-probe-state";
@@ -92,10 +92,12 @@ fn reboot_notice(stage: &mut Stage) -> Result<Done> {
 /// Releases by one way alone, each of whose calls must succeed.
 fn by_way<W: Way + Sync>(stage: &Stage, way: &W, vip: IpAddr, targets: &[Target]) -> Result<()> {
     ensure!(!targets.is_empty(), "the snapshot shows no host of {vip}");
-    let job = Job { vip, targets };
     let report = stage.server.place().within(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        Ok(runtime.block_on(way.release(&job))?)
+        Ok(runtime.block_on(async {
+            let turn = &Turn::take(CALL).await?;
+            way.release(&Job { vip, targets, turn }).await
+        })?)
     })?;
     if let Some(failure) = report.failures().next() {
         bail!("{}: {:?}", failure.host, failure.outcome);
