@@ -1,6 +1,8 @@
 //! Bad input and bad days: each ends with a sentence, the right exit code, and
 //! nothing of ours left in the kernel.
 
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Result, ensure};
@@ -44,7 +46,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "record-impossible",
-        claim: "where the record cannot be written, nothing is released",
+        claim: "where no record can or may be written, nothing is done, and what is there stays",
         run: record_impossible,
         ..Scenario::DEFAULT
     },
@@ -68,7 +70,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "two-at-once",
-        claim: "a second release at the same time is refused and says who runs",
+        claim: "a second release of a VIP waits up to its deadline, and says who runs",
         run: two_at_once,
         ..Scenario::DEFAULT
     },
@@ -179,16 +181,35 @@ fn nfsd_stopped(context: &Context) -> Result<End> {
 fn record_impossible(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
     let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let arguments = [
-        &RELEASE[..],
-        &["--vip", "10.77.0.1", "--record", "/nowhere/record.json"],
-    ]
-    .concat();
-    let finished = tool.expect(exit::COULD_NOT_RUN, &arguments)?;
+    let before = Traces::of(lab.server.place())?;
+    let (text, link) = ("/tmp/text", "/tmp/link");
+    fs::write(text, "other people's")?;
+    symlink("/tmp/nowhere", link)?;
+    for file in [
+        "/nowhere/record.json",
+        "/dev/null",
+        text,
+        link,
+        "/tmp",
+        "/proc/record",
+    ] {
+        let phase = ["failover", "--phase", "release", "--vip", "10.77.0.1"];
+        let arguments = [&phase[..], &["--record", file]].concat();
+        let finished = tool.expect(exit::COULD_NOT_RUN, &arguments)?;
+        ensure!(
+            finished.stderr.contains(file),
+            "the error does not name {file}: {}",
+            finished.stderr
+        );
+        // No fence either.
+        Traces::of(lab.server.place())?.ensure_as(&before)?;
+    }
     ensure!(
-        finished.stderr.contains("/nowhere/record.json"),
-        "the error does not name the file: {}",
-        finished.stderr
+        fs::metadata("/dev/null")?.file_type().is_char_device()
+            && fs::read(text)? == b"other people's"
+            && fs::symlink_metadata(link)?.is_symlink()
+            && !fs::exists("/tmp/nowhere")?,
+        "a file that is not ours was changed"
     );
     ensure!(
         lab.server.locks()?.len() == 1,
@@ -279,7 +300,7 @@ fn two_at_once(context: &Context) -> Result<End> {
         })
     })?;
     first.signal(Signal::SIGSTOP)?;
-    let second = tool.run(&arguments)?;
+    let second = tool.run(&[&arguments[..], &["--deadline", "1"]].concat())?;
     first.signal(Signal::SIGCONT)?;
     ensure!(
         second.code() == exit::COULD_NOT_RUN && second.stderr.contains(&first.id().to_string()),
@@ -296,7 +317,7 @@ fn two_at_once(context: &Context) -> Result<End> {
 /// Whether a process holds any file lock, by `/proc/locks`.
 fn fs_locked_by(pid: u32) -> Result<bool> {
     let pid = pid.to_string();
-    Ok(std::fs::read_to_string("/proc/locks")?
+    Ok(fs::read_to_string("/proc/locks")?
         .lines()
         .any(|line| line.split_whitespace().any(|word| word == pid)))
 }

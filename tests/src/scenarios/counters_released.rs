@@ -15,7 +15,7 @@ use nlmfo::release::free_all::FreeAll;
 use nlmfo::release::reboot::Reboot;
 use nlmfo::release::target::targets;
 use nlmfo::release::unlock_ip::UnlockIp;
-use nlmfo::release::{Job, Way};
+use nlmfo::release::{Job, Turn, Way};
 use tokio::runtime::Builder;
 
 use super::{Context, End, Scenario};
@@ -145,16 +145,15 @@ impl Case<'_> {
     fn after(&mut self, way: &impl Way, vip: IpAddr) -> Result<usize> {
         let table = self.watch.snapshot()?.table;
         let targets = targets(&table, vip, netns::network()?.inode as u32);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let job = Job {
             vip,
             targets: &targets,
+            turn: &runtime.block_on(Turn::take(Duration::ZERO))?,
         };
         let before = self.server.locks()?.len();
         self.watch.since()?;
-        let report = Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(way.release(&job))?;
+        let report = runtime.block_on(way.release(&job))?;
         let failed: Vec<_> = report.failures().collect();
         ensure!(failed.is_empty(), "{}: {failed:#?}", way.kind());
         Ok(before - self.server.locks()?.len())

@@ -12,7 +12,7 @@ use nlmfo::observe::host::{Host, NlmVersion, Transport};
 use nlmfo::release::free_all::FreeAll;
 use nlmfo::release::route::{self, Detour};
 use nlmfo::release::target::{Request, RequestKind};
-use nlmfo::release::{Job, Target, Way};
+use nlmfo::release::{Job, Target, Turn, Way};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Context, End, Scenario};
@@ -147,10 +147,12 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
         deadline: Duration::from_secs(20),
         overall: Duration::from_secs(60),
     };
+    let turn = &runtime.block_on(Turn::take(Duration::ZERO))?;
     while let Some(Held { target, .. }) = held.pop() {
         let job = Job {
             vip: target.host.vip,
             targets: std::slice::from_ref(&target),
+            turn,
         };
         let report = runtime.block_on(way.release(&job))?;
         if let Some(failure) = report.failures().next() {
@@ -191,7 +193,8 @@ fn foreign_to_arp(_: &Context) -> Result<End> {
     let runtime = runtime()?;
     // Not the neighbour itself: packets of the detour's own clients are dropped.
     let clients = BTreeSet::from([raw::address(1, vip)]);
-    let detour = runtime.block_on(Detour::open(vip, &clients))?;
+    let turn = runtime.block_on(Turn::take(Duration::ZERO))?;
+    let detour = runtime.block_on(Detour::open(&turn, vip, &clients))?;
     let state = neighbour_state(&net, vip)?;
     runtime.block_on(detour.close())?;
     ensure!(
@@ -228,10 +231,11 @@ fn leftovers(_: &Context) -> Result<End> {
     }
     let before = Traces::of(lab.server.place())?;
     let runtime = runtime()?;
+    let turn = runtime.block_on(Turn::take(Duration::ZERO))?;
     for vip in &lab.vips {
         let clients = BTreeSet::from([raw::address(1, *vip), raw::address(2, *vip)]);
         // A process that is killed runs no destructor either.
-        std::mem::forget(runtime.block_on(Detour::open(*vip, &clients))?);
+        std::mem::forget(runtime.block_on(Detour::open(&turn, *vip, &clients))?);
         let left = Traces::of(lab.server.place())?;
         ensure!(left != before, "no detour for {vip}");
 

@@ -14,6 +14,7 @@ mod last_resorts;
 mod locks;
 mod names;
 mod notify;
+mod parallel;
 mod probe;
 mod release;
 mod takeover;
@@ -108,6 +109,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         grace::SCENARIOS,
         grace_end::SCENARIOS,
         takeover::SCENARIOS,
+        parallel::SCENARIOS,
         thousand::SCENARIOS,
         notify::SCENARIOS,
         probe::SCENARIOS,

@@ -1,0 +1,231 @@
+//! Failovers of several VIPs at the same time.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::{Context, End, Scenario};
+use crate::guest::command::{Finished, finish};
+use crate::guest::lab::Lab;
+use crate::guest::load::{self, Holding, Monitoring};
+use crate::guest::raw::RawNet;
+use crate::guest::tool::{Tool, exit};
+use crate::guest::wait::{Seen, until};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "parallel-twenty",
+        claim: "twenty VIPs that twenty processes move at once keep their locks, each by its own run",
+        run: twenty,
+    },
+    Scenario {
+        name: "parallel-beside-grace",
+        claim: "a takeover that lasts hinders no other VIP's, and nobody but root can hinder any",
+        run: beside_grace,
+    },
+];
+
+const VIPS_EACH: usize = 10;
+const LOCKS: u32 = 10;
+
+/// The site's program that tells clients: it leaves a file with the VIP's name.
+const TELL: &str = "/tmp/tell";
+const TOLD: &str = "/tmp/told";
+
+fn twenty(context: &Context) -> Result<End> {
+    let vips: Vec<String> = (1..=VIPS_EACH)
+        .flat_map(|n| [format!("10.77.0.{n}"), format!("fd77::{n}")])
+        .collect();
+    let vips: Vec<&str> = vips.iter().map(String::as_str).collect();
+    let lab = Lab::up(&vips, 0)?;
+    let place = lab.server.place();
+    let tool = Tool::new(&context.nlmfo, place);
+    let net = RawNet::join(&lab.server)?;
+    let names: Vec<String> = (0..7).map(|n| format!("file-{n}")).collect();
+    let files = net.files(&lab.server, lab.vips[0], &names)?;
+    let holding = Holding {
+        vips: &lab.vips,
+        clients: 1,
+        locks: LOCKS,
+        monitoring: Monitoring::Unmonitored,
+    };
+    load::hold(&net, &files, holding)?;
+    let before = lab.server.locks()?;
+    ensure!(
+        before.len() == vips.len() * LOCKS as usize,
+        "{} locks",
+        before.len()
+    );
+    fs::create_dir_all(TOLD)?;
+    place.write_program(TELL, &format!("#!/bin/sh\n: > {TOLD}/$1\n"))?;
+
+    let began = Instant::now();
+    let finished = thread::scope(|scope| {
+        let running: Vec<_> = (vips.iter().enumerate())
+            .map(|(nth, vip)| {
+                let (tool, net, files) = (&tool, &net, &files);
+                let client = scope.spawn(move || {
+                    until(&format!("the clients of {vip} to be told"), || {
+                        Ok(match Path::new(TOLD).join(vip).exists() {
+                            true => Seen::Yes(()),
+                            false => Seen::No("they are not".into()),
+                        })
+                    })?;
+                    load::reclaim(net, files, holding, nth, 1)
+                });
+                let failover = scope.spawn(move || {
+                    // Emulated machines are slow: these are no expectations.
+                    let arguments = [
+                        "failover",
+                        "--vip",
+                        vip,
+                        "--deadline",
+                        "100",
+                        "--fence",
+                        "200s",
+                        "--grace",
+                        "100s",
+                        "--notify",
+                        TELL,
+                        "--json",
+                    ];
+                    tool.run(&arguments)
+                });
+                (failover, client)
+            })
+            .collect();
+        running
+            .into_iter()
+            .map(|(failover, client)| {
+                let finished = failover.join().expect("no panic");
+                (finished, client.join().expect("no panic"))
+            })
+            .collect::<Vec<_>>()
+    });
+    for (vip, (finished, client)) in vips.iter().zip(finished) {
+        moved(&finished?).with_context(|| format!("the move of {vip}"))?;
+        client.with_context(|| format!("the client of {vip}"))?;
+    }
+    ensure!(lab.server.locks()? == before, "other locks than before");
+    eprintln!("{} VIPs moved in {:?}", vips.len(), began.elapsed());
+    Ok(End::Pass)
+}
+
+/// Both phases were confirmed, of all locks of the VIP and of no others.
+fn moved(finished: &Finished) -> Result<()> {
+    ensure!(
+        finished.code() == exit::CONFIRMED,
+        "exit code {}: {}{}",
+        finished.code(),
+        finished.stdout,
+        finished.stderr
+    );
+    let reports: Vec<Value> = serde_json::Deserializer::from_str(&finished.stdout)
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    let [released, taken] = &reports[..] else {
+        anyhow::bail!("two reports were expected: {reports:?}");
+    };
+    let locks = released["vips"][0]["released"].as_array();
+    let credited = locks.map(|locks| locks.iter().filter(|lock| !lock["way"].is_null()).count());
+    ensure!(
+        credited == Some(LOCKS as usize),
+        "not released by this run: {released}"
+    );
+    let others = released["others"].as_array().context("no others")?;
+    let disturbed = others.iter().find(|other| other["fate"] != "untouched");
+    // Their clients reclaim beside us.
+    let disturbed = disturbed.filter(|other| other["fate"] != "changed_by_clients");
+    ensure!(disturbed.is_none(), "another VIP: {disturbed:?}");
+    let vip = &taken["vips"][0];
+    ensure!(
+        vip["missing"].as_array().is_some_and(Vec::is_empty)
+            && vip["expected"] == LOCKS
+            && vip["window"]["lockd"]["violations"] == 0,
+        "the takeover: {vip}"
+    );
+    Ok(())
+}
+
+fn beside_grace(context: &Context) -> Result<End> {
+    const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+    const NOBODY: u32 = 65534;
+    let lab = Lab::up(&VIPS, 1)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let mounted = &lab.clients[0];
+    let held = (mounted.client).lock(
+        &mounted.mounts[1],
+        "beside",
+        crate::guest::locker::Range::WHOLE,
+        crate::guest::locker::Mode::Write,
+    )?;
+    let takeover = ["failover", "--phase", "takeover", "--vip"];
+    // Nothing is expected, so that it lasts for its grace.
+    let mut lasting = tool.start(&[&takeover[..], &[VIPS[0], "--grace", "10m"]].concat())?;
+    until("the grace of the first VIP", || {
+        ensure!(!lasting.ended()?, "its takeover has ended");
+        let listed = tool.run(&["grace", "--list"])?;
+        Ok(match listed.stdout.contains("in grace") {
+            true => Seen::Yes(()),
+            false => Seen::No(listed.stdout),
+        })
+    })?;
+
+    // No other user gets at what we wait for.
+    let opened = finish(
+        lab.server
+            .place()
+            .command("sh")
+            .args(["-c", "flock -s -n /run/nlmfo true || ls /run/nlmfo"])
+            .uid(NOBODY),
+        "",
+    )?;
+    ensure!(
+        opened.code() != 0,
+        "nobody opens /run/nlmfo: {}",
+        opened.stdout
+    );
+
+    let release = [
+        "failover",
+        "--phase",
+        "release",
+        "--deadline",
+        "20",
+        "--vip",
+    ];
+    tool.expect(exit::CONFIRMED, &[&release[..], &[VIPS[1]]].concat())?;
+    let arguments = [&takeover[..], &[VIPS[1], "--grace", "2s", "--no-notify"]].concat();
+    tool.expect(exit::CONFIRMED, &arguments)?;
+    drop(held);
+
+    // The same VIP is waited for, and who has it is named; cleanup would end its grace.
+    let pid = lasting.id().to_string();
+    let arguments = [
+        "failover",
+        "--phase",
+        "release",
+        "--deadline",
+        "1",
+        "--vip",
+        VIPS[0],
+    ];
+    for arguments in [&arguments[..], &["cleanup"]] {
+        let refused = tool.expect(exit::COULD_NOT_RUN, arguments)?;
+        ensure!(
+            refused.stderr.contains(&format!("pid {pid}")),
+            "{arguments:?} does not name process {pid}: {}",
+            refused.stderr
+        );
+    }
+    ensure!(!lasting.ended()?, "the first VIP's takeover has ended");
+    lasting.signal(nix::sys::signal::Signal::SIGTERM)?;
+    lasting.code()?;
+    tool.expect(exit::CONFIRMED, &["grace", "--end", "--vip", VIPS[0]])?;
+    Ok(End::Pass)
+}
