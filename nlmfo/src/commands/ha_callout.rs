@@ -17,6 +17,15 @@ use crate::output;
 const IN_BACKGROUND: &str = "--in-background";
 
 pub fn run(args: &CalloutArgs) -> Result<Exit, Failure> {
+    let outcome = answer(args);
+    if let Err(failure) = &outcome {
+        // statd shows nobody what its callout prints.
+        callout::log(&format!("{:#}", failure.error));
+    }
+    outcome
+}
+
+fn answer(args: &CalloutArgs) -> Result<Exit, Failure> {
     let state = StateDir::new(&args.state.state_dir);
     match &args.callout {
         Some(program) if args.in_background => call(args, &state, program)?,

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,6 +16,7 @@ use clap::ValueEnum;
 
 use super::book::{Book, BookError};
 use super::state_dir::StateDir;
+use crate::foreign::is_visible;
 
 /// How long the site's program waits for the book to have a client that statd has just
 /// been asked to monitor: lockd asks statd and tells `nlmfo serve` at the same moment.
@@ -68,6 +70,25 @@ pub fn vips_of_new(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, Boo
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// The socket of the system's log, and a daemon's error there (syslog(3)).
+const LOG: &str = "/dev/log";
+const DAEMON_ERROR: u32 = (3 << 3) | 3;
+
+/// Says something in the system's log. Where there is none, nobody hears it.
+pub fn log(text: &str) {
+    let visible = |c: char| if is_visible(c) { c } else { ' ' };
+    let text: String = text.chars().map(visible).collect();
+    let line = format!(
+        "<{DAEMON_ERROR}>nlmfo-ha-callout[{}]: {text}",
+        std::process::id()
+    );
+    let send = |socket: UnixDatagram| {
+        socket.set_nonblocking(true)?;
+        socket.send_to(line.as_bytes(), LOG)
+    };
+    let _ = UnixDatagram::unbound().and_then(send);
 }
 
 /// Starts `program` with these arguments and leaves it to itself.

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -11,7 +14,7 @@ use nlmfo::notify::book::{Book, Client};
 use nlmfo::notify::state_dir::StateDir;
 
 use super::{Context, End, Scenario};
-use crate::guest::command::run;
+use crate::guest::command::{finish, run};
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::tool::{Running, Tool, exit};
@@ -26,7 +29,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "clients-callout",
-        claim: "statd's callout tells the site's own which VIP a client uses, at once",
+        claim: "statd's callout tells the site's own which VIP a client uses, at once, under umask \
+                077 too; who else is not root cannot read the book",
         run: callout,
         ..Scenario::DEFAULT
     },
@@ -40,6 +44,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const VIPS: [&str; 2] = ["10.77.0.1", "fd77::1"];
 const STATE_DIR: &str = "/var/lib/nlmfo";
+const NOBODY: u32 = 65534;
 
 fn book(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 2)?;
@@ -154,7 +159,11 @@ fn callout(context: &Context) -> Result<End> {
             Err(error) => Seen::No(format!("{error:#}")),
         })
     })?;
-    let _serve = serve(&tool)?;
+    // Whoever may read the book is not left to the umask.
+    let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let serve = serve(&tool);
+    nix::sys::stat::umask(umask);
+    let _serve = serve?;
 
     for (number, vip) in lab.vips.iter().enumerate() {
         let client = &lab.clients[number];
@@ -175,6 +184,43 @@ fn callout(context: &Context) -> Result<End> {
         &["ha-callout", "del-client", "c1", "server"],
     )?;
     ensure!(printed.stdout.trim() == VIPS[0], "{}", printed.stdout);
+
+    let del_client = |state_dir: &str, user| {
+        let arguments = [
+            "ha-callout",
+            "--state-dir",
+            state_dir,
+            "del-client",
+            "c1",
+            "server",
+        ];
+        finish(tool.command(&arguments).uid(user), "")
+    };
+    let statd = fs::metadata("/var/lib/nfs")?.uid();
+    ensure!(statd != 0, "statd runs as root here");
+    let asked = del_client(STATE_DIR, statd)?;
+    ensure!(asked.stdout.trim() == VIPS[0], "statd's user: {asked:?}");
+    let asked = del_client(STATE_DIR, NOBODY)?;
+    ensure!(
+        asked.code() == exit::COULD_NOT_RUN,
+        "nobody reads the client book: {asked:?}"
+    );
+
+    // What does not work is in the log.
+    const LOG: &str = "/dev/log";
+    let _ = fs::remove_file(LOG);
+    let log = UnixDatagram::bind(LOG).context(LOG)?;
+    fs::set_permissions(LOG, fs::Permissions::from_mode(0o666))?;
+    log.set_read_timeout(Some(Duration::from_secs(20)))?;
+    del_client(STATE_DIR, NOBODY)?;
+    let mut line = [0; 1024];
+    let length = log.recv(&mut line).context("nothing is in the log")?;
+    fs::remove_file(LOG)?;
+    let line = String::from_utf8_lossy(&line[..length]);
+    ensure!(
+        line.contains("nlmfo-ha-callout") && line.contains(STATE_DIR),
+        "in the log: {line}"
+    );
     Ok(End::Pass)
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::{Finished, finish};
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
@@ -22,11 +22,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "parallel-twenty",
         claim: "twenty VIPs that twenty processes move at once keep their locks, each by its own run",
         run: twenty,
+        ..Scenario::DEFAULT
     },
     Scenario {
         name: "parallel-beside-grace",
         claim: "a takeover that lasts hinders no other VIP's, and nobody but root can hinder any",
         run: beside_grace,
+        kernels: Kernels::One(
+            "locks and lock files are nlmfo's own; parallel-twenty has both ways of a release",
+        ),
+        ..Scenario::DEFAULT
     },
 ];
 
