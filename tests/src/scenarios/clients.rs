@@ -196,7 +196,7 @@ fn callout(context: &Context) -> Result<End> {
         ];
         finish(tool.command(&arguments).uid(user), "")
     };
-    let statd = fs::metadata("/var/lib/nfs")?.uid();
+    let statd = fs::metadata("/var/lib/nfs/sm")?.uid();
     ensure!(statd != 0, "statd runs as root here");
     let asked = del_client(STATE_DIR, statd)?;
     ensure!(asked.stdout.trim() == VIPS[0], "statd's user: {asked:?}");
