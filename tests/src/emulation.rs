@@ -5,7 +5,17 @@
 //! all for seconds. Scenarios wait for conditions, with [`crate::guest::wait::DEADLINE`], and
 //! expect no speed but what is below, which only a hang exceeds.
 
+use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+/// One more than there are cores: machines wait for much of their time, clusters for most.
+pub fn machines_at_once() -> Result<usize> {
+    let cores = thread::available_parallelism().map(NonZero::get);
+    Ok(cores.context("the number of cores")? + 1)
+}
 
 /// Runs of a scenario, should the emulator fail and not the kernel
 /// (`xtask::lab::Outcome::is_emulators_fault`).
@@ -16,3 +26,13 @@ pub const SCENARIO_DEADLINE: Duration = Duration::from_secs(600);
 
 /// After this a machine that boots or is swept hangs.
 pub const SWEEP_DEADLINE: Duration = Duration::from_secs(120);
+
+/// A whole run of `nlmfo probe`.
+pub const PROBE_DEADLINE: Duration = Duration::from_secs(400);
+
+/// Reclaims of clients that live; their grace is longer.
+pub const RECLAIMED: Duration = Duration::from_secs(20);
+
+/// What a user of another VIP may wait for an answer. Grace for the whole node would be
+/// longer: clients ask again every 5 s.
+pub const UNNOTICED: Duration = Duration::from_secs(4);

@@ -79,6 +79,7 @@ fn in_a_process(name: &str, full: bool, nlmfo: &Path) -> Result<Report> {
             verdict: Verdict::Fail(why),
             seconds: started.elapsed().as_secs_f64(),
             busy: busy()? - busy_before,
+            tool: 0.0,
             sweep: 0.0,
         })
     };

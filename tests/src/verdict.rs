@@ -24,6 +24,8 @@ pub struct Report {
     pub seconds: f64,
     /// Processor seconds of the machine meanwhile.
     pub busy: f64,
+    /// Seconds of it that the scenario waited for nlmfo.
+    pub tool: f64,
     /// What making the machine as new took afterwards, in seconds.
     pub sweep: f64,
 }
@@ -67,6 +69,7 @@ mod tests {
             verdict: Verdict::Fail("expected 6 locks,\nsaw 5".into()),
             seconds: 4.5,
             busy: 3.25,
+            tool: 2.5,
             sweep: 1.0,
         };
         let line = format!("{}\r\n", report.to_line());

@@ -12,7 +12,7 @@ use nix::sys::utsname::uname;
 use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::cluster::{agent, node};
 use nlmfo_tests::demo;
-use nlmfo_tests::guest::{busy, locker, place, reboot};
+use nlmfo_tests::guest::{busy, locker, place, reboot, tool};
 use nlmfo_tests::picture;
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::several;
@@ -205,6 +205,7 @@ fn scenario(name: &str, full: bool, nlmfo: PathBuf) -> Result<ExitCode> {
         verdict,
         seconds: started.elapsed().as_secs_f64(),
         busy: several::busy()? - busy,
+        tool: tool::seconds(),
         sweep: 0.0,
     };
     println!("{}", report.to_line());

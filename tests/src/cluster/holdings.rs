@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 
 use super::Node;
 use super::service::Service;
+use crate::emulation::UNNOTICED;
 use crate::guest::busy::{Busy, Wanted};
 use crate::guest::client::HeldLock;
 use crate::guest::kernel_log;
@@ -17,10 +18,6 @@ use crate::guest::lab::MountedClient;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::report;
 use crate::guest::tool::exit;
-
-/// What a user of another VIP may wait for an answer. Grace for the whole node would be
-/// longer: lockd's is 50 s, and clients ask again every 5 s.
-const UNNOTICED: Duration = Duration::from_secs(4);
 
 /// The locks of each client through a VIP: file, range, mode. Readers share; the others
 /// keep to a range or a file of their own.

@@ -203,7 +203,8 @@ impl Fresh {
                    case $address in 127.0.0.1/8|::1/128) ;;\n\
                    *) ip addr del $address dev lo ;; esac; done\n\
                    for kind in root clsact; do tc qdisc del dev lo $kind; done\n\
-                   ip neigh flush all\n";
+                   ip neigh flush all\n\
+                   ip tcp_metrics flush all\n";
         if Path::new("/sys/module/nf_tables").exists() {
             script += "nft flush ruleset\n";
         }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +27,14 @@ pub mod exit {
     pub const INCOMPLETE: i32 = 5;
 }
 
+/// How long this process has waited for the tool.
+static MILLISECONDS: AtomicU64 = AtomicU64::new(0);
+
+/// Seconds that this process has waited for commands of the tool.
+pub fn seconds() -> f64 {
+    MILLISECONDS.load(Ordering::Relaxed) as f64 / 1000.0
+}
+
 /// The tool under test, in one place.
 pub struct Tool<'a> {
     path: PathBuf,
@@ -45,9 +55,17 @@ impl<'a> Tool<'a> {
         command
     }
 
-    /// Runs it to its end, whatever comes of it.
+    /// Runs it to its end, whatever comes of it, and says how long it took.
     pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
-        finish(&mut self.command(arguments), "")
+        let started = Instant::now();
+        let finished = finish(&mut self.command(arguments), "")?;
+        let took = started.elapsed();
+        MILLISECONDS.fetch_add(took.as_millis() as u64, Ordering::Relaxed);
+        // Some have a thousand arguments.
+        let words = arguments.get(..20).unwrap_or(arguments).join(" ");
+        let took = took.as_secs_f64();
+        eprintln!("{took:6.1} s: nlmfo {words}: exit code {}", finished.code());
+        Ok(finished)
     }
 
     /// Runs it, and it must end with `code`.

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::release::RELEASE;
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
@@ -24,12 +24,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "bad-addresses",
         claim: "names, prefixes and ports are refused with exit 2; an IPv4-mapped VIP is the IPv4 one",
         run: bad_addresses,
+        kernels: Kernels::One("arguments are checked before any kernel is asked"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "not-root",
         claim: "without root it says so and does nothing",
         run: not_root,
+        kernels: Kernels::One("the tool asks for its own user ID, nothing of the kernel's"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -48,6 +50,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "record-impossible",
         claim: "where no record can or may be written, nothing is done, and what is there stays",
         run: record_impossible,
+        kernels: Kernels::One("the record is written before anything is released"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -60,18 +63,21 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "interrupted",
         claim: "SIGINT in the middle of a release leaves nothing of ours in the kernel",
         run: |context| cut_short(context, Signal::SIGINT),
+        kernels: Kernels::One("the routing rules that are removed are the same on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "killed",
         claim: "after SIGKILL in the middle of a release, cleanup removes what it left",
         run: |context| cut_short(context, Signal::SIGKILL),
+        kernels: Kernels::One("the routing rules that are removed are the same on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-at-once",
         claim: "a second release of a VIP waits up to its deadline, and says who runs",
         run: two_at_once,
+        kernels: Kernels::One("only the tool's own files are concerned"),
         ..Scenario::DEFAULT
     },
     Scenario {

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nlmfo::notify::book::{Book, Client};
 use nlmfo::notify::state_dir::StateDir;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -32,12 +32,14 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "statd's callout tells the site's own which VIP a client uses, at once, under umask \
                 077 too; who else is not root cannot read the book",
         run: callout,
+        kernels: Kernels::One("statd calls a program: no kernel is concerned"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "clients-import",
         claim: "statd's records become a book, and a book becomes statd's records",
         run: import,
+        kernels: Kernels::One("files are read and written: no kernel is concerned"),
         ..Scenario::DEFAULT
     },
 ];

@@ -15,7 +15,7 @@ use nlmfo::release::target::{Request, RequestKind};
 use nlmfo::release::{Job, Target, Turn, Way};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -41,18 +41,23 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "free-all-unexported",
         claim: "the same for clients that no export names any more; none stays admitted",
         run: |_| one_at_a_time(Beforehand::Unexport),
+        kernels: Kernels::One(
+            "who is admitted is decided by mountd; free-all-exact makes the calls on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "detour-foreign",
         claim: "while calls go to a VIP that is gone, the server does not answer ARP for it",
         run: foreign_to_arp,
+        kernels: Kernels::One("free-all-vip-gone takes the detour on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "detour-leftovers",
         claim: "what a killed detour leaves behind is found and removed",
         run: leftovers,
+        kernels: Kernels::One("free-all-vip-gone takes the detour on every kernel"),
         ..Scenario::DEFAULT
     },
 ];

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::NlmVersion;
 use nlmfo::rpc::nlm::Status;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::gated::{ensure_answers, open, window};
 use crate::guest::locker::{Mode, Range};
@@ -20,12 +20,18 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "gate-segments",
         claim: "a client that splits, batches and mixes its calls gains nothing in a window",
         run: segments,
+        kernels: Kernels::One(
+            "the gate is one program; grace-window and gate-checksums run it on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-lossy",
         claim: "over a network that loses, doubles and reorders, each call is answered as in grace",
         run: lossy,
+        kernels: Kernels::One(
+            "the gate is one program; grace-window and gate-checksums run it on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -44,6 +50,9 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "gate-share",
         claim: "in a window a SHARE through the VIP gets no answer unless it is a reclaim",
         run: share,
+        kernels: Kernels::One(
+            "the gate is one program; grace-window and gate-checksums run it on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::gated::{
     ensure_answers, ensure_gone, ensure_one_filter_each, filters_on, kill_all, open, window,
@@ -47,6 +47,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "gate-takes-over",
         claim: "opening a second window after a kill takes the gate over, with all its counts",
         run: takes_over,
+        kernels: Kernels::One("gate-killed leaves a gate to another process on every kernel"),
         ..Scenario::DEFAULT
     },
 ];

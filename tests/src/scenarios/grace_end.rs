@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -20,6 +20,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "grace-ends",
         claim: "a window ends by itself, the gate goes, and how it ended can still be asked",
         run: ends,
+        kernels: Kernels::One("gate-killed shows the end of a window on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -32,6 +33,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "grace-leftovers",
         claim: "what a loader left half done is made anew; what is nobody's any more is removed",
         run: leftovers,
+        kernels: Kernels::One("only pins are concerned; gate-killed tidies up on every kernel"),
         ..Scenario::DEFAULT
     },
 ];

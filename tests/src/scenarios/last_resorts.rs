@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::Transport;
 
 use super::release::{arguments, confirmed};
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::client::{HeldLock, Mount};
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -22,12 +22,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-reboot-notice",
         claim: "--reboot-notice releases what no exact way can, and no other client's locks",
         run: reboot_notice,
+        kernels: Kernels::One("counters-released releases by SM_NOTIFY on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-unlock-filesystem",
         claim: "--unlock-filesystem releases what no exact way can, and tells whom else it hit",
         run: unlock_filesystem,
+        kernels: Kernels::One("counters-released releases by unlock_filesystem on every kernel"),
         ..Scenario::DEFAULT
     },
 ];

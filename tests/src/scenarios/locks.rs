@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::churn::Churn;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
 use crate::guest::lab::{Lab, Twins};
@@ -31,6 +31,9 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "locks-ext4",
         claim: "the same on an ext4 export",
         run: |context| exact(context, Filesystem::Ext4),
+        kernels: Kernels::One(
+            "lockd does not know filesystems apart; locks-exact is for every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -55,12 +58,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "locks-other-netns",
         claim: "locks is of this network namespace; --all-netns adds the others",
         run: other_netns,
+        kernels: Kernels::One(
+            "release-same-address-elsewhere tells namespaces apart on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "locks-none",
         claim: "locks on a server without locks is an empty list and success",
         run: none,
+        kernels: Kernels::One("every other listing shows more"),
         ..Scenario::DEFAULT
     },
 ];

@@ -17,6 +17,7 @@ mod notify;
 mod parallel;
 mod probe;
 mod release;
+mod release_contended;
 mod takeover;
 mod thousand;
 mod topology;
@@ -117,6 +118,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         gate::SCENARIOS,
         gate_life::SCENARIOS,
         release::SCENARIOS,
+        release_contended::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
         clients::SCENARIOS,

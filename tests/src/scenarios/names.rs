@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::client::{Client, HeldLock};
 use crate::guest::command::run;
 use crate::guest::kernel_log;
@@ -17,6 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "takeover-names",
     claim: "two VIPs of one name come together: clients that monitor by name and by address reclaim all, once; one whose resolver cannot tell the VIPs apart loses those of one, which is said",
     run: names,
+    kernels: Kernels::One("names are the resolver's and statd's: no kernel is concerned"),
     ..Scenario::DEFAULT
 }];
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::Transport;
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::client::Client;
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
@@ -29,12 +29,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "notify-dead",
         claim: "who is dead or has no statd is named in time, and hinders nobody",
         run: dead,
+        kernels: Kernels::One("SM_NOTIFY is sent by the tool: no kernel is concerned"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "notify-many",
         claim: "a thousand clients are told at once",
         run: many,
+        kernels: Kernels::One("SM_NOTIFY is sent by the tool: no kernel is concerned"),
         ..Scenario::DEFAULT
     },
 ];

@@ -5,7 +5,6 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +12,8 @@ use nix::unistd::Pid;
 use nlmfo::probe::baseline::Baseline;
 use nlmfo::probe::report::{Report, Verdict};
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
+use crate::emulation::PROBE_DEADLINE;
 use crate::guest::command::{finish_within, run};
 use crate::guest::lab::Lab;
 use crate::guest::place::Place;
@@ -32,36 +32,37 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "probe-baseline",
         claim: "with an earlier report, only what has become worse fails",
         run: baseline,
+        kernels: Kernels::One("two reports are compared; probe-all makes one on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-refuses",
         claim: "a machine with live clients is left alone, and the clients are named",
         run: refuses,
+        kernels: Kernels::One("the probe looks for clients before it does anything"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-killed",
         claim: "a killed probe takes its server, its processes and its settings along",
         run: killed,
+        kernels: Kernels::One("a process ends; probe-all shows the probe on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-interrupted",
         claim: "an interrupted probe leaves the node as it was, modules and all",
         run: interrupted,
+        kernels: Kernels::One("a process ends; probe-all shows the probe on every kernel"),
         ..Scenario::DEFAULT
     },
 ];
-
-/// Five times what a whole probe takes here with a machine of its own.
-const LIMIT: Duration = Duration::from_secs(400);
 
 fn probe(context: &Context, code: i32, arguments: &[&str]) -> Result<Report> {
     let root = Place::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let arguments = [&["probe", "--format", "json"], arguments].concat();
-    let finished = finish_within(LIMIT, &mut tool.command(&arguments), "")?;
+    let finished = finish_within(PROBE_DEADLINE, &mut tool.command(&arguments), "")?;
     ensure!(
         finished.code() == code,
         "exit code {}, not {code}: {}{}",

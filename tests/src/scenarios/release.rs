@@ -6,21 +6,17 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
 
 use super::locks::many_locks;
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::churn::Churn;
-use crate::guest::command::Finished;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
 use crate::guest::lab::{Lab, Twins};
-use crate::guest::load::{self, Monitoring};
 use crate::guest::locker::{Locker, Mode, Outcome, Range};
 use crate::guest::raw::RawNet;
 use crate::guest::report::{self, Releases};
@@ -44,6 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-several",
         claim: "two VIPs, IPv4 and IPv6, are released by one command; the third stays",
         run: several,
+        kernels: Kernels::One("release-ipv4 and release-ipv6 release each on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -56,18 +53,21 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-nothing",
         claim: "a VIP without locks is confirmed as released, and nobody's locks are touched",
         run: nothing,
+        kernels: Kernels::One("release-ipv4 keeps others' locks on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-dry-run",
         claim: "--dry-run shows the plan and releases nothing",
         run: dry_run,
+        kernels: Kernels::One("nothing is done to the kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-record",
         claim: "--record writes what the node that takes over needs to know",
         run: record,
+        kernels: Kernels::One("the record is what locks-exact lists on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -80,12 +80,6 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-vip-gone",
         claim: "a VIP that was taken off the node first is released all the same",
         run: vip_gone,
-        ..Scenario::DEFAULT
-    },
-    Scenario {
-        name: "release-contended",
-        claim: "while clients go on locking through the VIP, its release is not confirmed",
-        run: contended,
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -448,61 +442,6 @@ fn vip_gone(context: &Context) -> Result<End> {
     ensure_told(&busy, &report, &leaving)?;
     Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
     busy.ensure_only_gone(&leaving)?;
-    Ok(End::Pass)
-}
-
-/// Releases under contention, at the most.
-const CONTENDED_TRIES: usize = 5;
-
-fn contended(context: &Context) -> Result<End> {
-    let lab = Lab::up(&["10.77.0.1"], 0)?;
-    let vip = lab.vips[0];
-    let net = RawNet::join(&lab.server)?;
-    let names: Vec<String> = (0..4).map(|i| format!("contended{i}")).collect();
-    let files = net.files(&lab.server, vip, &names)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let arguments = arguments(&[vip], &["--deadline", "5", "--json"]);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-
-    let over = AtomicBool::new(false);
-    let ends = thread::scope(|scope| {
-        scope.spawn(|| {
-            let go_on = || !over.load(Ordering::Relaxed);
-            while go_on() {
-                // An error is a connection that calls in its client's name cut.
-                let _ = load::pairs_while(&net, vip, &files, Monitoring::Unmonitored, go_on);
-            }
-        });
-        // Whether a lock is taken between the last looks is chance.
-        let until_refused = || -> Result<Vec<_>> {
-            let mut ends = Vec::new();
-            for _ in 0..CONTENDED_TRIES {
-                ends.push(tool.run(&arguments)?);
-                if ends.last().map(Finished::code) == Some(exit::NOT_CONFIRMED) {
-                    break;
-                }
-            }
-            Ok(ends)
-        };
-        let ends = until_refused();
-        over.store(true, Ordering::Relaxed);
-        ends
-    })?;
-    let mut refused = 0;
-    for finished in &ends {
-        let report = Releases::of(serde_json::from_str(&finished.stdout)?)?;
-        let verdict = &report.vip(vip)?.verdict;
-        match finished.code() {
-            exit::CONFIRMED if verdict == "confirmed" => {}
-            exit::NOT_CONFIRMED if verdict == "not_confirmed" => refused += 1,
-            code => bail!("exit code {code} with the verdict {verdict}"),
-        }
-    }
-    if refused == 0 {
-        return Ok(End::Unsupported(format!(
-            "in {CONTENDED_TRIES} releases no client came to lock between the last looks"
-        )));
-    }
     Ok(End::Pass)
 }
 

@@ -8,7 +8,7 @@ use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -27,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "takeover-missing",
         claim: "locks that are not reclaimed in time are named, and the exit code says so",
         run: missing,
+        kernels: Kernels::One("takeover-reclaim compares with the record on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -51,6 +52,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "grace-scope",
         claim: "with the filesystem's scope new locks on it are refused through other VIPs too",
         run: scope,
+        kernels: Kernels::One("the gate is one program; grace-window runs it on every kernel"),
         ..Scenario::DEFAULT
     },
 ];

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
 use crate::guest::raw::RawNet;
@@ -14,6 +14,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "takeover-thousand",
     claim: "a thousand clients reclaim ten locks each, and grace ends with the last of them",
     run: thousand,
+    kernels: Kernels::One("it shows numbers; takeover-reclaim shows the same on every kernel"),
     ..Scenario::DEFAULT
 }];
 

@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::client::Client;
 use crate::guest::handles::FileHandle;
 use crate::guest::lab::Lab;
@@ -27,24 +27,34 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "topology",
         claim: "two clients' locks through two IPv4 VIPs and an IPv6 VIP are in the server's list",
         run: topology,
+        kernels: Kernels::One(
+            "the lab without the tool; release-ipv4 uses the same on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-raw",
         claim: "raw NLM v1, v3 and v4 over UDP and TCP, IPv4 and IPv6, lock and share",
         run: raw,
+        kernels: Kernels::One(
+            "the lab without the tool; release-raw uses the same on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-load",
         claim: "the load generator holds the locks that it was told to, and cycles pairs",
         run: load,
+        kernels: Kernels::One("the lab without the tool"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-two-servers",
         claim: "two servers in network namespaces serve the same address, each its own locks",
         run: two_servers,
+        kernels: Kernels::One(
+            "the lab without the tool; release-same-address-elsewhere uses the same on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
 ];

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::cluster::handover::{Handover, RECORD, words};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
 use crate::cluster::killed::Step;
 use crate::cluster::{Cluster, Node, STATE};
+use crate::emulation::RECLAIMED;
 use crate::guest::lab::MountedClient;
 use crate::guest::locker::{Mode, Outcome, Range};
 use crate::guest::place::Place;
@@ -49,9 +50,6 @@ pub const SCENARIOS: &[Scenario] = &[
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 /// The one that moves is an IPv6 address.
 const VIPS_OF_BOTH_FAMILIES: [&str; 2] = ["fd77::1", "10.77.0.2"];
-
-/// Reclaims of those who live; grace is several times as long.
-const IN_TIME: Duration = Duration::from_secs(20);
 
 /// Waits until the book names each of these clients of the VIP, as this node reads it.
 fn wait_for_book(node: &Node, vip: IpAddr, clients: &[MountedClient]) -> Result<()> {
@@ -168,9 +166,9 @@ fn crash(context: &Context) -> Result<End> {
         "--vip",
         VIPS[1],
         "--grace",
-        "45s",
+        "30s",
         "--wait-address",
-        "45s",
+        "30s",
         "--notify",
         program,
     ];
@@ -220,7 +218,7 @@ fn dead_client(context: &Context) -> Result<End> {
         to: &cluster.b,
     };
     handover.release()?;
-    let taken = handover.take_over(exit::INCOMPLETE, &["--grace", "45s"], || {
+    let taken = handover.take_over(exit::INCOMPLETE, &["--grace", "30s"], || {
         service.stop(&cluster.a)?;
         service.start(&cluster.b)?;
         let up = Instant::now();
@@ -232,7 +230,10 @@ fn dead_client(context: &Context) -> Result<End> {
             })
         })?;
         let took = up.elapsed();
-        ensure!(took < IN_TIME, "the living had their locks after {took:?}");
+        ensure!(
+            took < RECLAIMED,
+            "the living had their locks after {took:?}"
+        );
         Ok(())
     })?;
     let vip = &taken["vips"][0];

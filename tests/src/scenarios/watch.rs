@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -20,12 +20,16 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "watch-failover",
         claim: "the screen shows a failover from the locks to the last reclaim, and gives the terminal back",
         run: failover,
+        kernels: Kernels::One(
+            "what the screen shows; locks-exact and counters-calls show where it comes from on every kernel",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "watch-restart",
         claim: "the screen goes on when nfsd stops and comes back, and a signal gives the terminal back",
         run: restart,
+        kernels: Kernels::One("what the screen shows; watch-unload restarts lockd on every kernel"),
         ..Scenario::DEFAULT
     },
 ];

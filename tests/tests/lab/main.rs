@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `NLMFO_LAB_KERNELS` | the kernels, with spaces between them, as `cargo xtask lab run --kernel` takes them; by default one whose `unlock_ip` works and one whose does not; an empty list runs nothing |
 //! | `NLMFO_LAB_SCENARIOS` | run these scenarios only: words with spaces between them, each a scenario's name or a part of several |
+//! | `NLMFO_LAB_OUTPUT` | `1`: show the standard error of scenarios that pass, too |
 //! | `NLMFO_LAB_FULL` | `1`: every scenario on every kernel, in its long form if it has one |
 //!
 //! A scenario that a kernel cannot show is reported as ignored, with the reason.
@@ -18,6 +19,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Trial};
+use nlmfo_tests::emulation;
 use nlmfo_tests::queue::{Job, Place, Queue};
 use nlmfo_tests::scenarios::{self, Kernels, Machine};
 use xtask::lab::KernelName;
@@ -25,9 +27,6 @@ use xtask::lab::KernelName;
 use bench::Bench;
 
 const DEFAULT_KERNELS: &str = "unlock-ip:broken unlock-ip:works";
-
-/// Under emulation a virtual machine keeps more than one core busy.
-const MACHINES_AT_ONCE: usize = 2;
 
 fn main() -> ExitCode {
     match run(Arguments::from_args()) {
@@ -43,7 +42,10 @@ fn run(mut arguments: Arguments) -> Result<ExitCode> {
     let names = kernel_names()?;
     let full = env::var("NLMFO_LAB_FULL").is_ok_and(|full| full == "1");
     let chosen = chosen(&arguments, &names, full)?;
-    let machines = arguments.test_threads.unwrap_or(MACHINES_AT_ONCE);
+    let machines = match arguments.test_threads {
+        Some(machines) => machines,
+        None => emulation::machines_at_once()?,
+    };
     // What is chosen is chosen; each trial waits for its result on a thread of its own.
     (arguments.filter, arguments.skip) = (None, Vec::new());
     arguments.test_threads = Some(chosen.len().max(1));

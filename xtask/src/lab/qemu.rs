@@ -111,6 +111,8 @@ pub struct Machine<'a> {
     pub initrd: &'a File,
     /// In MiB.
     pub memory: u32,
+    /// One, whatever this says, where time passes by instructions.
+    pub processors: u32,
     pub accelerator: Accelerator,
     pub clock: Clock,
     /// Connect a terminal of the guest to ours instead of the four ports.
@@ -296,13 +298,13 @@ fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<O
         "q35,sata=off,smbus=off,usb=off,i8042=off,vmport=off".into(),
     );
     let (accelerator, processor, processors) = match (machine.clock, machine.accelerator) {
-        (Clock::Instructions, _) => ("tcg,thread=single", "max", "1"),
-        (Clock::Host, Accelerator::Kvm) => ("kvm", "host", "2"),
-        (Clock::Host, Accelerator::Tcg) => ("tcg,thread=multi", "max", "2"),
+        (Clock::Instructions, _) => ("tcg,thread=single", "max", 1),
+        (Clock::Host, Accelerator::Kvm) => ("kvm", "host", machine.processors),
+        (Clock::Host, Accelerator::Tcg) => ("tcg,thread=multi", "max", machine.processors),
     };
     arg("-accel", accelerator.into());
     arg("-cpu", processor.into());
-    arg("-smp", processors.into());
+    arg("-smp", processors.to_string());
     if machine.clock == Clock::Instructions {
         arg("-icount", "shift=0,sleep=off".into());
     }
@@ -345,6 +347,7 @@ mod tests {
             image: Path::new("/k/image"),
             initrd: &initrd,
             memory: 1024,
+            processors: 2,
             accelerator: Accelerator::Tcg,
             clock: Clock::Host,
             interactive: false,

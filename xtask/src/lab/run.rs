@@ -45,6 +45,7 @@ pub struct Run {
     pub collect_into: PathBuf,
     /// In MiB; at least [`BPF_TOOLS_MEMORY`] is given with `bpf_tools`.
     pub memory: u32,
+    pub processors: u32,
     /// From the start of QEMU.
     pub deadline: Duration,
     /// The deadline counts anew from everything that the command writes to its standard
@@ -56,7 +57,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run with 1 GiB, five minutes and no files.
+    /// A run with 1 GiB, two processors, five minutes and no files.
     pub fn new<S: Into<OsString>>(kernel: Kernel, command: impl IntoIterator<Item = S>) -> Self {
         Self {
             kernel,
@@ -65,6 +66,7 @@ impl Run {
             collect: Vec::new(),
             collect_into: PathBuf::from("."),
             memory: 1024,
+            processors: 2,
             deadline: Duration::from_secs(300),
             renews_deadline: false,
             bpf_tools: false,
@@ -204,6 +206,7 @@ pub(super) fn see_through(
             image: &member.run.kernel.image,
             initrd,
             memory: member.run.memory(),
+            processors: member.run.processors,
             accelerator,
             clock: member.run.clock,
             interactive: false,
@@ -295,6 +298,7 @@ pub(super) fn shell(
         image: &run.kernel.image,
         initrd: &initrd,
         memory: run.memory(),
+        processors: run.processors,
         accelerator,
         clock: run.clock,
         interactive: true,
