@@ -187,8 +187,11 @@ impl Facts {
             rfc_grace: control(&nfsd, Control::NlmSetIpGrace),
             bpffs: Capability::when(
                 bpffs::is_mounted(),
-                format!("no BPF filesystem is mounted on {}", bpffs::ROOT),
-                format!("mount -t bpf bpf {}", bpffs::ROOT),
+                format!(
+                    "no BPF filesystem is mounted on {}",
+                    bpffs::root().display()
+                ),
+                "mount -t bpf bpf /sys/fs/bpf",
             ),
             bpf_links: Capability::when(
                 has_function(LINK_FUNCTION).is_available(),
