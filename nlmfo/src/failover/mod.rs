@@ -1,5 +1,6 @@
 //! Moving a VIP's locks: phases as plans, their execution, and what they prove.
 
+pub mod begun;
 pub mod credit;
 pub mod evidence;
 pub mod exclusive;
@@ -10,6 +11,7 @@ pub mod record;
 pub mod release;
 pub mod report;
 pub mod takeover;
+pub mod takeover_plan;
 pub mod takeover_report;
 pub mod telling;
 pub mod watch;

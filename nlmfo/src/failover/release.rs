@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+pub use super::begun::Begun;
 use super::credit::{self, Stage};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
-use super::exclusive::Working;
 use super::milliseconds;
 use super::noted;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
 use super::watch::{Seen, Watch};
 use crate::files::Place;
+use crate::grace::fence::Fences;
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
-use crate::notify::book::BookError;
+use crate::notify::book::{Book, BookError};
 use crate::notify::state_dir::StateDir;
 use crate::observe::counters::{Counters, PerVip};
 use crate::observe::describe::Described;
@@ -60,46 +61,6 @@ pub struct Plan {
     pub deadline: Duration,
 }
 
-/// VIPs whose record of an earlier run still counts, as nothing was granted through them
-/// since: that run was interrupted, or this is a repetition.
-#[derive(Clone, Debug, Default)]
-pub struct Begun {
-    /// Its fence stands.
-    pub fenced: Vec<IpAddr>,
-    /// No address of this node, whose clients are elsewhere: unless locks are held through
-    /// them, with which a new release begins.
-    pub absent: Vec<IpAddr>,
-}
-
-impl Begun {
-    /// Leaves out VIPs whose record, `earlier`, was there before their move began: its run
-    /// ended before it had written one. Notes it for VIPs whose move begins now.
-    pub fn forget_earlier_moves(
-        &mut self,
-        vips: &[IpAddr],
-        earlier: Option<&Record>,
-        working: &Working,
-    ) -> anyhow::Result<()> {
-        let id = earlier.map(Record::id);
-        for &vip in vips {
-            if !self.fenced.contains(&vip) && !self.absent.contains(&vip) {
-                working.note_earlier(vip, id.as_deref())?;
-            } else if let Some(id) = &id
-                && working.is_earlier(vip, id)?
-            {
-                self.fenced.retain(|&fenced| fenced != vip);
-                self.absent.retain(|&absent| absent != vip);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether what was recorded of a VIP counts, through which `held` is held.
-    fn counts(&self, vip: IpAddr, held: &LockTable) -> bool {
-        self.fenced.contains(&vip) || (self.absent.contains(&vip) && held.locks.is_empty())
-    }
-}
-
 /// For one call to lockd. It answers in microseconds, but works through many
 /// clients one after another.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -121,6 +82,7 @@ pub async fn run(
     facts: &Facts,
     watch: &mut Watch,
     paths: &mut PathFinder,
+    fences: &mut Fences,
 ) -> Result<(ReleaseReport, Option<Record>), RunError> {
     let began = Instant::now();
     // No other run's releases come between the looks.
@@ -129,17 +91,25 @@ pub async fn run(
         false => Some((Turn::take(plan.deadline).await).map_err(|e| RunError::Before(e.into()))?),
     };
     let start = Start::look(plan, facts, watch, paths).map_err(RunError::Before)?;
-    let (vips, others) = (release_all(plan, facts, watch, paths, &start, turn.as_ref()).await)
-        .map_err(RunError::After)?;
+    let released = release_all(plan, facts, watch, paths, &start, turn.as_ref(), fences).await;
+    let (vips, others) = released.map_err(|error| match fences.is_kept() {
+        true => RunError::After(error),
+        false => RunError::Before(error),
+    })?;
     let confirmed = (vips.iter()).all(|vip| vip.verdict == Verdict::Confirmed)
         && others.iter().all(|other| other.fate != Fate::Disturbed);
+    if confirmed {
+        // With nothing held there was nothing to release.
+        fences.keep();
+    }
     let report = ReleaseReport {
         schema: ReleaseReport::SCHEMA,
         node: netns::node(),
         kernel: facts.release.clone(),
         dry_run: plan.dry_run,
         confirmed,
-        fenced: Vec::new(),
+        fenced: fences.staying().to_vec(),
+        fenced_for_ms: 0,
         vips,
         others,
         took_ms: milliseconds(began.elapsed()),
@@ -182,7 +152,7 @@ impl Start {
                 }
             }
         }
-        if (plan.record.is_some() || plan.keeps_record) && !plan.dry_run {
+        if plan.record.is_some() || plan.keeps_record {
             let tables = start.looks.iter().map(|seen| &seen.ours);
             let (node, release) = (netns::node(), facts.release.clone());
             let mut record = Record::of(tables, paths, node, release, &plan.vips);
@@ -194,8 +164,10 @@ impl Start {
                         record.recall(earlier, vip);
                     }
                 }
-                record.put(place)?;
-                info!(path = %place.path().display(), locks = record.locks.len(), "recorded");
+                if !plan.dry_run {
+                    record.put(place)?;
+                    info!(path = %place.path().display(), locks = record.locks.len(), "recorded");
+                }
             }
             start.record = Some(record);
         }
@@ -210,6 +182,7 @@ async fn release_all(
     paths: &mut PathFinder,
     start: &Start,
     turn: Option<&Turn>,
+    fences: &mut Fences,
 ) -> anyhow::Result<(Vec<VipReport>, Vec<Other>)> {
     let mut vips = Vec::new();
     let mut last = None;
@@ -218,6 +191,7 @@ async fn release_all(
             plan,
             facts,
             watch,
+            fences,
             vip,
             turn,
             began: Instant::now(),
@@ -277,6 +251,7 @@ struct OneVip<'a> {
     plan: &'a Plan,
     facts: &'a Facts,
     watch: &'a mut Watch,
+    fences: &'a mut Fences,
     vip: IpAddr,
     /// None in a dry run.
     turn: Option<&'a Turn>,
@@ -328,9 +303,10 @@ impl OneVip<'_> {
         let counters = until - start.get(&self.vip).copied().unwrap_or_default();
         let report = VipReport {
             vip: self.vip,
+            known: self.is_known(before),
             verdict,
             doubts,
-            warnings: self.warnings(before, &counters),
+            warnings: self.warnings(&counters),
             before: before.counts(),
             steps,
             released: gone(&stages, described.locks(), evidence::locks(table)),
@@ -391,6 +367,7 @@ impl OneVip<'_> {
 
             let counted = self.counted()?;
             let went = Instant::now();
+            self.fences.keep();
             match self.go(way, table, &before.snapshot.table, turn).await {
                 Ok(report) => {
                     step.action = Some(report.action);
@@ -474,21 +451,17 @@ impl OneVip<'_> {
         Ok(all.get(&self.vip).copied().unwrap_or_default())
     }
 
-    fn warnings(&self, before: &Seen, counters: &Counters) -> Vec<String> {
+    /// Whether the address is, or was, one of this node's VIPs, as far as anybody can tell.
+    fn is_known(&self, before: &Seen) -> bool {
+        let vip = self.vip;
+        let hosts = &before.snapshot.table.hosts;
+        hosts.iter().any(|host| host.key.vip == vip)
+            || netns::has_address(vip).unwrap_or(true)
+            || Book::read(&self.plan.state, vip).is_ok_and(|read| read.owner.is_some())
+    }
+
+    fn warnings(&self, counters: &Counters) -> Vec<String> {
         let mut warnings = Vec::new();
-        let known = before
-            .snapshot
-            .table
-            .hosts
-            .iter()
-            .any(|host| host.key.vip == self.vip);
-        if !known && !netns::has_address(self.vip).unwrap_or(true) {
-            warnings.push(format!(
-                "{} is no address of this node, and no client ever locked through it: is it the \
-                 server's address, and not a client's?",
-                self.vip
-            ));
-        }
         if counters.grants() > 0 && self.plan.record.is_some() {
             warnings.push(format!(
                 "{} locks were granted through the VIP since the record was begun; they may not \

@@ -24,6 +24,8 @@ pub struct ReleaseReport {
     /// VIPs whose lock traffic is dropped since before the record was taken, until they
     /// leave this node or the fence's time is over.
     pub fenced: Vec<IpAddr>,
+    /// How much longer that lasts at most.
+    pub fenced_for_ms: u64,
     pub vips: Vec<VipReport>,
     /// The VIPs that were not to be touched.
     pub others: Vec<Other>,
@@ -48,6 +50,9 @@ pub enum Verdict {
 #[derive(Debug, Serialize)]
 pub struct VipReport {
     pub vip: IpAddr,
+    /// Whether this is an address of the node, clients have locked through it, or there is a
+    /// client book of it. Releasing any other confirms nothing but that.
+    pub known: bool,
     pub verdict: Verdict,
     /// Why it is not confirmed.
     pub doubts: Vec<String>,
@@ -96,16 +101,26 @@ pub struct Gone<T> {
 
 impl fmt::Display for ReleaseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for VipReport { vip, .. } in self.vips.iter().filter(|vip| !vip.known) {
+            writeln!(
+                f,
+                "! {vip}: this node has never had it: it is no address here, no client has locked \
+                 through it, and there is no client book of it; is it the server's address, and \
+                 not a client's?"
+            )?;
+        }
         for vip in &self.vips {
             vip.fmt(f)?;
         }
         for other in &self.others {
             write_other(f, other)?;
         }
+        let seconds = self.fenced_for_ms.div_ceil(1000);
         for vip in &self.fenced {
             writeln!(
                 f,
-                "  {vip} is fenced off: its lock traffic is dropped until it leaves this node"
+                "  {vip} is fenced off: its lock traffic is dropped until it leaves this node, \
+                 {seconds} s at most"
             )?;
         }
         Ok(())

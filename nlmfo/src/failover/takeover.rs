@@ -23,11 +23,13 @@ use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
+use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::notify::book::BookError;
 use crate::notify::book::writer::Writer;
 use crate::notify::state_dir::StateDir;
+use crate::observe::counters::PerVip;
 use crate::observe::describe::{Described, LockLine};
 use crate::output;
 
@@ -90,9 +92,13 @@ pub async fn run(
         let vips = plan.vips.iter();
         vips.map(|&vip| (vip, Expected::of(record, vip))).collect()
     });
+    let counters = (watch.counters()).map_err(|error| RunError::After(error.into()))?;
     let mut takeover = Takeover {
         plan,
         expected,
+        counters,
+        nfsd_ran: nfsd_runs(),
+        nfsd_stopped: false,
         watch,
         until: Instant::now() + opened.left,
         began,
@@ -110,6 +116,8 @@ pub async fn run(
         Teller::Program(_) | Teller::Nobody => takeover.until,
     };
     let told = telling.finish(told_until).await;
+    takeover.look_at_nfsd().map_err(RunError::After)?;
+    let nfsd_stopped = takeover.nfsd_stopped;
     let vips = takeover
         .vips(told, reclaims, windows, &mut paths)
         .map_err(RunError::After)?;
@@ -121,6 +129,7 @@ pub async fn run(
         waiters_cancelled: opened.cancelled,
         still_waiting: opened.waiting,
         by_gate: opened.begun.is_some(),
+        nfsd_stopped,
         uncovered: (opened.begun).map_or_else(Vec::new, |begun| begun.coverage.uncovered),
         took_ms: milliseconds(began.elapsed()),
     })
@@ -137,6 +146,10 @@ struct Takeover<'a> {
     /// What each of the plan's VIPs is to have back; none if nobody said.
     expected: Option<BTreeMap<IpAddr, Expected>>,
     watch: &'a mut Watch,
+    /// Of before the clients were told.
+    counters: PerVip,
+    nfsd_ran: bool,
+    nfsd_stopped: bool,
     until: Instant,
     began: Instant,
     books: Books,
@@ -172,6 +185,7 @@ impl Takeover<'_> {
         let mut reclaims = Reclaims::new();
         let mut shown = None;
         while Instant::now() < self.until {
+            self.look_at_nfsd()?;
             if let Some(expected) = &self.expected {
                 let all = expected.values().map(Expected::len).sum();
                 let missing = self.missing(&mut reclaims)?;
@@ -204,6 +218,20 @@ impl Takeover<'_> {
                 sleep(LOOK).await;
             }
         }
+        Ok(())
+    }
+
+    /// Whether nfsd has been stopped: it takes lockd down, with all that was reclaimed. Also
+    /// if it was started again before anybody looked, and held locks then.
+    fn look_at_nfsd(&mut self) -> anyhow::Result<()> {
+        let now = self.watch.counters()?;
+        let shut_down = |counters: &PerVip, vip: &IpAddr| {
+            let counters = counters.get(vip);
+            counters.map_or(0, |counters| counters.released.shutdown)
+        };
+        let is_lost = |vip| shut_down(&now, vip) > shut_down(&self.counters, vip);
+        let is_stopped = self.nfsd_ran && !nfsd_runs();
+        self.nfsd_stopped |= is_stopped || self.plan.vips.iter().any(is_lost);
         Ok(())
     }
 
@@ -247,6 +275,7 @@ impl Takeover<'_> {
             let window = windows.iter().position(|window| window.vip == vip);
             vips.push(VipTakeover {
                 vip,
+                is_here: netns::has_address(vip).context("reading this node's addresses")?,
                 expected: expected.map(|expected| expected.len()),
                 missing,
                 held: Described::new(&held, paths).locks().collect(),
@@ -258,6 +287,11 @@ impl Takeover<'_> {
         }
         Ok(vips)
     }
+}
+
+fn nfsd_runs() -> bool {
+    let threads = Nfsd::mounted().and_then(|nfsd| nfsd.threads());
+    threads.is_ok_and(|threads| threads > 0)
 }
 
 /// Ends the windows, and returns what is to be said of them.

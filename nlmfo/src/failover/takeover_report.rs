@@ -25,6 +25,8 @@ pub struct TakeoverReport {
     pub still_waiting: Vec<String>,
     /// Whether grace was the gate's, which is audited; else the kernel's own.
     pub by_gate: bool,
+    /// nfsd was stopped meanwhile, and what had been reclaimed was lost with it.
+    pub nfsd_stopped: bool,
     /// Devices whose packets the gate does not see.
     pub uncovered: Vec<Uncovered>,
     pub took_ms: f64,
@@ -34,6 +36,8 @@ pub struct TakeoverReport {
 #[derive(Debug, Serialize)]
 pub struct VipTakeover {
     pub vip: IpAddr,
+    /// Whether it is an address of this node at the end.
+    pub is_here: bool,
     /// Locks that its clients held on the other node; null if nobody said.
     pub expected: Option<usize>,
     /// Those of them that are not back, as they were recorded there.
@@ -103,13 +107,15 @@ impl TakeoverReport {
         let is_complete = |vip: &VipTakeover| {
             let is_told =
                 |told: &Told| told.done || (vip.expected.is_some() && told.error.is_none());
-            vip.missing.is_empty()
+            vip.is_here
+                && vip.missing.is_empty()
                 && vip.book_error.is_none()
                 && vip.told.as_ref().is_none_or(is_told)
         };
         let is_covered = !self.uncovered.iter().any(|uncovered| uncovered.failed);
         let is_held = !self.by_gate || self.vips.iter().all(is_audited);
-        if !(is_held && is_covered && self.still_waiting.is_empty()) {
+        let is_confirmed = is_held && is_covered && self.still_waiting.is_empty();
+        if !is_confirmed || self.nfsd_stopped {
             Exit::NotConfirmed
         } else if !self.vips.iter().all(is_complete) {
             Exit::Incomplete
@@ -130,6 +136,13 @@ impl fmt::Display for TakeoverReport {
                 )?;
             }
             vip.fmt(f)?;
+        }
+        if self.nfsd_stopped {
+            writeln!(
+                f,
+                "✗ NOT CONFIRMED: nfsd was stopped during the takeover, and what had been \
+                 reclaimed is gone; start it and run the takeover again"
+            )?;
         }
         if self.waiters_cancelled > 0 {
             writeln!(
@@ -157,6 +170,9 @@ impl fmt::Display for VipTakeover {
         let vip = self.vip;
         if let Some(window) = &self.window {
             window.fmt(f)?;
+        }
+        if !self.is_here {
+            writeln!(f, "  ✗ it is no address of this node: bring it up here")?;
         }
         if let Some(error) = self.told.as_ref().and_then(|told| told.error.as_ref()) {
             writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;

@@ -110,6 +110,17 @@ impl Drop for Telling {
     }
 }
 
+/// The clients that nlmfo itself would tell of a VIP, or why it knows none.
+pub fn clients(
+    vip: IpAddr,
+    record: Option<&Record>,
+    settled: &Settled,
+    state: &StateDir,
+    config: &Config,
+) -> Result<Vec<IpAddr>, String> {
+    Tell::new(vip, record, settled, state, config).clients()
+}
+
 /// What is to be done for one VIP.
 #[derive(Debug)]
 enum Job {

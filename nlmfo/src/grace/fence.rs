@@ -5,11 +5,75 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use nlmfo_common::Addr;
+use nlmfo_common::gate::Window;
 
-use super::gate::{Coverage, Gate, pass_lockds_queue};
+use super::gate::{Gate, pass_lockds_queue};
 use super::lock::{Lock, TIMEOUT};
 use super::window::{self, after, now};
-use super::{GraceError, keeper};
+use super::{GraceError, keeper, leftovers};
+use crate::observe::programs::chain;
+
+/// The fences of a command. Dropping it takes those away that the command has raised, until
+/// [`Fences::keep`].
+#[derive(Debug, Default)]
+pub struct Fences {
+    vips: Vec<IpAddr>,
+    /// Those that an earlier run had raised.
+    earlier: Vec<IpAddr>,
+    is_kept: bool,
+}
+
+impl Fences {
+    /// From now on locks may be released: the fences stay for their time.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The VIPs whose fences stand when this is gone.
+    pub fn staying(&self) -> &[IpAddr] {
+        match self.is_kept {
+            true => &self.vips,
+            false => &self.earlier,
+        }
+    }
+
+    fn raised(&self) -> Vec<IpAddr> {
+        let vips = self.vips.iter().copied();
+        vips.filter(|vip| !self.earlier.contains(vip)).collect()
+    }
+}
+
+impl Drop for Fences {
+    fn drop(&mut self) {
+        let raised = self.raised();
+        if self.is_kept || raised.is_empty() {
+            return;
+        }
+        // Dropped in an error path or by a signal, inside a runtime that cannot be blocked
+        // on: a thread with a runtime of its own can.
+        let lowering = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = runtime.map_err(|error| error.to_string())?;
+            let lowering = async {
+                lower(&raised).await?;
+                leftovers::finish_if_over().await
+            };
+            (runtime.block_on(lowering)).map_err(|error| chain(&error))
+        });
+        let error = match lowering.join() {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => "its thread panicked".to_owned(),
+        };
+        tracing::error!("the fence stays for its time, as it cannot be taken away: {error}");
+    }
+}
 
 /// Fences the VIPs off for that long at most. On return lockd has answered what had
 /// reached it before; the keeper takes a fence away when its VIP leaves the node. Waits up to
@@ -18,17 +82,21 @@ pub async fn raise(
     vips: &[IpAddr],
     lasting: Duration,
     patience: Duration,
-) -> Result<Coverage, GraceError> {
-    let coverage = {
+) -> Result<Fences, GraceError> {
+    // Dropped after the lock, which it takes.
+    let mut fences = Fences::default();
+    {
         let _lock = Lock::Gate.take(patience).await?;
+        keeper::spawn()?;
         let (mut gate, _) = Gate::load_or_take_over().await?;
-        let coverage = gate.cover_all().await?;
+        gate.cover_all().await?;
+        fences.earlier = gate.fenced()?;
+        fences.earlier.retain(|vip| vips.contains(vip));
+        fences.vips = vips.to_vec();
         gate.fence(vips, after(now(), lasting))?;
-        coverage
-    };
+    }
     pass_lockds_queue().await?;
-    keeper::spawn()?;
-    Ok(coverage)
+    Ok(fences)
 }
 
 /// Takes the VIPs' fences away.
@@ -54,6 +122,12 @@ impl Gate {
         self.settle()
     }
 
+    /// Every window, open or not, with the fence before it.
+    pub(super) fn windows(&self) -> Result<Vec<(IpAddr, Window)>, GraceError> {
+        let windows = self.maps.windows()?.into_iter();
+        Ok(windows.map(|(vip, window)| (vip.ip(), window)).collect())
+    }
+
     /// The VIPs that are fenced off now.
     pub fn fenced(&self) -> Result<Vec<IpAddr>, GraceError> {
         let windows = self.maps.windows()?;
@@ -62,5 +136,24 @@ impl Gate {
             .filter(|(_, window)| window.fenced_until > now)
             .map(|(vip, _)| vip.ip())
             .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_this_command_raised_is_taken_away() {
+        let [first, second]: [IpAddr; 2] = ["10.77.0.1", "fd77::1"].map(|ip| ip.parse().unwrap());
+        let mut fences = Fences {
+            vips: vec![first, second],
+            earlier: vec![second],
+            is_kept: false,
+        };
+        assert_eq!(fences.raised(), [first]);
+        assert_eq!(fences.staying(), [second]);
+        fences.keep();
+        assert_eq!(fences.staying(), [first, second]);
     }
 }

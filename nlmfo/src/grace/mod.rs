@@ -17,6 +17,7 @@ pub mod maps;
 pub mod pins;
 pub mod report;
 pub mod scope;
+pub mod standing;
 pub mod tc;
 pub mod way;
 pub mod window;

@@ -5,6 +5,7 @@ mod pair;
 use std::fmt::Write;
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -17,13 +18,15 @@ use crate::failover::exclusive::Working;
 use crate::failover::record::Record;
 use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
+use crate::failover::takeover_plan::PlanReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::telling::Teller;
 use crate::failover::watch::Watch;
 use crate::failover::{release, takeover, window};
 use crate::files::Place;
+use crate::grace::fence::{self, Fences};
 use crate::grace::gate::Gate;
-use crate::grace::{fence, scope, way};
+use crate::grace::{scope, standing, way};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::kernel::{self, lockd::LockdError, netns};
@@ -42,7 +45,7 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let working = working(args, &vips).await?;
         if let Some(host) = &args.pair.to {
             return or_interrupt(pair::run(args, &vips, host, working), MOVING).await;
@@ -55,6 +58,9 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
             }
             Some(Phase::Takeover) => {
                 let expect = expected(args, &vips)?;
+                if args.release.dry_run {
+                    return plan_takeover(args, &vips, expect).await;
+                }
                 finish_takeover(
                     args,
                     or_interrupt(takeover(args, &vips, expect), TAKING).await?,
@@ -62,7 +68,19 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
             }
             None => both(args, &vips, working.as_ref()).await,
         }
-    })
+    });
+    ended.map_err(|failure| with_standing(failure, &vips))
+}
+
+/// The failure with what still stands for the VIPs, if anything does.
+fn with_standing(failure: Failure, vips: &[IpAddr]) -> Failure {
+    match standing::of(vips) {
+        Ok(standing) if standing.is_empty() => failure,
+        _ => {
+            let standing = standing::words(vips);
+            Failure::new(failure.exit, anyhow!("{:#}; {standing}", failure.error))
+        }
+    }
 }
 
 /// Waits until nobody else works on the VIPs; none for a dry run. What a takeover waits for,
@@ -125,14 +143,40 @@ async fn both(
     vips: &[IpAddr],
     working: Option<&Working>,
 ) -> Result<Exit, Failure> {
-    let done = or_interrupt(release(args, vips, working), RELEASING).await?;
-    let released = finish_release(args, &done.report)?;
-    if released != Exit::Done || args.release.dry_run {
+    let expect = expected(args, vips)?;
+    // Two phases are one move: of what the first has released, a second run is to know.
+    let own = own_record(args);
+    let mut args = args.clone();
+    args.release.record = args.release.record.or_else(|| own.clone());
+    let done = or_interrupt(release(&args, vips, working), RELEASING).await?;
+    let released = finish_release(&args, &done.report)?;
+    if released != Exit::Done {
         return Ok(released);
     }
-    let expect = expected(args, vips)?.or(done.record);
-    let report = or_interrupt(takeover(args, vips, expect), TAKING).await?;
-    finish_takeover(args, report)
+    let expect = expect.or(done.record);
+    if args.release.dry_run {
+        return plan_takeover(&args, vips, expect).await;
+    }
+    let report = or_interrupt(takeover(&args, vips, expect), TAKING).await?;
+    let exit = finish_takeover(&args, report)?;
+    if let Some(record) = own
+        && matches!(exit, Exit::Done | Exit::Incomplete)
+    {
+        pair::forget_record(&record);
+    }
+    Ok(exit)
+}
+
+/// Where a failover on this node records what is to come back, if nobody has named a file and
+/// one can be written: a run that is killed between the phases leaves nothing else to go by.
+fn own_record(args: &FailoverArgs) -> Option<PathBuf> {
+    let is_wanted = args.release.record.is_none() && args.takeover.expect.is_none();
+    if !is_wanted || args.release.dry_run {
+        return None;
+    }
+    let path = pair::default_record(args).ok()?;
+    let is_writable = rustix::fs::access(path.parent()?, rustix::fs::Access::WRITE_OK).is_ok();
+    is_writable.then_some(path)
 }
 
 /// The record that is named, if one is; an error if it is not of all the VIPs: of others
@@ -176,16 +220,22 @@ async fn release(
     let record = record_place(&args.release)?;
     let (facts, mut watch) = observe()?;
     let mut begun = begun(vips)?;
+    if args.phase.is_none() {
+        // Nor was anything but reclaims granted since a takeover here has begun.
+        let standing = standing::of(vips)?;
+        let in_grace = standing.iter().filter(|one| one.grace.is_some());
+        begun.fenced.extend(in_grace.map(|one| one.vip));
+    }
     if let Some(working) = working {
         let earlier = record.as_ref().and_then(Place::earlier);
         begun.forget_earlier_moves(vips, earlier, working)?;
     }
-    let fence = raise_fence(&args.release, vips).await?;
+    let mut fences = raise_fence(&args.release, vips).await?;
     let mut plan = plan(args, vips);
     plan.record = record;
     plan.begun = begun;
     let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
-    let outcome = release::run(&plan, &facts, &mut watch, &mut paths).await;
+    let outcome = release::run(&plan, &facts, &mut watch, &mut paths, &mut fences).await;
     let (mut report, record) = outcome.map_err(|error| {
         let exit = match error {
             release::RunError::Before(_) => Exit::CouldNotRun,
@@ -193,7 +243,9 @@ async fn release(
         };
         Failure::new(exit, error)
     })?;
-    report.fenced = fence;
+    let standing = standing::of(&report.fenced).unwrap_or_default();
+    let longest = standing.iter().filter_map(|one| one.fence).max();
+    report.fenced_for_ms = longest.map_or(0, |left| left.as_millis() as u64);
     Ok(Released { report, record })
 }
 
@@ -232,21 +284,54 @@ fn record_place(args: &ReleaseArgs) -> Result<Option<Place<Record>>, Failure> {
 }
 
 /// Fences off those of the VIPs that clients can reach here, unless told not to.
-async fn raise_fence(args: &ReleaseArgs, vips: &[IpAddr]) -> Result<Vec<IpAddr>, Failure> {
+async fn raise_fence(args: &ReleaseArgs, vips: &[IpAddr]) -> Result<Fences, Failure> {
     if args.no_fence || args.dry_run {
-        return Ok(Vec::new());
+        return Ok(Fences::default());
     }
     let is_here = |vip: &&IpAddr| netns::has_address(**vip).unwrap_or(true);
     let here: Vec<IpAddr> = vips.iter().filter(is_here).copied().collect();
-    if !here.is_empty() {
-        (fence::raise(&here, args.fence, args.deadline).await).map_err(|error| {
-            let Failure { exit, error } = error.into();
-            let remedy = "nothing was released: the VIP's lock traffic cannot be held off; cut it \
-                          off yourself and give --no-fence";
-            Failure::new(exit, error.context(remedy))
-        })?;
+    if here.is_empty() {
+        return Ok(Fences::default());
     }
-    Ok(here)
+    (fence::raise(&here, args.fence, args.deadline).await).map_err(|error| {
+        let Failure { exit, error } = error.into();
+        let remedy = "nothing was released: the VIP's lock traffic cannot be held off; cut it off \
+                      yourself and give --no-fence";
+        Failure::new(exit, error.context(remedy))
+    })
+}
+
+/// Says what a takeover would do.
+async fn plan_takeover(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    expect: Option<Record>,
+) -> Result<Exit, Failure> {
+    let (facts, mut watch) = observe()?;
+    let plan = takeover_plan(args, vips, expect)?;
+    let report = (PlanReport::look(&plan, &facts, &mut watch).await)
+        .map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    match args.json {
+        true => output::report_json(None, &report),
+        false => output::report(None, |out| write!(out, "{report}")),
+    }
+    Ok(Exit::Done)
+}
+
+fn takeover_plan(
+    args: &FailoverArgs,
+    vips: &[IpAddr],
+    expect: Option<Record>,
+) -> Result<takeover::Plan, Failure> {
+    Ok(takeover::Plan {
+        vips: vips.to_vec(),
+        expect,
+        grace: args.takeover.grace,
+        scope: scope::of_folders(&args.takeover.filesystem)?,
+        wait_address: args.takeover.wait_address,
+        teller: teller(args)?,
+        state: StateDir::new(&args.state.state_dir),
+    })
 }
 
 async fn takeover(
@@ -255,15 +340,7 @@ async fn takeover(
     expect: Option<Record>,
 ) -> Result<TakeoverReport, Failure> {
     let (facts, mut watch) = observe()?;
-    let plan = takeover::Plan {
-        vips: vips.to_vec(),
-        expect,
-        grace: args.takeover.grace,
-        scope: scope::of_folders(&args.takeover.filesystem)?,
-        wait_address: args.takeover.wait_address,
-        teller: teller(args)?,
-        state: StateDir::new(&args.state.state_dir),
-    };
+    let plan = takeover_plan(args, vips, expect)?;
     takeover::run(&plan, &facts, &mut watch)
         .await
         .map_err(|error| match error {

@@ -71,9 +71,7 @@ pub async fn run(
         false => output::report(None, |out| write!(out, "{report}")),
     }
     if is_ours && matches!(exit, Exit::Done | Exit::Incomplete) {
-        // The move that it is of is over.
-        fs::remove_file(&record)
-            .with_context(|| format!("removing the record {}", record.display()))?;
+        forget_record(&record);
     }
     Ok(exit)
 }
@@ -141,15 +139,30 @@ fn record_path(args: &mut FailoverArgs) -> Result<PathBuf, Failure> {
     if let Some(path) = &args.release.record {
         return Ok(path.clone());
     }
+    let path = default_record(args)?;
+    args.release.record = Some(path.clone());
+    Ok(path)
+}
+
+/// In the state directory, which is made if it is not there.
+pub fn default_record(args: &FailoverArgs) -> Result<PathBuf, Failure> {
     let folder = args.state.state_dir.clone();
     state_dir::create(&folder, Readers::Statd)
         .with_context(|| format!("creating the state directory {}", folder.display()))?;
     let mut vips = args.vip.clone();
     vips.sort_unstable();
     let names: Vec<String> = vips.iter().map(IpAddr::to_string).collect();
-    let path = folder.join(format!("record-{}.json", names.join("-")));
-    args.release.record = Some(path.clone());
-    Ok(path)
+    Ok(folder.join(format!("record-{}.json", names.join("-"))))
+}
+
+/// Removes a record of ours: the move that it is of is over.
+pub fn forget_record(record: &Path) {
+    if let Err(error) = fs::remove_file(record) {
+        let path = record.display();
+        output::note(format_args!(
+            "the record {path} could not be removed: {error}"
+        ));
+    }
 }
 
 struct Pair<'a> {
