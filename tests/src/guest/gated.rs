@@ -123,7 +123,7 @@ pub fn kill_all() -> Result<()> {
 }
 
 /// Processes of the tool that have not ended.
-fn processes() -> Result<BTreeSet<i32>> {
+pub fn processes() -> Result<BTreeSet<i32>> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();

@@ -10,6 +10,7 @@ mod gate;
 mod gate_life;
 mod grace;
 mod grace_end;
+mod half_done;
 mod last_resorts;
 mod locks;
 mod names;
@@ -109,6 +110,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         free_all::SCENARIOS,
         grace::SCENARIOS,
         grace_end::SCENARIOS,
+        half_done::SCENARIOS,
         takeover::SCENARIOS,
         parallel::SCENARIOS,
         thousand::SCENARIOS,

@@ -22,7 +22,7 @@ use crate::{
     progress,
 };
 
-const PACKAGES: [&str; 34] = [
+const PACKAGES: [&str; 35] = [
     "base-files",
     "bash",
     "bsdutils",
@@ -53,6 +53,7 @@ const PACKAGES: [&str; 34] = [
     "psmisc",
     "rpcbind",
     "sed",
+    "strace",
     "tar",
     "tcpdump",
     "util-linux",
