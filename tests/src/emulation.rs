@@ -17,6 +17,16 @@ pub fn machines_at_once() -> Result<usize> {
     Ok(cores.context("the number of cores")? + 1)
 }
 
+/// Processors of a machine. One takes a third less of the host's time than two. Two show
+/// races: a scenario has them on the first kernel if it runs on several, and with `--full`
+/// always. `repeats` says that it is for one kernel, or that the first one has shown it.
+pub fn processors(repeats: bool, full: bool) -> u32 {
+    match repeats && !full {
+        true => 1,
+        false => 2,
+    }
+}
+
 /// Runs of a scenario, should the emulator fail and not the kernel
 /// (`xtask::lab::Outcome::is_emulators_fault`).
 pub const TRIES: u32 = 3;

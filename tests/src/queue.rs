@@ -23,11 +23,14 @@ pub struct Job {
     pub kernel: usize,
     pub scenario: &'static str,
     pub place: Place,
+    /// Of each machine.
+    pub processors: u32,
     /// Which try this is, from 1.
     pub tries: u32,
 }
 
-/// Jobs of one kernel and one place, for one machine or cluster, in this order.
+/// Jobs of one kernel, place and number of processors, for one machine or cluster, in this
+/// order.
 pub type Work = Vec<Job>;
 
 /// Work for several workers.
@@ -112,8 +115,11 @@ impl State {
             return vec![self.jobs.remove(at)];
         }
         let mut size = self.jobs.len().div_ceil(2 * workers).min(AT_MOST);
+        let is_shared = |job: &Job| job.kernel == kernel && job.place == Place::Shared;
+        let first = self.jobs.iter().find(|job| is_shared(job)).copied();
         let taken = self.jobs.extract_if(.., |job| {
-            let is_one = job.kernel == kernel && job.place == Place::Shared && size > 0;
+            let fits = first.is_some_and(|first| first.processors == job.processors);
+            let is_one = is_shared(job) && fits && size > 0;
             size -= usize::from(is_one);
             is_one
         });
@@ -133,6 +139,7 @@ mod tests {
             kernel,
             scenario,
             place,
+            processors: 2,
             tries: 1,
         };
         scenarios.iter().map(job).collect()
@@ -179,14 +186,17 @@ mod tests {
         /// place, and only shared machines get several.
         #[test]
         fn every_job_is_run_once(
-            places in collection::vec((0usize..3, 0u8..3), 0..60),
+            places in collection::vec((0usize..3, 0u8..3, 1u32..3), 0..60),
             workers in 1usize..5,
         ) {
             let place = |number| [Place::Shared, Place::Own, Place::Cluster][usize::from(number)];
             let all: Vec<Job> = (places.iter())
-                .map(|(kernel, number)| jobs(place(*number), *kernel, &["one"])[0])
                 .enumerate()
-                .map(|(tries, job)| Job { tries: tries as u32, ..job })
+                .map(|(number, (kernel, kind, processors))| Job {
+                    processors: *processors,
+                    tries: number as u32,
+                    ..jobs(place(*kind), *kernel, &["one"])[0]
+                })
                 .collect();
             let queue = Queue::new(all.clone(), workers);
             let mut seen = Vec::new();
@@ -194,10 +204,8 @@ mod tests {
                 let first = work[0];
                 prop_assert!(work.len() == 1 || first.place == Place::Shared);
                 prop_assert!(work.len() <= AT_MOST);
-                prop_assert!(
-                    work.iter()
-                        .all(|job| (job.kernel, job.place) == (first.kernel, first.place))
-                );
+                let machine = |job: &Job| (job.kernel, job.place, job.processors);
+                prop_assert!(work.iter().all(|job| machine(job) == machine(&first)));
                 queue.done(first.place == Place::Cluster, Vec::new());
                 seen.extend(work);
             }

@@ -96,7 +96,7 @@ impl Bench {
 
     /// Runs the scenarios one after the other; returns those to be run in another machine.
     fn on_one_machine(&self, work: Work) -> Vec<Job> {
-        let run = self.machine(work[0].kernel, &self.command("scenarios", &work));
+        let run = self.machine(&work[0], &self.command("scenarios", &work));
         let mut batch = Batch {
             bench: self,
             jobs: &work,
@@ -174,9 +174,9 @@ impl Bench {
             return self.give_up(&work, "a cluster runs one scenario");
         };
         let cluster = Cluster {
-            driver: self.machine(job.kernel, &self.command("scenario", &work)),
+            driver: self.machine(job, &self.command("scenario", &work)),
             servers: NODES
-                .map(|(name, address)| self.machine(job.kernel, &["node", name, address]))
+                .map(|(name, address)| self.machine(job, &["node", name, address]))
                 .into(),
             disks: vec![DISK; DISKS],
         };
@@ -236,12 +236,10 @@ impl Bench {
     }
 
     /// A machine that does this with `lab-guest`.
-    fn machine(&self, kernel: usize, arguments: &[&str]) -> Run {
+    fn machine(&self, job: &Job, arguments: &[&str]) -> Run {
         let command = ["/lab-guest"].iter().chain(arguments).copied();
-        let mut run = Run::new(self.kernels[kernel].clone(), command);
-        // The others save a third of the processor time that the emulator takes; races on
-        // two processors the first kernel shows.
-        run.processors = if kernel == 0 || self.full { 2 } else { 1 };
+        let mut run = Run::new(self.kernels[job.kernel].clone(), command);
+        run.processors = job.processors;
         run.deadline = emulation::SCENARIO_DEADLINE + emulation::SWEEP_DEADLINE;
         run.renews_deadline = true;
         run.files = ["nlmfo", "lab-guest"]

@@ -115,6 +115,7 @@ fn chosen(arguments: &Arguments, kernels: &[KernelName], full: bool) -> Result<V
                     kernel,
                     scenario: scenario.name,
                     place,
+                    processors: emulation::processors(is_for_one || kernel > 0, full),
                     tries: 1,
                 };
                 chosen.push((name, job));
