@@ -12,6 +12,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::path::Path;
 
 use super::book::Client;
+use super::state_dir::let_statd_read;
 use crate::files::{self, PRIVATE};
 
 /// lockd's line as far as its cookie: 127.0.0.1, program 100021, version 3, procedure 16.
@@ -83,7 +84,12 @@ pub fn write<'a>(
     for client in clients {
         let name = client.address.to_string();
         let line = format!("{LOCKD} {:032x} {name} {node}\n", 0);
-        match files::create_new(&folder.join(&name), line.as_bytes(), PRIVATE, |_| ()) {
+        match files::create_new(
+            &folder.join(&name),
+            line.as_bytes(),
+            PRIVATE,
+            let_statd_read,
+        ) {
             Ok(()) => written += 1,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::report::{Checked, Report, SCHEMA, Verdict};
+use crate::files::{self, LIMIT};
 
 /// An earlier probe's verdicts.
 #[derive(Debug)]
@@ -56,7 +56,8 @@ impl fmt::Display for Change {
 impl Baseline {
     /// Reads a report that `nlmfo probe --format json` wrote.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).with_context(|| format!("the baseline {}", path.display()))?;
+        let text =
+            files::read(path, LIMIT).with_context(|| format!("the baseline {}", path.display()))?;
         let report: Report = serde_json::from_slice(&text).with_context(|| {
             format!(
                 "the baseline {} is no report of `nlmfo probe --format json`",
@@ -108,6 +109,8 @@ fn bug(check: &Checked) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::known::Named;
+    use std::fs;
+
     use super::*;
     use Verdict::{Fail, Pass, Unsupported};
 
