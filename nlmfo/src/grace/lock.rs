@@ -6,8 +6,8 @@ use super::GraceError;
 use crate::files::lock::{Held, LockFile, Mode};
 use crate::kernel::netns;
 
-/// For a lock that is held for moments.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// For a lock that is held for moments, by many runs one after another.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {

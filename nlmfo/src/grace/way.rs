@@ -62,7 +62,7 @@ pub struct Begun {
 /// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
 /// cleared: they would be granted without a question.
 pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
-    let _lock = Lock::Gate.take(plan.lasting.min(TIMEOUT)).await?;
+    let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     // Before anything is loaded: should this process be killed, the keeper tidies up.
     keeper::spawn()?;
     let (mut gate, origin) = Gate::load_or_take_over().await?;
@@ -77,7 +77,7 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
 /// [`window::now`]'s clock, is returned.
 pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
     pass_lockds_queue().await?;
-    let _lock = Lock::Gate.take(plan.lasting.min(TIMEOUT)).await?;
+    let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     let too_short = || GraceError::EndedEarly(plan.lasting);
     let mut gate = Gate::in_force()?.ok_or_else(too_short)?;
     gate.start_audit(plan)?.ok_or_else(too_short)

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::state_dir::{self, Readers, StateDir};
-use crate::files::{self, PRIVATE};
+use crate::files::{self, LIMIT, PRIVATE};
 
 /// statd's own number, four bytes in the machine's order (nfs-utils,
 /// `nsm_get_state`): where it may be.
@@ -158,7 +158,7 @@ impl Numbers {
         let claims = claimed.into_iter().filter_map(|(number, path)| {
             let claim = known.remove(&number).or_else(|| {
                 // Gone again, given up for a higher one.
-                let text = fs::read(path).ok()?;
+                let text = files::read(&path, LIMIT).ok()?;
                 serde_json::from_slice(&text).ok()
             });
             Some((number, claim?))
@@ -194,7 +194,7 @@ impl Numbers {
     fn prune(&self, claimed: &BTreeMap<u32, PathBuf>) -> Result<(), NumberError> {
         let mut seen: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for (&number, path) in claimed.iter().rev() {
-            let claim = fs::read(path).ok();
+            let claim = files::read(path, LIMIT).ok();
             let Some(claim) = claim.and_then(|text| serde_json::from_slice::<Claim>(&text).ok())
             else {
                 continue;
