@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use self::values::{address, interval, name, speed, time, vip};
+use self::values::{address, host, interval, name, speed, time, vip};
 use crate::notify::callout::Event;
 use crate::notify::state_dir;
 
@@ -145,8 +145,8 @@ pub struct FailoverArgs {
 pub struct PairArgs {
     /// Move the VIPs to this node: open grace there, release here, hand over, take over
     /// there
-    #[arg(long, value_name = "HOST", conflicts_with_all = ["phase", "dry_run", "expect"])]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "HOST", value_parser = host, conflicts_with_all = ["phase", "dry_run", "expect"])]
+    #[arg(value_parser = host)]
     pub to: Option<String>,
     /// How to run a command on HOST: a program with its first arguments, which takes the
     /// host and a line for the shell there
@@ -157,11 +157,11 @@ pub struct PairArgs {
         requires = "to",
         value_parser = NonEmptyStringValueParser::new()
     )]
-    pub rsh: String,
+    pub rsh: OsString,
     /// nlmfo's path on HOST
     #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "to")]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub remote_nlmfo: String,
+    pub remote_nlmfo: OsString,
     /// Run as `PROGRAM HOST VIP...` when the locks are released: it moves the filesystem and
     /// then the address to HOST; without it, somebody else does
     #[arg(long, value_name = "PROGRAM", requires = "to")]
@@ -349,10 +349,10 @@ pub struct CalloutArgs {
     pub event: Event,
     /// The client, as statd monitors it
     #[arg(value_name = "CLIENT")]
-    pub client: String,
+    pub client: OsString,
     /// This node's name; with sm-notify, the address that the client was told from
     #[arg(value_name = "NODE")]
-    pub node: String,
+    pub node: OsString,
     /// With sm-notify, the state number that the client was told
     #[arg(value_name = "STATE")]
     pub state_number: Option<String>,

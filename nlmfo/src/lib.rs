@@ -4,6 +4,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 pub mod bed;
+pub mod causes;
 pub mod cli;
 pub mod commands;
 pub mod exit;
@@ -11,6 +12,7 @@ pub mod failover;
 pub mod files;
 pub mod foreign;
 pub mod grace;
+pub mod interrupt;
 pub mod kernel;
 pub mod notify;
 pub mod observe;

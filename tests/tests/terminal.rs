@@ -28,7 +28,12 @@ fn main() -> ExitCode {
     if let Ok(source) = env::var(BE_THE_SCREEN) {
         return be_the_screen(&source);
     }
-    let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+    let signals = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+    ];
     let mut trials = vec![Trial::test("after_a_panic", || trial(panic))];
     trials.extend(signals.map(|signal| {
         let name = format!("after_{}", signal.as_str().to_lowercase());

@@ -55,6 +55,15 @@ pub(super) fn vip(text: &str) -> Result<IpAddr, String> {
     }
 }
 
+/// A node to run a command on; what begins like an option would be one to ssh.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("give the name or address of a node".to_owned()),
+        text if text.starts_with('-') => Err("the name of a node does not begin with -".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
 pub(super) fn name(text: &str) -> Result<String, String> {
     names::check(text).map(|()| text.to_owned())
 }

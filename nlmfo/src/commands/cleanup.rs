@@ -5,15 +5,16 @@ use std::fmt::Write;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::interrupted::or_interrupt;
 use super::require_root;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive;
 use crate::grace::leftovers;
 use crate::grace::lock::TIMEOUT;
-use crate::output;
 use crate::release::Turn;
 use crate::release::route::{self, Removed};
+use crate::{interrupt, output};
 
 /// The JSON of `nlmfo cleanup`.
 #[derive(Serialize)]
@@ -32,16 +33,18 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    let (removed, gate) = runtime.block_on(async {
+    let work = async {
         let _alone = exclusive::alone().await.map_err(anyhow::Error::from)?;
         // `grace` opens windows beside us.
         let turn = Turn::take(TIMEOUT).await.map_err(anyhow::Error::from)?;
-        let removed = route::cleanup()
-            .await
-            .context("removing nlmfo's routing rules")?;
+        let routes = route::cleanup().await;
+        let removed = routes.context("removing nlmfo's routing rules")?;
         drop(turn);
-        Ok::<_, Failure>((removed, leftovers::cleanup().await?))
-    })?;
+        Ok((removed, leftovers::cleanup().await?))
+    };
+    let work = or_interrupt(work, &[], "not all may be removed: run it again");
+    let (removed, gate) = runtime.block_on(work)?;
+    interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
         let cleaned = Cleaned {
             schema: "nlmfo.cleanup/1",

@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::failover::observe;
+use super::interrupted::or_interrupt;
 use super::require_root;
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
@@ -18,7 +19,7 @@ use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::path::PathFinder;
-use crate::output;
+use crate::{interrupt, output};
 
 /// Directory entries that may be read to name the file of a violation.
 const SEARCH_LIMIT: usize = 50_000;
@@ -57,9 +58,9 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
                     lasting,
                     scope: scope::of_folders(&args.filesystem)?,
                 };
-                open(args, &plan).await
+                or_interrupt(open(args, &plan), &args.vip, "the grace may not be held").await
             }
-            None if args.end => end(args).await,
+            None if args.end => or_interrupt(end(args), &args.vip, "run it again").await,
             None => list(args).await,
         }
     })
@@ -90,17 +91,19 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     listing.ended = None;
     listing.waiters_cancelled = Some(opened.cancelled);
     listing.still_waiting = opened.waiting;
+    let failed = |coverage: &Coverage| coverage.uncovered.iter().any(|one| one.failed);
+    let doubtful =
+        listing.devices.as_ref().is_some_and(failed) || !listing.still_waiting.is_empty();
+    let exit = match doubtful {
+        true => Exit::NotConfirmed,
+        false => verdict(&listing),
+    };
+    interrupt::only_words_are_left(exit as u8);
     match args.json {
         true => output::report_json(None, &listing),
         false => output::report(None, |out| print_opened(out, plan, &listing)),
     }
-    let failed = |coverage: &Coverage| coverage.uncovered.iter().any(|one| one.failed);
-    let doubtful =
-        listing.devices.as_ref().is_some_and(failed) || !listing.still_waiting.is_empty();
-    Ok(match doubtful {
-        true => Exit::NotConfirmed,
-        false => verdict(&listing),
-    })
+    Ok(exit)
 }
 
 fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Result {
@@ -141,6 +144,7 @@ fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Re
 
 /// How long such a grace lasts and what comes of it, only the kernel knows.
 fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
+    interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
         let listing = Listing {
             schema: SCHEMA,
@@ -180,6 +184,8 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
         .retain(|window| !not_open.contains(&window.vip));
     leftovers::finish_if_over().await?;
     listing.ended = None;
+    let exit = verdict(&listing);
+    interrupt::only_words_are_left(exit as u8);
     match args.json {
         true => output::report_json(None, &listing),
         false => output::report(None, |out| {
@@ -189,7 +195,7 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
             (listing.windows.iter()).try_for_each(|window| write!(out, "{window}"))
         }),
     }
-    Ok(verdict(&listing))
+    Ok(exit)
 }
 
 async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
@@ -235,7 +241,7 @@ fn listing(vips: &[IpAddr], devices: Option<Coverage>) -> Result<Listing, Failur
         windows,
         ended: match gate {
             Some(_) => None,
-            None => leftovers::last_report()?,
+            None => leftovers::last_report()?.and_then(|last| last.of(vips)),
         },
         kernel_grace: KernelGrace::now(),
         devices,

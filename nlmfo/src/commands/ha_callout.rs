@@ -73,10 +73,9 @@ fn leave_it_to_another_process(args: &CalloutArgs, program: &Path) -> Result<(),
 /// Calls the site's program as statd would, with the VIP for the node's name: once for
 /// each VIP, or with what statd said if the client's VIP is not known.
 fn call(args: &CalloutArgs, state: &StateDir, program: &Path) -> Result<(), Failure> {
-    let called = |third: &str| {
-        let mut arguments = vec![args.event.name(), &args.client, third];
-        arguments.extend(args.state_number.as_deref());
-        let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
+    let called = |third: &OsStr| {
+        let mut arguments = vec![OsStr::new(args.event.name()), &args.client, third];
+        arguments.extend(args.state_number.as_deref().map(OsStr::new));
         callout::start_detached(program, &arguments)
             .with_context(|| format!("the site's callout {}", program.display()))
     };
@@ -89,7 +88,7 @@ fn call(args: &CalloutArgs, state: &StateDir, program: &Path) -> Result<(), Fail
         called(&args.node)?;
     }
     for vip in vips {
-        called(&vip.to_string())?;
+        called(vip.to_string().as_ref())?;
     }
     Ok(())
 }

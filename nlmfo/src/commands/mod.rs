@@ -6,6 +6,7 @@ mod clients;
 mod failover;
 mod grace;
 mod ha_callout;
+mod interrupted;
 mod locks;
 mod notify;
 mod probe;

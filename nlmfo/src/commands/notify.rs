@@ -5,12 +5,12 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use anyhow::{Context, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::require_root;
 use crate::cli::NotifyArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::record::Record;
+use crate::interrupt::{self, Interrupts};
 use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
@@ -43,23 +43,27 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
             state: could_run(numbers.claim(&claim))?,
             deadline: Some(args.deadline),
         };
-        let mut terminate =
-            signal(SignalKind::terminate()).context("listening for the signal to terminate")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("listening for ctrl-C")?;
+        let mut interrupts = Interrupts::listen().context("listening for signals")?;
         // With a report of who is told so far.
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        could_run(tell::run(&order, stop).await)
+        could_run(tell::run(&order, interrupts.next()).await)
     })?;
+    let interrupted = interrupt::came().filter(|_| !report.is_complete());
+    let exit = match interrupted {
+        Some(_) => Exit::NotConfirmed,
+        None => report.exit(),
+    };
+    interrupt::only_words_are_left(exit as u8);
     match args.json {
         true => output::report_json(None, &report),
         false => output::report(None, |out| write!(out, "{report}")),
     }
-    Ok(report.exit())
+    match interrupted {
+        None => Ok(exit),
+        Some(by) => {
+            let error = anyhow!("interrupted by {by}; the clients above were not all told");
+            Err(Failure::new(exit, error))
+        }
+    }
 }
 
 /// Everybody who is named, and everybody whom the record has as a client of the VIP; if

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::require_root;
 use crate::cli::{ProbeArgs, ProbeFormat};
@@ -67,7 +67,7 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     output::warn(WILL_DO);
 
     let interrupt = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&interrupt))
             .context("a signal's handler")?;
     }

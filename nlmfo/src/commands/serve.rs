@@ -8,13 +8,14 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 
 use super::require_root;
+use crate::causes::chain;
 use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
 use crate::foreign::Shown;
+use crate::interrupt::Interrupts;
 use crate::kernel::{self, netns};
 use crate::notify::book::{self, BookError, Client};
 use crate::notify::books::Books;
@@ -41,9 +42,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
-    let mut terminate =
-        signal(SignalKind::terminate()).context("listening for the signal to terminate")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for ctrl-C")?;
+    let mut interrupts = Interrupts::listen().context("listening for signals")?;
     let lockd = Lockd::find();
     let layout = kernel::layout::load().map_err(ObserveError::from)?;
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
@@ -71,8 +70,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
                     return Err(Failure::new(Exit::Lacking, error));
                 }
             }
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = interrupts.next() => break,
         }
     }
     service.flush();
@@ -162,7 +160,7 @@ impl Service {
                 self.said.remove(&vip);
                 continue;
             }
-            let text = error.to_string();
+            let text = chain(&error);
             if self.said.get(&vip) != Some(&text) {
                 output::note(format_args!("{vip}: clients wait to be noted: {text}"));
                 self.said.insert(vip, text);

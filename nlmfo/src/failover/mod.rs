@@ -4,6 +4,7 @@ pub mod begun;
 pub mod credit;
 pub mod evidence;
 pub mod exclusive;
+pub mod kept;
 pub mod noted;
 pub mod pair;
 pub mod reclaim;

@@ -19,6 +19,7 @@ use super::noted;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
 use super::watch::{Seen, Watch};
+use crate::causes::chain;
 use crate::files::Place;
 use crate::grace::fence::Fences;
 use crate::kernel::netns;
@@ -30,7 +31,6 @@ use crate::observe::counters::{Counters, PerVip};
 use crate::observe::describe::Described;
 use crate::observe::host::Host;
 use crate::observe::programs::ObserveError;
-use crate::observe::programs::chain;
 use crate::observe::table::LockTable;
 use crate::release::choose::{self, Attempt, Decision};
 use crate::release::filesystem::Filesystem;
@@ -69,9 +69,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// Nothing was changed.
-    #[error("nothing was released: {0}")]
+    #[error("nothing was released")]
     Before(#[source] anyhow::Error),
-    #[error("locks may be released in part, and nothing is confirmed: {0}; run it again")]
+    #[error("locks may be released in part, and nothing is confirmed; run it again")]
     After(#[source] anyhow::Error),
 }
 
@@ -373,7 +373,7 @@ impl OneVip<'_> {
                     step.action = Some(report.action);
                     step.hosts = report.hosts;
                 }
-                Err(error) => step.error = Some(error.to_string()),
+                Err(error) => step.error = Some(chain(&error)),
             }
             let from = self.counted()?;
             let seen = self.watch.look(self.vip)?;

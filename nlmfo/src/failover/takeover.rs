@@ -18,6 +18,7 @@ use super::takeover_report::{TakeoverReport, VipTakeover};
 use super::telling::{Outcomes, Settled, Teller, Telling};
 use super::watch::Watch;
 use super::window::{self, OpenError};
+use crate::causes::chain;
 use crate::grace::gate::Gate;
 use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::WindowReport;
@@ -64,11 +65,11 @@ const SEARCH_LIMIT: usize = 50_000;
 /// Why there is no report. The window stays open until its deadline.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("grace was not opened: {0}")]
+    #[error("grace was not opened")]
     Before(#[source] OpenError),
     #[error(
-        "{0}; the grace of the VIPs goes on until its deadline (`nlmfo grace --list`), and nothing \
-         is confirmed"
+        "the grace of the VIPs goes on until its deadline (`nlmfo grace --list`), and nothing is \
+         confirmed"
     )]
     After(#[source] anyhow::Error),
 }
@@ -280,7 +281,7 @@ impl Takeover<'_> {
                 missing,
                 held: Described::new(&held, paths).locks().collect(),
                 told: told.remove(&vip),
-                book_error: book.err().map(|error| error.to_string()),
+                book_error: book.err().map(|error| chain(&error)),
                 all_back_ms: reclaims.get(&vip).copied().map(milliseconds),
                 window: window.map(|at| windows.swap_remove(at)),
             });

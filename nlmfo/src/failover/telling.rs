@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::record::Record;
 use super::takeover_report::Told;
+use crate::causes::chain;
 use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
@@ -173,7 +174,7 @@ impl Tell {
             Err(error) if self.recorded.is_some() => {
                 warn!(%error, "only the clients of the record are told");
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(chain(&error)),
         }
         if clients.is_empty() && self.recorded.is_none() && !self.has_book {
             return Err(format!(
@@ -202,7 +203,7 @@ impl Number {
         let claim = || {
             let claim = Claim::new(&self.vips, netns::node(), self.release.clone());
             let number = Numbers::new(state).continue_or_claim(&claim, self.within);
-            number.map_err(|error| error.to_string())
+            number.map_err(|error| chain(&error))
         };
         self.claimed.get_or_init(claim).clone()
     }
@@ -298,7 +299,7 @@ async fn tell(
         deadline: None,
     };
     let report = tell::run(&order, ended(until)).await;
-    report.map(Told::by_us).map_err(|error| error.to_string())
+    report.map(Told::by_us).map_err(|error| chain(&error))
 }
 
 /// Ready when the time is up, which may come to be earlier.

@@ -39,7 +39,7 @@ pub enum OpenError {
     Grace(#[from] GraceError),
     #[error(transparent)]
     Observe(#[from] ObserveError),
-    #[error("cancelling the requests that wait through {vip}: {source}")]
+    #[error("cancelling the requests that wait through {vip}")]
     Waiters { vip: IpAddr, source: release::Error },
 }
 

@@ -8,12 +8,12 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 
+use crate::causes::chain;
 use crate::files::lock::LockError;
 use crate::files::run::RunError;
 use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfsd::NfsdError;
-use crate::observe::programs::chain;
 use crate::rpc;
 
 #[derive(Debug, thiserror::Error)]
@@ -22,20 +22,17 @@ pub enum GraceError {
     Layout(#[from] LayoutError),
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
-    #[error("cannot tell which network namespace this is (Linux 5.14 and newer can): {0}")]
+    #[error("cannot tell which network namespace this is (Linux 5.14 and newer can)")]
     Namespace(#[source] io::Error),
-    #[error("loading the gate: {}", chain(.0))]
+    #[error("loading the gate")]
     Load(#[source] Box<EbpfError>),
-    #[error("the gate's program {program} was refused by the kernel: {}", chain(.source))]
+    #[error("the gate's program {program} was refused by the kernel")]
     Refused {
         program: &'static str,
         #[source]
         source: Box<ProgramError>,
     },
-    #[error(
-        "the gate's probe {program} cannot be attached to the kernel function {function}: {}",
-        chain(.source)
-    )]
+    #[error("the gate's probe {program} cannot be attached to the kernel function {function}")]
     Attach {
         program: &'static str,
         function: &'static str,
@@ -55,7 +52,7 @@ pub enum GraceError {
         path: PathBuf,
         cause: String,
     },
-    #[error("the gate's map {map}: {}", chain(.source))]
+    #[error("the gate's map {map}")]
     Map {
         map: &'static str,
         #[source]
@@ -68,9 +65,9 @@ pub enum GraceError {
     Cover { device: String, cause: String },
     #[error("cannot {what}: {cause}")]
     Netlink { what: String, cause: String },
-    #[error("cannot find lockd's ports: {0}; is rpcbind running (`systemctl start rpcbind`)?")]
+    #[error("cannot find lockd's ports; is rpcbind running (`systemctl start rpcbind`)?")]
     Ports(#[source] rpc::client::Error),
-    #[error("lockd does not answer: {0}")]
+    #[error("lockd does not answer")]
     Lockd(#[source] rpc::client::Error),
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
@@ -79,7 +76,7 @@ pub enum GraceError {
          lockd is waiting for"
     )]
     EndedEarly(Duration),
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Run(#[from] RunError),

@@ -11,7 +11,7 @@ use super::gate::{Gate, pass_lockds_queue};
 use super::lock::{Lock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper, leftovers};
-use crate::observe::programs::chain;
+use crate::causes::chain;
 
 /// The fences of a command. Dropping it takes those away that the command has raised, until
 /// [`Fences::keep`].

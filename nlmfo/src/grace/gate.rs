@@ -243,7 +243,7 @@ impl Gate {
         };
         let cover = |error: ProgramError| GraceError::Cover {
             device: device.name.clone(),
-            cause: crate::observe::programs::chain(&error),
+            cause: crate::causes::chain(&error),
         };
         let path = self.pins.program(frames.program());
         let mut program = SchedClassifier::from_pin(&path)
@@ -278,7 +278,7 @@ impl Gate {
         let link = program
             .attach_with_options(&device.name, TcAttachType::Ingress, options)
             .and_then(|id| program.take_link(id))
-            .map_err(|error| failed(crate::observe::programs::chain(&error)))?;
+            .map_err(|error| failed(crate::causes::chain(&error)))?;
         let link = FdLink::try_from(link).map_err(|error| failed(error.to_string()))?;
         link.pin(&pin)
             .map_err(|error| GraceError::pin("pin", &pin, &error))?;

@@ -1,5 +1,6 @@
 //! What is left of windows that have ended: the gate, and what it had counted.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::gate::{self, Gate};
 use super::lock::{Lock, TIMEOUT};
 use super::pins::{self, Pins, State};
+use super::report::WindowReport;
 use super::{GraceError, window};
 use crate::files::run::{self, RunError};
 use crate::files::{self, LIMIT, PRIVATE};
@@ -42,16 +44,29 @@ pub(super) async fn remove_partial() -> Result<(), GraceError> {
 }
 
 /// How windows ended whose gate is gone.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastReport {
     /// The report for people.
     pub text: String,
     /// Whether every window was as it should be.
     pub good: bool,
-    /// The report for JSON readers: an array of [`WindowReport`].
-    ///
-    /// [`WindowReport`]: super::report::WindowReport
-    pub windows: serde_json::Value,
+    pub windows: Vec<WindowReport>,
+}
+
+impl LastReport {
+    fn new(windows: Vec<WindowReport>) -> Self {
+        LastReport {
+            text: windows.iter().map(ToString::to_string).collect(),
+            good: windows.iter().all(|window| window.verdict.is_good()),
+            windows,
+        }
+    }
+
+    /// What it says of these VIPs, of all if there are none; none if that is nothing.
+    pub fn of(mut self, vips: &[IpAddr]) -> Option<Self> {
+        (self.windows).retain(|window| vips.is_empty() || vips.contains(&window.vip));
+        (!self.windows.is_empty()).then(|| LastReport::new(self.windows))
+    }
 }
 
 /// The last gate's report; `None` if there was none since the node started.
@@ -76,12 +91,8 @@ fn keep_report(gate: &Gate) -> Result<(), GraceError> {
     if windows.is_empty() {
         return Ok(());
     }
-    let report = LastReport {
-        text: windows.iter().map(ToString::to_string).collect(),
-        good: windows.iter().all(|window| window.verdict.is_good()),
-        windows: serde_json::to_value(&windows).map_err(|error| failed(error.into()))?,
-    };
-    let json = serde_json::to_vec(&report).map_err(|error| failed(error.into()))?;
+    let json =
+        serde_json::to_vec(&LastReport::new(windows)).map_err(|error| failed(error.into()))?;
     files::write_whole(&path, &json, PRIVATE).map_err(failed)
 }
 

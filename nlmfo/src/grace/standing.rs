@@ -9,7 +9,7 @@ use nlmfo_common::gate::Window;
 use super::GraceError;
 use super::gate::Gate;
 use super::window::{is_open, left, now};
-use crate::observe::programs::chain;
+use crate::causes::chain;
 
 /// One VIP's part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,8 +32,8 @@ const OURS: &str = "nlmfo";
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a BPF filesystem cannot be mounted on {USUAL}: {source}; what must outlive this command is \
-     pinned there (`mount -t bpf bpf {USUAL}`)"
+    "a BPF filesystem, where what must outlive this command is pinned, cannot be mounted \
+     (`mount -t bpf bpf {USUAL}`)"
 )]
 pub struct BpffsError {
     source: io::Error,

@@ -35,8 +35,8 @@ const MAX_CHAIN: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     #[error(
-        "cannot read the kernel's type information {path}: {source}; \
-         it needs a kernel built with CONFIG_DEBUG_INFO_BTF=y, and sysfs mounted on /sys"
+        "cannot read the kernel's type information {path} (it needs a kernel built with \
+         CONFIG_DEBUG_INFO_BTF=y, and sysfs mounted on /sys)"
     )]
     Read { path: PathBuf, source: io::Error },
     #[error("the type information {origin} is malformed: {problem}")]

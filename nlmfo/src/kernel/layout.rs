@@ -31,8 +31,8 @@ pub enum LayoutError {
     #[error(transparent)]
     Symbols(#[from] SymbolsError),
     #[error(
-        "kernel {release}: {source}; it is needed for {purpose}. \
-         This kernel's structs are new to nlmfo: please report the release and this line"
+        "kernel {release} lacks what is needed for {purpose}; its structs are new to nlmfo: \
+         please report the release and this line"
     )]
     Field {
         release: String,
@@ -304,6 +304,7 @@ fn file_hash_buckets(room: Option<u64>) -> Result<u32, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes::chain;
     use crate::kernel::btf::Btf;
 
     const KALLSYMS: &str = "\
@@ -331,11 +332,9 @@ ffffffffc0a65440 b nlmsvc_timeout\t[lockd]
 
     #[test]
     fn a_missing_field_is_named_with_the_kernel_and_its_purpose() {
-        let text = error(&KALLSYMS.replace("\t[lockd]", "")).to_string();
-        assert!(
-            text.starts_with("kernel 9.9.9-test: `file_lock.fl_type | "),
-            "{text}"
-        );
+        let text = chain(&error(&KALLSYMS.replace("\t[lockd]", "")));
+        assert!(text.starts_with("kernel 9.9.9-test lacks"), "{text}");
+        assert!(text.contains(": `file_lock.fl_type | "), "{text}");
         assert!(text.contains("needed for a lock's mode"), "{text}");
     }
 

@@ -20,7 +20,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(50);
 pub enum LockdError {
     #[error("lockd is not loaded: {END_GRACE} is not there (`modprobe lockd`, or start nfsd)")]
     NotLoaded,
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}")]
     Io {
         action: &'static str,
         path: PathBuf,

@@ -40,14 +40,14 @@ pub enum NetlinkError {
     NoFamily,
     #[error("this kernel's netlink family `{FAMILY}` has no command {0:?}: that came with 7.2")]
     NoCommand(Command),
-    #[error("netlink: cannot {action}: {source}")]
+    #[error("netlink: cannot {action}")]
     Io {
         action: &'static str,
         source: io::Error,
     },
-    #[error("netlink: the kernel's answer cannot be understood: {0}")]
+    #[error("netlink: the kernel's answer cannot be understood")]
     Answer(#[from] DecodeError),
-    #[error("the kernel refused {command:?} of {argument} over netlink: {source}")]
+    #[error("the kernel refused {command:?} of {argument} over netlink")]
     Refused {
         command: Command,
         argument: String,

@@ -35,11 +35,11 @@ pub enum NfsdError {
     Absent(PathBuf),
     #[error("{folder} is not exported here (`exportfs -v` lists what is)")]
     NotExported { folder: PathBuf },
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("{path} says {text:?}, which is not what it should say")]
     Unexpected { path: PathBuf, text: String },
-    #[error("the kernel refused {text:?} written to {path}: {source}")]
+    #[error("the kernel refused {text:?} written to {path}")]
     Refused {
         path: PathBuf,
         text: String,

@@ -18,6 +18,7 @@ use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::{Symbols, SymbolsError};
 use super::unlock_bug::{self, Verdict};
 use super::{bpffs, lockd, modules, netns};
+use crate::causes::chain;
 
 pub use list::{Check, Need};
 
@@ -133,17 +134,17 @@ impl Facts {
         let btf = KernelBtf::load(&MODULES);
         let layout = match (&btf, &symbols) {
             (Ok(btf), Ok(symbols)) => {
-                layout::fill(btf, symbols, &release).map_err(|error| error.to_string())
+                layout::fill(btf, symbols, &release).map_err(|error| chain(&error))
             }
-            (Err(error), _) => Err(error.to_string()),
-            (_, Err(error)) => Err(error.to_string()),
+            (Err(error), _) => Err(chain(&error)),
+            (_, Err(error)) => Err(chain(&error)),
         };
         let gate_layout = match (&btf, &symbols) {
             (Ok(btf), Ok(symbols)) => {
-                gate_layout::fill(btf, symbols, &release).map_err(|error| error.to_string())
+                gate_layout::fill(btf, symbols, &release).map_err(|error| chain(&error))
             }
-            (Err(error), _) => Err(error.to_string()),
-            (_, Err(error)) => Err(error.to_string()),
+            (Err(error), _) => Err(chain(&error)),
+            (_, Err(error)) => Err(chain(&error)),
         };
         let nfsd = Nfsd::mounted();
         let threads = nfsd.as_ref().ok().and_then(|nfsd| nfsd.threads().ok());
@@ -159,7 +160,7 @@ impl Facts {
             btf: match &btf {
                 Ok(_) => Capability::Available,
                 Err(error) => Capability::missing(
-                    error.to_string(),
+                    chain(&error),
                     "boot a kernel with CONFIG_DEBUG_INFO_BTF=y and CONFIG_DEBUG_INFO_BTF_MODULES=y",
                 ),
             },
@@ -256,14 +257,14 @@ fn function(name: &str, symbols: &Result<Symbols, SymbolsError>) -> Capability {
             ),
             "load lockd and nfsd; if they are, please report this kernel's release",
         ),
-        Err(error) => Capability::missing(error.to_string(), "see the reason"),
+        Err(error) => Capability::missing(chain(&error), "see the reason"),
     }
 }
 
 fn nfsd_state(nfsd: &Result<Nfsd, NfsdError>, threads: Option<u32>) -> Capability {
     match (nfsd, threads) {
         (Err(error), _) => Capability::missing(
-            error.to_string(),
+            chain(&error),
             "start the NFS server (`systemctl start nfs-server`)",
         ),
         (Ok(_), Some(0)) => Capability::missing(
@@ -285,7 +286,7 @@ fn control(nfsd: &Result<Nfsd, NfsdError>, control: Control) -> Capability {
             format!("this kernel has no {}", nfsd.path(control).display()),
             "nothing to do: another way is used",
         ),
-        Err(error) => Capability::missing(error.to_string(), "mount nfsd's filesystem"),
+        Err(error) => Capability::missing(chain(&error), "mount nfsd's filesystem"),
     }
 }
 
@@ -297,7 +298,7 @@ fn netlink_command(netlink: &Result<NfsdNetlink, NetlinkError>, command: Command
             NetlinkError::NoCommand(command).to_string(),
             remedy,
         ),
-        Err(error) => Capability::missing(error.to_string(), remedy),
+        Err(error) => Capability::missing(chain(&error), remedy),
     }
 }
 
@@ -324,7 +325,7 @@ fn unlock_ip(
         Ok(symbols) => symbols.in_module(unlock_bug::FUNCTION, "lockd"),
         Err(error) => {
             return Verdict::Unknown {
-                reason: error.to_string(),
+                reason: chain(&error),
             };
         }
     };
@@ -332,17 +333,17 @@ fn unlock_ip(
         Ok(btf) => btf.of("lockd").field("nlm_host.h_srcaddr"),
         Err(error) => {
             return Verdict::Unknown {
-                reason: error.to_string(),
+                reason: chain(&error),
             };
         }
     };
     match (address, srcaddr) {
         (Ok(function), Ok(srcaddr)) => unlock_bug::judge_running(function.address, srcaddr),
         (Err(error), _) => Verdict::Unknown {
-            reason: error.to_string(),
+            reason: chain(&error),
         },
         (_, Err(error)) => Verdict::Unknown {
-            reason: error.to_string(),
+            reason: chain(&error),
         },
     }
 }

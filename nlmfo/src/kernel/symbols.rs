@@ -8,7 +8,7 @@ const KALLSYMS: &str = "/proc/kallsyms";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SymbolsError {
-    #[error("cannot read {KALLSYMS}: {0}")]
+    #[error("cannot read {KALLSYMS}")]
     Read(#[from] io::Error),
     #[error(
         "{KALLSYMS} shows every address as zero: run as root, or set kernel.kptr_restrict to 1 \

@@ -46,7 +46,7 @@ impl Event {
 }
 
 /// The VIPs that a client uses, by the name or address that statd monitors.
-pub fn vips_of(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, BookError> {
+pub fn vips_of(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, BookError> {
     let vips = state.vips().map_err(|source| BookError::File {
         path: state.path().to_owned(),
         source,
@@ -61,7 +61,7 @@ pub fn vips_of(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, BookErr
 }
 
 /// [`vips_of`], a little patient with a client that is new.
-pub fn vips_of_new(state: &StateDir, monitored: &str) -> Result<Vec<IpAddr>, BookError> {
+pub fn vips_of_new(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, BookError> {
     let until = Instant::now() + PATIENCE;
     loop {
         let vips = vips_of(state, monitored)?;

@@ -34,7 +34,7 @@ const DIGITS: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NumberError {
-    #[error("claiming a state number in {}: {source}", folder.display())]
+    #[error("claiming a state number in {}", folder.display())]
     Io { folder: PathBuf, source: io::Error },
     #[error(
         "no state number is left above {highest}: remove {}/{highest:010}, whose number is \

@@ -13,6 +13,7 @@ use super::machine::{Machine, Pace};
 use super::names::Name;
 use super::report::NotifyReport;
 use super::socket::VipSocket;
+use crate::causes::chain;
 use crate::kernel::netns;
 use crate::rpc::client::random;
 use crate::rpc::nsm;
@@ -44,9 +45,9 @@ pub enum TellError {
     NotHere(IpAddr),
     #[error("{client} cannot be told from {vip}: one is an IPv4 address, the other is not")]
     Family { client: IpAddr, vip: IpAddr },
-    #[error("reading this node's addresses: {0}")]
+    #[error("reading this node's addresses")]
     Addresses(#[source] io::Error),
-    #[error("sending from {vip}: {source}")]
+    #[error("sending from {vip}")]
     Socket { vip: IpAddr, source: io::Error },
     #[error("the name {name:?} cannot be sent: {reason}")]
     Name { name: String, reason: String },
@@ -62,7 +63,7 @@ pub async fn run(order: &Order, stop: impl Future<Output = ()>) -> Result<Notify
         .map(|Name { name, .. }| {
             nsm::statd_arguments(name, order.state).map_err(|error| TellError::Name {
                 name: name.clone(),
-                reason: error.to_string(),
+                reason: chain(&error),
             })
         })
         .collect::<Result<_, _>>()?;

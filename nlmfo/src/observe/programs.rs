@@ -21,17 +21,17 @@ pub enum ObserveError {
         "struct file_lock needs {0} bytes of this kernel, the programs copy {FL_SPAN_MAX}: nlmfo must be built for it"
     )]
     FileLockTooLarge(u32),
-    #[error("loading the eBPF programs: {}", chain(.0))]
+    #[error("loading the eBPF programs")]
     Load(#[source] Box<EbpfError>),
-    #[error("the eBPF program {program} was refused by the kernel: {}", chain(.source))]
+    #[error("the eBPF program {program} was refused by the kernel")]
     Refused {
         program: &'static str,
         #[source]
         source: Box<ProgramError>,
     },
     #[error(
-        "the probe {program} cannot be attached to the kernel function {function}: {} \
-         (is lockd loaded, and does /proc/kallsyms list the function?)", chain(.source)
+        "the probe {program} cannot be attached to the kernel function {function} (is lockd \
+         loaded, and does /proc/kallsyms list the function?)"
     )]
     Attach {
         program: &'static str,
@@ -41,21 +41,21 @@ pub enum ObserveError {
     },
     #[error("the eBPF object has no {0}: it was built from another version of nlmfo")]
     Foreign(&'static str),
-    #[error("running the eBPF program {program}: {}", chain(.source))]
+    #[error("running the eBPF program {program}")]
     Run {
         program: &'static str,
         #[source]
         source: Box<ProgramError>,
     },
-    #[error("the eBPF map {map}: {}", chain(.source))]
+    #[error("the eBPF map {map}")]
     Map {
         map: &'static str,
         #[source]
         source: Box<aya::maps::MapError>,
     },
-    #[error("waiting for records of the eBPF programs: {0}")]
+    #[error("waiting for records of the eBPF programs")]
     Poll(#[source] io::Error),
-    #[error("reading /proc/locks: {0}")]
+    #[error("reading /proc/locks")]
     ProcLocks(#[source] io::Error),
     #[error(
         "{lost} records were lost while the locks were read; this snapshot would not be complete"
@@ -88,20 +88,6 @@ impl ObserveError {
                 | ObserveError::Attach { .. }
         )
     }
-}
-
-/// An error and its causes on one line: aya's own messages name only the step.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// What a walk ran into, by its `record::walk` number.

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::assemble::{Assembled, Records, assemble};
 use super::programs::{ObserveError, Probe, Programs};
 use super::table::LockTable;
-use crate::kernel;
+use crate::{interrupt, kernel};
 
 pub(super) const PROBES: &[Probe] = &[Probe {
     program: "show",
@@ -119,7 +119,9 @@ impl Snapshots {
                 orphans,
             } = assemble(self.pass(only)?, only);
             let settled = unsettled.is_empty() && orphans == 0;
-            if settled || began.elapsed() >= patience {
+            // Whoever ends the command does not wait for locks to hold still.
+            let is_over = began.elapsed() >= patience || interrupt::came().is_some();
+            if settled || is_over {
                 return Ok(Snapshot {
                     table,
                     unsettled,

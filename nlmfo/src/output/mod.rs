@@ -20,6 +20,7 @@ use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::stream::Stream;
+use crate::causes::chain;
 use crate::exit::Failure;
 use crate::foreign::Shown;
 
@@ -73,7 +74,7 @@ pub fn warn(text: impl Display) {
 
 /// The last word of a command that failed: the error with its causes, each once.
 pub fn fail(error: &anyhow::Error) {
-    let _ = Stream::Err.write_all(safe_line(&format!("nlmfo: {error:#}")).as_bytes());
+    let _ = Stream::Err.write_all(safe_line(&format!("nlmfo: {}", chain(&**error))).as_bytes());
 }
 
 /// What the parser of the arguments has to say, and the status to end with: help and the

@@ -34,6 +34,7 @@ use tracing::debug;
 use super::route::Detour;
 use super::target::{Request, RequestKind, Target};
 use super::{Error, HostReport, Job, Report, Way, WayKind};
+use crate::causes::chain;
 use crate::kernel::admission::Admission;
 use crate::observe::host::{Host, NlmVersion};
 use crate::rpc::client::{self, Cause, Client, Endpoint, Source};
@@ -164,11 +165,12 @@ impl FreeAll {
                 Err(error) if admission.is_none() && is_of_no_export(&error) => {
                     let admitted = Admission::of_unexported(target.host.client);
                     admission = Some(admitted.map_err(|admitting| {
+                        let error = chain(&error);
                         format!("{error}; no export names the client, and it cannot be admitted: {admitting}")
                     })?);
                 }
                 Err(_) if tries < TRIES => tries += 1,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(chain(&error)),
             }
         }
     }

@@ -108,17 +108,14 @@ pub struct HostReport {
 /// Why a way could not be gone at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "this node's rpcbind does not tell where lockd listens: {0}; \
-         is rpcbind running, and lo up?"
-    )]
+    #[error("this node's rpcbind does not tell where lockd listens; is it running, and lo up?")]
     Ports(#[source] crate::rpc::client::Error),
     #[error(
         "no NLM service is registered with this node's rpcbind: lockd is not running, or rpcbind \
          was restarted after it (restart the NFS server)"
     )]
     NoLockd,
-    #[error("{0}; calls in the clients' names need CAP_NET_ADMIN and a kernel with policy routing")]
+    #[error("calls in the clients' names need CAP_NET_ADMIN and a kernel with policy routing")]
     Route(#[from] route::Error),
     #[error(transparent)]
     Turn(#[from] LockError),
@@ -126,7 +123,7 @@ pub enum Error {
     Nfsd(#[from] NfsdError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    #[error("the write to the kernel did not come to its end: {0}")]
+    #[error("the write to the kernel was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
 }
 

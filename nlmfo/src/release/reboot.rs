@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::target::{Monitored, Target};
 use super::{Error, HostReport, Job, Report, Way, WayKind};
+use crate::causes::chain;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::rpc::nsm;
 use crate::rpc::portmap::LockdPorts;
@@ -51,7 +52,7 @@ impl Way for Reboot {
                     nsm::notify(transport, port, name, fresh_state(), cookie, self.deadline)
                         .await
                         .map(|()| format!("SM_NOTIFY for {name}"))
-                        .map_err(|error| error.to_string())
+                        .map_err(|error| chain(&error))
                 }
             };
             hosts.push(HostReport {

@@ -164,6 +164,7 @@ impl Drop for Detour {
         match removal.join() {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
+                let error = crate::causes::chain(&error);
                 tracing::error!("routes of nlmfo remain, run `nlmfo cleanup`: {error}");
             }
             Err(_) => tracing::error!("routes of nlmfo remain, run `nlmfo cleanup`"),

@@ -62,12 +62,13 @@ pub struct Endpoint {
 
 /// What went wrong with one call, and with which.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} to {peer} over {transport}: {cause}")]
+#[error("{what} to {peer} over {transport}")]
 pub struct Error {
     /// The call, or "connecting".
     pub what: String,
     pub peer: SocketAddr,
     pub transport: Transport,
+    #[source]
     pub cause: Cause,
 }
 
@@ -81,7 +82,7 @@ pub enum Cause {
     Io(#[from] io::Error),
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the arguments or results break the protocol: {0}")]
+    #[error("the arguments or results break the protocol")]
     Xdr(#[from] xdr::Error),
 }
 
@@ -379,9 +380,9 @@ mod tests {
         let mut endpoint = endpoint(peer, Transport::Udp);
         endpoint.deadline = Duration::from_millis(20);
         let mut client = Client::connect(endpoint).await.unwrap();
-        let error = client.call(&PROCEDURE, &[]).await.unwrap_err().to_string();
+        let error = client.call(&PROCEDURE, &[]).await.unwrap_err();
         assert_eq!(
-            error,
+            crate::causes::chain(&error),
             format!("fake v1 ECHO to {peer} over udp: no answer within 20ms")
         );
     }

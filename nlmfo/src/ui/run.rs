@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use ratatui::crossterm::event::{self, Event};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::draw::Theme;
@@ -27,7 +27,8 @@ where
 {
     let (send, messages) = mpsc::sync_channel(WAITING);
     let (ask, effects) = mpsc::channel();
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(RunError::Terminal)?;
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGHUP]).map_err(RunError::Terminal)?;
     let mut screen = Screen::enter().map_err(RunError::Terminal)?;
 
     let to = send.clone();

@@ -15,7 +15,7 @@ use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
 use crate::guest::place::Place;
 use crate::guest::raw::RawNet;
-use crate::guest::tool::{Tool, exit};
+use crate::guest::tool::{Running, Tool, exit};
 use crate::guest::traces::Traces;
 use crate::guest::wait::{Seen, until};
 
@@ -60,16 +60,9 @@ pub const SCENARIOS: &[Scenario] = &[
         ..Scenario::DEFAULT
     },
     Scenario {
-        name: "interrupted",
-        claim: "SIGINT in the middle of a release leaves nothing of ours in the kernel",
-        run: |context| cut_short(context, Signal::SIGINT),
-        kernels: Kernels::One("the routing rules that are removed are the same on every kernel"),
-        ..Scenario::DEFAULT
-    },
-    Scenario {
         name: "killed",
         claim: "after SIGKILL in the middle of a release, cleanup removes what it left",
-        run: |context| cut_short(context, Signal::SIGKILL),
+        run: killed,
         kernels: Kernels::One("the routing rules that are removed are the same on every kernel"),
         ..Scenario::DEFAULT
     },
@@ -241,10 +234,16 @@ const HOSTS: u16 = 400;
 fn long_release() -> Result<(Lab, RawNet)> {
     let lab = Lab::up(&["fd77::1"], 0)?;
     let net = RawNet::join(&lab.server)?;
+    hold_many(&lab, &net)?;
+    Ok((lab, net))
+}
+
+/// Has [`HOSTS`] clients hold locks through the first VIP.
+pub fn hold_many(lab: &Lab, net: &RawNet) -> Result<()> {
     let names: Vec<_> = (0..16).map(|i| format!("held{i}")).collect();
     let files = net.files(&lab.server, lab.vips[0], &names)?;
     load::hold(
-        &net,
+        net,
         &files,
         Holding {
             vips: &lab.vips,
@@ -252,17 +251,18 @@ fn long_release() -> Result<(Lab, RawNet)> {
             locks: 2,
             monitoring: Monitoring::Unmonitored,
         },
-    )?;
-    Ok((lab, net))
+    )
 }
 
-fn cut_short(context: &Context, signal: Signal) -> Result<End> {
-    let (lab, _net) = long_release()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = Traces::of(lab.server.place())?;
-    let arguments = [&RELEASE[..], &["--vip", "fd77::1"]].concat();
-    let mut running = tool.start(&arguments)?;
+/// Starts the release and waits until it is in its middle; none if the kernel's own way was
+/// faster than we can look.
+pub fn in_the_middle<'a>(
+    tool: &Tool<'a>,
+    lab: &Lab,
+    arguments: &[&str],
+) -> Result<Option<Running>> {
     let all = lab.server.locks()?.len();
+    let mut running = tool.start(arguments)?;
     let caught = until("the release to be in its middle, or over", || {
         if running.ended()? {
             return Ok(Seen::Yes(false));
@@ -272,18 +272,28 @@ fn cut_short(context: &Context, signal: Signal) -> Result<End> {
             left => Seen::No(format!("{left} of {all} locks are held")),
         })
     })?;
-    if !caught {
-        return Ok(End::Unsupported(
-            "the release is over before its middle can be seen: the kernel's own way takes IPv6"
-                .into(),
-        ));
-    }
-    running.signal(signal)?;
+    Ok(caught.then_some(running))
+}
+
+/// What [`in_the_middle`] cannot show.
+pub fn too_fast() -> End {
+    End::Unsupported(
+        "the release is over before its middle can be seen: the kernel's own way takes IPv6".into(),
+    )
+}
+
+fn killed(context: &Context) -> Result<End> {
+    let (lab, _net) = long_release()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let before = Traces::of(lab.server.place())?;
+    let arguments = [&RELEASE[..], &["--vip", "fd77::1"]].concat();
+    let Some(mut running) = in_the_middle(&tool, &lab, &arguments)? else {
+        return Ok(too_fast());
+    };
+    running.signal(Signal::SIGKILL)?;
     let code = running.code()?;
-    ensure!(code != exit::CONFIRMED, "{signal} and yet exit code 0");
-    if signal == Signal::SIGKILL {
-        tool.expect(exit::CONFIRMED, &["cleanup"])?;
-    }
+    ensure!(code != exit::CONFIRMED, "SIGKILL and yet exit code 0");
+    tool.expect(exit::CONFIRMED, &["cleanup"])?;
     Traces::of(lab.server.place())?.ensure_as(&before)?;
 
     tool.expect(exit::CONFIRMED, &arguments)?;

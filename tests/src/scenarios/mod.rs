@@ -15,6 +15,7 @@ mod last_resorts;
 mod locks;
 mod names;
 mod notify;
+mod output;
 mod parallel;
 mod probe;
 mod release;
@@ -123,6 +124,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         release_contended::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
+        output::SCENARIOS,
         clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,

@@ -1,16 +1,16 @@
 //! `nlmfo failover`: move a VIP's locks.
 
+mod outcome;
 mod pair;
 
-use std::fmt::Write;
-use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::signal::unix::{SignalKind, signal};
 
+use self::outcome::Outcome;
+use super::interrupted::or_interrupt;
 use super::require_root;
 use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
 use crate::exit::{Exit, Failure};
@@ -34,7 +34,7 @@ use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
-use crate::output;
+use crate::{interrupt, output};
 
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     require_root()?;
@@ -45,36 +45,18 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    let ended = runtime.block_on(async {
-        let working = working(args, &vips).await?;
-        if let Some(host) = &args.pair.to {
-            return or_interrupt(pair::run(args, &vips, host, working), MOVING).await;
-        }
-        match args.phase {
-            Some(Phase::Release) => {
-                let release = release(args, &vips, working.as_ref());
-                let done = or_interrupt(release, RELEASING).await?;
-                finish_release(args, &done.report)
-            }
-            Some(Phase::Takeover) => {
-                let expect = expected(args, &vips)?;
-                if args.release.dry_run {
-                    return plan_takeover(args, &vips, expect).await;
-                }
-                finish_takeover(
-                    args,
-                    or_interrupt(takeover(args, &vips, expect), TAKING).await?,
-                )
-            }
-            None => both(args, &vips, working.as_ref()).await,
-        }
-    });
-    ended.map_err(|failure| with_standing(failure, &vips))
+    let mut outcome = Outcome::new(args, &vips);
+    let exit = runtime.block_on(work(args, &mut outcome));
+    // A write to the kernel that a signal found under way ends by itself.
+    runtime.shutdown_background();
+    outcome.end(exit.map_err(|failure| with_standing(failure, &vips)))
 }
 
 /// The failure with what still stands for the VIPs, if anything does.
 fn with_standing(failure: Failure, vips: &[IpAddr]) -> Failure {
     match standing::of(vips) {
+        // What a signal leaves is said already.
+        _ if interrupt::came().is_some() => failure,
         Ok(standing) if standing.is_empty() => failure,
         _ => {
             let standing = standing::words(vips);
@@ -112,53 +94,88 @@ fn window_plan(args: &FailoverArgs, vips: &[IpAddr]) -> Result<way::Plan, Failur
     })
 }
 
-const RELEASING: &str = "locks may be released in part, and nothing is confirmed; run it again";
-const TAKING: &str = "the VIPs' grace goes on until its deadline (`nlmfo grace --list`), and \
-                      nothing is confirmed";
+const RELEASING: &str = "locks may be released in part: run it again";
+const TAKING: &str = "clients may not have all their locks yet: run the takeover again, or \
+                      `nlmfo grace --end` ends the grace";
 
-const MOVING: &str = "locks may be released here, and grace may stand on the other node; nothing is \
-                      confirmed; run it again";
+/// Does what is asked for. What came of it is in `outcome`, whatever is returned.
+async fn work(args: &FailoverArgs, outcome: &mut Outcome) -> Result<Exit, Failure> {
+    let vips = outcome.vips.clone();
+    // Kept until the work is done; not while the report is printed.
+    let working = or_interrupt(working(args, &vips), &vips, "no lock was released").await?;
+    if let Some(host) = &args.pair.to {
+        let standing = pair::if_interrupted(args, &vips, host);
+        let moved = pair::run(args, &vips, host, working, &mut outcome.pair);
+        return or_interrupt(moved, &vips, &standing).await;
+    }
+    match args.phase {
+        Some(Phase::Release) => release_phase(args, outcome, working.as_ref())
+            .await
+            .map(|(exit, _)| exit),
+        Some(Phase::Takeover) => {
+            let expect = expected(args, &vips)?;
+            takeover_phase(args, outcome, expect).await
+        }
+        None => both(args, outcome, working.as_ref()).await,
+    }
+}
 
-/// Dropping the work on a signal takes everything of ours out of the kernel but windows
-/// and fences: probes go with their file descriptors, routes with their guard.
-async fn or_interrupt<T>(
-    work: impl Future<Output = Result<T, Failure>>,
-    state: &str,
-) -> Result<T, Failure> {
-    let mut terminate =
-        signal(SignalKind::terminate()).context("listening for the signal to terminate")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for ctrl-C")?;
-    let by = tokio::select! {
-        done = work => return done,
-        _ = interrupt.recv() => "ctrl-C",
-        _ = terminate.recv() => "SIGTERM",
+/// With how it ended, what it recorded.
+async fn release_phase(
+    args: &FailoverArgs,
+    outcome: &mut Outcome,
+    working: Option<&Working>,
+) -> Result<(Exit, Option<Record>), Failure> {
+    let vips = outcome.vips.clone();
+    let done = or_interrupt(release(args, &vips, working), &vips, RELEASING).await?;
+    let exit = match is_good(&done.report) {
+        true => Exit::Done,
+        false => Exit::NotConfirmed,
     };
-    let error = anyhow!("interrupted by {by}: {state}");
-    Err(Failure::new(Exit::NotConfirmed, error))
+    outcome.release = Some(done.report);
+    Ok((exit, done.record))
+}
+
+async fn takeover_phase(
+    args: &FailoverArgs,
+    outcome: &mut Outcome,
+    expect: Option<Record>,
+) -> Result<Exit, Failure> {
+    let vips = outcome.vips.clone();
+    if args.release.dry_run {
+        outcome.plan = Some(plan_takeover(args, &vips, expect).await?);
+        return Ok(Exit::Done);
+    }
+    let report = or_interrupt(takeover(args, &vips, expect), &vips, TAKING).await?;
+    let exit = report.exit();
+    outcome.takeover = Some(report);
+    Ok(exit)
 }
 
 /// Release and takeover on one node: the VIP's clients get their locks anew.
 async fn both(
     args: &FailoverArgs,
-    vips: &[IpAddr],
+    outcome: &mut Outcome,
     working: Option<&Working>,
 ) -> Result<Exit, Failure> {
-    let expect = expected(args, vips)?;
+    let expect = expected(args, &outcome.vips)?;
     // Two phases are one move: of what the first has released, a second run is to know.
     let own = own_record(args);
     let mut args = args.clone();
     args.release.record = args.release.record.or_else(|| own.clone());
-    let done = or_interrupt(release(&args, vips, working), RELEASING).await?;
-    let released = finish_release(&args, &done.report)?;
+    let (released, record) = release_phase(&args, outcome, working).await?;
     if released != Exit::Done {
         return Ok(released);
     }
-    let expect = expect.or(done.record);
-    if args.release.dry_run {
-        return plan_takeover(&args, vips, expect).await;
+    if !args.release.dry_run {
+        // Should this process be killed meanwhile.
+        outcome.keep(None, None);
+        output::progress(format_args!(
+            "{}: released; taking over",
+            listed(&outcome.vips)
+        ));
     }
-    let report = or_interrupt(takeover(&args, vips, expect), TAKING).await?;
-    let exit = finish_takeover(&args, report)?;
+    let exit = takeover_phase(&args, outcome, expect.or(record)).await?;
     if let Some(record) = own
         && matches!(exit, Exit::Done | Exit::Incomplete)
     {
@@ -306,16 +323,11 @@ async fn plan_takeover(
     args: &FailoverArgs,
     vips: &[IpAddr],
     expect: Option<Record>,
-) -> Result<Exit, Failure> {
+) -> Result<PlanReport, Failure> {
     let (facts, mut watch) = observe()?;
     let plan = takeover_plan(args, vips, expect)?;
-    let report = (PlanReport::look(&plan, &facts, &mut watch).await)
-        .map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
-    match args.json {
-        true => output::report_json(None, &report),
-        false => output::report(None, |out| write!(out, "{report}")),
-    }
-    Ok(Exit::Done)
+    (PlanReport::look(&plan, &facts, &mut watch).await)
+        .map_err(|error| Failure::new(Exit::CouldNotRun, error))
 }
 
 fn takeover_plan(
@@ -384,25 +396,6 @@ pub fn observe() -> Result<(Facts, Watch), Failure> {
     Ok((facts, watch))
 }
 
-fn finish_release(args: &FailoverArgs, report: &ReleaseReport) -> Result<Exit, Failure> {
-    match args.json {
-        true => output::report_json(None, report),
-        false => output::report(None, |out| write!(out, "{report}")),
-    }
-    Ok(match is_good(report) {
-        true => Exit::Done,
-        false => Exit::NotConfirmed,
-    })
-}
-
 fn is_good(report: &ReleaseReport) -> bool {
     report.confirmed || report.dry_run
-}
-
-fn finish_takeover(args: &FailoverArgs, report: TakeoverReport) -> Result<Exit, Failure> {
-    match args.json {
-        true => output::report_json(None, &report),
-        false => output::report(None, |out| write!(out, "{report}")),
-    }
-    Ok(report.exit())
 }

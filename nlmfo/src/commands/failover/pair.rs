@@ -1,14 +1,16 @@
 //! `nlmfo failover --to HOST`: both nodes, from the one that gives up.
 
-use std::fmt::Write;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
 use super::{is_good, release, takeover};
+use crate::causes::chain;
 use crate::cli::FailoverArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Working;
@@ -16,21 +18,23 @@ use crate::failover::milliseconds;
 use crate::failover::pair::report::{PairReport, Step};
 use crate::failover::pair::rsh::Rsh;
 use crate::failover::pair::{
-    HandOverError, REMOTE, Remedy, Stage, Standing, There, hand_over, remedy,
+    HandOverError, MARGIN, REMOTE, Remedy, Stage, Standing, There, hand_over, remedy,
 };
 use crate::failover::record::Record;
 use crate::files::{self, LIMIT};
+use crate::foreign::Shown;
 use crate::grace::fence;
 use crate::kernel::netns;
 use crate::notify::state_dir::{self, Readers};
 use crate::output;
 
-/// Runs it, and prints the report.
+/// Runs it. What has been done is in the report at any moment.
 pub async fn run(
     args: &FailoverArgs,
     vips: &[IpAddr],
     host: &str,
     working: Option<Working>,
+    report: &mut Option<PairReport>,
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
     let mut args = args.clone();
@@ -50,7 +54,7 @@ pub async fn run(
         working,
         released,
         moving: false,
-        report: PairReport {
+        report: report.insert(PairReport {
             schema: PairReport::SCHEMA,
             from: netns::node(),
             to: host.to_owned(),
@@ -61,19 +65,23 @@ pub async fn run(
             taken_back: None,
             standing: None,
             took_ms: 0.0,
-        },
+        }),
     };
     let exit = pair.go(&record).await;
-    let mut report = pair.report;
-    report.took_ms = milliseconds(began.elapsed());
-    match args.json {
-        true => output::report_json(None, &report),
-        false => output::report(None, |out| write!(out, "{report}")),
-    }
+    pair.report.took_ms = milliseconds(began.elapsed());
     if is_ours && matches!(exit, Exit::Done | Exit::Incomplete) {
         forget_record(&record);
     }
     Ok(exit)
+}
+
+/// What may stand if a signal ends it.
+pub fn if_interrupted(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> String {
+    let grace = before_takeover(args, vips) + args.takeover.grace + MARGIN;
+    format!(
+        "locks may be released here, and grace may stand on {host} for {} s at most: run it again",
+        grace.as_secs()
+    )
 }
 
 /// How long it may take until the takeover begins there.
@@ -92,30 +100,31 @@ fn there(
     host: &str,
     before: Duration,
 ) -> Result<There, Failure> {
-    let Some(program) = shlex::split(&args.pair.rsh).filter(|words| !words.is_empty()) else {
+    let Some(program) = words(&args.pair.rsh) else {
         let error = anyhow!(
-            "--rsh {:?} is no command: a quote is not closed",
-            args.pair.rsh
+            "--rsh {} is no command: a quote is not closed",
+            args.pair.rsh.shown()
         );
         return Err(Failure::new(Exit::Usage, error));
     };
     let takeover = &args.takeover;
-    let mut further = vec![
-        "--state-dir".to_owned(),
-        args.state.state_dir.display().to_string(),
-    ];
+    let mut further: Vec<OsString> = Vec::new();
+    let mut give = |option: &str, value: &Path| further.extend([option.into(), value.into()]);
+    give("--state-dir", &args.state.state_dir);
+    if !takeover.filesystem.is_empty() {
+        give("--scope", Path::new("filesystem"));
+    }
     for folder in &takeover.filesystem {
-        further.extend(["--scope", "filesystem", "--filesystem"].map(str::to_owned));
-        further.push(folder.display().to_string());
+        give("--filesystem", folder);
     }
     if let Some(program) = &takeover.notify {
-        further.extend(["--notify".to_owned(), program.display().to_string()]);
-    }
-    if takeover.no_notify {
-        further.push("--no-notify".to_owned());
+        give("--notify", program);
     }
     if let Some(config) = &takeover.config {
-        further.extend(["--config".to_owned(), config.display().to_string()]);
+        give("--config", config);
+    }
+    if takeover.no_notify {
+        further.push("--no-notify".into());
     }
     Ok(There {
         rsh: Rsh {
@@ -131,6 +140,12 @@ fn there(
             .unwrap_or(args.pair.hand_over_deadline),
         takeover: further,
     })
+}
+
+/// The words of a command as a shell would split it; none if it has none or no end.
+fn words(command: &OsStr) -> Option<Vec<OsString>> {
+    let words = shlex::bytes::split(command.as_bytes())?;
+    (!words.is_empty()).then(|| words.into_iter().map(OsString::from_vec).collect())
 }
 
 /// Where the release records what is to come back: on the disk, so that an interrupted
@@ -158,7 +173,7 @@ pub fn default_record(args: &FailoverArgs) -> Result<PathBuf, Failure> {
 /// Removes a record of ours: the move that it is of is over.
 pub fn forget_record(record: &Path) {
     if let Err(error) = fs::remove_file(record) {
-        let path = record.display();
+        let path = record.shown();
         output::note(format_args!(
             "the record {path} could not be removed: {error}"
         ));
@@ -176,7 +191,7 @@ struct Pair<'a> {
     released: bool,
     /// The site's program may not have ended.
     moving: bool,
-    report: PairReport,
+    report: &'a mut PairReport,
 }
 
 impl Pair<'_> {
@@ -209,7 +224,7 @@ impl Pair<'_> {
             let deadline = self.args.pair.hand_over_deadline;
             let done = hand_over(program, &self.report.to, self.vips, deadline).await;
             self.moving = matches!(done, Err(HandOverError::Deadline { .. }));
-            let error = done.err().map(|error| error.to_string());
+            let error = done.err().map(|error| chain(&error));
             let failed = error.is_some();
             self.step(Stage::HandOver, began, error);
             if failed {
@@ -259,7 +274,7 @@ impl Pair<'_> {
             Remedy::EndThere => {
                 let fence = match fence::lower(self.vips).await {
                     Ok(()) => String::new(),
-                    Err(error) => format!("; the fence here lasts for its time: {error}"),
+                    Err(error) => format!("; the fence here lasts for its time: {}", chain(&error)),
                 };
                 match self.end_there().await {
                     true => format!("nothing was released, and no grace is left on {to}{fence}"),

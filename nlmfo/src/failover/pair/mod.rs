@@ -12,6 +12,7 @@
 pub mod report;
 pub mod rsh;
 
+use std::ffi::OsString;
 use std::io::{Read, Seek};
 use std::net::IpAddr;
 use std::path::Path;
@@ -25,13 +26,15 @@ use tokio::time::timeout;
 use self::report::Step;
 use self::rsh::{Finished, Rsh};
 use super::milliseconds;
+use crate::causes::chain;
 use crate::exit::Exit;
+use crate::foreign::on_one_line;
 
 /// For a command there that changes a map and returns.
 pub const REMOTE: Duration = Duration::from_secs(60);
 
 /// For the remote node's start, probes and report, besides its grace.
-const MARGIN: Duration = Duration::from_secs(60);
+pub const MARGIN: Duration = Duration::from_secs(60);
 
 /// A step of the failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -96,23 +99,23 @@ pub struct There {
     /// How long the VIPs may take to come up there.
     pub wait_address: Duration,
     /// Further arguments of the takeover.
-    pub takeover: Vec<String>,
+    pub takeover: Vec<OsString>,
 }
 
 impl There {
     /// Opens the VIPs' grace, before anything is given up here.
     pub async fn arm(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
-        arguments.push("--for".to_owned());
+        arguments.push("--for".into());
         // The takeover sets the real end; until it has begun, grace must not be over.
-        arguments.push(seconds(self.before + self.grace + MARGIN));
+        arguments.push(seconds(self.before + self.grace + MARGIN).into());
         self.simple(Stage::Arm, arguments).await
     }
 
     /// Ends it again.
     pub async fn end(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
-        arguments.push("--end".to_owned());
+        arguments.push("--end".into());
         self.simple(Stage::EndThere, arguments).await
     }
 
@@ -120,15 +123,15 @@ impl There {
     /// exit code that it ended with.
     pub async fn take_over(&self, record: &[u8]) -> (Step, Option<serde_json::Value>, Exit) {
         let mut arguments = self.command("failover");
-        arguments.extend(["--phase", "takeover", "--json", "--expect", "-"].map(str::to_owned));
-        arguments.extend(["--grace".to_owned(), seconds(self.grace)]);
-        arguments.extend(["--wait-address".to_owned(), seconds(self.wait_address)]);
+        arguments.extend(["--phase", "takeover", "--json", "--expect", "-"].map(OsString::from));
+        arguments.extend(["--grace".into(), seconds(self.grace).into()]);
+        arguments.extend(["--wait-address".into(), seconds(self.wait_address).into()]);
         arguments.extend(self.takeover.iter().cloned());
         let began = Instant::now();
         let deadline = self.grace + self.wait_address + MARGIN;
         let ran = self.rsh.nlmfo(&arguments, record, deadline).await;
         let (error, report, exit) = match ran {
-            Err(error) => (Some(error.to_string()), None, Exit::NotConfirmed),
+            Err(error) => (Some(chain(&error)), None, Exit::NotConfirmed),
             Ok(finished) => match serde_json::from_str(&finished.stdout) {
                 Ok(report) => {
                     let exit = of_code(finished.code).unwrap_or(Exit::NotConfirmed);
@@ -140,16 +143,16 @@ impl There {
         (self.step(Stage::TakeOver, began, error), report, exit)
     }
 
-    fn command(&self, name: &str) -> Vec<String> {
-        let mut arguments = vec![name.to_owned()];
+    fn command(&self, name: &str) -> Vec<OsString> {
+        let mut arguments = vec![name.into()];
         for vip in &self.vips {
-            arguments.extend(["--vip".to_owned(), vip.to_string()]);
+            arguments.extend(["--vip".into(), vip.to_string().into()]);
         }
         arguments
     }
 
     /// A command whose exit code is all that is wanted of it.
-    async fn simple(&self, stage: Stage, arguments: Vec<String>) -> (Step, Exit) {
+    async fn simple(&self, stage: Stage, arguments: Vec<OsString>) -> (Step, Exit) {
         let began = Instant::now();
         let (error, exit) = match self.rsh.nlmfo(&arguments, &[], REMOTE).await {
             // Nothing has begun where it is not nlmfo that answers.
@@ -157,7 +160,7 @@ impl There {
                 Exit::Done => (None, Exit::Done),
                 exit => (Some(self.said(&finished)), exit),
             },
-            Err(error) => (Some(error.to_string()), Exit::CouldNotRun),
+            Err(error) => (Some(chain(&error)), Exit::CouldNotRun),
         };
         (self.step(stage, began, error), exit)
     }
@@ -237,7 +240,7 @@ pub async fn hand_over(
             let mut text = String::new();
             let read = said.rewind().and_then(|()| said.read_to_string(&mut text));
             let text = match read {
-                Ok(_) => text.trim_end().to_owned(),
+                Ok(_) => on_one_line(text.trim_end()).into_owned(),
                 Err(error) => format!("its errors cannot be read: {error}"),
             };
             let program = program.display();

@@ -1,5 +1,8 @@
 //! Running nlmfo on the other node.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -7,15 +10,17 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::foreign::{Name, Shown, on_one_line};
+
 /// The other node, and how to get there.
 #[derive(Clone, Debug)]
 pub struct Rsh {
     /// The program and its first arguments; it takes a host and a line for the shell there,
     /// as ssh does.
-    pub program: Vec<String>,
+    pub program: Vec<OsString>,
     pub host: String,
     /// nlmfo's path there.
-    pub nlmfo: String,
+    pub nlmfo: OsString,
 }
 
 /// What a command on the other node came to.
@@ -29,20 +34,20 @@ pub struct Finished {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RshError {
-    #[error("{program} cannot be run: {source}")]
+    #[error("{program} cannot be run")]
     Start {
-        program: String,
+        program: Name,
         source: std::io::Error,
     },
     #[error("`{command}` did not end on {host} within {} s; what came of it there is not known", .after.as_secs())]
     Deadline {
-        command: String,
+        command: Name,
         host: String,
         after: Duration,
     },
-    #[error("talking to {host}: {source}; what came of `{command}` there is not known")]
+    #[error("what came of `{command}` on {host} is not known")]
     Lost {
-        command: String,
+        command: Name,
         host: String,
         source: std::io::Error,
     },
@@ -52,19 +57,23 @@ impl Rsh {
     /// Runs nlmfo there with these arguments and this standard input, and waits for its end.
     pub async fn nlmfo(
         &self,
-        arguments: &[String],
+        arguments: &[OsString],
         stdin: &[u8],
         deadline: Duration,
     ) -> Result<Finished, RshError> {
         let line = command_line(&self.nlmfo, arguments);
         let Some((program, first)) = self.program.split_first() else {
             return Err(RshError::Start {
-                program: "the remote shell".to_owned(),
+                program: Name::from("the remote shell"),
                 source: std::io::Error::other("--rsh names none"),
             });
         };
+        // ssh takes an option wherever it finds one before the host; other programs may not
+        // know what ends options.
+        let is_ssh = Path::new(program).file_name() == Some(OsStr::new("ssh"));
         let mut child = Command::new(program)
             .args(first)
+            .args(is_ssh.then_some("--"))
             .arg(&self.host)
             .arg(&line)
             .stdin(Stdio::piped())
@@ -73,7 +82,7 @@ impl Rsh {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| RshError::Start {
-                program: program.clone(),
+                program: program.shown(),
                 source,
             })?;
         let mut input = child.stdin.take().expect("it is piped");
@@ -86,31 +95,35 @@ impl Rsh {
         let run = async { tokio::join!(child.wait_with_output(), feed).0 };
         match timeout(deadline, run).await {
             Err(_) => Err(RshError::Deadline {
-                command: line,
+                command: line.shown(),
                 host: self.host.clone(),
                 after: deadline,
             }),
             Ok(Err(source)) => Err(RshError::Lost {
-                command: line,
+                command: line.shown(),
                 host: self.host.clone(),
                 source,
             }),
             Ok(Ok(output)) => Ok(Finished {
                 code: output.status.code(),
                 stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-                stderr: String::from_utf8_lossy(&output.stderr)
-                    .trim_end()
-                    .to_owned(),
+                stderr: said(&output.stderr),
             }),
         }
     }
 }
 
 /// A line for a shell that makes these words of it.
-fn command_line(program: &str, arguments: &[String]) -> String {
-    let words = std::iter::once(program).chain(arguments.iter().map(String::as_str));
+fn command_line(program: &OsStr, arguments: &[OsString]) -> OsString {
+    let words = std::iter::once(program).chain(arguments.iter().map(OsString::as_os_str));
     // Words have no NUL: they were arguments of ours.
-    shlex::try_join(words).unwrap_or_default()
+    let line = shlex::bytes::try_join(words.map(OsStr::as_bytes)).unwrap_or_default();
+    OsString::from_vec(line)
+}
+
+/// What another program said, with what could pretend to be our words escaped.
+pub fn said(bytes: &[u8]) -> String {
+    on_one_line(String::from_utf8_lossy(bytes).trim_end()).into_owned()
 }
 
 #[cfg(test)]
@@ -119,9 +132,9 @@ mod tests {
 
     fn sh(script: &str) -> Rsh {
         Rsh {
-            program: ["sh", "-c", script].map(str::to_owned).into(),
+            program: ["sh", "-c", script].map(OsString::from).into(),
             host: "b".to_owned(),
-            nlmfo: "nlmfo".to_owned(),
+            nlmfo: "nlmfo".into(),
         }
     }
 
@@ -134,7 +147,7 @@ mod tests {
     fn host_line_and_input_arrive_and_the_exit_code_comes_back() {
         // `sh -c SCRIPT HOST LINE`: $0 is the host, $1 the line.
         let rsh = sh("echo \"$0: $1\"; cat; echo oops >&2; exit 5");
-        let arguments = ["failover", "--expect", "-", "it's here"].map(str::to_owned);
+        let arguments = ["failover", "--expect", "-", "it's here"].map(OsString::from);
         let run = rsh.nlmfo(&arguments, b"record", Duration::from_secs(30));
         let finished = block_on(run).unwrap();
         assert_eq!(finished.code, Some(5));
@@ -145,6 +158,11 @@ mod tests {
 
     #[test]
     fn who_hangs_is_given_up_and_who_reads_nothing_is_no_error() {
+        let odd = OsString::from_vec(b"/caf\xe9".to_vec());
+        let echo = sh("printf %s \"$1\" >&2");
+        let arguments = [odd];
+        let run = echo.nlmfo(&arguments, b"", Duration::from_secs(30));
+        assert_eq!(block_on(run).unwrap().stderr, "nlmfo '/caf\u{fffd}'");
         let hangs = sh("exec sleep 600");
         let run = hangs.nlmfo(&[], b"", Duration::from_millis(50));
         let error = block_on(run).unwrap_err().to_string();
@@ -154,7 +172,7 @@ mod tests {
         let run = deaf.nlmfo(&[], &large, Duration::from_secs(30));
         assert_eq!(block_on(run).unwrap().code, Some(4));
         let none = Rsh {
-            program: vec!["/nonexistent/ssh".to_owned()],
+            program: vec!["/nonexistent/ssh".into()],
             ..sh("")
         };
         let error = block_on(none.nlmfo(&[], b"", Duration::from_secs(1))).unwrap_err();

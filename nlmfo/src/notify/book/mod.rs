@@ -14,8 +14,10 @@ mod tests;
 pub mod writer;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,6 +28,7 @@ use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
 use crate::failover::record::ClientLine;
 use crate::files::FileError;
+use crate::foreign::escaped;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::HostInfo;
 
@@ -34,7 +37,7 @@ pub const NOTED_AGAIN: u64 = 600;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
-    #[error("the client book {}: {source}", path.display())]
+    #[error("the client book {}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Read(#[from] FileError),
@@ -161,10 +164,17 @@ impl Book {
 
     /// Whether the VIP has a client of this name or address. Only the lines that tell of
     /// it are looked at: a book of 10,000 clients takes a millisecond or two.
-    pub fn has_client(state: &StateDir, vip: IpAddr, client: &str) -> Result<bool, BookError> {
-        let name = match client.parse::<IpAddr>() {
-            Ok(address) => address.to_canonical().to_string(),
-            Err(_) => client.to_owned(),
+    pub fn has_client(
+        state: &StateDir,
+        vip: IpAddr,
+        client: impl AsRef<OsStr>,
+    ) -> Result<bool, BookError> {
+        let client = client.as_ref();
+        let address = client.to_str().and_then(|text| text.parse::<IpAddr>().ok());
+        let name = match address {
+            Some(address) => address.to_canonical().to_string(),
+            // As it stands in the book.
+            None => escaped(client.as_bytes()).into_owned(),
         };
         let book = Folder::new(state, vip).read(&Wanted::Naming(&name))?.book;
         let is_it = |client: &Client| client.name == name || client.address.to_string() == name;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::locks::Locks;
 use super::probes::Probes;
+use crate::causes::chain;
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::{Gate, GraceError};
 use crate::kernel::nfsd::Nfsd;
@@ -156,7 +157,7 @@ impl Live {
             // Without lockd nothing is held.
             None => (true, LockTable::default()),
             Some(Err(error)) => {
-                troubles.push(error.to_string());
+                troubles.push(chain(&error));
                 return thread_time() - began;
             }
         };
@@ -178,12 +179,12 @@ impl Live {
 
     fn make(&mut self, mut troubles: Vec<String>) -> Tick {
         let (windows, fenced) = windows().unwrap_or_else(|error| {
-            troubles.push(error.to_string());
+            troubles.push(chain(&error));
             Default::default()
         });
         match self.numbers.claims(std::mem::take(&mut self.claims)) {
             Ok(claims) => self.claims = claims,
-            Err(error) => troubles.push(error.to_string()),
+            Err(error) => troubles.push(chain(&error)),
         }
         // In the order of the numbers: a VIP's highest is the one that stays.
         let told = (self.claims.iter())
@@ -192,7 +193,7 @@ impl Live {
         let kernel_grace = KernelGrace::now();
         let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
         let (counted, trouble) = self.probes.counters();
-        troubles.extend(trouble.map(|error| error.to_string()));
+        troubles.extend(trouble.map(|error| chain(&error)));
         let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
             .chain(counted.keys())
             .chain(windows.keys())

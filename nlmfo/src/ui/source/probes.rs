@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::causes::chain;
 use crate::kernel;
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::programs::{ObserveError, Programs};
@@ -63,7 +64,7 @@ impl Probes {
             return Err(self.failure.clone().unwrap_or_default());
         }
         let began = thread_time();
-        let outcome = self.follow(incarnation).map_err(|error| error.to_string());
+        let outcome = self.follow(incarnation).map_err(|error| chain(&error));
         let cost = thread_time() - began;
         let failed = outcome.is_err();
         self.retry_at = failed.then(|| Instant::now() + next_tick(cost, interval));

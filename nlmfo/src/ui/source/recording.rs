@@ -13,13 +13,13 @@ use crate::ui::tick::{SCHEMA, Tick};
 pub enum RecordingError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("writing the recording {}: {source}", path.display())]
+    #[error("writing the recording {}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("reading the recording {}: {source}", path.display())]
+    #[error("reading the recording {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("the recording {} has no tick in it", path.display())]
     Empty { path: PathBuf },
-    #[error("the recording {}, line {line}, is damaged, or none of nlmfo's: {source}", path.display())]
+    #[error("the recording {}, line {line}, is damaged, or none of nlmfo's", path.display())]
     Damaged {
         path: PathBuf,
         line: usize,

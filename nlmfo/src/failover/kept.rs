@@ -1,0 +1,110 @@
+//! The report of the last failover of each VIP, kept on this node before a word of it is
+//! printed: whoever lost the connection or the pipe reads it there.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::pair::report::PairReport;
+use super::report::ReleaseReport;
+use super::takeover_report::TakeoverReport;
+use crate::files::run::{self, RunError};
+use crate::files::{self, FileError, PRIVATE};
+use crate::output;
+
+/// What is kept: one JSON object, `schema` "nlmfo.last/1".
+#[derive(Debug, Serialize)]
+pub struct Kept<'a> {
+    pub schema: &'static str,
+    /// `release`, `takeover`, `failover` (both on this node) or `move` (to another one).
+    pub what: &'static str,
+    pub vips: &'a [IpAddr],
+    /// Since 1970, in seconds.
+    pub at: u64,
+    /// The exit status; null while the failover goes on, and if it was killed.
+    pub exit: Option<u8>,
+    /// Why it ended before its end.
+    pub error: Option<&'a str>,
+    pub release: Option<&'a ReleaseReport>,
+    pub takeover: Option<&'a TakeoverReport>,
+    #[serde(rename = "move")]
+    pub pair: Option<&'a PairReport>,
+}
+
+impl Kept<'_> {
+    pub const SCHEMA: &'static str = "nlmfo.last/1";
+
+    /// Writes it for each VIP, as `last-WHAT-VIP.json`, and returns the first one's place.
+    /// Without it a failover is no worse done: that it could not be kept is said, and no
+    /// error.
+    pub fn keep(&self) -> Option<PathBuf> {
+        match self.write(run::file) {
+            Ok(first) => first,
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                output::note(format_args!("the report could not be kept: {error:#}"));
+                None
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        place: impl Fn(&str) -> Result<PathBuf, RunError>,
+    ) -> Result<Option<PathBuf>, RunError> {
+        let mut json = Vec::new();
+        // Memory takes everything.
+        let _ = output::write_json(&mut json, self);
+        let mut first = None;
+        for vip in self.vips {
+            let path = place(&format!("last-{}-{vip}.json", self.what))?;
+            let written = files::write_whole(&path, &json, PRIVATE);
+            written.map_err(FileError::io("writing", &path))?;
+            first.get_or_insert(path);
+        }
+        Ok(first)
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_report_replaces_the_one_before_for_each_vip() {
+        let folder = tempfile::tempdir().unwrap();
+        let vips = ["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()];
+        for exit in [None, Some(3)] {
+            let kept = Kept {
+                schema: Kept::SCHEMA,
+                what: "release",
+                vips: &vips,
+                at: 1,
+                exit,
+                error: None,
+                release: None,
+                takeover: None,
+                pair: None,
+            };
+            let first = kept.write(|name| Ok(folder.path().join(name))).unwrap();
+            let path = folder.path().join("last-release-10.77.0.1.json");
+            assert_eq!(first, Some(path));
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        for vip in vips {
+            let path = folder.path().join(format!("last-release-{vip}.json"));
+            let json: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            assert_eq!(json["exit"], 3);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What is done does not depend on what can be said, and a signal leaves nothing unsaid.
+//! The judges are the kernel's locks, the report that is kept, and the exit status.
+
+use std::fs;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::bad_days::{hold_many, in_the_middle, too_fast};
+use super::release::RELEASE;
+use super::{Context, End, Scenario};
+use crate::guest::command::run;
+use crate::guest::lab::Lab;
+use crate::guest::raw::RawNet;
+use crate::guest::tool::{Tool, exit};
+use crate::guest::traces::Traces;
+use crate::guest::wait::{Seen, until};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "output-unheard",
+        claim: "a failover whose outputs are full, closed or broken is done, and its report is kept",
+        run: unheard,
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "output-signals",
+        claim: "SIGINT, SIGTERM and SIGQUIT end a command with 3 and say what stands; SIGHUP ends none",
+        run: signals,
+        ..Scenario::DEFAULT
+    },
+];
+
+/// The report that is kept of a VIP.
+fn kept(what: &str, vip: IpAddr) -> Result<Value> {
+    let path = format!("/run/nlmfo/last-{what}-{vip}.json");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    serde_json::from_str(&text).context(path)
+}
+
+fn unheard(context: &Context) -> Result<End> {
+    let (lab, _held) = Lab::with_one_lock()?;
+    let (vip, before) = (lab.vips[0], lab.server.locks()?);
+
+    let nlmfo = context.nlmfo.display();
+    let failover = format!("{nlmfo} failover --vip {vip} --grace 60s");
+    // With the status in a file: of a pipe, a shell tells another one.
+    for (line, status) in [
+        (
+            format!("{failover} >/dev/full 2>/dev/full"),
+            exit::CONFIRMED,
+        ),
+        (format!("{failover} >&- 2>&- <&-"), exit::CONFIRMED),
+        (format!("{failover} --json"), exit::CONFIRMED),
+        (
+            format!("{nlmfo} grace --vip {vip} --for 60s"),
+            exit::CONFIRMED,
+        ),
+        (format!("{nlmfo} grace --vip {vip} --end"), exit::CONFIRMED),
+        (format!("{nlmfo} locks"), exit::CONFIRMED),
+        (format!("{nlmfo} locks >/dev/full"), exit::COULD_NOT_RUN),
+    ] {
+        let script = format!("{{ {line}; echo $? >/tmp/status; }} 2>/tmp/said | true");
+        run(lab.server.place().command("sh").args(["-c", &script]))?;
+        let ended = until(&format!("the end of `{line}`"), || {
+            let text = fs::read_to_string("/tmp/status").unwrap_or_default();
+            Ok(match text.trim().parse::<i32>() {
+                Ok(status) => Seen::Yes(status),
+                Err(_) => Seen::No("it has not ended".into()),
+            })
+        })?;
+        fs::remove_file("/tmp/status")?;
+        let said = fs::read_to_string("/tmp/said")?;
+        ensure!(ended == status, "{line}: exit status {ended}: {said}");
+        ensure!(!said.contains("panicked"), "{line}: {said}");
+        if !line.starts_with(&failover) {
+            continue;
+        }
+        let report = kept("failover", vip)?;
+        ensure!(
+            report["exit"] == exit::CONFIRMED
+                && report["release"]["confirmed"] == true
+                && report["takeover"]["vips"][0]["expected"] == 1
+                && report["takeover"]["vips"][0]["missing"] == serde_json::json!([]),
+            "{line}: {report}"
+        );
+        fs::remove_file(format!("/run/nlmfo/last-failover-{vip}.json"))?;
+        let now = lab.server.locks()?;
+        ensure!(
+            now == before,
+            "{line}: {before:?} were held, and now {now:?}"
+        );
+    }
+    Ok(End::Pass)
+}
+
+fn signals(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["fd77::1"], 0)?;
+    let net = RawNet::join(&lab.server)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let (vip, address) = (lab.vips[0], "fd77::1");
+    let before = Traces::of(lab.server.place())?;
+
+    // A window that stands is said to stand; this is fast on every kernel.
+    let takeover = [
+        "failover",
+        "--phase",
+        "takeover",
+        "--vip",
+        address,
+        "--grace",
+        "300s",
+        "--no-notify",
+    ];
+    let mut running = tool.start(&takeover)?;
+    until("the window", || {
+        let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
+        Ok(
+            match listed["windows"]
+                .as_array()
+                .is_some_and(|all| !all.is_empty())
+            {
+                true => Seen::Yes(()),
+                false => Seen::No(listed.to_string()),
+            },
+        )
+    })?;
+    running.signal(Signal::SIGHUP)?;
+    running.signal(Signal::SIGTERM)?;
+    let code = running.code()?;
+    let report = kept("takeover", vip)?;
+    let error = report["error"].as_str().unwrap_or_default();
+    ensure!(
+        code == exit::NOT_CONFIRMED
+            && report["exit"] == exit::NOT_CONFIRMED
+            && error.contains("interrupted by SIGTERM")
+            && error.contains("fd77::1 is in grace for 2"),
+        "exit status {code}: {report}"
+    );
+    tool.expect(exit::CONFIRMED, &["grace", "--end", "--vip", address])?;
+    tool.expect(exit::CONFIRMED, &["cleanup"])?;
+
+    let release = [&RELEASE[..], &["--vip", address]].concat();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGQUIT,
+        Signal::SIGHUP,
+    ] {
+        hold_many(&lab, &net)?;
+        let Some(mut running) = in_the_middle(&tool, &lab, &release)? else {
+            return Ok(too_fast());
+        };
+        running.signal(signal)?;
+        let code = running.code()?;
+        let report = kept("release", vip)?;
+        let expected = match signal {
+            Signal::SIGHUP => exit::CONFIRMED,
+            _ => exit::NOT_CONFIRMED,
+        };
+        ensure!(
+            code == expected && report["exit"] == expected,
+            "{signal}: exit status {code}: {report}"
+        );
+        let error = report["error"].as_str().unwrap_or_default();
+        let is_said = error.contains(&format!("interrupted by {signal}"));
+        ensure!(is_said == (signal != Signal::SIGHUP), "{signal}: {report}");
+        Traces::of(lab.server.place())?.ensure_as(&before)?;
+    }
+    ensure!(lab.server.locks()?.is_empty(), "SIGHUP: locks are left");
+    Ok(End::Pass)
+}
