@@ -150,7 +150,10 @@ fn callout(context: &Context) -> Result<End> {
     fs::write(CALLED, "")?;
     // statd has given up root when it calls.
     fs::set_permissions(CALLED, fs::Permissions::from_mode(0o666))?;
-    run(place.command("pkill").args(["-x", "rpc.statd"]))?;
+    // Not the clients', without which their kernels wait a minute before they lock.
+    run(place
+        .command("pkill")
+        .args(["-x", "--ns", "1", "--nslist", "net", "rpc.statd"]))?;
     let mut statd = place.command("rpc.statd");
     statd.args(["--no-notify", "--ha-callout", CALLOUT]);
     statd.env("NLMFO_CALLOUT", SITES);

@@ -355,6 +355,29 @@ mod tests {
     }
 
     #[test]
+    fn arguments_name_scenarios_and_contradict_each_other() {
+        #[derive(Debug, clap::Parser)]
+        struct Test {
+            #[command(flatten)]
+            args: TestArgs,
+        }
+        let parse = |line: &str| {
+            let parsed = <Test as clap::Parser>::try_parse_from(line.split(' '));
+            parsed.map(|test| test.args)
+        };
+        let args = parse("test --kernel sid grace-window fence").expect("is allowed");
+        assert_eq!(args.scenarios, ["grace-window", "fence"]);
+        assert!(parse("test --full").is_ok_and(|args| args.full));
+        for bad in [
+            "test --fast fence",
+            "test --fast --full",
+            "test --fast --kernel sid",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_table_has_every_step() {
         let mut steps = Steps::default();
         steps.check("format", || Ok(()));
