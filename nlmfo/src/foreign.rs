@@ -167,6 +167,17 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
+/// For a field with a [`Name`] as it is shown: what somebody else wrote is shown so, too.
+pub fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Name::deserialize(from).map(|name| name.to_string())
+}
+
+/// [`text`] for a field that may be null.
+pub fn some_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<Name>::deserialize(from)?;
+    Ok(name.map(|name| name.to_string()))
+}
+
 /// Shows a path as a [`Name`] is shown.
 pub trait Shown {
     fn shown(&self) -> Name;

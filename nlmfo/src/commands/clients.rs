@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::table;
 use crate::cli::ClientsArgs;
 use crate::exit::{Exit, Failure};
-use crate::foreign::Shown;
+use crate::foreign::{Name, Shown};
 use crate::kernel::{self, netns};
 use crate::notify::book::writer::Writer;
 use crate::notify::book::{self, Book, BookError, Client, Key, Owner, ReadBook};
@@ -251,19 +251,21 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
             // Whom the VIP cannot be told to: statd has clients of every family.
             Some(address) if address.is_ipv4() != vip.is_ipv4() => {
                 output::note(format_args!(
-                    "{name} is left out: {address} cannot use {vip}"
+                    "{} is left out: {address} cannot use {vip}",
+                    name.shown()
                 ));
             }
             Some(address) => clients.push(Client {
                 address: *address,
-                name: name.clone(),
+                name: Name::from(name.as_str()).to_string(),
                 version: None,
                 transport: None,
                 first_seen: now,
                 last_seen: now,
             }),
             None => output::note(format_args!(
-                "{name} is left out: the resolver does not know it"
+                "{} is left out: the resolver does not know it",
+                name.shown()
             )),
         }
     }

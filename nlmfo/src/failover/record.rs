@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError, LIMIT, Place};
+use crate::foreign;
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::table::LockTable;
@@ -37,6 +38,7 @@ pub struct ClientLine {
     #[serde(flatten)]
     pub host: HostLine,
     /// The name that statd monitors; empty if the client is not monitored.
+    #[serde(deserialize_with = "foreign::text")]
     pub nsm_name: String,
 }
 
@@ -46,7 +48,9 @@ pub struct ClientLine {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub schema: Cow<'static, str>,
+    #[serde(deserialize_with = "foreign::text")]
     pub node: String,
+    #[serde(deserialize_with = "foreign::text")]
     pub kernel: String,
     /// When the locks were read, in seconds since 1970.
     pub taken_at: u64,

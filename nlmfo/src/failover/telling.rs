@@ -21,6 +21,7 @@ use tracing::warn;
 use super::record::Record;
 use super::takeover_report::Told;
 use crate::causes::chain;
+use crate::failover::pair::rsh::said;
 use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
@@ -346,7 +347,7 @@ async fn run(program: &Path, vip: IpAddr, until: watch::Receiver<Instant>) -> To
             Ok(output) => Told::failed(format!(
                 "{program} {vip} ended with {}: {}",
                 output.status,
-                String::from_utf8_lossy(&output.stderr).trim_end()
+                said(&output.stderr)
             )),
         },
         () = ended(until) => Told::failed(format!("{program} {vip} did not end within the grace")),

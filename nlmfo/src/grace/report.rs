@@ -12,6 +12,7 @@ use super::GraceError;
 use super::audit::{self, Verdict};
 use super::gate::Gate;
 use super::window;
+use crate::foreign::{self, Shown};
 use crate::kernel::lockd;
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
@@ -79,8 +80,10 @@ pub struct ViolationLine {
     pub mode: Mode,
     pub range: Range,
     /// The NFS file handle in hexadecimal.
+    #[serde(deserialize_with = "foreign::text")]
     pub fh: String,
     /// Null where it cannot be found.
+    #[serde(deserialize_with = "foreign::some_text")]
     pub path: Option<String>,
     pub xid: u32,
     pub port: u16,
@@ -201,7 +204,7 @@ fn line(raw: &Violation, paths: &mut PathFinder) -> ViolationLine {
         path: paths
             .find_by_handle(handle)
             .ok()
-            .map(|path| path.to_string_lossy().into_owned()),
+            .map(|path| path.shown().to_string()),
         xid: raw.xid,
         port: raw.port as u16,
     }

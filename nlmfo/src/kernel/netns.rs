@@ -13,6 +13,8 @@ use nix::sys::socket::SockaddrStorage;
 use rustix::fs::{major, minor};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::foreign::escaped;
+
 /// Where `ip netns add` mounts network namespaces.
 const NAMED: &str = "/run/netns";
 
@@ -116,7 +118,7 @@ fn namespace(path: &str) -> io::Result<Namespace> {
 /// The name of this node, for reports.
 pub fn node() -> String {
     let uname = rustix::system::uname();
-    uname.nodename().to_string_lossy().into_owned()
+    escaped(uname.nodename().to_bytes()).into_owned()
 }
 
 /// Whether `address` is one of an interface of this network namespace. Asked of

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::config::Config;
+use crate::foreign::is_visible;
 use crate::rpc::nsm::MAX_NAME;
 
 /// How long a reverse lookup may take: a name service that is down must not hold a
@@ -61,7 +62,7 @@ impl From {
 
 /// What can stand in SM_NOTIFY as a name.
 pub fn check(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if name.is_empty() || name.chars().any(|c| c.is_whitespace() || !is_visible(c)) {
         return Err(format!("{name:?} is no name of a host"));
     }
     if name.len() > MAX_NAME {

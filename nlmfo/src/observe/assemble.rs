@@ -8,13 +8,14 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use nlmfo_common::record::{
-    FileRecord, HostRecord, LockRecord, ShareRecord, WaiterRecord, lock_digest,
+    FileRecord, HostRecord, LockRecord, NAME_MAX, ShareRecord, WaiterRecord, lock_digest,
 };
 
 use super::host::{Host, NlmVersion, Transport};
 use super::table::{
     FileId, FileInfo, HostId, HostInfo, Lock, LockTable, Mode, Range, Share, Waiter, distinct,
 };
+use crate::foreign::Name;
 
 /// The records of one snapshot, as the programs wrote them.
 #[derive(Debug, Default)]
@@ -227,20 +228,21 @@ pub(super) fn host_info(record: &HostRecord) -> Option<HostInfo> {
     })
 }
 
-/// A client's name as it sent it, with what is no UTF-8 replaced.
-fn text(bytes: &[u8]) -> String {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+/// A client's name as it is shown. The programs end what they copy with a NUL: a name that
+/// fills the rest is taken for the beginning of a longer one.
+fn text(bytes: &[u8; NAME_MAX]) -> String {
+    let name = Name::from_c(bytes);
+    match name.as_bytes().len() == NAME_MAX - 1 {
+        true => Name::cut(name.as_bytes()).to_string(),
+        false => name.to_string(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use nlmfo_common::Addr;
-    use nlmfo_common::record::{FH_MAX, NAME_MAX, kind};
+    use nlmfo_common::record::{FH_MAX, kind};
     use proptest::prelude::*;
 
     fn host(address: u64, vip: &str) -> HostRecord {

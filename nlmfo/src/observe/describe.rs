@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::host::{NlmVersion, Transport};
 use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
+use crate::foreign::{self, Shown};
 use crate::kernel::path::{LockedFile, PathFinder};
 
 /// What a line says of the host.
@@ -16,7 +17,8 @@ use crate::kernel::path::{LockedFile, PathFinder};
 pub struct HostLine {
     pub vip: IpAddr,
     pub client: IpAddr,
-    /// The name that the client calls itself.
+    /// The name that the client calls itself, as [`foreign::Name`] shows it.
+    #[serde(deserialize_with = "foreign::text")]
     pub client_name: String,
     pub version: NlmVersion,
     pub transport: Transport,
@@ -27,11 +29,14 @@ pub struct HostLine {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileLine {
     /// `major:minor`, in decimal.
+    #[serde(deserialize_with = "foreign::text")]
     pub dev: String,
     pub ino: u64,
     /// The NFS file handle in hexadecimal.
+    #[serde(deserialize_with = "foreign::text")]
     pub fh: String,
-    /// Null where it cannot be found.
+    /// As [`foreign::Name`] shows it; null where it cannot be found.
+    #[serde(deserialize_with = "foreign::some_text")]
     pub path: Option<String>,
 }
 
@@ -75,6 +80,7 @@ pub struct ShareLine {
     /// What others are denied: the same numbers.
     pub deny: u32,
     /// The owner handle in hexadecimal, its first 64 bytes.
+    #[serde(deserialize_with = "foreign::text")]
     pub owner: String,
     pub file: FileLine,
 }
@@ -100,7 +106,7 @@ impl<'a> Described<'a> {
                 dev: format!("{}:{}", info.major, info.minor),
                 ino: info.ino,
                 fh: hex(&info.fh),
-                path: path.ok().map(|path| path.to_string_lossy().into_owned()),
+                path: path.ok().map(|path| path.shown().to_string()),
             });
         }
         Described { table, files }

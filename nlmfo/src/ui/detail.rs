@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::table::{FileId, HostId, Lock, LockTable, Mode, Range, Waiter};
 
@@ -33,6 +34,7 @@ pub struct Detail {
 pub struct ClientLine {
     pub client: IpAddr,
     /// The name that the client calls itself.
+    #[serde(deserialize_with = "foreign::text")]
     pub name: String,
     pub version: NlmVersion,
     pub transport: Transport,
@@ -48,6 +50,7 @@ pub struct HeldLine {
     pub svid: u32,
     pub mode: Mode,
     pub range: Range,
+    #[serde(deserialize_with = "foreign::text")]
     pub file: String,
     pub since: Option<Since>,
     /// Requests, through whichever VIP, that cannot be granted while it is held.
@@ -69,6 +72,7 @@ pub struct WaitLine {
     pub svid: u32,
     pub mode: Mode,
     pub range: Range,
+    #[serde(deserialize_with = "foreign::text")]
     pub file: String,
     /// The lock is granted already, and the client is being told.
     pub granted: bool,
@@ -83,6 +87,7 @@ pub struct ShareLine {
     pub client: usize,
     pub access: u32,
     pub deny: u32,
+    #[serde(deserialize_with = "foreign::text")]
     pub file: String,
 }
 

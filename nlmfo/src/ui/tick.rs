@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::detail::Detail;
 use super::events::Event;
 use super::judge::VipState;
+use crate::foreign;
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::observe::counters::Counters;
 
@@ -20,6 +21,7 @@ pub const SCHEMA: &str = "nlmfo.watch/1";
 pub struct Tick {
     pub schema: Cow<'static, str>,
     /// The node's name.
+    #[serde(deserialize_with = "foreign::text")]
     pub node: String,
     /// Since 1970.
     pub at_ms: u64,

@@ -1,5 +1,6 @@
 //! What a failover of two nodes did: one value for JSON and for text.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -9,6 +10,7 @@ use serde_json::Value;
 use super::Stage;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_report::TakeoverReport;
+use crate::foreign::on_one_line;
 
 /// `nlmfo failover --to HOST --json`: one object, `schema` "nlmfo.pair/1".
 #[derive(Debug, Serialize)]
@@ -90,7 +92,7 @@ fn write_takeover(f: &mut fmt::Formatter<'_>, takeover: &Value) -> fmt::Result {
     for vip in items(&takeover["vips"]) {
         write_vip(f, vip)?;
     }
-    for waiting in items(&takeover["still_waiting"]).filter_map(Value::as_str) {
+    for waiting in items(&takeover["still_waiting"]).map(words) {
         writeln!(f, "  ✗ {waiting}: it may have been granted in the window")?;
     }
     let failed = |device: &&Value| device["failed"] == true;
@@ -116,7 +118,7 @@ fn write_vip(f: &mut fmt::Formatter<'_>, vip: &Value) -> fmt::Result {
     writeln!(f, "{mark} {address}: {back} of {expected} locks are back")?;
     for lock in items(&vip["missing"]) {
         let file = match lock["file"]["path"].as_str() {
-            Some(path) => path.to_owned(),
+            Some(path) => on_one_line(path).into_owned(),
             None => format!("inode {}", lock["file"]["ino"]),
         };
         let client = words(&lock["client"]);
@@ -127,7 +129,7 @@ fn write_vip(f: &mut fmt::Formatter<'_>, vip: &Value) -> fmt::Result {
         Some(violations) => writeln!(f, "  ✗ grace was violated {violations} times")?,
         None => writeln!(f, "  ✗ nobody can tell whether grace was held")?,
     }
-    if let Some(error) = vip["told"]["error"].as_str() {
+    if let Some(error) = vip["told"]["error"].as_str().map(on_one_line) {
         writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;
     }
     let is_told = |client: &&Value| client["outcome"] == "told";
@@ -135,7 +137,7 @@ fn write_vip(f: &mut fmt::Formatter<'_>, vip: &Value) -> fmt::Result {
         let (address, outcome) = (words(&client["client"]), words(&client["outcome"]));
         writeln!(f, "  ✗ {address}: {outcome}: {}", words(&client["reason"]))?;
     }
-    if let Some(error) = vip["book_error"].as_str() {
+    if let Some(error) = vip["book_error"].as_str().map(on_one_line) {
         writeln!(f, "  the client book is not up to date: {error}")?;
     }
     Ok(())
@@ -145,8 +147,9 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-fn words(text: &Value) -> &str {
-    text.as_str().unwrap_or("?")
+/// What stands in the other node's report, which escapes names as ours does.
+fn words(text: &Value) -> Cow<'_, str> {
+    on_one_line(text.as_str().unwrap_or("?"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
 use crate::failover::record::ClientLine;
 use crate::files::FileError;
-use crate::foreign::escaped;
+use crate::foreign::{self, escaped};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::HostInfo;
 
@@ -68,6 +68,7 @@ pub struct Client {
     #[serde(rename = "client")]
     pub address: IpAddr,
     /// The name that it calls itself, or under which statd has it.
+    #[serde(deserialize_with = "foreign::text")]
     pub name: String,
     /// Null if only statd's record told of it.
     pub version: Option<NlmVersion>,
@@ -197,6 +198,7 @@ pub struct ReadBook {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// Its node name (`uname -n`).
+    #[serde(deserialize_with = "foreign::text")]
     pub node: String,
     pub term: u64,
     /// When the term began, in seconds since 1970.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
+use crate::foreign::Shown;
 use crate::kernel::path::{LockedFile, PathFinder};
 use crate::observe::table::{FileId, FileInfo, Lock, LockTable};
 use crate::ui::detail::Since;
@@ -115,7 +116,7 @@ impl Names {
         for (id, path) in unknown.into_iter().zip(finder.find_all(&locked)) {
             let info = table.file(id);
             let name = match path {
-                Ok(path) => path.to_string_lossy().into_owned(),
+                Ok(path) => path.shown().to_string(),
                 Err(_) => nameless(info),
             };
             known.insert(key(info), (now, name));
