@@ -266,6 +266,9 @@ fn stop_server() -> Result<()> {
 
 /// Unloads what serves NFS and locks.
 fn unload() -> Result<()> {
+    // RCU callbacks that are still due would call into what is unloaded. Not every kernel
+    // can be told to finish them first.
+    let _ = fs::write("/sys/module/rcutree/parameters/do_rcu_barrier", "1");
     wait("the NFS modules to leave the kernel", || {
         let mut left = Vec::new();
         for (name, users) in modules()? {
