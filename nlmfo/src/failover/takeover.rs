@@ -24,7 +24,7 @@ use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
-use crate::kernel::nfsd::Nfsd;
+use crate::kernel::nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::notify::book::BookError;
@@ -98,7 +98,7 @@ pub async fn run(
         plan,
         expected,
         counters,
-        nfsd_ran: nfsd_runs(),
+        nfsd_ran: nfsd::runs(),
         nfsd_stopped: false,
         watch,
         until: Instant::now() + opened.left,
@@ -231,7 +231,7 @@ impl Takeover<'_> {
             counters.map_or(0, |counters| counters.released.shutdown)
         };
         let is_lost = |vip| shut_down(&now, vip) > shut_down(&self.counters, vip);
-        let is_stopped = self.nfsd_ran && !nfsd_runs();
+        let is_stopped = self.nfsd_ran && !nfsd::runs();
         self.nfsd_stopped |= is_stopped || self.plan.vips.iter().any(is_lost);
         Ok(())
     }
@@ -288,11 +288,6 @@ impl Takeover<'_> {
         }
         Ok(vips)
     }
-}
-
-fn nfsd_runs() -> bool {
-    let threads = Nfsd::mounted().and_then(|nfsd| nfsd.threads());
-    threads.is_ok_and(|threads| threads > 0)
 }
 
 /// Ends the windows, and returns what is to be said of them.

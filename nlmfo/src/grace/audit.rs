@@ -23,6 +23,8 @@ pub enum Verdict {
     Opening,
     /// It ended before lockd was done with what had reached it before.
     EndedEarly,
+    /// lockd was unloaded and loaded again.
+    Reloaded,
     /// Locks were granted that were no reclaims.
     Violated { locks: u64 },
     /// Reclaims were refused because of grace: their clients have lost those locks.
@@ -47,6 +49,8 @@ pub enum Stage {
     Stood,
     /// Ended, and never audited.
     EndedEarly,
+    /// Audited until lockd was unloaded.
+    Reloaded,
 }
 
 /// The verdict on one window.
@@ -54,6 +58,7 @@ pub fn judge(stage: Stage, gated: &Gated, audited: &Audited) -> Verdict {
     match stage {
         Stage::Opening => Verdict::Opening,
         Stage::EndedEarly => Verdict::EndedEarly,
+        Stage::Reloaded => Verdict::Reloaded,
         Stage::Stood => judge_counts(gated, audited),
     }
 }
@@ -90,6 +95,10 @@ impl fmt::Display for Verdict {
             }
             Verdict::Quiet => f.write_str("✓ nobody has asked for a lock"),
             Verdict::Opening => f.write_str("- not in force yet: it is being opened"),
+            Verdict::Reloaded => f.write_str(
+                "✗ NOT CONFIRMED: lockd was unloaded and loaded again meanwhile; what it granted \
+                 before the gate had followed was not seen",
+            ),
             Verdict::EndedEarly => {
                 f.write_str("✗ NOT CONFIRMED: it was over before it was in force")
             }
@@ -133,6 +142,7 @@ mod tests {
         );
         let early = judge(Stage::EndedEarly, &gated, &audited);
         assert!(!early.is_good(), "{early:?}");
+        assert!(!judge(Stage::Reloaded, &gated, &audited).is_good());
         assert!(early.to_string().contains("NOT CONFIRMED"), "{early}");
     }
 

@@ -14,14 +14,16 @@ use aya::programs::{LinkOrder, ProbeKind, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use nlmfo_common::gate::GateLayout;
 use serde::Serialize;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::GraceError;
 use super::devices::{Device, Netlink};
+use super::leftovers;
 use super::maps::Maps;
 use super::pins::{self, Pins, State};
+use super::reload::Carried;
 use super::tc;
-use crate::kernel::gate_layout;
+use crate::kernel::{gate_layout, lockd};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::rpc::client::{Client, Endpoint, Source};
 use crate::rpc::message::Credential;
@@ -135,17 +137,27 @@ impl Gate {
                 detach(&other).await?;
             }
         }
+        let mut carried = None;
         let origin = match pins.state()? {
             State::Ready(hash) if hash == pins::hash(&layout) => Origin::TakenOver,
             State::Absent => Origin::Loaded,
-            // A loader died, or lockd was loaded anew and is not where it was.
-            State::Partial | State::Ready(_) => {
+            state => {
+                // A loader died, or lockd was loaded anew and is not where it was.
+                if let State::Ready(_) = state {
+                    carried = Self::carried(&pins)
+                        .inspect_err(|error| warn!(%error, "windows are lost with their gate"))
+                        .ok();
+                }
                 detach(&pins).await?;
                 Origin::Loaded
             }
         };
         match Self::complete(&pins, &layout, origin).await {
-            Ok(gate) => {
+            Ok(mut gate) => {
+                if let Some(carried) = carried {
+                    gate.cover_all().await?;
+                    carried.put(&mut gate.maps)?;
+                }
                 debug!(?origin, "the gate is in force");
                 Ok((gate, origin))
             }
@@ -156,6 +168,23 @@ impl Gate {
                 Err(error)
             }
         }
+    }
+
+    /// What a gate that knows another lockd has still to do. Its windows' report is kept,
+    /// should no other gate come into force.
+    fn carried(pins: &Pins) -> Result<Carried, GraceError> {
+        let gate = Gate {
+            maps: Maps::open(pins)?,
+            pins: pins.clone(),
+        };
+        leftovers::keep_report(&gate)?;
+        Carried::of(&gate.maps)
+    }
+
+    /// Whether it was loaded for a lockd that is not in the kernel any more.
+    pub(super) fn is_of_another_lockd(&self) -> Result<bool, GraceError> {
+        let loaded = self.pins.lockd()?;
+        Ok(loaded.is_some() && loaded != lockd::incarnation())
     }
 
     /// What is not there yet.

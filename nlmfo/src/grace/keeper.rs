@@ -1,5 +1,5 @@
 //! The process that stays behind while a window is open: it puts the gate on devices
-//! that appear, takes a fence away when its VIP has left the node, and the gate out of
+//! that appear, follows a lockd that is loaded again, takes a fence away when its VIP has left the node, and the gate out of
 //! the kernel after the last window's end.
 //!
 //! It is started before the gate is loaded, by a process that has [`Lock::Gate`], and
@@ -18,14 +18,18 @@ use super::devices::Monitor;
 use super::gate::Gate;
 use super::lock::{Lock, TIMEOUT};
 use super::{GraceError, leftovers, window};
+use crate::causes::chain;
 use crate::files::lock::{Held, LockError};
-use crate::kernel::netns;
+use crate::kernel::{netns, nfsd};
 
 /// The hidden command that runs [`keep`].
 pub const COMMAND: &str = "grace-keeper";
 
 /// Longest time between two looks, should word of a device be missed.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// The same while lockd is not loaded: when it comes, the gate is to follow at once.
+const LOOK_FOR_LOCKD: Duration = Duration::from_millis(100);
 
 /// Starts a keeper for this network namespace; one too many ends by itself. To be called
 /// with [`Lock::Gate`] held.
@@ -68,6 +72,17 @@ pub async fn keep() -> Result<(), GraceError> {
             leftovers::remove_partial().await?;
             break release(keeping, lock);
         };
+        let mut is_stale = gate.is_of_another_lockd()?;
+        // The new one's ports are there when nfsd serves.
+        if is_stale && nfsd::runs() {
+            match Gate::load_or_take_over().await {
+                Ok((followed, _)) => {
+                    gate = followed;
+                    is_stale = false;
+                }
+                Err(error) => warn!(error = chain(&error), "the gate does not follow lockd"),
+            }
+        }
         let gone = vips_gone(&gate.fenced()?);
         if !gone.is_empty() {
             gate.fence(&gone, 0)?;
@@ -91,7 +106,10 @@ pub async fn keep() -> Result<(), GraceError> {
             heard = monitor.changed() => if !heard {
                 monitor = Monitor::start()?;
             },
-            () = sleep(left.min(LOOK)) => {}
+            () = sleep(left.min(match is_stale {
+                true => LOOK_FOR_LOCKD,
+                false => LOOK,
+            })) => {}
         }
     }
     Ok(())

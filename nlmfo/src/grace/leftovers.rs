@@ -79,7 +79,7 @@ pub fn last_report() -> Result<Option<LastReport>, GraceError> {
     }
 }
 
-fn keep_report(gate: &Gate) -> Result<(), GraceError> {
+pub(super) fn keep_report(gate: &Gate) -> Result<(), GraceError> {
     let path = report_path()?;
     let failed = |source| GraceError::File {
         path: path.clone(),

@@ -148,10 +148,14 @@ impl Maps {
             .map_err(GraceError::map("SCOPES"))
     }
 
+    pub fn scopes(&self) -> Result<Vec<Fsid>, GraceError> {
+        let all: Result<Vec<Fsid>, _> = self.scopes.keys().collect();
+        all.map_err(GraceError::map("SCOPES"))
+    }
+
     pub fn forget_scopes(&mut self) -> Result<(), GraceError> {
         let map_error = GraceError::map("SCOPES");
-        let all: Result<Vec<Fsid>, _> = self.scopes.keys().collect();
-        for filesystem in all.map_err(&map_error)? {
+        for filesystem in self.scopes()? {
             removed(self.scopes.remove(&filesystem)).map_err(&map_error)?;
         }
         Ok(())

@@ -15,6 +15,7 @@ pub mod leftovers;
 pub mod lock;
 pub mod maps;
 pub mod pins;
+mod reload;
 pub mod report;
 pub mod scope;
 pub mod standing;

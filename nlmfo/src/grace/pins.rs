@@ -2,12 +2,13 @@
 //!
 //! `BPFFS/nlmfo/NETNS/vN/` has `maps/NAME`, `progs/NAME`, `links/NAME` for the
 //! probes, `links/tc-IFINDEX` for the devices with tcx, `clsact/IFINDEX` (an empty
-//! folder) for the devices that got their qdisc from us, and at last `ready-HASH`,
-//! made when all is in place: without it, a loader died on its way.
+//! folder) for the devices that got their qdisc from us, `lockd-N` for the lockd that it is
+//! of, and at last `ready-HASH`, made when all is in place: without it, a loader died on its
+//! way.
 //!
 //! NETNS is the network namespace's cookie, N is [`PINNED_VERSION`], HASH is that of
-//! the layout that the programs were loaded with: lockd that was unloaded and loaded
-//! again is at other addresses.
+//! the layout that the programs were loaded with and of [`lockd::incarnation`]: the probes of
+//! a lockd that was unloaded are gone, also where another one is at the same addresses.
 
 use std::fs;
 use std::io;
@@ -16,9 +17,10 @@ use std::path::{Path, PathBuf};
 use nlmfo_common::gate::{GateLayout, PINNED_VERSION};
 
 use super::GraceError;
-use crate::kernel::{bpffs, netns};
+use crate::kernel::{bpffs, lockd, netns};
 
 const READY: &str = "ready-";
+const LOCKD: &str = "lockd-";
 const DEVICE_LINK: &str = "tc-";
 
 /// The folder of one network namespace and version.
@@ -114,7 +116,17 @@ impl Pins {
 
     /// Says that all is in place, for this layout.
     pub fn set_ready(&self, layout: &GateLayout) -> Result<(), GraceError> {
+        if let Some(lockd) = lockd::incarnation() {
+            make_folder(&self.folder.join(format!("{LOCKD}{lockd}")))?;
+        }
         make_folder(&self.folder.join(format!("{READY}{:016x}", hash(layout))))
+    }
+
+    /// The [`lockd::incarnation`] that it was loaded for.
+    pub fn lockd(&self) -> Result<Option<u64>, GraceError> {
+        let names = names_in(&self.folder)?;
+        let lockd = |name: &String| name.strip_prefix(LOCKD)?.parse().ok();
+        Ok(names.iter().find_map(lockd))
     }
 
     pub fn state(&self) -> Result<State, GraceError> {
@@ -204,13 +216,15 @@ fn gone(removal: io::Result<()>, path: &Path) -> Result<(), GraceError> {
     }
 }
 
-/// FNV-1a of the layout's bytes: the same in every build.
+/// FNV-1a of the layout's bytes and of which lockd it is: the same in every build.
 pub(super) fn hash(layout: &GateLayout) -> u64 {
     let start = std::ptr::from_ref(layout).cast::<u8>();
     // SAFETY: plain old data without padding (aya's `Pod` is implemented for it), and
     // `layout` outlives the slice.
     let bytes = unsafe { std::slice::from_raw_parts(start, size_of::<GateLayout>()) };
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+    let loading = lockd::incarnation().unwrap_or_default().to_ne_bytes();
+    let bytes = bytes.iter().chain(&loading);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }

@@ -138,6 +138,7 @@ impl Gate {
     /// come into a scope.
     pub fn report(&self, paths: &mut PathFinder) -> Result<Vec<WindowReport>, GraceError> {
         let now = window::now();
+        let is_stale = self.is_of_another_lockd()?;
         let violations = self.maps.violations()?;
         let mut windows = self.maps.windows()?;
         windows.retain(|(_, window)| window.opened != 0);
@@ -177,7 +178,14 @@ impl Gate {
                         .filter(of_window)
                         .map(|violation| line(violation, paths))
                         .collect(),
-                    verdict: audit::judge(window::stage(window, now), &gated, &audited),
+                    verdict: audit::judge(
+                        match is_stale {
+                            true => audit::Stage::Reloaded,
+                            false => window::stage(window, now),
+                        },
+                        &gated,
+                        &audited,
+                    ),
                 })
             })
             .collect()

@@ -11,6 +11,9 @@ use super::audit::Stage;
 /// Nothing is audited until this is set to a moment.
 const NOT_YET: u64 = u64::MAX;
 
+/// Nothing is audited any more: lockd was unloaded and loaded again.
+const NEVER_AGAIN: u64 = u64::MAX - 1;
+
 /// The moment by the gate's clock.
 pub fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -35,6 +38,7 @@ pub fn stage(window: &Window, now: u64) -> Stage {
     match window.audited_from {
         NOT_YET if is_open(window, now) => Stage::Opening,
         NOT_YET => Stage::EndedEarly,
+        NEVER_AGAIN => Stage::Reloaded,
         _ => Stage::Stood,
     }
 }
@@ -51,6 +55,25 @@ pub fn opened(before: Option<Window>, now: u64, until: u64) -> Window {
             audited_from: NOT_YET,
         },
     }
+}
+
+/// What a new gate is to do for a window or fence of the old one, which knew a lockd that is
+/// gone; `None` if nothing. Connections from before it are closed: it has not seen them.
+pub fn reloaded(before: Window, now: u64) -> Option<Window> {
+    if before.fenced_until <= now && !is_open(&before, now) {
+        return None;
+    }
+    Some(match is_open(&before, now) {
+        true => Window {
+            opened: now,
+            audited_from: NEVER_AGAIN,
+            ..before
+        },
+        false => Window {
+            fenced_until: before.fenced_until,
+            ..Window::default()
+        },
+    })
 }
 
 /// From `now` on, what lockd begins to work on is audited.
@@ -112,6 +135,22 @@ mod tests {
         assert_eq!(stage(&window, 99), Stage::Opening);
         assert_eq!(stage(&window, 100), Stage::EndedEarly);
         assert_eq!(stage(&audited(window, 8), 100), Stage::Stood);
+    }
+
+    #[test]
+    fn a_window_over_two_lockds_holds_and_is_not_confirmed() {
+        let open = Window {
+            fenced_until: 70,
+            ..audited(opened(None, 5, 100), 8)
+        };
+        let carried = reloaded(open, 50).unwrap();
+        assert_eq!((carried.opened, carried.until), (50, 100));
+        assert_eq!(carried.fenced_until, 70);
+        assert_eq!(stage(&carried, 60), Stage::Reloaded);
+        assert_eq!(stage(&carried, 100), Stage::Reloaded);
+        let fence = reloaded(ended(open, 20), 50).unwrap();
+        assert_eq!((fence.opened, fence.fenced_until), (0, 70));
+        assert_eq!(reloaded(open, 100), None);
     }
 
     #[test]

@@ -74,6 +74,12 @@ impl Control {
     }
 }
 
+/// Whether nfsd serves in this network namespace, as far as its files tell.
+pub fn runs() -> bool {
+    let threads = Nfsd::mounted().and_then(|nfsd| nfsd.threads());
+    threads.is_ok_and(|threads| threads > 0)
+}
+
 /// nfsd's mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct Nfsd {

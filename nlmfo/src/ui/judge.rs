@@ -146,7 +146,11 @@ impl Memory {
 fn wrong(verdict: &Verdict) -> Option<VipState> {
     match *verdict {
         // One that has ended shows what comes after.
-        Verdict::Enforced | Verdict::Quiet | Verdict::Opening | Verdict::EndedEarly => None,
+        Verdict::Enforced
+        | Verdict::Quiet
+        | Verdict::Opening
+        | Verdict::EndedEarly
+        | Verdict::Reloaded => None,
         Verdict::Violated { locks } => Some(VipState::Violation { locks }),
         Verdict::ReclaimsLost { locks } => Some(VipState::Doubtful { calls: locks }),
         Verdict::Unexplained { answered, seen } => Some(VipState::Doubtful {

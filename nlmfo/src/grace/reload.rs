@@ -1,0 +1,44 @@
+//! lockd was unloaded and loaded again: the gate's probes went with it, and its layout is
+//! another. A new gate is loaded, and the windows are carried over to it. They hold for their
+//! time, and are not confirmed: what lockd granted until then nobody has seen.
+
+use nlmfo_common::Addr;
+use nlmfo_common::gate::{Gate, Window};
+use nlmfo_common::nlm_call::Fsid;
+
+use super::GraceError;
+use super::maps::Maps;
+use super::window::{self, now};
+
+/// What the old gate still had to do.
+#[derive(Debug)]
+pub(super) struct Carried {
+    gate: Gate,
+    windows: Vec<(Addr, Window)>,
+    scopes: Vec<Fsid>,
+}
+
+impl Carried {
+    pub fn of(maps: &Maps) -> Result<Self, GraceError> {
+        let now = now();
+        let windows = maps.windows()?.into_iter();
+        Ok(Carried {
+            gate: maps.gate()?,
+            windows: windows
+                .filter_map(|(vip, before)| Some((vip, window::reloaded(before, now)?)))
+                .collect(),
+            scopes: maps.scopes()?,
+        })
+    }
+
+    /// Gives it to the new gate, which is on every device.
+    pub fn put(self, maps: &mut Maps) -> Result<(), GraceError> {
+        for filesystem in self.scopes {
+            maps.add_scope(filesystem)?;
+        }
+        // The new one's `struct net`, and the old one's times.
+        let net = maps.gate()?.net;
+        maps.set_gate(Gate { net, ..self.gate })?;
+        (self.windows.into_iter()).try_for_each(|(vip, window)| maps.set_window(vip, window))
+    }
+}
