@@ -14,6 +14,7 @@ use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
 
+use super::watch_unload::{put_in, take_out};
 use super::{Context, End, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::gated::{ensure_gone, kill_all, processes};
@@ -38,6 +39,12 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "half-done-killed",
         claim: "a command killed before any change to the kernel leaves nothing after its repetition or cleanup",
         run: killed,
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "half-done-lockd-reloaded",
+        claim: "a window holds over a lockd that is unloaded and loaded again, and is not confirmed",
+        run: lockd_reloaded,
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -273,6 +280,44 @@ fn traced(
             .collect()),
         (code, _) => bail!("{line}: exit code {code}\n{}", finished.stderr),
     }
+}
+
+fn lockd_reloaded(context: &Context) -> Result<End> {
+    let vip: IpAddr = VIP.parse()?;
+    let server = Server::start(Place::root(), Path::new("/export"))?;
+    server.add_vip(vip)?;
+    // No mount of the kernel's own client, which needs lockd too.
+    let mut net = RawNet::join(&server)?;
+    let file = net.file(&server, vip, "file")?;
+    let tool = Tool::new(&context.nlmfo, server.place());
+    tool.expect(exit::CONFIRMED, &["grace", "--vip", VIP, "--for", "300s"])?;
+
+    server.stop_nfsd()?;
+    take_out(&server, &net)?;
+    let without = tool.json(exit::NOT_CONFIRMED, &["grace", "--list"])?;
+    ensure!(without["windows"][0]["open"] == true, "{without}");
+    put_in(&server)?;
+    net.look_up_ports(&server)?;
+    let mut number = 0;
+    until("the gate to follow lockd", || {
+        number += 1;
+        let mut raw = net.client(number, vip, NlmVersion::V4, Transport::Udp)?;
+        let range = |half: u64| Range::new(20 * u64::from(number) + 10 * half, 5);
+        let new = raw.nm_lock(&file, 7, range(0), Mode::Write)?;
+        let reclaim = raw.reclaim(&file, 7, range(1), Mode::Write)?;
+        Ok(match (new, reclaim) {
+            (Status::DeniedGracePeriod, Status::Granted) => Seen::Yes(()),
+            other => Seen::No(format!("{other:?}")),
+        })
+    })?;
+    let listed = tool.json(exit::NOT_CONFIRMED, &["grace", "--list"])?;
+    ensure!(
+        listed["windows"][0]["verdict"]["state"] == "reloaded",
+        "{listed}"
+    );
+    tool.expect(exit::NOT_CONFIRMED, &["grace", "--end", "--vip", VIP])?;
+    wait_until_gone()?;
+    Ok(End::Pass)
 }
 
 /// Runs nlmfo by `ip netns exec`, which gives each command mounts of its own.

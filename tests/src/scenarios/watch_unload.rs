@@ -73,7 +73,7 @@ fn unload(context: &Context) -> Result<End> {
 }
 
 /// Unloads nfsd and lockd, and with them every module that needs them.
-fn take_out(server: &Server, net: &RawNet) -> Result<()> {
+pub(super) fn take_out(server: &Server, net: &RawNet) -> Result<()> {
     // It holds files of nfsd's open.
     run(server.place().command("pkill").args(["-x", "rpc.mountd"]))?;
     for place in [server.place(), net.place()] {
@@ -90,7 +90,7 @@ fn take_out(server: &Server, net: &RawNet) -> Result<()> {
 }
 
 /// Loads them again and serves; what is exported, the distribution's tools remember.
-fn put_in(server: &Server) -> Result<()> {
+pub(super) fn put_in(server: &Server) -> Result<()> {
     let place = server.place();
     run(Command::new("modprobe").arg("nfsd"))?;
     run(place
