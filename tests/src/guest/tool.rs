@@ -1,6 +1,6 @@
 //! Running the tool under test, `nlmfo`, where a scenario wants it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -47,10 +47,6 @@ impl<'a> Tool<'a> {
             path: path.into(),
             place,
         }
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {

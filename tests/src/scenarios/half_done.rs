@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nlmfo::observe::host::{NlmVersion, Transport};
@@ -24,7 +24,6 @@ use crate::guest::place::Place;
 use crate::guest::raw::RawNet;
 use crate::guest::server::Server;
 use crate::guest::tool::{Tool, exit};
-use crate::guest::traces::Traces;
 use crate::guest::wait::{Seen, until};
 use crate::guest::wired::VIP;
 
@@ -33,12 +32,6 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "half-done-said",
         claim: "what could not be done leaves nothing, or what it leaves is said; a dry run changes nothing",
         run: said,
-        ..Scenario::DEFAULT
-    },
-    Scenario {
-        name: "half-done-killed",
-        claim: "a command killed before any change to the kernel leaves nothing after its repetition or cleanup",
-        run: killed,
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -107,7 +100,7 @@ fn said(context: &Context) -> Result<End> {
     // A release that fails when its fence stands: lockd hangs, as its statd does.
     let statd = of_server("rpc.statd")?;
     let net = RawNet::join(&lab.server)?;
-    let file = net.file(&lab.server, lab.vips[0], "held")?;
+    let file = net.file(&lab.server, lab.vips[0], "other")?;
     let mut raw = net.client(1, lab.vips[0], NlmVersion::V4, Transport::Udp)?;
     raw.set_patience(Duration::from_secs(1));
     for pid in &statd {
@@ -183,103 +176,6 @@ fn said(context: &Context) -> Result<End> {
     wait_until_gone()?;
     drop(held);
     Ok(End::Pass)
-}
-
-/// What changes the kernel, files or other processes, or talks to others. A command is killed
-/// at the entry of one of these.
-const CHANGES: &str = "bpf,perf_event_open,mkdir,mkdirat,rmdir,unlink,unlinkat,rename,renameat,\
-                       mount,sendto,sendmsg,connect,flock,ftruncate,fsync,write,clone3,vfork";
-
-fn killed(context: &Context) -> Result<End> {
-    // Through IPv6 unlock_ip works on no kernel of /proc: the release makes its detour.
-    const VIP: &str = "fd77::1";
-    let lab = Lab::up(&[VIP], 1)?;
-    let _held = lab.clients[0].lock("held", Range::WHOLE)?;
-    let place = lab.server.place();
-    let tool = Tool::new(&context.nlmfo, place);
-    let before = (lab.server.locks()?, Traces::of(place)?);
-    let moments = if context.full { 50 } else { 5 };
-    let failover = format!("failover --vip {VIP} --grace 60s --deadline 30s");
-    let grace = format!("grace --vip {VIP} --for 120s");
-    let notify = format!("notify --vip {VIP} --deadline 20s");
-    let end = format!("grace --end --vip {VIP}");
-    // Each with what comes before it, and what ends what it leaves.
-    for (first, command, last) in [
-        (None, &failover, None),
-        (None, &grace, Some(&end)),
-        (Some(&grace), &end, None),
-        // A reclaim outside grace is lost.
-        (Some(&grace), &notify, Some(&end)),
-    ] {
-        let run = |line: &str| tool.expect(exit::CONFIRMED, &line.split(' ').collect::<Vec<_>>());
-        let first = || first.map_or(Ok(()), |line| run(line).map(drop));
-        first()?;
-        let changes = traced(&tool, place, command, None)?;
-        last.map_or(Ok(()), |line| run(line).map(drop))?;
-        wait_until_gone()?;
-        let mut killed = 0;
-        for moment in 0..moments {
-            let at = moment * changes.len() / moments;
-            let name = &changes[at];
-            let nth = changes[..=at].iter().filter(|other| *other == name).count();
-            let moment = format!(
-                "{command}: killed at {name} {nth}, {at} of {}",
-                changes.len()
-            );
-            first()?;
-            if traced(&tool, place, command, Some((name, nth)))?.is_empty() {
-                killed += 1;
-            }
-            let again = || -> Result<()> {
-                run(command)?;
-                last.map_or(Ok(()), |line| run(line).map(drop))?;
-                if at % 2 == 0 {
-                    run("cleanup")?;
-                }
-                wait_until_gone()?;
-                Traces::of(place)?.ensure_as(&before.1)?;
-                until("the client's lock", || {
-                    let locks = lab.server.locks()?;
-                    Ok(match locks == before.0 {
-                        true => Seen::Yes(()),
-                        false => Seen::No(format!("{locks:?}")),
-                    })
-                })
-            };
-            again().with_context(|| moment)?;
-        }
-        // What it does differs a little from one run to the next.
-        ensure!(
-            2 * killed > moments,
-            "{command}: killed {killed} of {moments} times"
-        );
-    }
-    Ok(End::Pass)
-}
-
-/// Runs nlmfo under strace: the names of the [`CHANGES`] that it made; none if it was killed
-/// at the one that is given.
-fn traced(
-    tool: &Tool,
-    place: &Place,
-    line: &str,
-    kill: Option<(&String, usize)>,
-) -> Result<Vec<String>> {
-    const TRACE: &str = "/tmp/half-done.trace";
-    let mut strace = place.command("strace");
-    strace.args(["-qq", "-o", TRACE, "-e", &format!("trace={CHANGES}")]);
-    if let Some((name, nth)) = kill {
-        strace.args(["-e", &format!("inject={name}:signal=SIGKILL:when={nth}")]);
-    }
-    strace.arg(tool.path()).args(line.split(' '));
-    let finished = finish(&mut strace, "")?;
-    match (finished.code(), kill) {
-        (137, Some(_)) => Ok(Vec::new()),
-        (exit::CONFIRMED, _) => Ok((fs::read_to_string(TRACE)?.lines())
-            .filter_map(|line| Some(line.split_once('(')?.0.to_owned()))
-            .collect()),
-        (code, _) => bail!("{line}: exit code {code}\n{}", finished.stderr),
-    }
 }
 
 fn lockd_reloaded(context: &Context) -> Result<End> {

@@ -22,7 +22,7 @@ use crate::{
     progress,
 };
 
-const PACKAGES: [&str; 35] = [
+const PACKAGES: [&str; 34] = [
     "base-files",
     "bash",
     "bsdutils",
@@ -53,7 +53,6 @@ const PACKAGES: [&str; 35] = [
     "psmisc",
     "rpcbind",
     "sed",
-    "strace",
     "tar",
     "tcpdump",
     "util-linux",
