@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use object::build::elf::{Builder, SectionData};
 
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECTS: [&str; 2] = ["nlmfo-ebpf", "nlmfo-gate"];
+const OBJECTS: [&str; 3] = ["nlmfo-ebpf", "nlmfo-gate", "nlmfo-sockets"];
 
 fn main() -> ExitCode {
     match run() {

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod layout;
 pub mod nlm_call;
 pub mod record;
+pub mod sockets;
 pub mod stream;
 
 pub use addr::Addr;

@@ -1,6 +1,6 @@
-//! What the two objects of the kernel side have in common: `nlmfo-ebpf`, which
-//! observes lockd while nlmfo runs, and `nlmfo-gate`, which stays in the kernel for
-//! as long as a grace window is open.
+//! What the objects of the kernel side have in common: `nlmfo-ebpf`, which observes
+//! lockd while nlmfo runs, `nlmfo-gate`, which stays in the kernel for as long as a
+//! grace window is open, and `nlmfo-sockets`, which reads lockd's ports.
 //!
 //! # Contracts
 //!

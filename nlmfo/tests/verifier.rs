@@ -8,9 +8,11 @@ use std::process::ExitCode;
 use aya::programs::ProgramError;
 use libtest_mimic::{Arguments, Completion, Trial};
 use nlmfo::grace::gate;
+use nlmfo::observe::lockd_ports;
 use nlmfo::observe::programs::Programs;
 use nlmfo_common::gate::GateLayout;
 use nlmfo_common::layout::Layout;
+use nlmfo_common::sockets::SocketsLayout;
 
 /// Offsets like those of a kernel: in bounds, and no two alike.
 fn layout() -> Layout {
@@ -54,13 +56,28 @@ fn gate_layout() -> GateLayout {
     }
 }
 
+fn sockets_layout() -> SocketsLayout {
+    SocketsLayout {
+        nlmsvc_serv: 0xffff_ffff_c000_4000,
+        serv_permsocks: 72,
+        program_table: 16,
+        xprt_list: 24,
+        sock_sk: 1024,
+        task_nsproxy: 3000,
+        nsproxy_net: 40,
+        ..SocketsLayout::UNSET
+    }
+}
+
 type Verdicts = BTreeMap<String, Result<(), ProgramError>>;
 
-/// Of both objects; an error if this kernel lets us create no maps.
+/// Of all objects; an error if this kernel lets us create no maps.
 fn verdicts() -> Result<Verdicts, String> {
     let mut programs = Programs::load(&layout()).map_err(|error| error.to_string())?;
     let mut verdicts = programs.verify();
     verdicts.extend(gate::verify(&gate_layout()).map_err(|error| error.to_string())?);
+    let sockets = lockd_ports::verify(&sockets_layout()).map_err(|error| error.to_string())?;
+    verdicts.extend(sockets);
     Ok(verdicts)
 }
 

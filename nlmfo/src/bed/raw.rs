@@ -14,7 +14,7 @@ use crate::observe::table::Mode;
 use crate::rpc::client::{Client, Endpoint, Source};
 use crate::rpc::message::Credential;
 use crate::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status, Test};
-use crate::rpc::portmap::LockdPorts;
+use crate::rpc::portmap::Registered;
 use anyhow::{Context, Result, ensure};
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,7 +32,7 @@ const OLD_HANDLE: usize = 32;
 /// The namespace of the raw clients, on one server's bridge.
 pub struct RawNet {
     place: Place,
-    ports: LockdPorts,
+    ports: Registered,
 }
 
 /// Address of raw client `number` (below 65,536), in the family of `vip`.
@@ -87,7 +87,7 @@ impl RawNet {
     ) -> Result<SocketAddr> {
         let port = self
             .ports
-            .port(vip, version, transport)
+            .port(vip, version.into(), transport)
             .with_context(|| format!("lockd serves no {version} over {transport} at {vip}"))?;
         Ok(SocketAddr::new(vip, port))
     }
@@ -186,10 +186,10 @@ pub fn credential() -> Credential {
     }
 }
 
-fn ports(server: &Server) -> Result<LockdPorts> {
+fn ports(server: &Server) -> Result<Registered> {
     server.place().within(|| {
         runtime()?
-            .block_on(LockdPorts::look_up(DEADLINE))
+            .block_on(Registered::look_up(nlm::PROGRAM, DEADLINE))
             .context("ports of the server's lockd")
     })
 }

@@ -14,6 +14,7 @@ use crate::files::run::RunError;
 use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfsd::NfsdError;
+use crate::observe::programs::ObserveError;
 use crate::rpc;
 
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +66,13 @@ pub enum GraceError {
     Cover { device: String, cause: String },
     #[error("cannot {what}: {cause}")]
     Netlink { what: String, cause: String },
-    #[error("cannot find lockd's ports; is rpcbind running (`systemctl start rpcbind`)?")]
-    Ports(#[source] rpc::client::Error),
+    #[error(transparent)]
+    Ports(#[from] ObserveError),
+    #[error(
+        "lockd listens on no port in this network namespace, so that there is nothing to hold a \
+         grace period on: start the NFS server (`systemctl start nfs-server`)"
+    )]
+    NotListening,
     #[error("lockd does not answer")]
     Lockd(#[source] rpc::client::Error),
     #[error(transparent)]
@@ -99,7 +105,8 @@ impl GraceError {
                 | GraceError::Refused { .. }
                 | GraceError::Attach { .. }
                 | GraceError::NoLink { .. }
-        )
+                | GraceError::NotListening
+        ) || matches!(self, GraceError::Ports(error) if error.is_lack())
     }
 
     pub(super) fn pin(

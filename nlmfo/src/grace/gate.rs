@@ -24,11 +24,11 @@ use super::pins::{self, Pins, State};
 use super::reload::Carried;
 use super::tc;
 use crate::kernel::{gate_layout, lockd};
-use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::host::Transport;
+use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::client::{Client, Endpoint, Source};
 use crate::rpc::message::Credential;
 use crate::rpc::nlm::NlmClient;
-use crate::rpc::portmap::LockdPorts;
 
 /// The ELF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-gate"));
@@ -37,7 +37,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nl
 /// classifiers find it.
 const HERE: &str = "gate_here";
 
-/// For a call to rpcbind or lockd.
+/// For a call to lockd.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 struct Probe {
@@ -204,18 +204,16 @@ impl Gate {
             pins: pins.clone(),
         };
         // After the probe that follows ports, so that none is missed between.
-        gate.add_ports().await?;
+        gate.add_ports()?;
         pins.set_ready(layout)?;
         Ok(gate)
     }
 
-    async fn add_ports(&mut self) -> Result<(), GraceError> {
-        let ports = LockdPorts::look_up(DEADLINE)
-            .await
-            .map_err(GraceError::Ports)?;
-        for service in ports.services() {
-            let tcp = service.transport == Transport::Tcp;
-            self.maps.add_port(tcp, service.port)?;
+    /// Those that lockd listens on now.
+    pub(super) fn add_ports(&mut self) -> Result<(), GraceError> {
+        for found in LockdPorts::look_up()?.ports() {
+            self.maps
+                .add_port(found.transport == Transport::Tcp, found.port)?;
         }
         Ok(())
     }
@@ -459,16 +457,12 @@ pub(super) async fn detach_filters(qdiscs: &[u32]) -> Result<usize, GraceError> 
 /// Waits until lockd, one thread, has answered a call of ours: what it was at when
 /// this began is done. At once if no lockd runs here.
 pub(super) async fn pass_lockds_queue() -> Result<(), GraceError> {
-    let ports = LockdPorts::look_up(DEADLINE)
-        .await
-        .map_err(GraceError::Ports)?;
+    let ports = LockdPorts::look_up()?;
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    let versions = [NlmVersion::V4, NlmVersion::V3, NlmVersion::V1];
     let service = loopback.into_iter().find_map(|address| {
-        versions.into_iter().find_map(|version| {
-            let port = ports.port(address, version, Transport::Tcp)?;
-            Some((SocketAddr::new(address, port), version))
-        })
+        let version = *ports.versions().last()?;
+        let port = ports.port(address, version, Transport::Tcp)?;
+        Some((SocketAddr::new(address, port), version))
     });
     let Some((peer, version)) = service else {
         return Ok(());

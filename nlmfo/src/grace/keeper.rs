@@ -83,6 +83,10 @@ pub async fn keep() -> Result<(), GraceError> {
                 Err(error) => warn!(error = chain(&error), "the gate does not follow lockd"),
             }
         }
+        // One whose registration with rpcbind hung from before the gate was there.
+        if !is_stale && let Err(error) = gate.add_ports() {
+            warn!(error = chain(&error), "lockd's ports were not looked up");
+        }
         let gone = vips_gone(&gate.fenced()?);
         if !gone.is_empty() {
             gate.fence(&gone, 0)?;

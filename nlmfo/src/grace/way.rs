@@ -12,6 +12,7 @@ use super::window::{self, after, now};
 use super::{GraceError, keeper};
 use crate::kernel::nfsd::{Control, Nfsd};
 use crate::kernel::preflight::Facts;
+use crate::observe::lockd_ports::LockdPorts;
 
 /// How a VIP gets its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,11 @@ pub struct Begun {
 /// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
 /// cleared: they would be granted without a question.
 pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
+    // The gate follows a lockd that starts later. But a window on a node where nobody
+    // listens would be taken for one that stands.
+    if LockdPorts::look_up()?.is_empty() {
+        return Err(GraceError::NotListening);
+    }
     let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     // Before anything is loaded: should this process be killed, the keeper tidies up.
     keeper::spawn()?;

@@ -18,6 +18,7 @@ pub mod netns;
 pub mod nfsd;
 pub mod path;
 pub mod preflight;
+pub mod sockets_layout;
 pub mod symbols;
 pub mod unlock_bug;
 

@@ -8,6 +8,7 @@ pub mod assemble;
 pub mod counters;
 pub mod describe;
 pub mod host;
+pub mod lockd_ports;
 pub mod monitor;
 pub mod programs;
 pub mod snapshot;

@@ -53,6 +53,8 @@ pub enum ObserveError {
         #[source]
         source: Box<aya::maps::MapError>,
     },
+    #[error("lockd's sockets cannot be told: {0}")]
+    LockdSockets(&'static str),
     #[error("waiting for records of the eBPF programs")]
     Poll(#[source] io::Error),
     #[error("reading /proc/locks")]
@@ -86,6 +88,7 @@ impl ObserveError {
                 | ObserveError::Load(_)
                 | ObserveError::Refused { .. }
                 | ObserveError::Attach { .. }
+                | ObserveError::LockdSockets(_)
         )
     }
 }

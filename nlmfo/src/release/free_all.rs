@@ -37,10 +37,10 @@ use super::{Error, HostReport, Job, Report, Way, WayKind};
 use crate::causes::chain;
 use crate::kernel::admission::Admission;
 use crate::observe::host::{Host, NlmVersion};
+use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::client::{self, Cause, Client, Endpoint, Source};
 use crate::rpc::message::{Credential, Refusal};
 use crate::rpc::nlm::{Lock, NlmClient, Range, Status};
-use crate::rpc::portmap::LockdPorts;
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +90,7 @@ impl FreeAll {
     /// The report is of the last pass.
     async fn call(&self, job: &Job<'_>, passes: &[Pass]) -> Result<Report, Error> {
         let start = Instant::now();
-        let ports = LockdPorts::look_up(self.deadline)
-            .await
-            .map_err(Error::Ports)?;
+        let ports = LockdPorts::look_up()?;
         if ports.is_empty() {
             return Err(Error::NoLockd);
         }
@@ -230,7 +228,7 @@ fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<Socke
         .ok_or_else(|| {
             let family = if host.vip.is_ipv4() { "IPv4" } else { "IPv6" };
             format!(
-                "rpcbind knows no port of NLM {} over {} and {family}",
+                "lockd does not listen for NLM {} over {} and {family}",
                 host.version, host.transport
             )
         })?;
@@ -275,7 +273,7 @@ async fn give_up_each(
 mod tests {
     use super::*;
     use crate::observe::host::Transport;
-    use crate::rpc::portmap::Service;
+    use crate::observe::lockd_ports::LockdPort;
 
     fn host(vip: &str, client: &str, netns: u32) -> Host {
         Host {
@@ -288,13 +286,12 @@ mod tests {
     }
 
     fn ports() -> LockdPorts {
-        LockdPorts::new(vec![Service {
-            program: crate::rpc::nlm::PROGRAM,
-            version: 4,
+        let tcp = LockdPort {
             transport: Transport::Tcp,
             ipv6: false,
             port: 700,
-        }])
+        };
+        LockdPorts::new(vec![tcp], vec![NlmVersion::V4])
     }
 
     #[test]
@@ -310,7 +307,7 @@ mod tests {
         let no_port = address_of_lockd(&host("fd77::1", "fd77::11", 5), 5, &ports());
         assert_eq!(
             no_port.unwrap_err(),
-            "rpcbind knows no port of NLM v4 over tcp and IPv6"
+            "lockd does not listen for NLM v4 over tcp and IPv6"
         );
         let link_local = address_of_lockd(&host("fe80::1", "fe80::11", 5), 5, &ports());
         assert!(link_local.unwrap_err().contains("link-local"));

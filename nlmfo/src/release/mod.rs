@@ -108,11 +108,11 @@ pub struct HostReport {
 /// Why a way could not be gone at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("this node's rpcbind does not tell where lockd listens; is it running, and lo up?")]
-    Ports(#[source] crate::rpc::client::Error),
+    #[error(transparent)]
+    Ports(#[from] crate::observe::programs::ObserveError),
     #[error(
-        "no NLM service is registered with this node's rpcbind: lockd is not running, or rpcbind \
-         was restarted after it (restart the NFS server)"
+        "lockd listens on no port in this network namespace: start the NFS server (`systemctl start \
+         nfs-server`)"
     )]
     NoLockd,
     #[error("calls in the clients' names need CAP_NET_ADMIN and a kernel with policy routing")]

@@ -12,8 +12,8 @@ use super::target::{Monitored, Target};
 use super::{Error, HostReport, Job, Report, Way, WayKind};
 use crate::causes::chain;
 use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::nsm;
-use crate::rpc::portmap::LockdPorts;
 
 /// See the module's documentation.
 #[derive(Clone, Debug)]
@@ -32,9 +32,7 @@ impl Way for Reboot {
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
         let start = Instant::now();
-        let ports = LockdPorts::look_up(self.deadline)
-            .await
-            .map_err(Error::Ports)?;
+        let ports = LockdPorts::look_up()?;
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let (transport, port) = [Transport::Udp, Transport::Tcp]
             .into_iter()

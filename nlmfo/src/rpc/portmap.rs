@@ -1,8 +1,8 @@
-//! Which port lockd listens on, asked from this node's rpcbind.
+//! What rpcbind says of where services listen, on this node and on others.
 //!
-//! lockd has up to four listeners, each with a port of its own that changes when it
-//! restarts: TCP and UDP, over IPv4 and IPv6. rpcbind v3 and v4 (RFC 1833) know all
-//! four by *netid*; the old portmapper (v2) only those of IPv4.
+//! A service has up to four listeners, each with a port of its own: TCP and UDP, over
+//! IPv4 and IPv6. rpcbind v3 and v4 (RFC 1833) know all four by *netid*; the old
+//! portmapper (v2) only those of IPv4.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,9 +11,8 @@ use bytes::Bytes;
 
 use super::client::{Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
-use super::nlm;
 use super::xdr::{self, Decoder, Encoder};
-use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::host::Transport;
 
 const PROGRAM: u32 = 100_000;
 /// Where every rpcbind listens.
@@ -34,42 +33,32 @@ pub struct Service {
     pub port: u16,
 }
 
-/// Where this node's lockd listens.
+/// Where the rpcbind of this network namespace says that a program listens. It is what
+/// clients are told, and no more: anybody here may register a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LockdPorts(Vec<Service>);
+pub struct Registered(Vec<Service>);
 
-impl LockdPorts {
-    /// Asks the rpcbind of this network namespace.
-    pub async fn look_up(deadline: Duration) -> Result<Self, Error> {
+impl Registered {
+    pub async fn look_up(program: u32, deadline: Duration) -> Result<Self, Error> {
         let mut services = services(deadline).await?;
-        services.retain(|service| service.program == nlm::PROGRAM);
-        Ok(LockdPorts(services))
+        services.retain(|service| service.program == program);
+        Ok(Registered(services))
     }
 
-    /// From what is known otherwise, or in tests.
-    pub fn new(services: Vec<Service>) -> Self {
-        LockdPorts(services)
-    }
-
-    /// The port that calls of this kind to `vip` go to.
-    pub fn port(&self, vip: IpAddr, version: NlmVersion, transport: Transport) -> Option<u16> {
+    /// The port of this version over this transport, in the family of `server`.
+    pub fn port(&self, server: IpAddr, version: u32, transport: Transport) -> Option<u16> {
         self.0
             .iter()
             .find(|service| {
-                service.version == u32::from(version)
+                service.version == version
                     && service.transport == transport
-                    && service.ipv6 == vip.is_ipv6()
+                    && service.ipv6 == server.is_ipv6()
             })
             .map(|service| service.port)
     }
 
-    /// Everything that lockd is registered with.
     pub fn services(&self) -> &[Service] {
         &self.0
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -261,30 +250,30 @@ mod tests {
             (100_021, 4, "udp6", "::.150.3"),
             (100_021, 4, "tcp6", "::.150.4"),
         ]);
-        let ports = LockdPorts::new(decode_v3(&list).unwrap());
+        let ports = Registered(decode_v3(&list).unwrap());
         let (v4, v6) = ("10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap());
         let base = 150 * 256;
         assert_eq!(
-            ports.port(v4, NlmVersion::V4, Transport::Udp),
+            ports.port(v4, 4, Transport::Udp),
             Some(base + 1)
         );
         assert_eq!(
-            ports.port(v4, NlmVersion::V4, Transport::Tcp),
+            ports.port(v4, 4, Transport::Tcp),
             Some(base + 2)
         );
         assert_eq!(
-            ports.port(v4, NlmVersion::V1, Transport::Tcp),
+            ports.port(v4, 1, Transport::Tcp),
             Some(base + 2)
         );
         assert_eq!(
-            ports.port(v6, NlmVersion::V4, Transport::Udp),
+            ports.port(v6, 4, Transport::Udp),
             Some(base + 3)
         );
         assert_eq!(
-            ports.port(v6, NlmVersion::V4, Transport::Tcp),
+            ports.port(v6, 4, Transport::Tcp),
             Some(base + 4)
         );
-        assert_eq!(ports.port(v6, NlmVersion::V1, Transport::Tcp), None);
+        assert_eq!(ports.port(v6, 1, Transport::Tcp), None);
     }
 
     #[test]
@@ -292,15 +281,15 @@ mod tests {
         let mut xdr = Encoder::default();
         for (protocol, port) in [(17, 700), (6, 701), (200, 702)] {
             xdr.bool(true);
-            for word in [nlm::PROGRAM, 3, protocol, port] {
+            for word in [100_021, 3, protocol, port] {
                 xdr.u32(word);
             }
         }
         xdr.bool(false);
-        let ports = LockdPorts::new(decode_v2(&xdr.finish()).unwrap());
+        let ports = Registered(decode_v2(&xdr.finish()).unwrap());
         let vip = "10.77.0.1".parse().unwrap();
-        assert_eq!(ports.port(vip, NlmVersion::V3, Transport::Udp), Some(700));
-        assert_eq!(ports.port(vip, NlmVersion::V3, Transport::Tcp), Some(701));
+        assert_eq!(ports.port(vip, 3, Transport::Udp), Some(700));
+        assert_eq!(ports.port(vip, 3, Transport::Tcp), Some(701));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod busy;
 pub mod churn;
 pub mod client;
 pub mod counted;
+pub mod daemons;
 pub mod gated;
 pub mod kernel_log;
 pub mod known;

@@ -18,6 +18,7 @@ mod notify;
 mod output;
 mod parallel;
 mod probe;
+mod ready;
 mod release;
 mod release_contended;
 mod takeover;
@@ -125,6 +126,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
         output::SCENARIOS,
+        ready::SCENARIOS,
         clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,

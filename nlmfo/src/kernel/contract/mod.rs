@@ -15,7 +15,7 @@ pub use comment::{CommentError, Contract, Hook, Series, Signature, read};
 use super::btf::KernelBtf;
 use super::layout::LayoutError;
 use super::symbols::Symbols;
-use super::{gate_layout, layout};
+use super::{gate_layout, layout, sockets_layout};
 use crate::grace::gate;
 use crate::observe::programs;
 
@@ -42,6 +42,7 @@ sources!(
     "monitor.rs",
     "release_path.rs",
     "snapshot.rs",
+    "sockets/walk.rs",
 );
 
 /// The contracts of all programs, or what is wrong with one.
@@ -55,7 +56,7 @@ pub fn all() -> Result<Vec<Contract>, CommentError> {
 pub fn symbols() -> impl Iterator<Item = &'static str> {
     layout::OBJECTS
         .into_iter()
-        .chain([gate_layout::GRACE_NET_ID])
+        .chain([gate_layout::GRACE_NET_ID, sockets_layout::SERVICE])
 }
 
 /// Something that a kernel does not have as nlmfo relies on it.
@@ -164,9 +165,12 @@ pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release
     functions.dedup();
     checked.functions = functions.len();
     // Asks for the common layout, too.
-    if let Err(error) = gate_layout::fill(btf, symbols, release) {
-        checked.mismatches.push(Mismatch::Layout(error));
-    }
+    let layouts = [
+        gate_layout::fill(btf, symbols, release).err(),
+        sockets_layout::fill(btf, symbols, release).err(),
+    ];
+    let mismatches = layouts.into_iter().flatten().map(Mismatch::Layout);
+    checked.mismatches.extend(mismatches);
     checked
 }
 

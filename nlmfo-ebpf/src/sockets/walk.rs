@@ -1,0 +1,151 @@
+//! From `nlmsvc_serv` to the ports of its permanent sockets.
+//!
+//! The list is read without its lock (`sv_lock`). At each step the links must agree in
+//! both directions; a list that changed underfoot is read again by the tool.
+
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
+use aya_ebpf::macros::{map, raw_tracepoint};
+use aya_ebpf::maps::Array;
+use aya_ebpf::programs::RawTracePointContext;
+use core::ffi::c_void;
+use nlmfo_common::sockets::{ROOM, Socket, Sockets, SocketsLayout, outcome};
+use nlmfo_ebpf::memory::{pointer, read};
+
+/// Filled in by the loader before the program is verified, read-only after.
+#[unsafe(no_mangle)]
+pub static SOCKETS_LAYOUT: SocketsLayout = SocketsLayout::UNSET;
+
+#[map]
+pub static SOCKETS: Array<Sockets> = Array::with_max_entries(1, 0);
+
+/// Volatile, as the compiler may not fold the zeros that stand there at build time; the
+/// verifier sees the loader's constants.
+macro_rules! layout {
+    ($field:ident) => {{
+        let layout = &raw const SOCKETS_LAYOUT;
+        // SAFETY: a read-only global of ours, aligned, always valid.
+        unsafe { core::ptr::read_volatile(&raw const (*layout).$field) }
+    }};
+}
+
+/// `NLM_PROGRAM` of include/linux/lockd/bind.h.
+const NLM_PROGRAM: u32 = 100_021;
+
+/// Versions of NLM that are looked for; 4 is the highest.
+const VERSIONS: u32 = 8;
+
+/// Sockets of all network namespaces that are looked at, at the most.
+const STEPS: u32 = 1 << 16;
+
+const CONTINUE: i64 = 0;
+const STOP: i64 = 1;
+
+fn state() -> Option<&'static mut Sockets> {
+    // SAFETY: one entry of a map that only one tool has, which runs one walk at a time.
+    SOCKETS.get_ptr_mut(0).map(|state| unsafe { &mut *state })
+}
+
+/// Writes lockd's sockets in the network namespace of the calling thread to the map. Run
+/// by the tool itself (`BPF_PROG_TEST_RUN`).
+// hook: none: the tool runs it (BPF_PROG_TEST_RUN)
+// seen: 6.1 6.12 7.3
+// context: the tool's own thread, no lock held
+#[raw_tracepoint]
+pub fn lockd_sockets(_ctx: RawTracePointContext) -> i32 {
+    let Some(state) = state() else { return 0 };
+    state.outcome = outcome::CUT;
+    state.count = 0;
+    state.versions = 0;
+    match begin(state) {
+        Ok(true) => {
+            // SAFETY: the callback has the helper's signature and needs no context.
+            unsafe {
+                bpf_loop(STEPS, step as *mut c_void, core::ptr::null_mut(), 0);
+            }
+        }
+        Ok(false) => {}
+        Err(_) => state.outcome = outcome::FAULT,
+    }
+    0
+}
+
+/// Whether there is a list to walk.
+#[inline(always)]
+fn begin(state: &mut Sockets) -> Result<bool, i32> {
+    // SAFETY: no arguments, no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let nsproxy = pointer(task, layout!(task_nsproxy))?;
+    state.net = pointer(nsproxy, layout!(nsproxy_net))?;
+    let serv = pointer(layout!(nlmsvc_serv), 0)?;
+    if serv == 0 {
+        state.outcome = outcome::NOT_SERVING;
+        return Ok(false);
+    }
+    let program = pointer(serv, layout!(serv_program))?;
+    if read::<u32>(program, layout!(program_number))? != NLM_PROGRAM {
+        state.outcome = outcome::FOREIGN;
+        return Ok(false);
+    }
+    let known: u32 = read(program, layout!(program_versions))?;
+    let table = pointer(program, layout!(program_table))?;
+    for version in 0..VERSIONS {
+        if version < known && pointer(table + version as u64 * 8, 0)? != 0 {
+            state.versions |= 1 << version;
+        }
+    }
+    state.head = serv + layout!(serv_permsocks) as u64;
+    state.before = state.head;
+    state.node = pointer(state.head, 0)?;
+    Ok(true)
+}
+
+extern "C" fn step(_index: u64, _context: *mut c_void) -> i64 {
+    let Some(state) = state() else { return STOP };
+    match look(state) {
+        Ok(outcome::CUT) => CONTINUE,
+        Ok(end) => {
+            state.outcome = end;
+            STOP
+        }
+        Err(_) => {
+            state.outcome = outcome::FAULT;
+            STOP
+        }
+    }
+}
+
+/// One entry of the list: what the walk ends with, [`outcome::CUT`] if it goes on.
+#[inline(always)]
+fn look(state: &mut Sockets) -> Result<u32, i32> {
+    if state.node == state.head {
+        return Ok(outcome::DONE);
+    }
+    // list_head: next, prev.
+    if pointer(state.node, 8)? != state.before {
+        return Ok(outcome::TORN);
+    }
+    let xprt = state.node - layout!(xprt_list) as u64;
+    if pointer(xprt, layout!(xprt_net))? == state.net {
+        let svsk = xprt - layout!(sock_xprt) as u64;
+        let sk = pointer(svsk, layout!(sock_sk))?;
+        let socket = Socket {
+            family: read(sk, layout!(sk_family))?,
+            protocol: read(sk, layout!(sk_protocol))?,
+            port: read(sk, layout!(sk_num))?,
+            pad: 0,
+        };
+        // Still in the list, so that it was a socket of lockd's when it was read.
+        if pointer(state.before, 0)? != state.node {
+            return Ok(outcome::TORN);
+        }
+        let count = state.count as usize;
+        if count >= ROOM {
+            return Ok(outcome::FULL);
+        }
+        state.found[count] = socket;
+        state.count += 1;
+    }
+    state.before = state.node;
+    state.node = pointer(state.node, 0)?;
+    Ok(outcome::CUT)
+}
