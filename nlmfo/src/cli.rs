@@ -78,6 +78,14 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Look for a takeover of this VIP (repeatable)
+    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
+    pub vip: Vec<IpAddr>,
+    /// Wait for services that would lose locks as they are
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub wait_services: Option<Duration>,
+    #[command(flatten)]
+    pub state: StateArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -212,6 +220,10 @@ pub struct TakeoverArgs {
     /// How long the VIP's grace may last
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = time)]
     pub grace: Duration,
+    /// Wait, with grace open, for services of this node that would lose the locks as they
+    /// are (see `nlmfo check`); without it the takeover is refused
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub wait_services: Option<Duration>,
     /// Wait, with grace open, until the VIP is an address of this node
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub wait_address: Option<Duration>,

@@ -87,7 +87,7 @@ impl RawNet {
     ) -> Result<SocketAddr> {
         let port = self
             .ports
-            .port(vip, version.into(), transport)
+            .port(nlm::PROGRAM, version.into(), transport, vip.is_ipv6())
             .with_context(|| format!("lockd serves no {version} over {transport} at {vip}"))?;
         Ok(SocketAddr::new(vip, port))
     }
@@ -189,7 +189,7 @@ pub fn credential() -> Credential {
 fn ports(server: &Server) -> Result<Registered> {
     server.place().within(|| {
         runtime()?
-            .block_on(Registered::look_up(nlm::PROGRAM, DEADLINE))
+            .block_on(Registered::look_up(DEADLINE))
             .context("ports of the server's lockd")
     })
 }

@@ -7,7 +7,7 @@ use clap::parser::ValueSource;
 use super::{Phase, Scope};
 
 /// What only one phase of a failover heeds, by the options' ids.
-const PARTS: [(&str, Phase); 14] = [
+const PARTS: [(&str, Phase); 15] = [
     ("record", Phase::Release),
     ("unlock_filesystem", Phase::Release),
     ("reboot_notice", Phase::Release),
@@ -16,6 +16,7 @@ const PARTS: [(&str, Phase); 14] = [
     ("no_fence", Phase::Release),
     ("expect", Phase::Takeover),
     ("grace", Phase::Takeover),
+    ("wait_services", Phase::Takeover),
     ("wait_address", Phase::Takeover),
     ("notify", Phase::Takeover),
     ("no_notify", Phase::Takeover),

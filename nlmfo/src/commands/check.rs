@@ -2,15 +2,18 @@
 
 use std::fmt::Write;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::require_root;
 use crate::cli::CheckArgs;
 use crate::exit::{Exit, Failure};
+use crate::failover::services::{Purpose, look};
 use crate::grace::gate;
 use crate::kernel::preflight::{Capability, Check, Facts, Need};
 use crate::kernel::unlock_bug::Verdict;
 use crate::notify::nfs_conf::NfsConf;
+use crate::notify::state_dir::StateDir;
 use crate::observe::programs::probed_functions;
 use crate::output;
 
@@ -30,6 +33,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
     let facts = Facts::gather(&functions);
     let mut checks = facts.checks();
+    checks.extend(services(args, &facts)?);
     checks.push(grace_is_kept());
     let ready = !checks.iter().any(Check::is_failed);
     if args.json {
@@ -42,7 +46,8 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     } else {
         output::list(|out| {
             writeln!(out, "kernel {}", facts.release)?;
-            for check in &checks {
+            // A consequence is no finding: its cause is in the list.
+            for check in checks.iter().filter(|check| check.is_known()) {
                 writeln!(out, "{check}")?;
             }
             if let Verdict::Fixed { proof } = &facts.unlock_ip {
@@ -58,6 +63,29 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         true => Exit::Done,
         false => Exit::Lacking,
     })
+}
+
+/// What this node's services are like.
+fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
+    let purpose = Purpose {
+        vips: args.vip.clone(),
+        exports_now: false,
+        unseen: [
+            ("symbols", &facts.symbols),
+            ("btf", &facts.btf),
+            ("kernel_reads", &facts.kernel_reads),
+            ("privileges", &facts.privileges),
+        ]
+        .into_iter()
+        .find_map(|(name, capability)| (!capability.is_available()).then_some(name)),
+    };
+    let state = StateDir::new(&args.state.state_dir);
+    let patience = args.wait_services.unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the asynchronous runtime")?;
+    Ok(runtime.block_on(look::wait(&state, &purpose, patience)))
 }
 
 /// Whether nfs-utils' own sm-notify leaves the kernel's grace alone.

@@ -57,6 +57,7 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
                     vips: args.vip.clone(),
                     lasting,
                     scope: scope::of_folders(&args.filesystem)?,
+                    lockd_later: false,
                 };
                 or_interrupt(open(args, &plan), &args.vip, "the grace may not be held").await
             }

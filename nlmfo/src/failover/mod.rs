@@ -11,6 +11,7 @@ pub mod reclaim;
 pub mod record;
 pub mod release;
 pub mod report;
+pub mod services;
 pub mod takeover;
 pub mod takeover_plan;
 pub mod takeover_report;

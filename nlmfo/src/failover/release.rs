@@ -59,11 +59,13 @@ pub struct Plan {
     pub reboot_notice: bool,
     /// For a VIP's whole release.
     pub deadline: Duration,
+    /// Why lockd has not done what had reached it before the fence. Then nothing can be
+    /// confirmed, whatever the lists show: lockd has the call in hand and others in its
+    /// sockets, in none of the kernel's lists, and grants them when it goes on. Two looks
+    /// that agree on nothing held are no proof against a grant that is still to come. What
+    /// is held is released all the same, as far as that needs no answer of lockd's.
+    pub blocked: Option<String>,
 }
-
-/// For one call to lockd. It answers in microseconds, but works through many
-/// clients one after another.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -291,6 +293,9 @@ impl OneVip<'_> {
         } else {
             let looks = [first.as_look(), last.as_look()];
             doubts.extend(evidence::doubts(looks, &(until - from)));
+            doubts.extend(self.plan.blocked.iter().map(|blocked| {
+                format!("{blocked}: what had reached lockd before may still be granted")
+            }));
             match doubts.is_empty() {
                 true => Verdict::Confirmed,
                 false => Verdict::NotConfirmed,
@@ -402,6 +407,7 @@ impl OneVip<'_> {
         choose::Facts {
             filesystems_named: !self.plan.filesystems.is_empty(),
             reboot_allowed: self.plan.reboot_notice,
+            lockd_blocked: self.plan.blocked.clone(),
             ..choose::Facts::of_node(self.facts, self.vip, elsewhere)
         }
     }
@@ -427,7 +433,7 @@ impl OneVip<'_> {
                 let rest = self.plan.deadline.saturating_sub(self.began.elapsed());
                 let free_all = FreeAll {
                     netns: self.watch.netns(),
-                    deadline: CALL_DEADLINE.min(rest),
+                    deadline: rest,
                     overall: rest,
                 };
                 free_all.release(&job).await
@@ -439,7 +445,7 @@ impl OneVip<'_> {
             WayKind::Reboot => {
                 let reboot = Reboot {
                     elsewhere: clients_of_others(everything, self.vip, self.watch.netns()),
-                    deadline: CALL_DEADLINE,
+                    deadline: self.plan.deadline.saturating_sub(self.began.elapsed()),
                 };
                 reboot.release(&job).await
             }

@@ -14,6 +14,7 @@ use super::milliseconds;
 use super::noted;
 use super::reclaim::Expected;
 use super::record::Record;
+use super::services::{self, Purpose, look};
 use super::takeover_report::{TakeoverReport, VipTakeover};
 use super::telling::{Outcomes, Settled, Teller, Telling};
 use super::watch::Watch;
@@ -44,6 +45,9 @@ pub struct Plan {
     pub grace: Duration,
     /// New locks on these filesystems are refused through every address meanwhile.
     pub scope: Vec<Fsid>,
+    /// How long to wait, with grace open, for services that would lose locks as they are;
+    /// not at all if none.
+    pub wait_services: Option<Duration>,
     /// How long to wait for the VIPs to be addresses of this node; not at all if none.
     pub wait_address: Option<Duration>,
     /// Who tells each VIP's clients to reclaim, when it is up.
@@ -65,6 +69,8 @@ const SEARCH_LIMIT: usize = 50_000;
 /// Why there is no report. The window stays open until its deadline.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("this node's services would lose the locks:\n  {}", .0.join("\n  "))]
+    NotReady(Vec<String>),
     #[error("grace was not opened")]
     Before(#[source] OpenError),
     #[error(
@@ -81,12 +87,29 @@ pub async fn run(
     watch: &mut Watch,
 ) -> Result<TakeoverReport, RunError> {
     let began = Instant::now();
-    let window = way::Plan {
+    let blockers = services::blockers(&services::decide(
+        &look::facts(&plan.state).await,
+        &plan.purpose(),
+    ));
+    let patience = plan.wait_services.unwrap_or_default();
+    if !blockers.is_empty() && patience.is_zero() {
+        return Err(RunError::NotReady(blockers));
+    }
+    let mut window = way::Plan {
         vips: plan.vips.clone(),
         lasting: plan.grace,
         scope: plan.scope.clone(),
+        lockd_later: !blockers.is_empty(),
     };
-    let opened = (window::open(&window, facts, watch).await).map_err(RunError::Before)?;
+    if !blockers.is_empty() {
+        window.lasting += patience;
+    }
+    let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
+    if !blockers.is_empty() {
+        plan.wait_for_services(patience).await?;
+        window.lasting = plan.grace;
+    }
+    let opened = (window::complete(&window, begun, watch).await).map_err(RunError::Before)?;
     // Of a release on this very node.
     (fence::lower(&plan.vips).await).map_err(|error| RunError::After(error.into()))?;
     let expected = plan.expect.as_ref().map(|record| {
@@ -134,6 +157,32 @@ pub async fn run(
         uncovered: (opened.begun).map_or_else(Vec::new, |begun| begun.coverage.uncovered),
         took_ms: milliseconds(began.elapsed()),
     })
+}
+
+impl Plan {
+    /// What the services are looked at for.
+    fn purpose(&self) -> Purpose {
+        Purpose {
+            vips: self.vips.clone(),
+            // Else they come with the address.
+            exports_now: self.wait_address.is_none(),
+            unseen: None,
+        }
+    }
+
+    /// Waits behind the open window. It is ended again if they do not come: then nothing
+    /// has been done.
+    async fn wait_for_services(&self, patience: Duration) -> Result<(), RunError> {
+        let checks = look::wait(&self.state, &self.purpose(), patience).await;
+        let blockers = services::blockers(&checks);
+        if blockers.is_empty() {
+            return Ok(());
+        }
+        let mut paths = (PathFinder::new(0).context("reading the mounted filesystems"))
+            .map_err(RunError::After)?;
+        (end(&self.vips, &mut paths).await).map_err(RunError::After)?;
+        Err(RunError::NotReady(blockers))
+    }
 }
 
 /// When the last expected lock of each VIP was seen to be back.

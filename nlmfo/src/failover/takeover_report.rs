@@ -62,6 +62,9 @@ pub struct Told {
     pub done: bool,
     /// Why nobody was told.
     pub error: Option<String>,
+    /// Why the state number is the clock's, and was not claimed in the state directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unclaimed: Option<String>,
     /// Client by client; null if a program did it.
     pub notify: Option<NotifyReport>,
 }
@@ -71,6 +74,7 @@ impl Told {
         Told {
             done: true,
             error: None,
+            unclaimed: None,
             notify: None,
         }
     }
@@ -79,6 +83,7 @@ impl Told {
         Told {
             done: false,
             error: Some(error),
+            unclaimed: None,
             notify: None,
         }
     }
@@ -87,6 +92,7 @@ impl Told {
         Told {
             done: report.is_complete(),
             error: None,
+            unclaimed: None,
             notify: Some(report),
         }
     }
@@ -105,8 +111,10 @@ impl TakeoverReport {
             window.is_some_and(|window| window.verdict.is_good())
         };
         let is_complete = |vip: &VipTakeover| {
-            let is_told =
-                |told: &Told| told.done || (vip.expected.is_some() && told.error.is_none());
+            let is_told = |told: &Told| {
+                let all_back = vip.expected.is_some() && told.error.is_none();
+                told.unclaimed.is_none() && (told.done || all_back)
+            };
             vip.is_here
                 && vip.missing.is_empty()
                 && vip.book_error.is_none()
@@ -176,6 +184,9 @@ impl fmt::Display for VipTakeover {
         }
         if let Some(error) = self.told.as_ref().and_then(|told| told.error.as_ref()) {
             writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;
+        }
+        if let Some(error) = self.told.as_ref().and_then(|told| told.unclaimed.as_ref()) {
+            writeln!(f, "  ! the state number is the time of day: {error}")?;
         }
         if let Some(error) = &self.book_error {
             writeln!(f, "  the client book is not up to date: {error}")?;

@@ -1,7 +1,8 @@
 //! Telling the VIPs' clients to reclaim while their grace is followed: on a thread of its
 //! own, as following blocks, and a client that is dead must hold nobody up.
 
-use std::cell::OnceCell;
+mod number;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::IpAddr;
@@ -18,15 +19,16 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
+use self::number::{Claimed, Number};
 use super::record::Record;
 use super::takeover_report::Told;
 use crate::causes::chain;
 use crate::failover::pair::rsh::said;
+use crate::kernel::exports::exported;
 use crate::kernel::netns;
 use crate::notify::book::Book;
 use crate::notify::config::Config;
 use crate::notify::names::{self, Name};
-use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order};
 
@@ -41,7 +43,7 @@ pub enum Teller {
     Nobody,
 }
 
-/// Between two looks whether a VIP is up.
+/// Between two looks whether a VIP is up, and its filesystem exported.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Clients of each VIP that have everything back already, and are not told: they would
@@ -71,12 +73,8 @@ impl Telling {
         settled: &Settled,
         until: Instant,
     ) -> anyhow::Result<Self> {
-        let number = Number {
-            vips: vips.to_vec(),
-            release: record.map(Record::id),
-            within: until.saturating_duration_since(Instant::now()),
-            claimed: OnceCell::new(),
-        };
+        let within = until.saturating_duration_since(Instant::now());
+        let number = Number::new(vips, record.map(Record::id), within);
         let jobs = jobs(teller, vips, record, settled);
         let (sender, receiver) = watch::channel(until);
         let (done, outcomes) = oneshot::channel();
@@ -189,27 +187,6 @@ impl Tell {
     }
 }
 
-/// The state number under which all of a takeover's VIPs are told of: claimed with the
-/// first of them that is up.
-#[derive(Debug)]
-struct Number {
-    vips: Vec<IpAddr>,
-    release: Option<String>,
-    within: Duration,
-    claimed: OnceCell<Result<u32, String>>,
-}
-
-impl Number {
-    fn get(&self, state: &StateDir) -> Result<u32, String> {
-        let claim = || {
-            let claim = Claim::new(&self.vips, netns::node(), self.release.clone());
-            let number = Numbers::new(state).continue_or_claim(&claim, self.within);
-            number.map_err(|error| chain(&error))
-        };
-        self.claimed.get_or_init(claim).clone()
-    }
-}
-
 impl Job {
     fn vip(&self) -> IpAddr {
         match self {
@@ -266,12 +243,18 @@ async fn tell_or_end(job: &Job, number: &Number, until: watch::Receiver<Instant>
         Job::Run { .. } => Vec::new(),
         Job::Tell(tell) => names::of(vip, &[], &tell.config).await,
     };
-    match wait_for_address(vip, until.clone()).await {
+    match wait_for(|| netns::has_address(vip), until.clone()).await {
         Ok(true) => {}
         Ok(false) => {
             return Told::failed(format!("{vip} was no address of this node in all the time"));
         }
         Err(error) => return Told::failed(format!("reading this node's addresses: {error}")),
+    }
+    // A client that reclaims on a filesystem that is not there loses the lock.
+    match wait_for(|| Ok(!exported()?.is_empty()), until.clone()).await {
+        Ok(true) => {}
+        Ok(false) => return Told::failed("nothing was ever exported on this node".to_owned()),
+        Err(error) => return Told::failed(format!("reading what is exported here: {error}")),
     }
     match job {
         Job::Run { program, .. } => run(program, vip, until).await,
@@ -292,15 +275,17 @@ async fn tell(
     if clients.is_empty() {
         return Ok(Told::done());
     }
+    let Claimed { number, unclaimed } = number.get(&job.state);
     let order = Order {
         vip: job.vip,
         clients,
         names,
-        state: number.get(&job.state)?,
+        state: number,
         deadline: None,
     };
     let report = tell::run(&order, ended(until)).await;
-    report.map(Told::by_us).map_err(|error| chain(&error))
+    let told = report.map(Told::by_us).map_err(|error| chain(&error))?;
+    Ok(Told { unclaimed, ..told })
 }
 
 /// Ready when the time is up, which may come to be earlier.
@@ -319,16 +304,19 @@ async fn ended(mut until: watch::Receiver<Instant>) {
     }
 }
 
-async fn wait_for_address(vip: IpAddr, until: watch::Receiver<Instant>) -> std::io::Result<bool> {
-    let up = async {
-        while !netns::has_address(vip)? {
+async fn wait_for(
+    condition: impl Fn() -> std::io::Result<bool>,
+    until: watch::Receiver<Instant>,
+) -> std::io::Result<bool> {
+    let met = async {
+        while !condition()? {
             sleep(LOOK).await;
         }
         Ok(true)
     };
     tokio::select! {
         biased;
-        up = up => up,
+        met = met => met,
         () = ended(until) => Ok(false),
     }
 }

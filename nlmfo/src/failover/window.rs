@@ -15,8 +15,8 @@ use crate::release::free_all::FreeAll;
 use crate::release::target::targets;
 use crate::release::{self, Job, Turn};
 
-/// For the calls that cancel waiters.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// For the calls that cancel waiters, as long as the window lasts.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A window that is open.
 #[derive(Debug)]
@@ -45,13 +45,28 @@ pub enum OpenError {
 
 /// Opens the plan's windows. On return lockd's answers are audited.
 pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opened, OpenError> {
-    let begun = match Way::choose(facts) {
+    let begun = begin(plan, facts).await?;
+    complete(plan, begun, watch).await
+}
+
+/// The first half: new locks are refused. What waits through the VIPs may still be
+/// granted.
+pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Begun>, OpenError> {
+    Ok(match Way::choose(facts) {
         Way::RfcFile => {
             way::start_by_rfc_file(&plan.vips)?;
             None
         }
         Way::Gate => Some(way::begin(plan).await?),
-    };
+    })
+}
+
+/// The second half, for which lockd must answer.
+pub async fn complete(
+    plan: &Plan,
+    begun: Option<Begun>,
+    watch: &mut Watch,
+) -> Result<Opened, OpenError> {
     let mut opened = Opened {
         begun,
         left: plan.lasting,
@@ -81,10 +96,11 @@ async fn clear_waiters(
     }
     let targets = targets(&before, vip, watch.netns());
     let turn = (Turn::take(patience).await).map_err(|source| OpenError::Waiters { vip, source })?;
+    let deadline = patience.min(CANCEL_TIMEOUT);
     let calls = FreeAll {
         netns: watch.netns(),
-        deadline: DEADLINE,
-        overall: DEADLINE,
+        deadline,
+        overall: deadline,
     };
     let job = Job {
         vip,

@@ -15,7 +15,7 @@ use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfsd::NfsdError;
 use crate::observe::programs::ObserveError;
-use crate::rpc;
+use crate::rpc::local::Unanswered;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GraceError {
@@ -73,8 +73,8 @@ pub enum GraceError {
          grace period on: start the NFS server (`systemctl start nfs-server`)"
     )]
     NotListening,
-    #[error("lockd does not answer")]
-    Lockd(#[source] rpc::client::Error),
+    #[error(transparent)]
+    Lockd(#[from] Unanswered),
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
     #[error(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nlmfo_common::Addr;
 use nlmfo_common::gate::Window;
 
-use super::gate::{Gate, pass_lockds_queue};
+use super::gate::Gate;
 use super::lock::{Lock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper, leftovers};
@@ -75,9 +75,9 @@ impl Drop for Fences {
     }
 }
 
-/// Fences the VIPs off for that long at most. On return lockd has answered what had
-/// reached it before; the keeper takes a fence away when its VIP leaves the node. Waits up to
-/// `patience` for another run that changes the gate.
+/// Fences the VIPs off for that long at most. What had reached lockd before is not done
+/// yet ([`pass_queue`](crate::rpc::local::pass_queue)); the keeper takes a fence away when
+/// its VIP leaves the node. Waits up to `patience` for another run that changes the gate.
 pub async fn raise(
     vips: &[IpAddr],
     lasting: Duration,
@@ -95,7 +95,6 @@ pub async fn raise(
         fences.vips = vips.to_vec();
         gate.fence(vips, after(now(), lasting))?;
     }
-    pass_lockds_queue().await?;
     Ok(fences)
 }
 

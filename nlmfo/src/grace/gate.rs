@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use aya::programs::kprobe::KProbe;
 use aya::programs::links::FdLink;
@@ -26,9 +24,6 @@ use super::tc;
 use crate::kernel::{gate_layout, lockd};
 use crate::observe::host::Transport;
 use crate::observe::lockd_ports::LockdPorts;
-use crate::rpc::client::{Client, Endpoint, Source};
-use crate::rpc::message::Credential;
-use crate::rpc::nlm::NlmClient;
 
 /// The ELF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-gate"));
@@ -36,9 +31,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nl
 /// Writes the address of this network namespace's `struct net` where the
 /// classifiers find it.
 const HERE: &str = "gate_here";
-
-/// For a call to lockd.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 struct Probe {
     program: &'static str,
@@ -452,31 +444,4 @@ pub(super) async fn detach_filters(qdiscs: &[u32]) -> Result<usize, GraceError> 
         removed += tc::detach(&netlink, device.index, qdiscs.contains(&device.index)).await?;
     }
     Ok(removed)
-}
-
-/// Waits until lockd, one thread, has answered a call of ours: what it was at when
-/// this began is done. At once if no lockd runs here.
-pub(super) async fn pass_lockds_queue() -> Result<(), GraceError> {
-    let ports = LockdPorts::look_up()?;
-    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    let service = loopback.into_iter().find_map(|address| {
-        let version = *ports.versions().last()?;
-        let port = ports.port(address, version, Transport::Tcp)?;
-        Some((SocketAddr::new(address, port), version))
-    });
-    let Some((peer, version)) = service else {
-        return Ok(());
-    };
-    let client = Client::connect(Endpoint {
-        peer,
-        transport: Transport::Tcp,
-        source: Source::Any,
-        credential: Credential::Null,
-        deadline: DEADLINE,
-    });
-    let client = client.await.map_err(GraceError::Lockd)?;
-    NlmClient::new(client, version)
-        .null()
-        .await
-        .map_err(GraceError::Lockd)
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use nlmfo_common::Addr;
 use nlmfo_common::nlm_call::Fsid;
 
-use super::gate::{Coverage, Gate, Origin, pass_lockds_queue};
+use super::gate::{Coverage, Gate, Origin};
 use super::lock::{Lock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper};
 use crate::kernel::nfsd::{Control, Nfsd};
 use crate::kernel::preflight::Facts;
 use crate::observe::lockd_ports::LockdPorts;
+use crate::rpc::local::pass_queue;
 
 /// How a VIP gets its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub fn start_by_rfc_file(vips: &[IpAddr]) -> Result<(), GraceError> {
     Ok(())
 }
 
+/// For what had reached lockd before a window was opened. It answers in microseconds,
+/// unless it waits for somebody else.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Windows to open, or to give another deadline.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -50,6 +55,8 @@ pub struct Plan {
     pub lasting: Duration,
     /// New locks on these filesystems are refused through every address.
     pub scope: Vec<Fsid>,
+    /// The window may stand before lockd listens: the gate follows it.
+    pub lockd_later: bool,
 }
 
 /// What [`begin`] did.
@@ -65,7 +72,7 @@ pub struct Begun {
 pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
     // The gate follows a lockd that starts later. But a window on a node where nobody
     // listens would be taken for one that stands.
-    if LockdPorts::look_up()?.is_empty() {
+    if !plan.lockd_later && LockdPorts::look_up()?.is_empty() {
         return Err(GraceError::NotListening);
     }
     let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
@@ -82,7 +89,7 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
 /// audits its answers from then on. The windows' time counts from here; when they end, by
 /// [`window::now`]'s clock, is returned.
 pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
-    pass_lockds_queue().await?;
+    pass_queue(plan.lasting.min(QUEUE_TIMEOUT)).await?;
     let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     let too_short = || GraceError::EndedEarly(plan.lasting);
     let mut gate = Gate::in_force()?.ok_or_else(too_short)?;

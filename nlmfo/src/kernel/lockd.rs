@@ -67,6 +67,50 @@ pub fn configured_tcp_port() -> Result<Option<u16>, LockdError> {
     Ok(read(TCP_PORT)?.parse().ok().filter(|&port| port != 0))
 }
 
+/// What lockd's thread waits for, as its stack in the kernel tells: it serves every
+/// network namespace. None where that cannot be seen, as from a container, or where it
+/// waits for calls.
+pub fn blocked_on() -> Option<String> {
+    let thread = thread()?;
+    let read = |file: &str| std::fs::read_to_string(thread.join(file)).unwrap_or_default();
+    waits_for(&read("stack"), &read("wchan"))
+}
+
+/// The kernel thread's folder: kernel threads have no command line.
+fn thread() -> Option<PathBuf> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut folders = processes.map(|process| process.path());
+    folders.find(|folder| {
+        let is = |file: &str, text: &str| {
+            std::fs::read_to_string(folder.join(file)).is_ok_and(|read| read == text)
+        };
+        is("comm", "lockd\n") && is("cmdline", "")
+    })
+}
+
+/// `stack` has a function a line, the innermost first; `wchan` that one alone.
+fn waits_for(stack: &str, wchan: &str) -> Option<String> {
+    let frames = stack.lines().filter_map(|line| {
+        let (_, function) = line.split_once("] ")?;
+        function.split('+').next()
+    });
+    let frames: Vec<&str> = frames.collect();
+    if let Some(asks) = frames.iter().find(|frame| frame.starts_with("nsm_")) {
+        return Some(format!("rpc.statd ({asks})"));
+    }
+    if let Some(asks) = frames.iter().find(|frame| frame.starts_with("rpcb_")) {
+        return Some(format!("rpcbind ({asks})"));
+    }
+    let idle =
+        |function: &&str| function.starts_with("svc_recv") || *function == "svc_get_next_xprt";
+    if frames.iter().any(idle) || idle(&wchan) {
+        return None;
+    }
+    let innermost = frames.first().copied().unwrap_or(wchan);
+    let known = !innermost.is_empty() && innermost != "0";
+    known.then(|| format!("something else in the kernel ({innermost})"))
+}
+
 fn read(path: &'static str) -> Result<String, LockdError> {
     read_control(Path::new(path)).map_err(|source| error("read", path, source))
 }
@@ -79,5 +123,30 @@ fn error(action: &'static str, path: &'static str, source: io::Error) -> LockdEr
             path: path.into(),
             source,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blocked_lockd_is_named_with_what_it_waits_for() {
+        // Of 6.12, with statd stopped.
+        let statd = "[<0>] rpc_wait_bit_killable+0x11/0x70 [sunrpc]\n\
+                     [<0>] nsm_mon_unmon+0xb8/0x110 [lockd]\n\
+                     [<0>] nsm_monitor+0x9e/0x150 [lockd]\n";
+        assert_eq!(
+            waits_for(statd, "rpc_wait_bit_killable").as_deref(),
+            Some("rpc.statd (nsm_mon_unmon)")
+        );
+        let idle = "[<0>] svc_recv+0x1d5/0x9b0 [sunrpc]\n[<0>] lockd+0x9e/0x150 [lockd]\n";
+        assert_eq!(waits_for(idle, "svc_recv"), None);
+        let other = "[<0>] io_schedule+0x46/0x70\n[<0>] vfs_lock_file+0x1/0x2\n";
+        assert_eq!(
+            waits_for(other, "io_schedule").as_deref(),
+            Some("something else in the kernel (io_schedule)")
+        );
+        assert_eq!(waits_for("", "0"), None);
     }
 }

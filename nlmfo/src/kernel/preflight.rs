@@ -1,6 +1,7 @@
 //! What this kernel and node support, found out before anything is loaded or
 //! written: each capability with the reason why it is missing and the remedy.
 
+mod found;
 mod list;
 
 use std::collections::BTreeMap;
@@ -10,20 +11,24 @@ use nlmfo_common::layout::Layout;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 
-use super::btf::KernelBtf;
+use super::btf::{BtfError, KernelBtf};
 use super::gate_layout::{self, GRACE_NET_ID};
 use super::layout::{self, MODULES, OBJECTS};
-use super::netlink::{Command, NetlinkError, NfsdNetlink};
+use super::netlink::{Command, NfsdNetlink};
 use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::{Symbols, SymbolsError};
 use super::unlock_bug::{self, Verdict};
 use super::{bpffs, lockd, modules, netns};
 use crate::causes::chain;
 
+use found::{Found, PLEASE_REPORT};
+use list::unlock_ip_works;
 pub use list::{Check, Need};
 
 /// perf's way to create a kprobe, there since 4.17 with CONFIG_KPROBE_EVENTS.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+/// 0 keeps every probe on a function's entry from being called, without a word.
+const FTRACE: &str = "/proc/sys/kernel/ftrace_enabled";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Kernels with tcx (6.6 and newer) have this function.
 const TCX_FUNCTION: &str = "tcx_prog_attach";
@@ -45,6 +50,10 @@ pub enum Capability {
         /// What the operator can do, in words or as a command.
         remedy: String,
     },
+    /// Not known, as what it rests on is missing: there stand the cause and the remedy.
+    Unknown {
+        because: &'static str,
+    },
 }
 
 impl Capability {
@@ -52,17 +61,29 @@ impl Capability {
         matches!(self, Capability::Available)
     }
 
-    fn missing(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn missing(reason: impl ToString, remedy: impl Into<String>) -> Self {
         Capability::Missing {
-            reason: reason.into(),
+            reason: reason.to_string(),
             remedy: remedy.into(),
         }
     }
 
-    fn when(is_there: bool, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn when(is_there: bool, reason: impl ToString, remedy: impl Into<String>) -> Self {
         match is_there {
             true => Capability::Available,
             false => Capability::missing(reason, remedy),
+        }
+    }
+
+    /// What is found where all of what it rests on, by name, is there.
+    pub fn unless(
+        rests_on: &[(&'static str, &Capability)],
+        find: impl FnOnce() -> Capability,
+    ) -> Self {
+        let mut rests_on = rests_on.iter();
+        match rests_on.find(|(_, capability)| !capability.is_available()) {
+            Some((because, _)) => Capability::Unknown { because },
+            None => find(),
         }
     }
 }
@@ -78,6 +99,10 @@ pub struct Facts {
     pub privileges: Capability,
     /// Lets programs read kernel memory: not in lockdown's confidentiality mode.
     pub kernel_reads: Capability,
+    /// `/proc/kallsyms` shows addresses.
+    pub symbols: Capability,
+    /// Probes on functions are called.
+    pub ftrace: Capability,
     pub btf: Capability,
     pub lockd: Capability,
     /// Every field and object that the programs read is where BTF and kallsyms say.
@@ -98,6 +123,9 @@ pub struct Facts {
     pub netlink_unlock_ip: Capability,
     /// Whether those two release anything.
     pub unlock_ip: Verdict,
+    /// The same in words.
+    #[serde(skip)]
+    pub unlock_ip_works: Capability,
     /// The RFC's `/proc/fs/nfsd/nlm_unlock`.
     pub rfc_unlock: Capability,
     /// The RFC's `/proc/fs/nfsd/nlm_set_ip_grace`.
@@ -117,11 +145,6 @@ impl Facts {
     /// Looks at the running kernel; `functions` are those that are to be probed.
     pub fn gather(functions: &[&str]) -> Facts {
         let release = super::release().unwrap_or_else(|error| format!("unknown ({error})"));
-        let lockd = Capability::when(
-            lockd::is_loaded(),
-            "lockd is not in the kernel",
-            "start the NFS server (`systemctl start nfs-server`), or `modprobe lockd`",
-        );
         let wanted = functions.iter().copied().chain(OBJECTS);
         let symbols = Symbols::load(wanted.chain([
             unlock_bug::FUNCTION,
@@ -132,43 +155,72 @@ impl Facts {
             GRACE_NET_ID,
         ]));
         let btf = KernelBtf::load(&MODULES);
-        let layout = match (&btf, &symbols) {
-            (Ok(btf), Ok(symbols)) => {
-                layout::fill(btf, symbols, &release).map_err(|error| chain(&error))
-            }
-            (Err(error), _) => Err(chain(&error)),
-            (_, Err(error)) => Err(chain(&error)),
-        };
-        let gate_layout = match (&btf, &symbols) {
-            (Ok(btf), Ok(symbols)) => {
-                gate_layout::fill(btf, symbols, &release).map_err(|error| chain(&error))
-            }
-            (Err(error), _) => Err(chain(&error)),
-            (_, Err(error)) => Err(chain(&error)),
-        };
         let nfsd = Nfsd::mounted();
         let threads = nfsd.as_ref().ok().and_then(|nfsd| nfsd.threads().ok());
         let netlink = NfsdNetlink::open();
-        let has_function = |name: &str| function(name, &symbols);
+        let found = Found {
+            release: &release,
+            symbols: &symbols,
+            btf: &btf,
+            nfsd: &nfsd,
+            netlink: &netlink,
+        };
+
+        let privileges =
+            privileges(capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective));
+        let symbols_shown =
+            Capability::unless(&[("privileges", &privileges)], || symbols_state(&symbols));
+        let btf_there = match &btf {
+            Ok(_) => Capability::Available,
+            Err(error) => Capability::missing(
+                chain(error),
+                "boot a kernel with CONFIG_DEBUG_INFO_BTF=y and CONFIG_DEBUG_INFO_BTF_MODULES=y",
+            ),
+        };
+        let nfsd_runs = nfsd_state(&nfsd, threads);
+        // What needs nothing but its filesystem.
+        let nfsd_mounted = match &nfsd {
+            Ok(_) => Capability::Available,
+            Err(_) => nfsd_runs.clone(),
+        };
+        let lockd = match lockd::is_loaded() {
+            true => Capability::Available,
+            // It comes with the server.
+            false => Capability::unless(&[("nfsd", &nfsd_runs)], || {
+                Capability::missing("lockd is not in the kernel", "`modprobe lockd`")
+            }),
+        };
+        let by_symbols = [("symbols", &symbols_shown)];
+        let of_lockd = [("symbols", &symbols_shown), ("lockd", &lockd)];
+        let by_types = [
+            ("symbols", &symbols_shown),
+            ("btf", &btf_there),
+            ("lockd", &lockd),
+        ];
+        let mounted = [("nfsd", &nfsd_mounted)];
+        let control = |control| Capability::unless(&mounted, || found.control(control));
+
+        let mut layout = None;
+        let layouts = Capability::unless(&by_types, || match found.layout(layout::fill) {
+            Ok(filled) => {
+                layout = Some(filled);
+                Capability::Available
+            }
+            Err(error) => Capability::missing(error, PLEASE_REPORT),
+        });
+        let grace_list = Capability::unless(&by_types, || {
+            match (layouts.is_available(), found.layout(gate_layout::fill)) {
+                (false, _) => Capability::Unknown { because: "layouts" },
+                (true, Ok(_)) => Capability::Available,
+                (true, Err(error)) => Capability::missing(error, PLEASE_REPORT),
+            }
+        });
+        let unlock_ip = unlock_ip(&btf, &symbols);
 
         Facts {
             netns: netns::network().map_or(0, |netns| netns.inode),
-            privileges: privileges(
-                capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective),
-            ),
             kernel_reads: kernel_reads(std::fs::read_to_string(LOCKDOWN).ok().as_deref()),
-            btf: match &btf {
-                Ok(_) => Capability::Available,
-                Err(error) => Capability::missing(
-                    chain(&error),
-                    "boot a kernel with CONFIG_DEBUG_INFO_BTF=y and CONFIG_DEBUG_INFO_BTF_MODULES=y",
-                ),
-            },
-            layouts: match &layout {
-                Ok(_) => Capability::Available,
-                Err(error) => Capability::missing(error, "clear what is missing above first"),
-            },
-            layout: layout.ok(),
+            ftrace: ftrace(std::fs::read_to_string(FTRACE).ok().as_deref()),
             kprobes: Capability::when(
                 Path::new(KPROBES).exists(),
                 format!("{KPROBES} is not there"),
@@ -176,16 +228,21 @@ impl Facts {
             ),
             functions: functions
                 .iter()
-                .map(|&f| (f.to_owned(), has_function(f)))
+                .map(|&name| {
+                    let capability = Capability::unless(&of_lockd, || found.function(name));
+                    (name.to_owned(), capability)
+                })
                 .collect(),
-            nfsd: nfsd_state(&nfsd, threads),
             nfsd_threads: threads,
-            procfs_unlock_ip: control(&nfsd, Control::UnlockIp),
-            procfs_unlock_filesystem: control(&nfsd, Control::UnlockFilesystem),
-            netlink_unlock_ip: netlink_command(&netlink, Command::UnlockIp),
-            unlock_ip: unlock_ip(&btf, &symbols),
-            rfc_unlock: control(&nfsd, Control::NlmUnlock),
-            rfc_grace: control(&nfsd, Control::NlmSetIpGrace),
+            procfs_unlock_ip: control(Control::UnlockIp),
+            procfs_unlock_filesystem: control(Control::UnlockFilesystem),
+            netlink_unlock_ip: Capability::unless(&mounted, || {
+                found.netlink_command(Command::UnlockIp)
+            }),
+            unlock_ip_works: Capability::unless(&by_types, || unlock_ip_works(&unlock_ip)),
+            unlock_ip,
+            rfc_unlock: control(Control::NlmUnlock),
+            rfc_grace: control(Control::NlmSetIpGrace),
             bpffs: Capability::when(
                 bpffs::is_mounted(),
                 format!(
@@ -194,24 +251,33 @@ impl Facts {
                 ),
                 "mount -t bpf bpf /sys/fs/bpf",
             ),
-            bpf_links: Capability::when(
-                has_function(LINK_FUNCTION).is_available(),
-                "this kernel gives no links for probes (5.15 and newer do)",
-                "boot a newer kernel",
-            ),
-            grace_list: match gate_layout {
-                Ok(_) => Capability::Available,
-                Err(error) => Capability::missing(error, "clear what is missing above first"),
-            },
-            clsact: clsact(
-                |function| has_function(function).is_available(),
-                |module| modules::can_load(&release, module),
-            ),
-            tcx: Capability::when(
-                has_function(TCX_FUNCTION).is_available(),
-                "this kernel has no tcx (6.6 and newer have)",
-                "nothing to do: the gate attaches through a clsact qdisc instead",
-            ),
+            bpf_links: Capability::unless(&by_symbols, || {
+                Capability::when(
+                    found.has_function(LINK_FUNCTION),
+                    "this kernel gives no links for probes (5.15 and newer do)",
+                    "boot a newer kernel",
+                )
+            }),
+            clsact: Capability::unless(&by_symbols, || {
+                clsact(
+                    |function| found.has_function(function),
+                    |module| modules::can_load(&release, module),
+                )
+            }),
+            tcx: Capability::unless(&by_symbols, || {
+                Capability::when(
+                    found.has_function(TCX_FUNCTION),
+                    "this kernel has no tcx (6.6 and newer have)",
+                    "nothing to do: the gate attaches through a clsact qdisc instead",
+                )
+            }),
+            nfsd: nfsd_runs,
+            symbols: symbols_shown,
+            btf: btf_there,
+            layouts,
+            layout,
+            grace_list,
+            privileges,
             lockd,
             release,
         }
@@ -248,23 +314,11 @@ fn kernel_reads(lockdown: Option<&str>) -> Capability {
     )
 }
 
-fn function(name: &str, symbols: &Result<Symbols, SymbolsError>) -> Capability {
-    match symbols {
-        Ok(symbols) => Capability::when(
-            symbols.has_function(name),
-            format!(
-                "the kernel has no function {name}: its module is not loaded, or it is inlined or renamed"
-            ),
-            "load lockd and nfsd; if they are, please report this kernel's release",
-        ),
-        Err(error) => Capability::missing(chain(&error), "see the reason"),
-    }
-}
-
-fn nfsd_state(nfsd: &Result<Nfsd, NfsdError>, threads: Option<u32>) -> Capability {
+/// `threads` of nfsd, if it is mounted.
+pub fn nfsd_state(nfsd: &Result<Nfsd, NfsdError>, threads: Option<u32>) -> Capability {
     match (nfsd, threads) {
         (Err(error), _) => Capability::missing(
-            chain(&error),
+            chain(error),
             "start the NFS server (`systemctl start nfs-server`)",
         ),
         (Ok(_), Some(0)) => Capability::missing(
@@ -276,29 +330,6 @@ fn nfsd_state(nfsd: &Result<Nfsd, NfsdError>, threads: Option<u32>) -> Capabilit
             "the number of nfsd's threads cannot be read",
             "run nlmfo as root",
         ),
-    }
-}
-
-fn control(nfsd: &Result<Nfsd, NfsdError>, control: Control) -> Capability {
-    match nfsd {
-        Ok(nfsd) => Capability::when(
-            nfsd.has(control),
-            format!("this kernel has no {}", nfsd.path(control).display()),
-            "nothing to do: another way is used",
-        ),
-        Err(error) => Capability::missing(chain(&error), "mount nfsd's filesystem"),
-    }
-}
-
-fn netlink_command(netlink: &Result<NfsdNetlink, NetlinkError>, command: Command) -> Capability {
-    let remedy = "nothing to do: another way is used";
-    match netlink {
-        Ok(netlink) => Capability::when(
-            netlink.offers(command),
-            NetlinkError::NoCommand(command).to_string(),
-            remedy,
-        ),
-        Err(error) => Capability::missing(chain(&error), remedy),
     }
 }
 
@@ -317,8 +348,28 @@ fn clsact(has_function: impl Fn(&str) -> bool, can_load: impl Fn(&str) -> bool) 
     }
 }
 
+/// `enabled` is the file's text; kernels without it have no such switch.
+fn ftrace(enabled: Option<&str>) -> Capability {
+    Capability::when(
+        enabled.is_none_or(|enabled| enabled.trim_end() != "0"),
+        "kernel.ftrace_enabled is 0: no probe is called",
+        "`sysctl kernel.ftrace_enabled=1`",
+    )
+}
+
+fn symbols_state(symbols: &Result<Symbols, SymbolsError>) -> Capability {
+    match symbols {
+        Ok(_) => Capability::Available,
+        Err(SymbolsError::Hidden) => Capability::missing(
+            "/proc/kallsyms shows every address as zero: kernel.kptr_restrict is 2",
+            "`sysctl kernel.kptr_restrict=1`",
+        ),
+        Err(error) => Capability::missing(chain(error), "mount /proc"),
+    }
+}
+
 fn unlock_ip(
-    btf: &Result<KernelBtf, super::btf::BtfError>,
+    btf: &Result<KernelBtf, BtfError>,
     symbols: &Result<Symbols, SymbolsError>,
 ) -> Verdict {
     let address = match symbols {

@@ -105,10 +105,15 @@ impl Numbers {
     /// A number for the VIPs that nobody has had: higher than every one in the folder,
     /// this node's statd's and the time of day. It is durable on return.
     pub fn claim(&self, claim: &Claim) -> Result<u32, NumberError> {
-        let clock = u32::try_from(claim.at).unwrap_or(u32::MAX);
-        let apart = claim.vips.iter().map(|&vip| apart(vip)).max().unwrap_or(0);
-        let floor = clock.saturating_add(apart).max(statds());
-        self.claim_above(floor, claim)
+        self.claim_above(floor(claim), claim)
+    }
+
+    /// The number of [`Numbers::claim`] as far as it is to be had without writing: nobody
+    /// else is kept from it.
+    pub fn by_clock(&self, claim: &Claim) -> u32 {
+        let claimed = self.claimed().unwrap_or_default();
+        let highest = claimed.last_key_value().map_or(0, |(&number, _)| number);
+        next(highest.max(floor(claim))).unwrap_or(u32::MAX)
     }
 
     /// The number of a telling that was interrupted less than `within` ago, if this is the
@@ -231,6 +236,13 @@ impl Numbers {
     }
 }
 
+/// Below this there is no number for the claim.
+fn floor(claim: &Claim) -> u32 {
+    let clock = u32::try_from(claim.at).unwrap_or(u32::MAX);
+    let apart = claim.vips.iter().map(|&vip| apart(vip)).max().unwrap_or(0);
+    clock.saturating_add(apart).max(statds())
+}
+
 /// The next odd number.
 fn next(highest: u32) -> Option<u32> {
     Some(highest.checked_add(1)? | 1)
@@ -276,6 +288,21 @@ mod tests {
             at: 1,
             release: None,
         }
+    }
+
+    #[test]
+    fn a_number_of_the_clock_is_odd_and_above_those_that_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = in_folder(folder.path());
+        let claim = claim_for("10.77.0.1");
+        let first = numbers.by_clock(&claim);
+        assert!(first % 2 == 1 && first > floor(&claim));
+        let claimed = numbers.claim_above(5_000_000, &claim).unwrap();
+        assert_eq!(numbers.by_clock(&claim), claimed + 2);
+        assert_eq!(
+            in_folder(Path::new("/nowhere/at/all")).by_clock(&claim),
+            first
+        );
     }
 
     #[test]

@@ -60,6 +60,24 @@ impl StateDir {
     fn vips_folder(&self) -> PathBuf {
         self.root.join("vips")
     }
+
+    /// Whether statd's user, as which its callout runs, can list the client books, on a
+    /// thread that is that user to the filesystem. Fine where there are none yet.
+    pub fn read_by_statd(&self) -> io::Result<()> {
+        let folder = self.vips_folder();
+        let Some(statd) = statd().filter(|_| folder.exists()) else {
+            return Ok(());
+        };
+        let list = move || {
+            // SAFETY: no memory is involved; of this thread alone, which ends with it.
+            unsafe {
+                libc::setfsgid(statd.group);
+                libc::setfsuid(statd.user);
+            }
+            fs::read_dir(folder).map(drop)
+        };
+        (std::thread::spawn(list).join()).unwrap_or_else(|_| Err(io::Error::other("panic")))
+    }
 }
 
 /// Who may read a folder, besides root.

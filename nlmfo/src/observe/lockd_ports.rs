@@ -261,7 +261,11 @@ mod tests {
 
     #[test]
     fn only_a_lockd_that_serves_nobody_has_no_sockets() {
-        assert!(decode(&sockets(outcome::NOT_SERVING, &[])).unwrap().is_empty());
+        assert!(
+            decode(&sockets(outcome::NOT_SERVING, &[]))
+                .unwrap()
+                .is_empty()
+        );
         for unread in [
             outcome::CUT,
             outcome::FOREIGN,

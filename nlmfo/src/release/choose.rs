@@ -33,6 +33,8 @@ pub struct Facts {
     pub filesystems_named: bool,
     /// The operator allows SM_NOTIFY for clients that use no other VIP.
     pub reboot_allowed: bool,
+    /// Why lockd answers no call. What nfsd's files and commands do, it need not do.
+    pub lockd_blocked: Option<String>,
 }
 
 impl Facts {
@@ -50,6 +52,7 @@ impl Facts {
             in_other_netns,
             filesystems_named: false,
             reboot_allowed: false,
+            lockd_blocked: None,
         }
     }
 }
@@ -155,6 +158,12 @@ fn suitability(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Suitability {
         && !worth_repeating(way, tried)
     {
         return Suitability::Unfit(outcome(last));
+    }
+    let calls_lockd = matches!(way, WayKind::FreeAll | WayKind::Reboot);
+    if let Some(blocked) = &facts.lockd_blocked
+        && calls_lockd
+    {
+        return Suitability::Unfit(format!("{way} is a call to lockd, and {blocked}"));
     }
     let by_address = matches!(way, WayKind::RfcFile | WayKind::UnlockIp);
     if by_address && facts.in_other_netns {
@@ -270,6 +279,7 @@ mod tests {
             in_other_netns: false,
             filesystems_named: false,
             reboot_allowed: false,
+            lockd_blocked: None,
         }
     }
 

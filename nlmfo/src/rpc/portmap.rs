@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::client::{Client, Endpoint, Error, Source};
+use super::client::{Cause, Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::xdr::{self, Decoder, Encoder};
 use crate::observe::host::Transport;
@@ -33,32 +33,35 @@ pub struct Service {
     pub port: u16,
 }
 
-/// Where the rpcbind of this network namespace says that a program listens. It is what
+/// Where the rpcbind of this network namespace says that services listen. It is what
 /// clients are told, and no more: anybody here may register a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered(Vec<Service>);
 
 impl Registered {
-    pub async fn look_up(program: u32, deadline: Duration) -> Result<Self, Error> {
-        let mut services = services(deadline).await?;
-        services.retain(|service| service.program == program);
-        Ok(Registered(services))
+    pub async fn look_up(deadline: Duration) -> Result<Self, Error> {
+        services(deadline).await.map(Registered)
     }
 
-    /// The port of this version over this transport, in the family of `server`.
-    pub fn port(&self, server: IpAddr, version: u32, transport: Transport) -> Option<u16> {
-        self.0
-            .iter()
-            .find(|service| {
-                service.version == version
-                    && service.transport == transport
-                    && service.ipv6 == server.is_ipv6()
-            })
-            .map(|service| service.port)
+    pub fn new(services: Vec<Service>) -> Self {
+        Registered(services)
     }
 
-    pub fn services(&self) -> &[Service] {
-        &self.0
+    pub fn port(
+        &self,
+        program: u32,
+        version: u32,
+        transport: Transport,
+        ipv6: bool,
+    ) -> Option<u16> {
+        let mut services = self.0.iter();
+        let found = services.find(|service| {
+            service.program == program
+                && service.version == version
+                && service.transport == transport
+                && service.ipv6 == ipv6
+        });
+        found.map(|service| service.port)
     }
 }
 
@@ -130,8 +133,11 @@ async fn services(deadline: Duration) -> Result<Vec<Service>, Error> {
     .await?;
     for version in [4, 3] {
         let dump = rpcbind(version, DUMP);
-        if let Ok(results) = client.call(&dump, &[]).await {
-            return decode_v3(&results).map_err(|error| client.error(&dump, error));
+        match client.call(&dump, &[]).await {
+            Ok(results) => return decode_v3(&results).map_err(|error| client.error(&dump, error)),
+            // It hangs, in every version.
+            Err(error) if matches!(error.cause, Cause::Deadline(_)) => return Err(error),
+            Err(_) => {}
         }
     }
     let dump = rpcbind(2, DUMP);
@@ -251,29 +257,22 @@ mod tests {
             (100_021, 4, "tcp6", "::.150.4"),
         ]);
         let ports = Registered(decode_v3(&list).unwrap());
-        let (v4, v6) = ("10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap());
         let base = 150 * 256;
         assert_eq!(
-            ports.port(v4, 4, Transport::Udp),
+            ports.port(100_021, 4, Transport::Udp, false),
             Some(base + 1)
         );
         assert_eq!(
-            ports.port(v4, 4, Transport::Tcp),
+            ports.port(100_021, 4, Transport::Tcp, false),
             Some(base + 2)
         );
         assert_eq!(
-            ports.port(v4, 1, Transport::Tcp),
+            ports.port(100_021, 1, Transport::Tcp, false),
             Some(base + 2)
         );
-        assert_eq!(
-            ports.port(v6, 4, Transport::Udp),
-            Some(base + 3)
-        );
-        assert_eq!(
-            ports.port(v6, 4, Transport::Tcp),
-            Some(base + 4)
-        );
-        assert_eq!(ports.port(v6, 1, Transport::Tcp), None);
+        assert_eq!(ports.port(100_021, 4, Transport::Udp, true), Some(base + 3));
+        assert_eq!(ports.port(100_021, 4, Transport::Tcp, true), Some(base + 4));
+        assert_eq!(ports.port(100_021, 1, Transport::Tcp, true), None);
     }
 
     #[test]
@@ -287,9 +286,8 @@ mod tests {
         }
         xdr.bool(false);
         let ports = Registered(decode_v2(&xdr.finish()).unwrap());
-        let vip = "10.77.0.1".parse().unwrap();
-        assert_eq!(ports.port(vip, 3, Transport::Udp), Some(700));
-        assert_eq!(ports.port(vip, 3, Transport::Tcp), Some(701));
+        assert_eq!(ports.port(100_021, 3, Transport::Udp, false), Some(700));
+        assert_eq!(ports.port(100_021, 3, Transport::Tcp, false), Some(701));
     }
 
     #[test]

@@ -154,6 +154,7 @@ fn enter(runtime: &Runtime, state: State, vips: &[IpAddr]) -> Result<()> {
             vips: vec![vip],
             lasting: LASTING,
             scope: Vec::new(),
+            lockd_later: false,
         };
         way::begin(&plan).await?;
         Ok(())

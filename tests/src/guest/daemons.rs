@@ -25,7 +25,9 @@ fn named(name: &str) -> Result<Vec<Pid>> {
         let is = fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
         let dead = fs::read_to_string(path.join("stat")).is_ok_and(|stat| stat.contains(") Z "));
         if is && !dead && fs::read_link(path.join("ns/net")).is_ok_and(|net| net == here) {
-            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let pid = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
             found.push(Pid::from_raw(pid.context("a process has a number")?));
         }
     }

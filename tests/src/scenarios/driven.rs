@@ -10,6 +10,7 @@ use crate::cluster::holdings::{Holdings, ensure_nothing_stolen};
 use crate::cluster::killed::Step;
 use crate::cluster::service::HANDED_OVER;
 use crate::cluster::{Cluster, NODES};
+use crate::guest::command::run;
 use crate::guest::tool::exit;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -62,7 +63,23 @@ fn driven(context: &Context) -> Result<End> {
     // Nobody is there (TEST-NET-1).
     let refused = drive("192.0.2.1", program, exit::COULD_NOT_RUN)?;
     ensure!(
-        refused["release"].is_null() && refused["steps"][0]["stage"] == "arm",
+        refused["release"].is_null() && refused["steps"][0]["stage"] == "check",
+        "{refused}"
+    );
+    mine.ensure_on(service, a)?;
+    // What would lose the locks there is seen before anything is done.
+    let signal = |signal: &str| {
+        let kill = format!("kill -{signal} $(pidof rpc.statd)");
+        run(b.place().command("sh").args(["-c", &kill]))
+    };
+    signal("STOP")?;
+    let refused = drive(host, program, exit::LACKING)?;
+    signal("CONT")?;
+    let error = refused["steps"][0]["error"].as_str().unwrap_or_default();
+    ensure!(
+        refused["release"].is_null()
+            && refused["steps"].as_array().map(Vec::len) == Some(1)
+            && error.contains("systemctl restart rpc-statd"),
         "{refused}"
     );
     mine.ensure_on(service, a)?;

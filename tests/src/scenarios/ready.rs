@@ -6,26 +6,50 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::observe::lockd_ports::{LockdPort, LockdPorts};
+use serde_json::Value;
 
 use super::{Context, End, Machine, Scenario};
 use crate::guest::command::run;
-use crate::guest::daemons::{cold_rpcbind, crash, register};
+use crate::guest::daemons::{cold_rpcbind, crash, register, signal};
 use crate::guest::gated::open;
-use crate::guest::locker::Mode;
+use crate::guest::lab::Lab;
+use crate::guest::locker::{Mode, Range};
 use crate::guest::place::Place;
 use crate::guest::tool::{Tool, exit};
+use crate::guest::wait::{Seen, until};
 use crate::guest::wired::{GRANTED, OTHER, REFUSED, VIP, VIP6, Wired};
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "ready-ports",
-    claim: "grace and fence stand, and NFS is left alone, with rpcbind dead, cold and lying, \
-            and on fixed ports; none is opened where lockd does not listen",
-    run: ports,
-    machine: Machine::Own("it kills the server's rpcbind"),
-    ..Scenario::DEFAULT
-}];
+const DAEMONS: &str = "it kills and stops the server's daemons";
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "ready-ports",
+        claim: "grace and fence stand, and NFS is left alone, with rpcbind dead, cold and lying, \
+                and on fixed ports; none is opened where lockd does not listen",
+        run: ports,
+        machine: Machine::Own(DAEMONS),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "ready-statd",
+        claim: "with statd crashed or hung a takeover is refused before anything is done, or \
+                waits for it in grace, and no lock is lost; check says one cause once",
+        run: statd,
+        machine: Machine::Own(DAEMONS),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "ready-blocked",
+        claim: "a release waits for a lockd that statd blocks, releases what it can without it, \
+                and confirms nothing before lockd answers",
+        run: blocked,
+        machine: Machine::Own(DAEMONS),
+        ..Scenario::DEFAULT
+    },
+];
 
 /// Every port is one that the kernel listens on, by its own list of sockets.
 fn ensure_listening(ports: &LockdPorts) -> Result<()> {
@@ -100,7 +124,10 @@ fn ports(context: &Context) -> Result<End> {
     let vips = [VIP, VIP6];
     open(&tool, &vips)?;
     ensure_in_grace(&mut wired, "rpcbind-dead")?;
-    tool.expect(exit::CONFIRMED, &["grace", "--end", "--vip", VIP, "--vip", VIP6])?;
+    tool.expect(
+        exit::CONFIRMED,
+        &["grace", "--end", "--vip", VIP, "--vip", VIP6],
+    )?;
 
     cold_rpcbind()?;
     let nfs = |family: &str| format!("{family}.8.1");
@@ -108,7 +135,10 @@ fn ports(context: &Context) -> Result<End> {
     register(100_021, 4, "tcp6", &nfs("::"))?;
     open(&tool, &vips)?;
     ensure_in_grace(&mut wired, "rpcbind-lies")?;
-    tool.expect(exit::CONFIRMED, &["grace", "--end", "--vip", VIP, "--vip", VIP6])?;
+    tool.expect(
+        exit::CONFIRMED,
+        &["grace", "--end", "--vip", VIP, "--vip", VIP6],
+    )?;
 
     let held = wired.range();
     let file = wired.file.clone();
@@ -123,8 +153,10 @@ fn ports(context: &Context) -> Result<End> {
     ensure!(answer.is_err(), "through the fence: {answer:?}");
     let mut other = wired.patient(wired.lab.vips[1])?;
     other.granted(|raw| raw.nm_lock(&file, 7, held, Mode::Write))?;
-    (wired.net.file(&wired.lab.server, wired.lab.vips[0], "fenced"))
-        .context("NFS through the fenced VIP")?;
+    (wired
+        .net
+        .file(&wired.lab.server, wired.lab.vips[0], "fenced"))
+    .context("NFS through the fenced VIP")?;
     tool.expect(exit::CONFIRMED, &["cleanup"])?;
 
     wired.lab.server.stop_nfsd()?;
@@ -151,5 +183,173 @@ fn ports(context: &Context) -> Result<End> {
         })
         .collect();
     ensure!(fixed == expected, "{fixed:?} on fixed ports {expected:?}");
+    Ok(End::Pass)
+}
+
+/// What `check` finds missing that a failover needs, by name.
+fn missing(tool: &Tool) -> Result<Vec<String>> {
+    let report: Value = serde_json::from_str(&tool.run(&["check", "--json"])?.stdout)?;
+    let checks = report["checks"].as_array().into_iter().flatten();
+    let missing = checks.filter(|check| check["need"] == "required" && check["state"] == "missing");
+    Ok(missing
+        .map(|check| check["name"].as_str().unwrap_or_default().to_owned())
+        .collect())
+}
+
+fn ensure_missing(tool: &Tool, when: &str, expected: &str) -> Result<()> {
+    let found = missing(tool)?;
+    ensure!(found == [expected], "{when}: {found:?} is missing");
+    let shown = tool.expect(exit::LACKING, &["check"])?.stdout;
+    ensure!(
+        shown.matches("why: ").count() - shown.matches("– without").count() == 1
+            && !shown.contains("please report"),
+        "{when}: one cause was expected:\n{shown}"
+    );
+    Ok(())
+}
+
+fn open_windows(tool: &Tool) -> Result<usize> {
+    let listed = tool.run(&["grace", "--list", "--json"])?.stdout;
+    let listed: Value = serde_json::from_str(&listed)?;
+    let windows = listed["windows"].as_array().into_iter().flatten();
+    Ok(windows.filter(|window| window["open"] == true).count())
+}
+
+fn statd(context: &Context) -> Result<End> {
+    const RECORD: &str = "/tmp/record.json";
+    const STATE: &str = "/var/lib/nlmfo";
+    let root = Place::root();
+    let tool = Tool::new(&context.nlmfo, &root);
+    let (lab, _held) = Lab::with_one_lock()?;
+    let before = lab.server.locks()?;
+    ensure!(missing(&tool)?.is_empty(), "{:?}", missing(&tool)?);
+    let release = [
+        "failover", "--phase", "release", "--vip", VIP, "--record", RECORD,
+    ];
+    tool.expect(exit::CONFIRMED, &release)?;
+
+    let takeover = [
+        "failover", "--phase", "takeover", "--vip", VIP, "--expect", RECORD,
+    ];
+    let start = || run(root.command("rpc.statd").arg("--no-notify"));
+    for hung in [false, true] {
+        match hung {
+            false => crash("rpc.statd")?,
+            true => signal("rpc.statd", Signal::SIGSTOP)?,
+        }
+        ensure_missing(&tool, &format!("statd hung: {hung}"), "statd")?;
+        let refused = tool.expect(exit::LACKING, &takeover)?;
+        ensure!(
+            refused.stderr.contains("systemctl restart rpc-statd"),
+            "{}",
+            refused.stderr
+        );
+        ensure!(open_windows(&tool)? == 0, "grace is open");
+        ensure!(lab.server.locks()?.is_empty(), "a client was told");
+        if !hung {
+            start()?;
+        }
+    }
+    let waits = [&takeover[..], &["--wait-services", "90s", "--json"]].concat();
+    let report = std::thread::scope(|scope| -> Result<_> {
+        let taken = scope.spawn(|| tool.expect(exit::CONFIRMED, &waits));
+        until("the window of a takeover that waits", || {
+            Ok(match open_windows(&tool)? {
+                1 => Seen::Yes(()),
+                other => Seen::No(format!("{other} windows")),
+            })
+        })?;
+        ensure!(lab.server.locks()?.is_empty(), "a client was told");
+        signal("rpc.statd", Signal::SIGCONT)?;
+        taken.join().expect("running nlmfo does not panic")
+    })?;
+    let report: Value = serde_json::from_str(&report.stdout)?;
+    ensure!(report["vips"][0]["expected"] == 1, "{report}");
+    ensure!(lab.server.locks()? == before, "{:?}", lab.server.locks()?);
+
+    // The clients are told all the same.
+    fs::create_dir_all(STATE)?;
+    run(root
+        .command("mount")
+        .args(["-t", "tmpfs", "-o", "ro", "none", STATE]))?;
+    let finished = tool.expect(exit::INCOMPLETE, &["failover", "--vip", VIP, "--json"])?;
+    let reports = serde_json::Deserializer::from_str(&finished.stdout).into_iter();
+    let reports = reports.collect::<Result<Vec<Value>, _>>()?;
+    let vip = &reports.last().context("no report")?["vips"][0];
+    ensure!(
+        vip["told"]["done"] == true
+            && vip["told"]["unclaimed"].is_string()
+            && vip["missing"].as_array().is_some_and(Vec::is_empty),
+        "{vip}"
+    );
+    ensure!(lab.server.locks()? == before, "{:?}", lab.server.locks()?);
+    run(root.command("umount").arg(STATE))?;
+
+    for (file, bad, name) in [
+        ("/proc/sys/kernel/kptr_restrict", "2", "symbols"),
+        ("/proc/sys/kernel/ftrace_enabled", "0", "ftrace"),
+    ] {
+        let good = root.read(file)?;
+        root.write(file, bad)?;
+        ensure_missing(&tool, file, name)?;
+        tool.expect(exit::LACKING, &takeover)?;
+        root.write(file, &good)?;
+    }
+    lab.server.stop_nfsd()?;
+    ensure_missing(&tool, "nfsd stopped", "nfsd")?;
+    tool.expect(exit::LACKING, &takeover)?;
+    Ok(End::Pass)
+}
+
+fn blocked(context: &Context) -> Result<End> {
+    let root = Place::root();
+    let tool = Tool::new(&context.nlmfo, &root);
+    let lab = Lab::up(&[VIP], 2)?;
+    let _held = lab.clients[0].lock("held", Range::WHOLE)?;
+    let works = tool.run(&["check", "--json"])?.stdout;
+    let works = serde_json::from_str::<Value>(&works)?["unlock_ip"]["verdict"] == "fixed";
+
+    // lockd asks statd before it grants this client its first lock.
+    signal("rpc.statd", Signal::SIGSTOP)?;
+    let late = lab.clients[1].client.locker()?;
+    let path = lab.clients[1].mounts[0].path("late");
+    let _waiting = late.lock_wait(&path, Range::WHOLE, Mode::Write)?;
+    until("lockd to be blocked", || {
+        let report: Value = serde_json::from_str(&tool.run(&["check", "--json"])?.stdout)?;
+        let checks = report["checks"].as_array().into_iter().flatten();
+        let mut answers = checks.filter(|check| check["name"] == "lockd_answers");
+        let reason = answers.next().map(|check| check["reason"].to_string());
+        Ok(match reason {
+            Some(reason) if reason.contains("it waits for rpc.statd (nsm_mon") => Seen::Yes(()),
+            other => Seen::No(format!("{other:?}")),
+        })
+    })?;
+
+    let release = ["failover", "--phase", "release", "--vip", VIP, "--deadline"];
+    let began = std::time::Instant::now();
+    let report = tool.json(exit::NOT_CONFIRMED, &[&release[..], &["7s"]].concat())?;
+    let took = began.elapsed();
+    ensure!(
+        took >= Duration::from_secs(7) && took < Duration::from_secs(40),
+        "{took:?} with a deadline of 7 s"
+    );
+    let vip = &report["vips"][0];
+    ensure!(
+        vip["verdict"] == "not_confirmed" && vip["doubts"].to_string().contains("rpc.statd"),
+        "{vip}"
+    );
+    let left = vip["remaining"].as_array().map_or(0, Vec::len);
+    ensure!(
+        left == usize::from(!works),
+        "unlock_ip works: {works}: {vip}"
+    );
+
+    let arguments = [&release[..], &["90s", "--json"]].concat();
+    let done = std::thread::scope(|scope| -> Result<_> {
+        let release = scope.spawn(|| tool.expect(exit::CONFIRMED, &arguments));
+        signal("rpc.statd", Signal::SIGCONT)?;
+        release.join().expect("running nlmfo does not panic")
+    })?;
+    ensure!(lab.server.locks()?.is_empty(), "{}", done.stdout);
     Ok(End::Pass)
 }

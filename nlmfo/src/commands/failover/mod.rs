@@ -5,9 +5,10 @@ mod pair;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use tokio::time::sleep;
 
 use self::outcome::Outcome;
 use super::interrupted::or_interrupt;
@@ -18,6 +19,7 @@ use crate::failover::exclusive::Working;
 use crate::failover::record::Record;
 use crate::failover::release::Begun;
 use crate::failover::report::ReleaseReport;
+use crate::failover::services::{self, Purpose, look};
 use crate::failover::takeover_plan::PlanReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::telling::Teller;
@@ -27,13 +29,15 @@ use crate::files::Place;
 use crate::grace::fence::{self, Fences};
 use crate::grace::gate::Gate;
 use crate::grace::{scope, standing, way};
+use crate::kernel::lockd::{self, LockdError};
 use crate::kernel::path::PathFinder;
-use crate::kernel::preflight::Facts;
-use crate::kernel::{self, lockd::LockdError, netns};
+use crate::kernel::preflight::{Capability, Facts};
+use crate::kernel::{self, netns};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
+use crate::rpc::local::pass_queue;
 use crate::{interrupt, output};
 
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
@@ -74,8 +78,15 @@ async fn working(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Working>
     let begun = match args.phase {
         Some(Phase::Takeover) => match Working::begin(vips, Duration::ZERO).await {
             Err(error) if error.is_busy() => {
-                let (facts, mut watch) = observe()?;
-                window::open(&window_plan(args, vips)?, &facts, &mut watch).await?;
+                let plan = window_plan(args, vips)?;
+                if plan.lockd_later {
+                    let (facts, _) = observe()?;
+                    window::begin(&plan, &facts).await?;
+                } else {
+                    ensure_ready(args, vips).await?;
+                    let (facts, mut watch) = observe()?;
+                    window::open(&plan, &facts, &mut watch).await?;
+                }
                 Working::begin(vips, args.takeover.grace).await
             }
             begun => begun,
@@ -91,8 +102,12 @@ fn window_plan(args: &FailoverArgs, vips: &[IpAddr]) -> Result<way::Plan, Failur
         vips: vips.to_vec(),
         lasting: args.takeover.grace,
         scope: scope::of_folders(&args.takeover.filesystem)?,
+        lockd_later: args.takeover.wait_services.is_some(),
     })
 }
+
+/// Between two looks whether lockd is in the kernel.
+const LOCKD_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 const RELEASING: &str = "locks may be released in part: run it again";
 const TAKING: &str = "clients may not have all their locks yet: run the takeover again, or \
@@ -159,6 +174,9 @@ async fn both(
     working: Option<&Working>,
 ) -> Result<Exit, Failure> {
     let expect = expected(args, &outcome.vips)?;
+    if !args.release.dry_run {
+        ensure_ready(args, &outcome.vips).await?;
+    }
     // Two phases are one move: of what the first has released, a second run is to know.
     let own = own_record(args);
     let mut args = args.clone();
@@ -249,6 +267,11 @@ async fn release(
     }
     let mut fences = raise_fence(&args.release, vips).await?;
     let mut plan = plan(args, vips);
+    if !args.release.dry_run {
+        // What had reached lockd before the fence is granted or refused by then.
+        let passed = pass_queue(args.release.deadline).await;
+        plan.blocked = passed.err().map(|error| crate::causes::chain(&error));
+    }
     plan.record = record;
     plan.begun = begun;
     let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
@@ -278,6 +301,7 @@ fn plan(args: &FailoverArgs, vips: &[IpAddr]) -> release::Plan {
         filesystems: release.unlock_filesystem.clone(),
         reboot_notice: release.reboot_notice,
         deadline: release.deadline,
+        blocked: None,
     }
 }
 
@@ -340,6 +364,7 @@ fn takeover_plan(
         expect,
         grace: args.takeover.grace,
         scope: scope::of_folders(&args.takeover.filesystem)?,
+        wait_services: args.takeover.wait_services,
         wait_address: args.takeover.wait_address,
         teller: teller(args)?,
         state: StateDir::new(&args.state.state_dir),
@@ -351,17 +376,52 @@ async fn takeover(
     vips: &[IpAddr],
     expect: Option<Record>,
 ) -> Result<TakeoverReport, Failure> {
+    if let Some(patience) = args.takeover.wait_services {
+        wait_for_lockd(patience).await;
+    }
     let (facts, mut watch) = observe()?;
     let plan = takeover_plan(args, vips, expect)?;
     takeover::run(&plan, &facts, &mut watch)
         .await
         .map_err(|error| match error {
+            error @ takeover::RunError::NotReady(_) => {
+                let context = "nothing was done: no grace is open, and no client was told";
+                Failure::new(Exit::Lacking, anyhow::Error::new(error).context(context))
+            }
             takeover::RunError::Before(error) => {
                 let Failure { exit, error } = error.into();
                 Failure::new(exit, error.context("grace was not opened"))
             }
             error => Failure::new(Exit::NotConfirmed, error),
         })
+}
+
+/// It comes into the kernel with the NFS server, and what is to observe it then.
+async fn wait_for_lockd(patience: Duration) {
+    let until = Instant::now() + patience;
+    while !lockd::is_loaded() && Instant::now() < until {
+        sleep(LOCKD_POLL_INTERVAL).await;
+    }
+}
+
+/// An error if this node's services would lose the locks that it takes over.
+async fn ensure_ready(args: &FailoverArgs, vips: &[IpAddr]) -> Result<(), Failure> {
+    let purpose = Purpose {
+        vips: vips.to_vec(),
+        exports_now: args.takeover.wait_address.is_none(),
+        unseen: None,
+    };
+    let state = StateDir::new(&args.state.state_dir);
+    let patience = args.takeover.wait_services.unwrap_or_default();
+    let blockers = services::blockers(&look::wait(&state, &purpose, patience).await);
+    if blockers.is_empty() {
+        return Ok(());
+    }
+    let error = anyhow::Error::new(takeover::RunError::NotReady(blockers));
+    Err(Failure::new(
+        Exit::Lacking,
+        error.context("nothing was done"),
+    ))
 }
 
 fn teller(args: &FailoverArgs) -> Result<Teller, Failure> {
@@ -383,8 +443,11 @@ fn teller(args: &FailoverArgs) -> Result<Teller, Failure> {
 pub fn observe() -> Result<(Facts, Watch), Failure> {
     let functions: Vec<&str> = probed_functions().collect();
     let facts = Facts::gather(&functions);
-    if !facts.lockd.is_available() {
+    if !lockd::is_loaded() {
         return Err(Failure::new(Exit::Lacking, LockdError::NotLoaded));
+    }
+    if let Capability::Missing { reason, remedy } = &facts.ftrace {
+        return Err(Failure::new(Exit::Lacking, anyhow!("{reason}: {remedy}")));
     }
     let layout = match &facts.layout {
         Some(layout) => *layout,

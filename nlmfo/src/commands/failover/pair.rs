@@ -91,7 +91,8 @@ fn before_takeover(args: &FailoverArgs, vips: &[IpAddr]) -> Duration {
         .unwrap_or(u32::MAX)
         .saturating_add(1);
     let release = args.release.deadline.saturating_mul(times);
-    release + args.pair.hand_over_deadline + REMOTE
+    let services = args.takeover.wait_services.unwrap_or_default();
+    release + args.pair.hand_over_deadline + services + REMOTE
 }
 
 fn there(
@@ -138,6 +139,7 @@ fn there(
         wait_address: takeover
             .wait_address
             .unwrap_or(args.pair.hand_over_deadline),
+        wait_services: takeover.wait_services,
         takeover: further,
     })
 }
@@ -196,6 +198,11 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     async fn go(&mut self, record: &Path) -> Exit {
+        let (step, checked) = self.there.check().await;
+        self.report.steps.push(step);
+        if checked != Exit::Done {
+            return self.mend(Stage::Check, checked).await;
+        }
         let (step, armed) = self.there.arm().await;
         self.report.steps.push(step);
         if armed != Exit::Done {
@@ -271,6 +278,7 @@ impl Pair<'_> {
             moving: self.moving,
         };
         let standing = match remedy(failed, standing) {
+            Remedy::Nothing => format!("nothing was changed, here or on {to}"),
             Remedy::EndThere => {
                 let fence = match fence::lower(self.vips).await {
                     Ok(()) => String::new(),

@@ -2,6 +2,7 @@
 //!
 //! | step | where | if it fails |
 //! |---|---|---|
+//! | check: look at the services | there | nothing has changed |
 //! | arm: open the VIPs' grace | there | it is ended again; nothing else has changed |
 //! | release, behind the fence | here | grace there is ended; if locks are released, their clients get them back here |
 //! | hand over: the site's program moves the filesystem and the address | here | the same, unless a VIP has left, or nobody knows what the program still does: then grace stays open there |
@@ -40,6 +41,7 @@ pub const MARGIN: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
+    Check,
     Arm,
     Release,
     HandOver,
@@ -53,6 +55,8 @@ pub enum Stage {
 /// What is done about a step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
+    /// Nothing was done.
+    Nothing,
     /// Nothing was released: the window there goes, and the fence here.
     EndThere,
     /// The VIPs are still here: their clients get back what was released.
@@ -80,7 +84,10 @@ pub fn remedy(failed: Stage, standing: Standing) -> Remedy {
     } = standing;
     match failed {
         _ if !all_here || moving => Remedy::LeaveThere,
-        Stage::Arm | Stage::Release | Stage::HandOver if released => Remedy::TakeBack,
+        Stage::Check if !released => Remedy::Nothing,
+        Stage::Check | Stage::Arm | Stage::Release | Stage::HandOver if released => {
+            Remedy::TakeBack
+        }
         Stage::Arm | Stage::Release | Stage::HandOver => Remedy::EndThere,
         // Both nodes have them, or nobody moved them: not ours to guess.
         _ => Remedy::LeaveThere,
@@ -98,11 +105,36 @@ pub struct There {
     pub before: Duration,
     /// How long the VIPs may take to come up there.
     pub wait_address: Duration,
+    /// How long its services may take until they can carry the takeover.
+    pub wait_services: Option<Duration>,
     /// Further arguments of the takeover.
     pub takeover: Vec<OsString>,
 }
 
 impl There {
+    /// Looks whether the VIPs can be taken over there, before anything is changed.
+    pub async fn check(&self) -> (Step, Exit) {
+        let began = Instant::now();
+        let mut arguments = self.command("check");
+        arguments.push("--json".into());
+        arguments.extend(self.waiting_for_services());
+        let deadline = REMOTE + self.wait_services.unwrap_or_default();
+        let (error, exit) = match self.rsh.nlmfo(&arguments, &[], deadline).await {
+            Ok(finished) => match of_code(finished.code).unwrap_or(Exit::CouldNotRun) {
+                Exit::Done => (None, Exit::Done),
+                Exit::Lacking => (Some(missing(&finished.stdout)), Exit::Lacking),
+                exit => (Some(self.said(&finished)), exit),
+            },
+            Err(error) => (Some(chain(&error)), Exit::CouldNotRun),
+        };
+        (self.step(Stage::Check, began, error), exit)
+    }
+
+    fn waiting_for_services(&self) -> Vec<OsString> {
+        let wait = self.wait_services.map(seconds);
+        wait.map_or_else(Vec::new, |wait| vec!["--wait-services".into(), wait.into()])
+    }
+
     /// Opens the VIPs' grace, before anything is given up here.
     pub async fn arm(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
@@ -126,9 +158,11 @@ impl There {
         arguments.extend(["--phase", "takeover", "--json", "--expect", "-"].map(OsString::from));
         arguments.extend(["--grace".into(), seconds(self.grace).into()]);
         arguments.extend(["--wait-address".into(), seconds(self.wait_address).into()]);
+        arguments.extend(self.waiting_for_services());
         arguments.extend(self.takeover.iter().cloned());
         let began = Instant::now();
-        let deadline = self.grace + self.wait_address + MARGIN;
+        let services = self.wait_services.unwrap_or_default();
+        let deadline = self.grace + self.wait_address + services + MARGIN;
         let ran = self.rsh.nlmfo(&arguments, record, deadline).await;
         let (error, report, exit) = match ran {
             Err(error) => (Some(chain(&error)), None, Exit::NotConfirmed),
@@ -264,6 +298,23 @@ impl Drop for Group {
     }
 }
 
+/// What `nlmfo check --json` found missing, in words.
+fn missing(checked: &str) -> String {
+    let checked: serde_json::Value = serde_json::from_str(checked).unwrap_or_default();
+    let checks = checked["checks"].as_array().into_iter().flatten();
+    let missing = checks.filter(|check| check["need"] == "required" && check["state"] == "missing");
+    let words: Vec<String> = missing
+        .map(|check| {
+            let word = |key: &str| check[key].as_str().unwrap_or_default();
+            format!("{}: {}; {}", word("name"), word("reason"), word("remedy"))
+        })
+        .collect();
+    match words.is_empty() {
+        true => "it cannot take the VIPs over, and did not say why".to_owned(),
+        false => words.join(", "),
+    }
+}
+
 /// As the command line takes times.
 fn seconds(time: Duration) -> String {
     format!("{}s", time.as_secs_f64())
@@ -295,6 +346,8 @@ mod tests {
             moving,
         };
         for (failed, released, all_here, moving, expected) in [
+            (Stage::Check, false, true, false, Nothing),
+            (Stage::Check, true, true, false, TakeBack),
             (Stage::Arm, false, true, false, EndThere),
             // An interrupted run has released them.
             (Stage::Arm, true, true, false, TakeBack),
@@ -347,5 +400,17 @@ mod tests {
         let failed = run(Path::new("/bin/false"), Duration::from_secs(60)).unwrap_err();
         assert!(failed.to_string().contains("exit status: 1"), "{failed}");
         run(Path::new("/bin/true"), Duration::from_secs(60)).unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_there_is_said_with_its_remedy() {
+        let checked = r#"{"checks": [
+            {"name": "btf", "need": "required", "state": "available"},
+            {"name": "tcx", "need": "option", "state": "missing", "reason": "a", "remedy": "b"},
+            {"name": "nfsv3", "need": "required", "state": "unknown", "because": "nfsd"},
+            {"name": "statd", "need": "required", "state": "missing", "reason": "it hangs",
+             "remedy": "restart it"}]}"#;
+        assert_eq!(missing(checked), "statd: it hangs; restart it");
+        assert!(missing("").contains("did not say why"));
     }
 }

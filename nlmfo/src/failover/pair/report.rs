@@ -48,6 +48,7 @@ impl PairReport {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Stage::Check => "services looked at",
             Stage::Arm => "grace opened",
             Stage::Release => "locks released",
             Stage::HandOver => "handed over",

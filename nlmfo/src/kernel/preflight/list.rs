@@ -8,7 +8,7 @@ use super::{Capability, Facts};
 use crate::kernel::unlock_bug::Verdict;
 
 impl Facts {
-    /// All of it as a list, what comes first being needed by what follows.
+    /// What the kernel gives, as a list; of its services others look.
     pub fn checks(&self) -> Vec<Check> {
         let check =
             |name: &str, purpose: &'static str, need: Need, capability: &Capability| Check {
@@ -26,8 +26,15 @@ impl Facts {
                 Required,
                 &self.kernel_reads,
             ),
+            check(
+                "symbols",
+                "finding the kernel's functions and lists",
+                Required,
+                &self.symbols,
+            ),
+            check("ftrace", "counting and proving", Required, &self.ftrace),
             check("btf", "finding the kernel's fields", Required, &self.btf),
-            check("lockd", "there being NLM locks", Required, &self.lockd),
+            check("lockd", "the NLM service", Required, &self.lockd),
             check(
                 "layouts",
                 "reading the kernel's lock lists",
@@ -46,12 +53,6 @@ impl Facts {
         }
         checks.extend([
             check(
-                "nfsd",
-                "releasing through nfsd's files",
-                Required,
-                &self.nfsd,
-            ),
-            check(
                 "procfs_unlock_ip",
                 "releasing an IPv4 VIP",
                 Option,
@@ -65,9 +66,9 @@ impl Facts {
             ),
             check(
                 "unlock_ip",
-                "those two releasing anything",
+                "unlock_ip works",
                 Option,
-                &self.unlock_ip_capability(),
+                &self.unlock_ip_works,
             ),
             check(
                 "procfs_unlock_filesystem",
@@ -115,23 +116,23 @@ impl Facts {
         ]);
         checks
     }
+}
 
-    /// The verdict on `unlock_ip` in the words of a capability.
-    pub fn unlock_ip_capability(&self) -> Capability {
-        match &self.unlock_ip {
-            Verdict::Fixed { .. } => Capability::Available,
-            Verdict::Broken { proof } => Capability::missing(
-                format!(
-                    "CVE-2026-93231: unlock_ip reports success and releases nothing; proof: {proof}"
-                ),
-                "nlmfo releases by NLM FREE_ALL instead; the fix is in 6.1.191, 6.12.112, 6.18.50, \
-                 7.2 and newer kernels of those series",
+/// The verdict on `unlock_ip` in the words of a capability.
+pub(super) fn unlock_ip_works(verdict: &Verdict) -> Capability {
+    match verdict {
+        Verdict::Fixed { .. } => Capability::Available,
+        Verdict::Broken { proof } => Capability::missing(
+            format!(
+                "CVE-2026-93231: unlock_ip reports success and releases nothing; proof: {proof}"
             ),
-            Verdict::Unknown { reason } => Capability::missing(
-                format!("whether unlock_ip works is not known: {reason}"),
-                "nothing to do: nlmfo looks at the locks afterwards and escalates by what it sees",
-            ),
-        }
+            "nlmfo releases by NLM FREE_ALL instead; the fix is in 6.1.191, 6.12.112, 6.18.50, \
+             7.2 and newer kernels of those series",
+        ),
+        Verdict::Unknown { reason } => Capability::missing(
+            format!("whether unlock_ip works is not known: {reason}"),
+            "nothing to do: nlmfo looks at the locks afterwards and escalates by what it sees",
+        ),
     }
 }
 
@@ -158,7 +159,17 @@ pub enum Need {
 impl Check {
     /// Whether a failover fails for the lack of it.
     pub fn is_failed(&self) -> bool {
-        self.need == Need::Required && !self.capability.is_available()
+        self.need == Need::Required && self.is_missing()
+    }
+
+    /// Whether this is a cause, as against what rests on one.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.capability, Capability::Missing { .. })
+    }
+
+    /// Whether there is anything to say of it.
+    pub fn is_known(&self) -> bool {
+        !matches!(self.capability, Capability::Unknown { .. })
     }
 }
 
@@ -170,6 +181,7 @@ impl fmt::Display for Check {
             (Capability::Available, _) => "✓ ok     ",
             (Capability::Missing { .. }, Need::Required) => "✗ missing",
             (Capability::Missing { .. }, Need::Option) => "– without",
+            (Capability::Unknown { .. }, _) => "? unknown",
         };
         write!(f, "{mark}  {:<36}  {}", self.name, self.purpose)?;
         if let Capability::Missing { reason, remedy } = &self.capability {

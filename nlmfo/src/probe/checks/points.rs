@@ -34,6 +34,7 @@ fn points(_: &mut Stage) -> Result<Done> {
         .filter_map(|(name, capability)| match capability {
             Capability::Available => None,
             Capability::Missing { reason, .. } => Some(format!("{name}: {reason}")),
+            Capability::Unknown { because } => Some(format!("{name}: unknown without {because}")),
         })
         .collect();
     let btf = KernelBtf::load(&contract::MODULES)?;

@@ -1,0 +1,70 @@
+//! Calls to the lockd of this network namespace that do nothing but wait for an answer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::client::{self, Client, Endpoint, Source};
+use super::message::Credential;
+use super::nlm::NlmClient;
+use crate::kernel::lockd;
+use crate::observe::host::Transport;
+use crate::observe::lockd_ports::LockdPorts;
+use crate::observe::programs::ObserveError;
+
+/// Why nobody knows whether lockd is done with what reached it.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    #[error(transparent)]
+    Ports(#[from] ObserveError),
+    #[error("lockd does not answer{}", waits(.blocked))]
+    Call {
+        #[source]
+        error: Box<client::Error>,
+        /// What its thread waits for.
+        blocked: Option<String>,
+    },
+}
+
+fn waits(blocked: &Option<String>) -> String {
+    match blocked {
+        Some(blocked) => format!(": it waits for {blocked}"),
+        None => String::new(),
+    }
+}
+
+/// Waits until lockd, one thread, has answered a call of ours: what it was at when this
+/// began is done. At once, and false, if it listens nowhere here: then there is nothing
+/// that it could be at.
+pub async fn pass_queue(deadline: Duration) -> Result<bool, Unanswered> {
+    let ports = LockdPorts::look_up()?;
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let service = loopback.into_iter().find_map(|address| {
+        let version = *ports.versions().last()?;
+        let transports = [Transport::Tcp, Transport::Udp].into_iter();
+        let mut found = transports.filter_map(|transport| {
+            let port = ports.port(address, version, transport)?;
+            Some((SocketAddr::new(address, port), transport, version))
+        });
+        found.next()
+    });
+    let Some((peer, transport, version)) = service else {
+        return Ok(false);
+    };
+    let call = async {
+        let client = Client::connect(Endpoint {
+            peer,
+            transport,
+            source: Source::Any,
+            credential: Credential::Null,
+            deadline,
+        });
+        NlmClient::new(client.await?, version).null().await
+    };
+    match call.await {
+        Ok(()) => Ok(true),
+        Err(error) => Err(Unanswered::Call {
+            error: Box::new(error),
+            blocked: lockd::blocked_on(),
+        }),
+    }
+}
