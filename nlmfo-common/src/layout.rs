@@ -2,6 +2,8 @@
 //! running kernel's BTF and hands them to the programs as one read-only global:
 //! nothing here is a number of some kernel.
 
+use crate::state::StateLayout;
+
 /// The most bytes of a `file_lock` that the programs copy; 192 do on 6.1 to 7.3.
 pub const FL_SPAN_MAX: usize = 256;
 
@@ -16,6 +18,8 @@ pub struct Layout {
     pub nlmsvc_lock_operations: u64,
     /// Address of lockd's hash table `nlm_files`.
     pub nlm_files: u64,
+    /// nfsd's, for NFSv4.
+    pub states: StateLayout,
 
     /// `file_lock.fl_link`, from 6.9 `file_lock.c.flc_link`: what `/proc/locks`
     /// hands to `locks_show`.

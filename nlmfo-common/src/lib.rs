@@ -8,6 +8,7 @@ pub mod layout;
 pub mod nlm_call;
 pub mod record;
 pub mod sockets;
+pub mod state;
 pub mod stream;
 
 pub use addr::Addr;

@@ -7,7 +7,8 @@ use crate::Addr;
 /// Hosts that one run of `read_hosts` takes: the arguments of a raw tracepoint.
 pub const HOSTS_PER_RUN: usize = 12;
 
-/// What a ring-buffer record is; its first four bytes.
+/// What a ring-buffer record is; its first four bytes. 6 to 9 are in
+/// [`crate::state::kind`].
 pub mod kind {
     pub const LOCK: u32 = 1;
     pub const FILE: u32 = 2;
@@ -179,6 +180,10 @@ pub struct Control {
     pub emitted: u64,
     /// How the walk ended; see [`walk`].
     pub walk: u64,
+    /// Not 0: NFSv4's locks are recorded, not lockd's.
+    pub states: u64,
+    /// What `nfsd_netns` found, or 0.
+    pub netns: u64,
 }
 
 /// How a run of the walk ended.
@@ -253,7 +258,7 @@ const _: () = {
     assert!(size_of::<ShareRecord>() == 32 + NAME_MAX);
     assert!(size_of::<HostRecord>() == 72 + 2 * NAME_MAX);
     assert!(size_of::<HostKey>() == 48);
-    assert!(size_of::<Control>() == 48);
+    assert!(size_of::<Control>() == 64);
     assert!(size_of::<VipCounters>() == 8 * (9 + cause::COUNT + LATENCY_BUCKETS));
 };
 

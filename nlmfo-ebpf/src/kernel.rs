@@ -15,10 +15,10 @@ pub static LAYOUT: Layout = Layout::UNSET;
 /// One field of [`LAYOUT`]. Volatile, as the compiler may not fold the zeros
 /// that stand there at build time; the verifier sees the loader's constants.
 macro_rules! layout {
-    ($field:ident) => {{
+    ($($field:ident).+) => {{
         let layout = &raw const $crate::kernel::LAYOUT;
         // SAFETY: a read-only global of ours, aligned, always valid.
-        unsafe { core::ptr::read_volatile(&raw const (*layout).$field) }
+        unsafe { core::ptr::read_volatile(&raw const (*layout).$($field).+) }
     }};
 }
 pub(crate) use layout;
@@ -68,13 +68,25 @@ impl FileLock {
         self.base
     }
 
+    /// Whose lock it is.
+    #[inline(always)]
+    pub fn lmops(&self) -> u64 {
+        self.u64_at(layout!(fl_lmops))
+    }
+
+    /// The same of a lease, which from 6.9 on is another struct.
+    #[inline(always)]
+    pub fn lease_lmops(&self) -> u64 {
+        self.u64_at(layout!(states.lease_lmops))
+    }
+
     /// Whether lockd took this lock for a client.
     #[inline(always)]
     pub fn is_lockds(&self) -> bool {
-        self.u64_at(layout!(fl_lmops)) == layout!(nlmsvc_lock_operations)
+        self.lmops() == layout!(nlmsvc_lock_operations)
     }
 
-    /// The `nlm_lockowner`.
+    /// Of lockd's locks the `nlm_lockowner`.
     #[inline(always)]
     pub fn owner(&self) -> u64 {
         self.u64_at(layout!(fl_owner))

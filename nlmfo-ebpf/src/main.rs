@@ -1,4 +1,4 @@
-//! The programs that observe lockd: one file per family of hooks. Built for
+//! The programs that observe lockd and nfsd: one file per family of hooks. Built for
 //! `bpfel-unknown-none` by `nlmfo/build.rs`; on the host it is an empty program,
 //! so that the workspace's checks work.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -17,6 +17,8 @@ mod monitor;
 mod release_path;
 #[cfg(target_arch = "bpf")]
 mod snapshot;
+#[cfg(target_arch = "bpf")]
+mod states;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

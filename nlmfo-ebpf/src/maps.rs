@@ -7,6 +7,7 @@ use nlmfo_common::layout::FL_SPAN_MAX;
 use nlmfo_common::record::{Control, HostKey, VipCounters};
 
 use crate::snapshot::Walk;
+use crate::states::Connections;
 
 /// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
 /// so the reader empties this after some eighty records: it cannot overflow
@@ -24,6 +25,10 @@ pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_ent
 /// Where the walk of a bucket is.
 #[map]
 pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the walk of a client's connections is.
+#[map]
+pub static CONNECTIONS: PerCpuArray<Connections> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counters per VIP. Not an LRU map: with many CPUs that may drop an entry long
 /// before it is full.

@@ -24,25 +24,26 @@ use nlmfo_common::record::{
 use crate::host::{self, fill};
 use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes};
 use crate::maps::{CONTROL, RECORDS, WALK};
+use crate::states;
 
 /// The reader looks by itself, so no record needs to wake anyone.
 const NO_WAKEUP: u64 = 1;
 
-fn control() -> Option<&'static mut Control> {
+pub fn control() -> Option<&'static mut Control> {
     // SAFETY: one entry, used by one thread at a time (`Control::reader`).
     CONTROL
         .get_ptr_mut(0)
         .map(|control| unsafe { &mut *control })
 }
 
-fn current_task() -> u64 {
+pub fn current_task() -> u64 {
     // SAFETY: no arguments, no preconditions.
     unsafe { bpf_get_current_task() }
 }
 
 /// Writes one record in place; `Ok(false)` when there is no room.
 #[inline(always)]
-fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool, i32> {
+pub fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool, i32> {
     let Some(mut entry) = RECORDS.reserve::<T>(0) else {
         return Ok(false);
     };
@@ -59,15 +60,17 @@ fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool
 }
 
 /// Makes the calling thread the reader. Run by the tool itself
-/// (`BPF_PROG_TEST_RUN`), so it is right in any pid namespace.
+/// (`BPF_PROG_TEST_RUN`), so it is right in any pid namespace. `args[0]` says whose locks
+/// it wants to see: lockd's, or, if it is not 0, nfsd's.
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
 // seen: 6.1 6.12 7.3
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
-pub fn snapshot_begin(_ctx: RawTracePointContext) -> i32 {
+pub fn snapshot_begin(ctx: RawTracePointContext) -> i32 {
     if let Some(control) = control() {
         *control = Control {
             reader: current_task(),
+            states: ctx.arg(0),
             ..Control::default()
         };
     }
@@ -85,7 +88,7 @@ pub fn show(ctx: ProbeContext) -> u32 {
     }
     control.shown += 1;
     if let Some(link) = ctx.arg::<u64>(1)
-        && show_lock(link).is_err()
+        && show_lock(link, control.states != 0).is_err()
     {
         control.lost += 1;
     }
@@ -93,8 +96,11 @@ pub fn show(ctx: ProbeContext) -> u32 {
 }
 
 #[inline(always)]
-fn show_lock(link: u64) -> Result<(), i32> {
+fn show_lock(link: u64, states: bool) -> Result<(), i32> {
     let lock = FileLock::read(link - layout!(fl_link) as u64)?;
+    if states {
+        return states::show_range(&lock);
+    }
     if !lock.is_lockds() {
         return Ok(());
     }

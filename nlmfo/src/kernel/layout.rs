@@ -6,6 +6,7 @@ use std::io;
 use nlmfo_common::layout::Layout;
 
 use super::btf::{self, Btf, BtfError, Field, FieldError, KernelBtf};
+use super::state_layout;
 use super::symbols::{Symbols, SymbolsError};
 
 /// The modules whose types the programs read.
@@ -57,18 +58,22 @@ pub enum LayoutError {
     )]
     FileHash { release: String, room: u64 },
     #[error(
-        "kernel {release} has no type information of its module lockd ({}/lockd is not there): \
-         boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y",
-        btf::FOLDER
+        "kernel {release} has no type information of its module {module} ({folder}/{module} is not \
+         there): boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y"
     )]
-    NoModuleBtf { release: String },
+    NoModuleBtf {
+        release: String,
+        module: &'static str,
+        folder: &'static str,
+    },
     #[error("cannot tell the kernel's release: {0}")]
     Release(io::Error),
 }
 
-/// The layout of the running kernel. lockd must be loaded.
+/// The layout of the running kernel. lockd must be loaded. Without nfsd, the part about
+/// NFSv4 is zeros; [`state_layout::load`] tells why.
 pub fn load() -> Result<Layout, LayoutError> {
-    let symbols = Symbols::load(OBJECTS)?;
+    let symbols = Symbols::load(OBJECTS.into_iter().chain(state_layout::OBJECTS))?;
     // First, because without the module the types are missing too, and this
     // error tells the remedy.
     symbols.in_module(LOCK_OPERATIONS, "lockd")?;
@@ -83,6 +88,8 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
     if lock_operations.module.is_some() && !btf.has_module("lockd") {
         return Err(LayoutError::NoModuleBtf {
             release: release.to_owned(),
+            module: "lockd",
+            folder: btf::FOLDER,
         });
     }
     let lockd = Fields {
@@ -143,10 +150,12 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         fl_end,
         fl_lmops,
     ] = fl_fields.map(|f| f.offset);
+    let states = state_layout::fill(btf, symbols, release).unwrap_or_default();
     let fl_span = fl_fields
         .iter()
         .chain([&fl_type])
         .map(|f| f.offset + f.size)
+        .chain([states.lease_lmops + 8])
         .max();
 
     let lock = field("nlm_rqst.a_args.lock", None, "blocked requests")?.offset;
@@ -160,6 +169,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
     Ok(Layout {
         nlmsvc_lock_operations: lock_operations.address,
         nlm_files: files,
+        states,
 
         fl_link,
         fl_owner,

@@ -15,10 +15,12 @@ pub mod modules;
 pub mod mounts;
 pub mod netlink;
 pub mod netns;
+pub mod nfs4_clients;
 pub mod nfsd;
 pub mod path;
 pub mod preflight;
 pub mod sockets_layout;
+pub mod state_layout;
 pub mod symbols;
 pub mod unlock_bug;
 

@@ -18,7 +18,7 @@ use super::netlink::{Command, NfsdNetlink};
 use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::{Symbols, SymbolsError};
 use super::unlock_bug::{self, Verdict};
-use super::{bpffs, lockd, modules, netns};
+use super::{bpffs, lockd, modules, netns, state_layout};
 use crate::causes::chain;
 
 use found::{Found, PLEASE_REPORT};
@@ -145,7 +145,9 @@ impl Facts {
     /// Looks at the running kernel; `functions` are those that are to be probed.
     pub fn gather(functions: &[&str]) -> Facts {
         let release = super::release().unwrap_or_else(|error| format!("unknown ({error})"));
-        let wanted = functions.iter().copied().chain(OBJECTS);
+        let wanted = (functions.iter().copied())
+            .chain(OBJECTS)
+            .chain(state_layout::OBJECTS);
         let symbols = Symbols::load(wanted.chain([
             unlock_bug::FUNCTION,
             TCX_FUNCTION,

@@ -1,4 +1,5 @@
-//! What the kernel holds: snapshots of lockd's locks, counters per VIP, and the clients
+//! What the kernel holds: snapshots of lockd's locks and nfsd's
+//! NFSv4 state, counters per VIP, and the clients
 //! as they come.
 //!
 //! Gauges come from snapshots, counters from probes; no state of ours lives long
@@ -12,4 +13,5 @@ pub mod lockd_ports;
 pub mod monitor;
 pub mod programs;
 pub mod snapshot;
+pub mod states;
 pub mod table;

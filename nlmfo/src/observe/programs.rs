@@ -117,22 +117,34 @@ pub(super) struct Probe {
 }
 
 /// Every probe of ours with the kernel function that it sits on: the snapshot's first,
-/// then the counters', then the client book's.
+/// then the counters', the client book's and NFSv4's.
 pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
     (super::snapshot::PROBES.iter())
         .chain(super::counters::PROBES)
         .chain(super::monitor::PROBES)
+        .chain(super::states::take::PROBES)
         .map(|probe| (probe.program, probe.function))
 }
 
-/// The kernel functions alone, in that order.
+/// The kernel functions that NFSv3 needs, in that order.
 pub fn probed_functions() -> impl Iterator<Item = &'static str> {
-    probes().map(|(_, function)| function)
+    (probes().map(|(_, function)| function)).filter(|function| {
+        let of_states = state_functions();
+        !of_states.into_iter().any(|other| other == *function)
+    })
+}
+
+/// Those that NFSv4 needs.
+pub fn state_functions() -> impl Iterator<Item = &'static str> {
+    super::states::take::PROBES
+        .iter()
+        .map(|probe| probe.function)
 }
 
 /// The programs in the kernel. Dropping it detaches them all.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
+    pub(super) layout: Layout,
 }
 
 impl Programs {
@@ -148,7 +160,10 @@ impl Programs {
             .override_global("LAYOUT", layout, true)
             .load(OBJECT)
             .map_err(|error| ObserveError::Load(Box::new(error)))?;
-        Ok(Programs { ebpf })
+        Ok(Programs {
+            ebpf,
+            layout: *layout,
+        })
     }
 
     /// Gives every program to the kernel's verifier and attaches none: its name,

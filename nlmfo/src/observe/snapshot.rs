@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::assemble::{Assembled, Records, assemble};
 use super::programs::{ObserveError, Probe, Programs};
+use super::states::take::Ready;
 use super::table::LockTable;
 use crate::{interrupt, kernel};
 
@@ -28,7 +29,7 @@ pub(super) const PROBES: &[Probe] = &[Probe {
     function: "locks_show",
 }];
 
-const BEGIN: &str = "snapshot_begin";
+pub(super) const BEGIN: &str = "snapshot_begin";
 const WALK: &str = "walk_files";
 const HOSTS: &str = "read_hosts";
 
@@ -64,9 +65,11 @@ impl Snapshot {
 /// The snapshot's programs in the kernel, and the maps they write to.
 pub struct Snapshots {
     programs: Programs,
-    records: RingBuf<MapData>,
+    pub(super) records: RingBuf<MapData>,
     control: Array<MapData, Control>,
-    text: Vec<u8>,
+    pub(super) text: Vec<u8>,
+    /// NFSv4's part.
+    pub(super) states: Ready,
 }
 
 impl Snapshots {
@@ -93,6 +96,7 @@ impl Snapshots {
             // seq_file hands out a page at a time, and more only for a record
             // larger than that.
             text: vec![0; 1 << 17],
+            states: Ready::default(),
         })
     }
 
@@ -257,7 +261,7 @@ impl Snapshots {
         Ok(hosts)
     }
 
-    fn control(&self) -> Result<Control, ObserveError> {
+    pub(super) fn control(&self) -> Result<Control, ObserveError> {
         self.control.get(&0, 0).map_err(control_error)
     }
 

@@ -15,7 +15,7 @@ pub use comment::{CommentError, Contract, Hook, Series, Signature, read};
 use super::btf::KernelBtf;
 use super::layout::LayoutError;
 use super::symbols::Symbols;
-use super::{gate_layout, layout, sockets_layout};
+use super::{gate_layout, layout, sockets_layout, state_layout};
 use crate::grace::gate;
 use crate::observe::programs;
 
@@ -43,6 +43,7 @@ sources!(
     "release_path.rs",
     "snapshot.rs",
     "sockets/walk.rs",
+    "states.rs",
 );
 
 /// The contracts of all programs, or what is wrong with one.
@@ -56,6 +57,7 @@ pub fn all() -> Result<Vec<Contract>, CommentError> {
 pub fn symbols() -> impl Iterator<Item = &'static str> {
     layout::OBJECTS
         .into_iter()
+        .chain(state_layout::OBJECTS)
         .chain([gate_layout::GRACE_NET_ID, sockets_layout::SERVICE])
 }
 
@@ -130,7 +132,7 @@ pub struct Checked {
     pub mismatches: Vec<Mismatch>,
 }
 
-/// Compares the contracts, and all that [`layout`] and [`gate_layout`] ask for, with a
+/// Compares the contracts, and all that [`layout`], [`gate_layout`] and [`state_layout`] ask for, with a
 /// kernel. `btf` must have been asked for [`MODULES`], `symbols` for [`symbols`].
 pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release: &str) -> Checked {
     let series = Series::of_release(release);
@@ -168,6 +170,7 @@ pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release
     let layouts = [
         gate_layout::fill(btf, symbols, release).err(),
         sockets_layout::fill(btf, symbols, release).err(),
+        state_layout::fill(btf, symbols, release).err(),
     ];
     let mismatches = layouts.into_iter().flatten().map(Mismatch::Layout);
     checked.mismatches.extend(mismatches);

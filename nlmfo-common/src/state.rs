@@ -1,0 +1,217 @@
+//! NFSv4: where nfsd's fields are, and the records of the state that it holds.
+
+use crate::Addr;
+use crate::record::FH_MAX;
+
+/// Bytes of a client's or an owner's name that a record carries; NFSv4 allows 1024.
+pub const OWNER_MAX: usize = 128;
+
+/// Where nfsd's fields are, as [`crate::layout::Layout`] says it of lockd's. All zeros
+/// where nfsd is not in the kernel or cannot be read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateLayout {
+    /// Address of nfsd's `nfsd_posix_mng_ops`: a lock with these `fl_lmops` is an NFSv4
+    /// lock.
+    pub posix_ops: u64,
+    /// `nfsd_lease_mng_ops`: the lease of a delegation.
+    pub lease_ops: u64,
+    /// `nfsd4_layouts_lm_ops`: the lease of a layout; 0 for an nfsd without pNFS.
+    pub layout_ops: u64,
+
+    /// `file_lease.fl_lmops`, before 6.9 `file_lock.fl_lmops`.
+    pub lease_lmops: u32,
+    /// `nfs4_lockowner.lo_owner`, a `nfs4_stateowner`.
+    pub lockowner_owner: u32,
+
+    /// `seq_file.private`: while `clients/N/states` is read, the `nfs4_client`.
+    pub seq_private: u32,
+
+    /// `nfs4_client.cl_name.len`, 4 bytes, and `.data`, a pointer: the owner string.
+    pub client_name_len: u32,
+    pub client_name_data: u32,
+    /// `nfs4_client.cl_addr`, a `sockaddr_storage`: where the client introduced itself from.
+    pub client_addr: u32,
+    /// `nfs4_client.cl_clientid`, 8 bytes: `cl_boot`, `cl_id`.
+    pub client_id: u32,
+    /// `nfs4_client.cl_minorversion`, 4 bytes.
+    pub client_minor: u32,
+    /// `nfs4_client.cl_cb_conn.cb_saddr`, a `sockaddr_storage`: of NFSv4.0, the server
+    /// address that the client used.
+    pub client_cb_saddr: u32,
+    /// `nfs4_client.cl_sessions`, a `list_head` of `nfsd4_session.se_perclnt`.
+    pub client_sessions: u32,
+    /// `nfs4_client.net`.
+    pub client_net: u32,
+    /// `nfsd4_session.se_perclnt`.
+    pub session_list: u32,
+    /// `nfsd4_session.se_conns`, a `list_head` of `nfsd4_conn.cn_persession`.
+    pub session_conns: u32,
+    /// `nfsd4_conn.cn_persession`.
+    pub conn_list: u32,
+    /// `nfsd4_conn.cn_xprt`.
+    pub conn_xprt: u32,
+    /// `svc_xprt.xpt_local` and `xpt_remote`, each a `sockaddr_storage`.
+    pub xprt_local: u32,
+    pub xprt_remote: u32,
+
+    /// `nfs4_stid.sc_type`; its low byte holds every value.
+    pub stid_type: u32,
+    /// `nfs4_stid.sc_status`, 2 bytes, from 6.9; before, 0.
+    pub stid_status: u32,
+    /// `nfs4_stid.sc_stateid`, 16 bytes.
+    pub stid_id: u32,
+    /// `nfs4_stid.sc_client`.
+    pub stid_client: u32,
+    /// `nfs4_stid.sc_file`, a `nfs4_file`, or null.
+    pub stid_file: u32,
+    /// From a `nfs4_stid` to its `nfs4_ol_stateid`'s `st_stateowner`.
+    pub ol_owner: u32,
+    /// The same to `st_access_bmap` and `st_deny_bmap`, 1 byte each.
+    pub ol_access: u32,
+    pub ol_deny: u32,
+    /// From a `nfs4_stid` to its `nfs4_delegation`'s `dl_type`, 4 bytes.
+    pub deleg_type: u32,
+
+    /// `nfs4_stateowner.so_client`.
+    pub owner_client: u32,
+    /// `nfs4_stateowner.so_owner.len`, 4 bytes, and `.data`, a pointer.
+    pub owner_len: u32,
+    pub owner_data: u32,
+
+    /// `nfs4_file.fi_inode`.
+    pub file_inode: u32,
+    /// `nfs4_file.fi_fhandle.fh_size`, 4 bytes, and its bytes.
+    pub file_fh_size: u32,
+    pub file_fh_data: u32,
+
+    /// From a task to its open files: `task_struct.files`, `files_struct.fdt`,
+    /// `fdtable.fd`.
+    pub task_files: u32,
+    pub files_fdt: u32,
+    pub fdt_fd: u32,
+    /// `super_block.s_fs_info`: of nfsd's filesystem, the `struct net` that it shows.
+    pub sb_fs_info: u32,
+}
+
+/// What a ring-buffer record is, as in [`crate::record::kind`].
+pub mod kind {
+    pub const CLIENT: u32 = 6;
+    pub const CONNECTION: u32 = 7;
+    pub const STATE: u32 = 8;
+    pub const RANGE: u32 = 9;
+}
+
+/// One `nfs4_client`, written when its `states` begin to be read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientRecord {
+    pub kind: u32,
+    /// The minor version: 0, 1 or 2.
+    pub minor: u32,
+    /// Address of the `nfs4_client`.
+    pub client: u64,
+    /// `cl_boot` and `cl_id`.
+    pub id: [u32; 2],
+    pub netns: u32,
+    /// Length of the name; `name` holds its first bytes.
+    pub name_len: u32,
+    /// Where the client introduced itself from.
+    pub address: Addr,
+    /// Of NFSv4.0 the server address that it used; zeros if it is not known.
+    pub vip: Addr,
+    pub name: [u8; OWNER_MAX],
+}
+
+/// One connection of a client, written after its [`ClientRecord`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionRecord {
+    pub kind: u32,
+    pub pad: u32,
+    pub client: u64,
+    /// The server's address; zeros if it is neither IPv4 nor IPv6.
+    pub vip: Addr,
+    /// The client's.
+    pub peer: Addr,
+}
+
+/// One `nfs4_stid`, written when it has been shown.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateRecord {
+    pub kind: u32,
+    /// `sc_type`, and `sc_status` where the kernel has it apart ([`StateLayout::stid_status`]).
+    pub class: u32,
+    pub status: u32,
+    /// `st_access_bmap` and `st_deny_bmap`: bit 1 read, 2 write, 3 both.
+    pub access: u32,
+    pub deny: u32,
+    /// `dl_type`.
+    pub delegation: u32,
+    pub stid: u64,
+    pub client: u64,
+    /// Generation, client id, and the state's own number. Each LOCK, LOCKU, OPEN and
+    /// OPEN_DOWNGRADE raises the generation.
+    pub id: [u8; 16],
+    /// Address of the `nfs4_stateowner`, 0 for a delegation or layout.
+    pub owner: u64,
+    /// Address of the `nfs4_file`, or 0.
+    pub file: u64,
+    pub ino: u64,
+    pub dev: u32,
+    pub fh_len: u32,
+    pub owner_len: u32,
+    pub pad: u32,
+    pub fh: [u8; FH_MAX],
+    pub owner_name: [u8; OWNER_MAX],
+}
+
+/// One lock or lease that nfsd holds for a client, written while `/proc/locks` is read.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeRecord {
+    pub kind: u32,
+    /// `F_RDLCK` 0 or `F_WRLCK` 1.
+    pub mode: u32,
+    pub fl: u64,
+    /// Address of the `nfs4_stateowner` of a lock, of the `nfs4_stid` of a lease.
+    pub holder: u64,
+    pub client: u64,
+    pub ino: u64,
+    pub start: u64,
+    /// Last byte; `i64::MAX` means to the end of the file.
+    pub end: u64,
+    pub dev: u32,
+    pub netns: u32,
+    /// Not 0: a lease.
+    pub lease: u32,
+    pub pad: u32,
+}
+
+const _: () = {
+    assert!(size_of::<StateLayout>() == 24 + 4 * 36);
+    assert!(size_of::<ClientRecord>() == 64 + OWNER_MAX);
+    assert!(size_of::<ConnectionRecord>() == 48);
+    assert!(size_of::<StateRecord>() == 96 + FH_MAX + OWNER_MAX);
+    assert!(size_of::<RangeRecord>() == 72);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    macro_rules! plain {
+        ($($type:ty),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, integers and arrays of integers only, no
+            // padding (the sizes are asserted above).
+            unsafe impl aya::Pod for $type {}
+        )+};
+    }
+
+    plain!(
+        super::StateLayout,
+        super::ClientRecord,
+        super::ConnectionRecord,
+        super::StateRecord,
+        super::RangeRecord,
+    );
+}

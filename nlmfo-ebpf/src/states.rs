@@ -1,0 +1,356 @@
+//! The state snapshot: what nfsd holds for its NFSv4 clients.
+//!
+//! While our own thread reads `clients/N/states`, `client_states` writes the client and
+//! its connections, and `state_shown` each of its states, under the client's lock. The
+//! ranges come from a read of `/proc/locks` (`snapshot::show`), which knows no states
+//! without ranges.
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
+use core::ffi::c_void;
+use nlmfo_common::Addr;
+use nlmfo_common::record::FH_MAX;
+use nlmfo_common::state::{
+    ClientRecord, ConnectionRecord, OWNER_MAX, RangeRecord, StateRecord, kind,
+};
+
+use crate::host::fill;
+use crate::kernel::{FileLock, UNKNOWN_FAMILY, layout, pointer, read, read_bytes, sockaddr};
+use crate::maps::CONNECTIONS;
+use crate::snapshot::{control, current_task, emit};
+
+/// `SC_TYPE_OPEN`, `SC_TYPE_LOCK` and `SC_TYPE_DELEG` of fs/nfsd/state.h; before 6.9
+/// `NFS4_OPEN_STID` and so on, of the same values.
+const OPEN: u32 = 1;
+const LOCK: u32 = 2;
+const DELEGATION: u32 = 4;
+
+/// More sessions and connections of one client are not followed: some dozens are usual.
+const MAX_STEPS: u32 = 1 << 16;
+
+const CONTINUE: i64 = 0;
+const STOP: i64 = 1;
+
+/// Writes the client whose states begin to be read. Called for each page, also of a
+/// client without states.
+// kernel: void *states_start(struct seq_file *s, loff_t *pos)
+// seen: 6.1 6.12 7.3
+// context: process, no lock held
+#[kprobe]
+pub fn client_states(ctx: ProbeContext) -> u32 {
+    let Some(control) = control() else { return 0 };
+    if control.reader != current_task() {
+        return 0;
+    }
+    let (Some(seq), Some(pos)) = (ctx.arg::<u64>(0), ctx.arg::<u64>(1)) else {
+        return 0;
+    };
+    if read::<u64>(pos, 0) != Ok(0) {
+        return 0;
+    }
+    if show_client(seq) != Ok(true) {
+        control.lost += 1;
+    }
+    0
+}
+
+/// False: no room for all of it, or its lists changed underfoot.
+#[inline(always)]
+fn show_client(seq: u64) -> Result<bool, i32> {
+    let client = pointer(seq, layout!(states.seq_private))?;
+    let written = emit(|record: *mut ClientRecord| {
+        let net = pointer(client, layout!(states.client_net))?;
+        let name_len: u32 = read(client, layout!(states.client_name_len))?;
+        fill!(record, {
+            kind: kind::CLIENT,
+            minor: read(client, layout!(states.client_minor))?,
+            client: client,
+            id: read(client, layout!(states.client_id))?,
+            netns: read(net, layout!(net_inum))?,
+            name_len: name_len,
+            address: address(client, layout!(states.client_addr))?,
+            vip: address(client, layout!(states.client_cb_saddr))?,
+            name: [0; OWNER_MAX],
+        });
+        // SAFETY: as in `fill!`.
+        let name = unsafe { &raw mut (*record).name };
+        read_bytes(
+            name,
+            name_len,
+            pointer(client, layout!(states.client_name_data))?,
+        )
+    })?;
+    let state = CONNECTIONS.get_ptr_mut(0).ok_or(-1)?;
+    // SAFETY: this CPU's entry; only the one reader walks (`Control::reader`).
+    let state = unsafe { &mut *state };
+    let sessions = client + layout!(states.client_sessions) as u64;
+    *state = Connections {
+        client,
+        sessions,
+        session: pointer(sessions, 0)?,
+        list: 0,
+        connection: 0,
+        done: 0,
+    };
+    // SAFETY: the callback has the helper's signature and needs no context.
+    unsafe {
+        bpf_loop(
+            MAX_STEPS,
+            connection_step as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+    }
+    Ok(written && state.done != 0)
+}
+
+/// An address, or zeros where none of IPv4 or IPv6 is kept.
+#[inline(always)]
+fn address(base: u64, offset: u32) -> Result<Addr, i32> {
+    match sockaddr(base + offset as u64) {
+        Err(UNKNOWN_FAMILY) => Ok(Addr([0; 16])),
+        other => other,
+    }
+}
+
+/// Where the walk of a client's sessions and their connections is. In a map for the
+/// reason that [`crate::snapshot::Walk`] is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Connections {
+    client: u64,
+    /// Head and next entry of the client's sessions.
+    sessions: u64,
+    session: u64,
+    /// Head and next entry of a session's connections; 0 between sessions.
+    list: u64,
+    connection: u64,
+    /// Not 0: all were seen.
+    done: u64,
+}
+
+extern "C" fn connection_step(_index: u64, _context: *mut c_void) -> i64 {
+    let Some(state) = CONNECTIONS.get_ptr_mut(0) else {
+        return STOP;
+    };
+    // SAFETY: as in `show_client`.
+    let state = unsafe { &mut *state };
+    walk_connection(state).unwrap_or(STOP)
+}
+
+#[inline(always)]
+fn walk_connection(state: &mut Connections) -> Result<i64, i32> {
+    if state.list == 0 {
+        if state.session == state.sessions {
+            state.done = 1;
+            return Ok(STOP);
+        }
+        let next = pointer(state.session, 0)?;
+        if pointer(next, 8)? != state.session {
+            return Ok(STOP);
+        }
+        state.list = state.session - layout!(states.session_list) as u64
+            + layout!(states.session_conns) as u64;
+        state.connection = pointer(state.list, 0)?;
+        state.session = next;
+        return Ok(CONTINUE);
+    }
+    if state.connection == state.list {
+        state.list = 0;
+        return Ok(CONTINUE);
+    }
+    let next = pointer(state.connection, 0)?;
+    if pointer(next, 8)? != state.connection {
+        return Ok(STOP);
+    }
+    let conn = state.connection - layout!(states.conn_list) as u64;
+    let xprt = pointer(conn, layout!(states.conn_xprt))?;
+    let client = state.client;
+    let room = emit(|record: *mut ConnectionRecord| {
+        fill!(record, {
+            kind: kind::CONNECTION,
+            pad: 0,
+            client: client,
+            vip: address(xprt, layout!(states.xprt_local))?,
+            peer: address(xprt, layout!(states.xprt_remote))?,
+        });
+        Ok(())
+    })?;
+    state.connection = next;
+    Ok(if room { CONTINUE } else { STOP })
+}
+
+/// Writes each state that was shown. `states_show` itself shares its name with a
+/// function of the kernel proper; this one is called once for each state that the
+/// reader was given, also for those that have no line.
+// kernel: void *states_next(struct seq_file *s, void *v, loff_t *pos)
+// seen: 6.1 6.12 7.3
+// context: process, under the client's cl_lock
+#[kprobe]
+pub fn state_shown(ctx: ProbeContext) -> u32 {
+    let Some(control) = control() else { return 0 };
+    if control.reader != current_task() {
+        return 0;
+    }
+    control.shown += 1;
+    if let Some(stid) = ctx.arg::<u64>(1)
+        && show_state(stid) != Ok(true)
+    {
+        control.lost += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn show_state(stid: u64) -> Result<bool, i32> {
+    emit(|record: *mut StateRecord| {
+        let class = read::<u8>(stid, layout!(states.stid_type))? as u32;
+        let status = match layout!(states.stid_status) {
+            0 => 0,
+            at => read::<u16>(stid, at)? as u32,
+        };
+        fill!(record, {
+            kind: kind::STATE,
+            class: class,
+            status: status,
+            access: 0,
+            deny: 0,
+            delegation: 0,
+            stid: stid,
+            client: pointer(stid, layout!(states.stid_client))?,
+            id: read(stid, layout!(states.stid_id))?,
+            owner: 0,
+            file: pointer(stid, layout!(states.stid_file))?,
+            ino: 0,
+            dev: 0,
+            fh_len: 0,
+            owner_len: 0,
+            pad: 0,
+            fh: [0; FH_MAX],
+            owner_name: [0; OWNER_MAX],
+        });
+        if class == OPEN || class == LOCK {
+            show_owner(stid, record)?;
+        }
+        if class == DELEGATION {
+            fill!(record, { delegation: read(stid, layout!(states.deleg_type))? });
+        }
+        show_file(record)
+    })
+}
+
+#[inline(always)]
+fn show_owner(stid: u64, record: *mut StateRecord) -> Result<(), i32> {
+    let owner = pointer(stid, layout!(states.ol_owner))?;
+    let owner_len: u32 = read(owner, layout!(states.owner_len))?;
+    fill!(record, {
+        access: read::<u8>(stid, layout!(states.ol_access))? as u32,
+        deny: read::<u8>(stid, layout!(states.ol_deny))? as u32,
+        owner: owner,
+        owner_len: owner_len,
+    });
+    // SAFETY: as in `fill!`.
+    let name = unsafe { &raw mut (*record).owner_name };
+    read_bytes(name, owner_len, pointer(owner, layout!(states.owner_data))?)
+}
+
+#[inline(always)]
+fn show_file(record: *mut StateRecord) -> Result<(), i32> {
+    // SAFETY: as in `fill!`; it was written.
+    let file = unsafe { (&raw const (*record).file).read() };
+    if file == 0 {
+        return Ok(());
+    }
+    let fh_len: u32 = read(file, layout!(states.file_fh_size))?;
+    fill!(record, { fh_len: fh_len });
+    // SAFETY: as in `fill!`.
+    let fh = unsafe { &raw mut (*record).fh };
+    read_bytes(fh, fh_len, file + layout!(states.file_fh_data) as u64)?;
+    // No reference is held on the inode of a file that nobody has open.
+    let inode = pointer(file, layout!(states.file_inode))?;
+    if inode != 0
+        && let Ok((dev, ino)) = inode_of(inode)
+    {
+        fill!(record, { dev: dev, ino: ino });
+    }
+    Ok(())
+}
+
+/// Device and number.
+#[inline(always)]
+fn inode_of(inode: u64) -> Result<(u32, u64), i32> {
+    let sb = pointer(inode, layout!(inode_sb))?;
+    Ok((read(sb, layout!(sb_dev))?, read(inode, layout!(inode_ino))?))
+}
+
+/// Writes the lock or lease if it is one of nfsd's.
+#[inline(always)]
+pub fn show_range(lock: &FileLock) -> Result<(), i32> {
+    // 0, where nfsd cannot be read, is what local locks have.
+    if layout!(states.posix_ops) == 0 {
+        return Ok(());
+    }
+    let (lease_ops, layout_ops) = (layout!(states.lease_ops), layout!(states.layout_ops));
+    let is_lock = lock.lmops() == layout!(states.posix_ops);
+    let lease = lock.lease_lmops();
+    if !is_lock && lease != lease_ops && (layout_ops == 0 || lease != layout_ops) {
+        return Ok(());
+    }
+    let (holder, client) = match is_lock {
+        true => {
+            let owner = lock.owner() + layout!(states.lockowner_owner) as u64;
+            (owner, pointer(owner, layout!(states.owner_client))?)
+        }
+        // Both begin with their nfs4_stid.
+        false => {
+            let stid = lock.owner();
+            (stid, pointer(stid, layout!(states.stid_client))?)
+        }
+    };
+    let net = pointer(client, layout!(states.client_net))?;
+    let (dev, ino) = inode_of(pointer(lock.file(), layout!(file_inode))?)?;
+    let wrote = emit(|record: *mut RangeRecord| {
+        fill!(record, {
+            kind: kind::RANGE,
+            mode: lock.mode(),
+            fl: lock.base(),
+            holder: holder,
+            client: client,
+            ino: ino,
+            start: if is_lock { lock.start() } else { 0 },
+            end: if is_lock { lock.end() } else { i64::MAX as u64 },
+            dev: dev,
+            netns: read(net, layout!(net_inum))?,
+            lease: !is_lock as u32,
+            pad: 0,
+        });
+        Ok(())
+    })?;
+    if wrote { Ok(()) } else { Err(-1) }
+}
+
+/// Leaves in `Control::netns` which network namespace's server the file descriptor
+/// `args[0]`, of nfsd's filesystem, shows.
+// hook: none: the tool runs it (BPF_PROG_TEST_RUN)
+// seen: 6.1 6.12 7.3
+// context: the tool's own thread, no lock held
+#[raw_tracepoint]
+pub fn nfsd_netns(ctx: RawTracePointContext) -> i32 {
+    if let Some(control) = control() {
+        control.netns = netns_of(ctx.arg(0)).unwrap_or(0) as u64;
+    }
+    0
+}
+
+#[inline(always)]
+fn netns_of(fd: u64) -> Result<u32, i32> {
+    let files = pointer(current_task(), layout!(states.task_files))?;
+    let table = pointer(
+        pointer(files, layout!(states.files_fdt))?,
+        layout!(states.fdt_fd),
+    )?;
+    let inode = pointer(pointer(table + 8 * fd, 0)?, layout!(file_inode))?;
+    let sb = pointer(inode, layout!(inode_sb))?;
+    read(pointer(sb, layout!(states.sb_fs_info))?, layout!(net_inum))
+}

@@ -1,0 +1,212 @@
+//! Puts the table together from what the probes wrote. Pure: records in, table out.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use nlmfo_common::Addr;
+use nlmfo_common::state::{ClientRecord, ConnectionRecord, OWNER_MAX, RangeRecord, StateRecord};
+
+use super::info::Info;
+use super::{Access, Kind, Nfs4Client, Standing, State, StateTable};
+use crate::foreign::Name;
+use crate::observe::table::{FileInfo, Mode, Range};
+
+/// A client and its states as they were read once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadClient {
+    pub number: u64,
+    pub record: ClientRecord,
+    /// Sorted.
+    pub connections: Vec<ConnectionRecord>,
+    pub states: Vec<StateRecord>,
+}
+
+impl ReadClient {
+    fn vips(&self) -> (Vec<IpAddr>, bool) {
+        const NONE: Addr = Addr([0; 16]);
+        let seen: Vec<Addr> = match self.record.minor {
+            0 => vec![self.record.vip],
+            _ => self.connections.iter().map(|conn| conn.vip).collect(),
+        };
+        let unknown = seen.is_empty() || seen.contains(&NONE);
+        let mut vips: Vec<IpAddr> = (seen.into_iter().filter(|vip| *vip != NONE))
+            .map(Addr::ip)
+            .collect();
+        vips.sort_unstable();
+        vips.dedup();
+        (vips, unknown)
+    }
+
+    /// Whether what it holds may be of the VIP, or any VIP is asked for.
+    fn matters(&self, only: Option<IpAddr>) -> bool {
+        let (vips, unknown) = self.vips();
+        only.is_none_or(|vip| unknown || vips.contains(&vip))
+    }
+}
+
+/// Whether nothing that matters changed between two reads. Compares generations, too:
+/// a LOCK or LOCKU between the reads raises that of its state.
+pub fn is_same(first: &[ReadClient], second: &[ReadClient], only: Option<IpAddr>) -> bool {
+    let matters = |client: &&ReadClient| client.matters(only);
+    (first.iter().filter(matters)).eq(second.iter().filter(matters))
+}
+
+/// The table, and whether locks and states agree on every client that matters: each
+/// range has its state, and each delegation its lease. `apart` tells that this kernel
+/// keeps a state's status apart from its type.
+pub fn assemble(
+    clients: &[ReadClient],
+    infos: &HashMap<u64, Info>,
+    ranges: &[RangeRecord],
+    only: Option<IpAddr>,
+    apart: bool,
+) -> (StateTable, bool) {
+    let mut table = StateTable::default();
+    let mut locks: HashMap<(u64, u32, u64), Vec<(Mode, Range)>> = HashMap::new();
+    let mut leases: HashSet<u64> = HashSet::new();
+    for range in ranges {
+        match range.lease {
+            0 => {
+                let covered = Range {
+                    start: range.start,
+                    end: range.end,
+                };
+                let held = locks
+                    .entry((range.holder, range.dev, range.ino))
+                    .or_default();
+                held.push((Mode::from_kernel(range.mode), covered));
+            }
+            _ => drop(leases.insert(range.holder)),
+        }
+    }
+    let mut agree = true;
+    for client in clients {
+        let place = table.clients.len();
+        let matters = client.matters(only);
+        table.clients.push(nfs4_client(client, infos));
+        for record in &client.states {
+            let (kind, standing) = kind(record, apart);
+            let mut ranges = match kind {
+                Kind::Lock => {
+                    (locks.remove(&(record.owner, record.dev, record.ino))).unwrap_or_default()
+                }
+                _ => Vec::new(),
+            };
+            ranges.sort_unstable_by_key(|(_, range)| *range);
+            let has_lease = leases.remove(&record.stid);
+            if kind == Kind::Delegation && standing == Standing::Held && !has_lease {
+                agree &= !matters;
+            }
+            table
+                .states
+                .push(state(place, record, kind, standing, ranges));
+        }
+    }
+    // What is left belongs to no state that was read.
+    let known: HashMap<u64, &ReadClient> = (clients.iter())
+        .map(|client| (client.record.client, client))
+        .collect();
+    let left = ranges.iter().filter(|range| match range.lease {
+        0 => locks.contains_key(&(range.holder, range.dev, range.ino)),
+        _ => leases.contains(&range.holder),
+    });
+    for range in left {
+        agree &= known
+            .get(&range.client)
+            .is_some_and(|client| !client.matters(only));
+    }
+    (table, agree)
+}
+
+fn nfs4_client(client: &ReadClient, infos: &HashMap<u64, Info>) -> Nfs4Client {
+    let (vips, vip_unknown) = client.vips();
+    let record = &client.record;
+    Nfs4Client {
+        number: client.number,
+        id: record.id,
+        minor: record.minor,
+        name: match record.name_len as usize {
+            length if length > OWNER_MAX => Name::cut(&record.name),
+            length => Name::from(&record.name[..length]),
+        },
+        address: record.address.ip(),
+        vips,
+        vip_unknown,
+        connections: (record.minor > 0).then_some(client.connections.len()),
+        info: infos.get(&client.number).cloned().unwrap_or_default(),
+    }
+}
+
+fn state(
+    client: usize,
+    record: &StateRecord,
+    kind: Kind,
+    standing: Standing,
+    ranges: Vec<(Mode, Range)>,
+) -> State {
+    let fh = &record.fh[..record.fh.len().min(record.fh_len as usize)];
+    State {
+        client,
+        kind,
+        standing,
+        access: match kind {
+            Kind::Delegation => delegated(record.delegation),
+            _ => access(record.access),
+        },
+        deny: access(record.deny),
+        file: (record.file != 0).then(|| FileInfo {
+            major: record.dev >> 20,
+            minor: record.dev & 0xf_ffff,
+            ino: record.ino,
+            fh: fh.to_vec(),
+        }),
+        owner: record.owner_name[..OWNER_MAX.min(record.owner_len as usize)].to_vec(),
+        ranges,
+        id: record.id,
+    }
+}
+
+/// Of `st_access_bmap` and `st_deny_bmap`: bit n is set for `OPEN4_SHARE_ACCESS_*` n.
+fn access(bitmap: u32) -> Access {
+    Access {
+        read: bitmap & (1 << 1 | 1 << 3) != 0,
+        write: bitmap & (1 << 2 | 1 << 3) != 0,
+    }
+}
+
+/// Of `dl_type`, an `open_delegation_type4`: 1 read, 2 write, 4 and 5 the same with
+/// delegated timestamps.
+fn delegated(kind: u32) -> Access {
+    Access {
+        read: true,
+        write: matches!(kind, 2 | 5),
+    }
+}
+
+/// By fs/nfsd/state.h: `SC_TYPE_*` and `SC_STATUS_*` from 6.9 on (`apart`), before
+/// `NFS4_*_STID`, which has both in one.
+fn kind(record: &StateRecord, apart: bool) -> (Kind, Standing) {
+    const CLOSED: u32 = 1;
+    const REVOKED: u32 = 2;
+    const ADMIN_REVOKED: u32 = 4;
+    let kind = match (apart, record.class) {
+        (_, 1) => Kind::Open,
+        (_, 2) => Kind::Lock,
+        (_, 4) => Kind::Delegation,
+        (true, 8) | (false, 64) => Kind::Layout,
+        (false, 8) => return (Kind::Open, Standing::Closed),
+        (false, 16) => return (Kind::Delegation, Standing::Revoked),
+        (false, 32) => return (Kind::Delegation, Standing::Closed),
+        _ => Kind::Other,
+    };
+    let standing = match record.status {
+        status if status & ADMIN_REVOKED != 0 => Standing::AdminRevoked,
+        status if status & REVOKED != 0 => Standing::Revoked,
+        status if status & CLOSED != 0 => Standing::Closed,
+        _ => Standing::Held,
+    };
+    (kind, standing)
+}
+
+#[cfg(test)]
+mod tests;
