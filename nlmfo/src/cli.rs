@@ -99,12 +99,33 @@ pub struct LocksArgs {
     /// Only locks of this client (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub client: Vec<IpAddr>,
-    /// Locks of every network namespace, not of this one alone
+    /// Only state of this NFS version; 3 has its locks by NLM
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub nfs: Option<NfsVersion>,
+    /// Only state on this file, by whichever name
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Only state on files of the filesystem that holds PATH: what keeps it busy
+    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    pub filesystem: Option<PathBuf>,
+    /// Only NFSv3's blocked requests
+    #[arg(long, conflicts_with = "nfs")]
+    pub waiters: bool,
+    /// NFSv3 locks of every network namespace, not of this one alone
     #[arg(long)]
     pub all_netns: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// An NFS version, whose state is kept apart from the other's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NfsVersion {
+    #[value(name = "3")]
+    V3,
+    #[value(name = "4")]
+    V4,
 }
 
 /// A part of a failover.
@@ -207,6 +228,17 @@ pub struct ReleaseArgs {
     /// Do not drop the VIP's lock traffic: you have cut the address off yourself
     #[arg(long, conflicts_with = "fence")]
     pub no_fence: bool,
+    /// Release NFSv3 locks alone: what NFSv4 clients hold through the VIP is not looked
+    /// at, and lost when it moves
+    #[arg(long, value_name = "VERSION", value_enum)]
+    pub nfs: Option<OnlyNfs3>,
+}
+
+/// The one NFS version that a release can be confined to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnlyNfs3 {
+    #[value(name = "3")]
+    Nfs3,
 }
 
 /// What concerns the takeover alone.

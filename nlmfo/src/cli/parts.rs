@@ -7,13 +7,14 @@ use clap::parser::ValueSource;
 use super::{Phase, Scope};
 
 /// What only one phase of a failover heeds, by the options' ids.
-const PARTS: [(&str, Phase); 15] = [
+const PARTS: [(&str, Phase); 16] = [
     ("record", Phase::Release),
     ("unlock_filesystem", Phase::Release),
     ("reboot_notice", Phase::Release),
     ("deadline", Phase::Release),
     ("fence", Phase::Release),
     ("no_fence", Phase::Release),
+    ("nfs", Phase::Release),
     ("expect", Phase::Takeover),
     ("grace", Phase::Takeover),
     ("wait_services", Phase::Takeover),

@@ -1,4 +1,4 @@
-//! `nlmfo clients`: who uses which VIP, by the client book and by lockd.
+//! `nlmfo clients`: who uses which VIP, by the client book, by lockd and by nfsd.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
+use super::nfs4_clients::Nfs4Clients;
 use super::table;
 use crate::cli::ClientsArgs;
 use crate::exit::{Exit, Failure};
@@ -48,6 +49,8 @@ struct Listing {
     /// Whether lockd was asked too.
     live: bool,
     vips: Vec<VipClients>,
+    /// NFSv4 clients, of which no book is kept.
+    nfs4: Nfs4Clients,
 }
 
 #[derive(Serialize)]
@@ -80,6 +83,18 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
             None
         }),
     };
+    let (live, mut nfs4) = match live {
+        Some((live, nfs4)) => (Some(live), nfs4),
+        None => (None, Nfs4Clients::LeftOut),
+    };
+    if let Nfs4Clients::Unknown { reason } = &nfs4 {
+        output::note(format_args!("NFSv4 clients are not known: {reason}"));
+    }
+    nfs4.retain(|client| {
+        args.vip.is_empty()
+            || client.vip_unknown
+            || args.vip.iter().any(|v| client.vips.contains(v))
+    });
     let mut books = BTreeMap::new();
     let kept = state.vips().map_err(|source| book_error(state, source))?;
     for vip in kept {
@@ -97,9 +112,10 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
         })
         .collect();
     let listing = Listing {
-        schema: "nlmfo.clients/1",
+        schema: "nlmfo.clients/2",
         live: live.is_some(),
         vips,
+        nfs4,
     };
     match args.json {
         true => output::list_json(&listing).map(|_| ())?,
@@ -108,11 +124,11 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// What lockd has now: per VIP, the clients with how much they hold.
+/// What lockd has now: per VIP, the NFSv3 clients with how much they hold.
 type Live = BTreeMap<IpAddr, BTreeMap<Key, (Client, usize)>>;
 
 /// None without root, who alone may look.
-fn live() -> Result<Option<Live>, Failure> {
+fn live() -> Result<Option<(Live, Nfs4Clients)>, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
@@ -121,7 +137,8 @@ fn live() -> Result<Option<Live>, Failure> {
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
     let table = snapshots.take(None, PATIENCE)?.table;
     let table = table.part(|host| host.netns == netns.inode as u32);
-    Ok(Some(of_table(&table, book::now())))
+    let states = snapshots.take_states(netns.inode as u32, None, PATIENCE);
+    Ok(Some((of_table(&table, book::now()), states.into())))
 }
 
 fn of_table(table: &LockTable, now: u64) -> Live {
@@ -176,8 +193,9 @@ impl Listing {
     fn print(&self, out: &mut impl Write) -> fmt::Result {
         let now = book::now();
         let rows = (self.vips.iter())
-            .flat_map(|vip| vip.clients.iter().map(move |row| row.cells(vip.vip, now)));
-        let headings = ["VIP", "CLIENT", "NAME", "NLM", "HELD", "BOOK", "SEEN"];
+            .flat_map(|vip| vip.clients.iter().map(move |row| row.cells(vip.vip, now)))
+            .chain(self.nfs4.rows());
+        let headings = ["VIP", "CLIENT", "NAME", "VERSION", "HELD", "BOOK", "SEEN"];
         table::write(out, headings, rows)?;
         for vip in &self.vips {
             if let Some(owner) = &vip.owner {
@@ -220,7 +238,7 @@ impl ClientRow {
     }
 }
 
-fn ago(seconds: u64) -> String {
+pub(super) fn ago(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s ago"),
         60..7200 => format!("{} min ago", seconds / 60),

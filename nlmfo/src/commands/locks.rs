@@ -2,20 +2,29 @@
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::fs::{major, minor};
 use serde::{Serialize, Serializer};
 
 use super::{require_root, table};
-use crate::cli::LocksArgs;
+use crate::causes::chain;
+use crate::cli::{LocksArgs, NfsVersion};
 use crate::exit::{Exit, Failure};
+use crate::failover::milliseconds;
+use crate::foreign::Shown;
 use crate::kernel;
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, LockLine, ShareLine, WaiterLine};
 use crate::observe::host::Host;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
+use crate::observe::states::Kind;
+use crate::observe::states::describe::{ClientLine4, StateLine, describe};
+use crate::observe::states::take::{StateSnapshot, StatesError};
+use crate::observe::table::{FileInfo, LockTable};
 use crate::output;
 
 /// How long to read again while locks change underfoot.
@@ -37,42 +46,196 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         [vip] => Some(vip),
         _ => None,
     };
-    let mut snapshot = snapshots.take(only, PATIENCE)?;
-    snapshot.table = snapshot.table.part(|host| wanted(args, netns, host));
+    let on = On::asked(args)?;
+    let snapshot = match args.nfs {
+        Some(NfsVersion::V4) => None,
+        _ => {
+            let mut snapshot = snapshots.take(only, PATIENCE)?;
+            narrow(&mut snapshot.table, args, netns, on);
+            Some(snapshot)
+        }
+    };
+    let states = match args.nfs {
+        Some(NfsVersion::V3) => None,
+        _ if args.waiters => None,
+        _ => Some(snapshots.take_states(netns, only, PATIENCE)),
+    };
 
     let mut paths =
         PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;
-    let described = Described::new(&snapshot.table, &mut paths);
-    if args.json {
-        output::list_json(&Listing::new(&snapshot, &described))?;
-    } else {
-        output::list(|out| print_text(out, &snapshot, &described))?;
+    let nothing = LockTable::default();
+    let table = snapshot.as_ref().map_or(&nothing, |seen| &seen.table);
+    let described = Described::new(table, &mut paths);
+    let nfs4 = Nfs4Listing::new(&states, args, on, &mut paths);
+    let listing = Listing {
+        schema: "nlmfo.locks/2",
+        exact: snapshot.as_ref().is_none_or(Snapshot::is_exact),
+        passes: snapshot.as_ref().map_or(0, |seen| seen.passes),
+        took_ms: snapshot
+            .as_ref()
+            .map_or(0.0, |seen| milliseconds(seen.took)),
+        locks: &described,
+        waiters: &described,
+        shares: &described,
+        nfs4: &nfs4,
+    };
+    match args.json {
+        true => output::list_json(&listing).map(|_| ())?,
+        false => output::list(|out| print_text(out, table, &described, &nfs4, args))?,
     }
-    if !snapshot.is_exact() {
+    if let Some(unsettled) = snapshot.as_ref().map(|seen| seen.unsettled.len())
+        && unsettled > 0
+    {
         output::note(format_args!(
-            "locks on {} files changed each time they were read, for {} s; their locks may be \
-             incomplete",
-            snapshot.unsettled.len(),
+            "locks on {unsettled} files changed each time they were read, for {} s; their locks \
+             may be incomplete",
             PATIENCE.as_secs()
         ));
     }
-    Ok(Exit::Done)
+    Ok(nfs4.exit(args.nfs))
 }
 
-fn wanted(args: &LocksArgs, netns: u32, host: &Host) -> bool {
+/// What state must be on: the file or filesystem that was asked for.
+#[derive(Clone, Copy)]
+enum On {
+    Anything,
+    Filesystem(u32, u32),
+    File(u32, u32, u64),
+}
+
+impl On {
+    fn asked(args: &LocksArgs) -> Result<On, Failure> {
+        let Some(path) = args.file.as_ref().or(args.filesystem.as_ref()) else {
+            return Ok(On::Anything);
+        };
+        let found =
+            std::fs::metadata(path).with_context(|| format!("looking at {}", path.shown()))?;
+        let (major, minor) = (major(found.dev()), minor(found.dev()));
+        Ok(match args.file {
+            Some(_) => On::File(major, minor, found.ino()),
+            None => On::Filesystem(major, minor),
+        })
+    }
+
+    fn has(self, file: &FileInfo) -> bool {
+        let device = (file.major, file.minor);
+        match self {
+            On::Anything => true,
+            On::Filesystem(major, minor) => device == (major, minor),
+            On::File(major, minor, ino) => (device, file.ino) == ((major, minor), ino),
+        }
+    }
+}
+
+/// Leaves of the table what was asked for.
+fn narrow(table: &mut LockTable, args: &LocksArgs, netns: u32, on: On) {
     let any = |wanted: &[IpAddr], ip| wanted.is_empty() || wanted.contains(&ip);
-    (args.all_netns || host.netns == netns)
-        && any(&args.vip, host.vip)
-        && any(&args.client, host.client)
+    *table = table.part(|host: &Host| {
+        (args.all_netns || host.netns == netns)
+            && any(&args.vip, host.vip)
+            && any(&args.client, host.client)
+    });
+    let files: Vec<bool> = table.files.iter().map(|file| on.has(file)).collect();
+    table.waiters.retain(|waiter| files[waiter.file.index()]);
+    table
+        .locks
+        .retain(|lock| !args.waiters && files[lock.file.index()]);
+    table
+        .shares
+        .retain(|share| !args.waiters && files[share.file.index()]);
 }
 
-/// The JSON of `nlmfo locks`. The lines are made while they are written.
+/// NFSv4's part.
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Nfs4Listing {
+    /// It was not asked for.
+    LeftOut,
+    /// It could not be read.
+    Unknown { reason: String },
+    Read {
+        /// Whether nothing changed while it was read.
+        exact: bool,
+        passes: u32,
+        took_ms: f64,
+        /// Those whose VIPs and addresses are wanted, also without state.
+        clients: Vec<ClientLine4>,
+        states: Vec<StateLine>,
+    },
+}
+
+impl Nfs4Listing {
+    fn new(
+        seen: &Option<Result<StateSnapshot, StatesError>>,
+        args: &LocksArgs,
+        on: On,
+        paths: &mut PathFinder,
+    ) -> Self {
+        let snapshot = match seen {
+            None => return Nfs4Listing::LeftOut,
+            Some(Err(error)) => {
+                return Nfs4Listing::Unknown {
+                    reason: chain(error),
+                };
+            }
+            Some(Ok(snapshot)) => snapshot,
+        };
+        let mut table = snapshot.table.part(|client| {
+            (args.vip.is_empty() || args.vip.iter().any(|&vip| client.may_use(vip)))
+                && (args.client.is_empty() || args.client.contains(&client.address))
+        });
+        (table.states).retain(|state| match (&state.file, on) {
+            (_, On::Anything) => true,
+            (Some(file), on) => on.has(file),
+            (None, _) => false,
+        });
+        Nfs4Listing::Read {
+            exact: snapshot.exact,
+            passes: snapshot.passes,
+            took_ms: milliseconds(snapshot.took),
+            clients: table.clients.iter().map(ClientLine4::from).collect(),
+            states: describe(&table, paths),
+        }
+    }
+
+    fn states(&self) -> &[StateLine] {
+        match self {
+            Nfs4Listing::Read { states, .. } => states,
+            _ => &[],
+        }
+    }
+
+    /// Says what keeps the listing from being whole; a lack only if NFSv4 alone is wanted.
+    fn exit(&self, nfs: Option<NfsVersion>) -> Exit {
+        match self {
+            Nfs4Listing::Read { exact: false, .. } => {
+                output::note(format_args!(
+                    "NFSv4 state changed each time it was read, for {} s; it may be incomplete",
+                    PATIENCE.as_secs()
+                ));
+                Exit::Done
+            }
+            Nfs4Listing::Unknown { reason } => {
+                output::note(format_args!(
+                    "what NFSv4 clients hold is not known: {reason}"
+                ));
+                match nfs {
+                    Some(NfsVersion::V4) => Exit::Lacking,
+                    _ => Exit::Done,
+                }
+            }
+            _ => Exit::Done,
+        }
+    }
+}
+
+/// The JSON of `nlmfo locks`. The lines of NFSv3 are made while they are written.
 #[derive(Serialize)]
 struct Listing<'a> {
     schema: &'static str,
     /// Whether two walks of the kernel's lists agreed on every lock.
     exact: bool,
-    /// How often the lists were read.
+    /// How often the lists were read; 0 if they were not asked for.
     passes: u32,
     took_ms: f64,
     #[serde(serialize_with = "lock_lines")]
@@ -81,20 +244,7 @@ struct Listing<'a> {
     waiters: &'a Described<'a>,
     #[serde(serialize_with = "share_lines")]
     shares: &'a Described<'a>,
-}
-
-impl<'a> Listing<'a> {
-    fn new(snapshot: &Snapshot, described: &'a Described<'a>) -> Self {
-        Listing {
-            schema: "nlmfo.locks/1",
-            exact: snapshot.is_exact(),
-            passes: snapshot.passes,
-            took_ms: snapshot.took.as_secs_f64() * 1e3,
-            locks: described,
-            waiters: described,
-            shares: described,
-        }
-    }
+    nfs4: &'a Nfs4Listing,
 }
 
 fn lock_lines<S: Serializer>(described: &Described, out: S) -> Result<S::Ok, S::Error> {
@@ -109,40 +259,64 @@ fn share_lines<S: Serializer>(described: &Described, out: S) -> Result<S::Ok, S:
     out.collect_seq(described.shares())
 }
 
-fn print_text(out: &mut impl Write, snapshot: &Snapshot, described: &Described) -> fmt::Result {
+fn print_text(
+    out: &mut impl Write,
+    table: &LockTable,
+    described: &Described,
+    nfs4: &Nfs4Listing,
+    args: &LocksArgs,
+) -> fmt::Result {
     let rows = (described.locks().map(lock_row))
         .chain(described.waiters().map(waiter_row))
-        .chain(described.shares().map(share_row));
+        .chain(described.shares().map(share_row))
+        .chain(nfs4.states().iter().flat_map(state_rows));
     let headings = [
-        "VIP", "CLIENT", "NAME", "NLM", "WHAT", "RANGE", "SVID", "FILE",
+        "VIP", "CLIENT", "NAME", "NFS", "NLM", "WHAT", "RANGE", "SVID", "FILE",
     ];
     table::write(out, headings, rows)?;
-    let table = &snapshot.table;
-    writeln!(
-        out,
-        "{} locks, {} waiters, {} shares",
-        table.locks.len(),
-        table.waiters.len(),
-        table.shares.len()
-    )
+    if args.nfs != Some(NfsVersion::V4) {
+        writeln!(
+            out,
+            "NFSv3: {} locks, {} waiters, {} shares",
+            table.locks.len(),
+            table.waiters.len(),
+            table.shares.len()
+        )?;
+    }
+    match nfs4 {
+        Nfs4Listing::LeftOut => Ok(()),
+        Nfs4Listing::Unknown { .. } => writeln!(out, "NFSv4: not known"),
+        Nfs4Listing::Read { states, .. } => {
+            let of = |kind| states.iter().filter(|state| state.kind == kind).count();
+            let locks: usize = states.iter().map(|state| state.ranges.len()).sum();
+            writeln!(
+                out,
+                "NFSv4: {} opens, {locks} locks, {} delegations, {} layouts",
+                of(Kind::Open),
+                of(Kind::Delegation),
+                of(Kind::Layout)
+            )
+        }
+    }
 }
 
-fn lock_row(line: LockLine) -> [String; 8] {
-    let what = line.mode.to_string();
+fn lock_row(line: LockLine) -> [String; 9] {
+    let what = format!("lock {}", line.mode);
     row(line, what)
 }
 
-fn waiter_row(line: WaiterLine) -> [String; 8] {
+fn waiter_row(line: WaiterLine) -> [String; 9] {
     let state = if line.granted { "granted" } else { "waits" };
     let what = format!("{state} {}", line.lock.mode);
     row(line.lock, what)
 }
 
-fn row(line: LockLine, what: String) -> [String; 8] {
+fn row(line: LockLine, what: String) -> [String; 9] {
     [
         line.host.vip.to_string(),
         line.host.client.to_string(),
-        line.host.client_name,
+        line.host.client_name.to_string(),
+        "3".to_owned(),
         format!("{}/{}", line.host.version, line.host.transport),
         what,
         line.range.to_string(),
@@ -151,15 +325,40 @@ fn row(line: LockLine, what: String) -> [String; 8] {
     ]
 }
 
-fn share_row(line: ShareLine) -> [String; 8] {
+fn share_row(line: ShareLine) -> [String; 9] {
     [
         line.host.vip.to_string(),
         line.host.client.to_string(),
-        line.host.client_name,
+        line.host.client_name.to_string(),
+        "3".to_owned(),
         format!("{}/{}", line.host.version, line.host.transport),
         format!("share {} deny {}", line.access, line.deny),
         "-".to_owned(),
         "-".to_owned(),
         line.file.to_string(),
     ]
+}
+
+/// A row for each range of a lock, one for any other state. A lock's state that has
+/// outlived its last range has none.
+fn state_rows(line: &StateLine) -> Vec<[String; 9]> {
+    let row = |what: String, range: String| {
+        [
+            line.client.vips_text(),
+            line.client.client.to_string(),
+            line.client.client_name.to_string(),
+            format!("4.{}", line.client.minor),
+            "-".to_owned(),
+            what,
+            range,
+            "-".to_owned(),
+            line.file_text(),
+        ]
+    };
+    match line.kind {
+        Kind::Lock => (line.ranges.iter())
+            .map(|range| row(format!("lock {}", range.mode), range.range.to_string()))
+            .collect(),
+        _ => vec![row(line.what(), "-".to_owned())],
+    }
 }

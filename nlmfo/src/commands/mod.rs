@@ -8,6 +8,7 @@ mod grace;
 mod ha_callout;
 mod interrupted;
 mod locks;
+mod nfs4_clients;
 mod notify;
 mod probe;
 mod serve;

@@ -5,6 +5,7 @@ pub mod credit;
 pub mod evidence;
 pub mod exclusive;
 pub mod kept;
+pub mod nfs4;
 pub mod noted;
 pub mod pair;
 pub mod reclaim;

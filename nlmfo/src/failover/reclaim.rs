@@ -146,6 +146,7 @@ mod tests {
             locks: vec![lock(10, 19, Mode::Read), other],
             waiters: Vec::new(),
             shares: Vec::new(),
+            nfs4: Vec::new(),
         };
         let text = serde_json::to_string(&record).unwrap();
         let record: Record = serde_json::from_str(&text).unwrap();

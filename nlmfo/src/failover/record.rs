@@ -14,6 +14,7 @@ use crate::files::{self, FileError, LIMIT, Place};
 use crate::foreign;
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
+use crate::observe::states::describe::StateLine;
 use crate::observe::table::LockTable;
 
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,10 @@ pub struct Record {
     pub locks: Vec<LockLine>,
     pub waiters: Vec<WaiterLine>,
     pub shares: Vec<ShareLine>,
+    /// What NFSv4 clients held through the VIPs, or may have: `vips` of each line says
+    /// through which. A lock may come back as a delegation that covers it.
+    #[serde(default)]
+    pub nfs4: Vec<StateLine>,
 }
 
 impl Record {
@@ -87,6 +92,7 @@ impl Record {
             locks: Vec::new(),
             waiters: Vec::new(),
             shares: Vec::new(),
+            nfs4: Vec::new(),
         };
         for table in tables {
             let described = Described::new(table, paths);
@@ -101,6 +107,13 @@ impl Record {
             }
         }
         record
+    }
+
+    /// Adds what NFSv4 clients hold, each state once.
+    pub fn add_nfs4(&mut self, lines: impl IntoIterator<Item = StateLine>) {
+        let key = |line: &StateLine| (line.client.client_id.clone(), line.stateid.clone());
+        let mut there: HashSet<_> = self.nfs4.iter().map(key).collect();
+        (self.nfs4).extend(lines.into_iter().filter(|line| there.insert(key(line))));
     }
 
     /// The monitored clients of one VIP: those that want to be told of a reboot. One that
@@ -120,6 +133,8 @@ impl Record {
         add(&mut self.locks, &earlier.locks, |lock| ours(&lock.host));
         add(&mut self.waiters, &earlier.waiters, |w| ours(&w.lock.host));
         add(&mut self.shares, &earlier.shares, |share| ours(&share.host));
+        let states = earlier.nfs4.iter();
+        self.add_nfs4(states.filter(|s| s.client.vips.contains(&vip)).cloned());
     }
 
     /// Looks where the record is to be written, before anything is done; what is there is a
@@ -206,6 +221,7 @@ mod tests {
             locks: Vec::new(),
             waiters: Vec::new(),
             shares: Vec::new(),
+            nfs4: Vec::new(),
         }
     }
 

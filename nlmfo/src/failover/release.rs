@@ -15,6 +15,7 @@ pub use super::begun::Begun;
 use super::credit::{self, Stage};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
 use super::milliseconds;
+use super::nfs4::{self, Nfs4Report};
 use super::noted;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub filesystems: Vec<PathBuf>,
     /// Whether clients may be declared rebooted.
     pub reboot_notice: bool,
+    /// Whether NFSv4 state is left out, and not looked at.
+    pub without_nfs4: bool,
     /// For a VIP's whole release.
     pub deadline: Duration,
     /// Why lockd has not done what had reached it before the fence. Then nothing can be
@@ -158,6 +161,9 @@ impl Start {
             let tables = start.looks.iter().map(|seen| &seen.ours);
             let (node, release) = (netns::node(), facts.release.clone());
             let mut record = Record::of(tables, paths, node, release, &plan.vips);
+            if !plan.without_nfs4 {
+                nfs4::record(&mut record, watch, &plan.vips, paths);
+            }
             if let Some(place) = &plan.record {
                 for (&vip, seen) in plan.vips.iter().zip(&start.looks) {
                     if plan.begun.counts(vip, &seen.ours)
@@ -288,9 +294,14 @@ impl OneVip<'_> {
             at: self.began.elapsed(),
             left: items(&last.ours),
         });
+        let nfs4_held = match self.plan.without_nfs4 {
+            true => Nfs4Report::LeftOut,
+            false => Nfs4Report::new(&self.watch.states(self.vip), self.vip, paths),
+        };
         let verdict = if self.plan.dry_run {
             Verdict::Planned
         } else {
+            doubts.extend(nfs4_held.doubt());
             let looks = [first.as_look(), last.as_look()];
             doubts.extend(evidence::doubts(looks, &(until - from)));
             doubts.extend(self.plan.blocked.iter().map(|blocked| {
@@ -320,6 +331,7 @@ impl OneVip<'_> {
             remaining: remaining.locks().collect(),
             remaining_waiters: remaining.waiters().collect(),
             remaining_shares: remaining.shares().collect(),
+            nfs4: nfs4_held,
             counters,
         };
         Ok((report, last))

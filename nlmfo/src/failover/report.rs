@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::evidence::{Counts, Fate, Other};
+use super::nfs4::Nfs4Report;
 use crate::observe::counters::Counters;
 use crate::observe::describe::{LockLine, ShareLine, WaiterLine};
 use crate::release::{HostReport, WayKind};
@@ -68,6 +69,8 @@ pub struct VipReport {
     pub remaining: Vec<LockLine>,
     pub remaining_waiters: Vec<WaiterLine>,
     pub remaining_shares: Vec<ShareLine>,
+    /// What NFSv4 clients hold through the VIP, which a release does not touch.
+    pub nfs4: Nfs4Report,
     /// What lockd did for the VIP from the first snapshot to the last.
     pub counters: Counters,
 }
@@ -203,14 +206,19 @@ impl fmt::Display for VipReport {
         for left in &self.remaining_shares {
             writeln!(f, "{still}{}", share(left))?;
         }
+        write!(f, "{}", self.nfs4)?;
         for warning in &self.warnings {
             writeln!(f, "  note: {warning}")?;
         }
         match self.verdict {
             Verdict::Confirmed if self.before.is_none() => writeln!(
                 f,
-                "✓ {}: confirmed: nothing was held through it, nothing to do",
-                self.vip
+                "✓ {}: confirmed: nothing was held through it{}, nothing to do",
+                self.vip,
+                match self.nfs4 {
+                    Nfs4Report::LeftOut => " by NFSv3",
+                    _ => "",
+                }
             ),
             Verdict::Confirmed => writeln!(
                 f,

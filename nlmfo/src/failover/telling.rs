@@ -381,6 +381,7 @@ mod tests {
             locks: Vec::new(),
             waiters: Vec::new(),
             shares: Vec::new(),
+            nfs4: Vec::new(),
         }
     }
 

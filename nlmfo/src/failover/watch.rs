@@ -8,6 +8,7 @@ use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::host::Host;
 use crate::observe::programs::ObserveError;
 use crate::observe::snapshot::{Snapshot, Snapshots};
+use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::LockTable;
 
 /// How long one look may take before it counts as not exact.
@@ -53,6 +54,11 @@ impl Watch {
         let snapshot = self.snapshots.take(Some(vip), PATIENCE)?;
         let ours = (snapshot.table).part(|host| host.vip == vip && host.netns == self.netns);
         Ok(Seen { snapshot, ours })
+    }
+
+    /// What NFSv4 clients hold through the VIP, or may.
+    pub fn states(&mut self, vip: IpAddr) -> Result<StateSnapshot, StatesError> {
+        (self.snapshots).take_states(self.netns, Some(vip), PATIENCE)
     }
 
     pub fn counters(&self) -> Result<PerVip, ObserveError> {

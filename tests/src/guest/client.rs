@@ -123,6 +123,33 @@ impl Client {
         Ok(Mount { at })
     }
 
+    /// Mounts the server's export by NFSv4 through `vip`. From 4.1 on,
+    /// a mount through another address of the same server adds a connection to it.
+    pub fn mount_nfs4(&self, server: &Server, vip: IpAddr, minor: u8) -> Result<Mount> {
+        let at = PathBuf::from(format!(
+            "/run/mnt/{}-v4.{minor}",
+            vip.to_string().replace(':', "-")
+        ));
+        self.place.create_dir(&at)?;
+        let host = match vip {
+            IpAddr::V4(v4) => v4.to_string(),
+            IpAddr::V6(v6) => format!("[{v6}]"),
+        };
+        let trunking = if minor > 0 { ",max_connect=4" } else { "" };
+        let netid = netid(Transport::Tcp, vip);
+        run((self.place.command("mount"))
+            .args(["-t", "nfs", "-o"])
+            .arg(format!("vers=4.{minor},proto={netid}{trunking}"))
+            .arg(format!("{host}:{}", server.export().display()))
+            .arg(&at))
+        .with_context(|| format!("client {} mounting through {vip}", self.place.name()))?;
+        self.mounts
+            .lock()
+            .expect("no panic while held")
+            .push(at.clone());
+        Ok(Mount { at })
+    }
+
     /// [`Client::mount`] over TCP with this text as the server's name, by which lockd may
     /// monitor it.
     pub fn mount_named(&self, server: &Server, name: &str, vip: IpAddr) -> Result<Mount> {

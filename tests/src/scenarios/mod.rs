@@ -14,6 +14,7 @@ mod half_done;
 mod last_resorts;
 mod locks;
 mod names;
+mod nfs4;
 mod notify;
 mod output;
 mod parallel;
@@ -119,6 +120,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         notify::SCENARIOS,
         probe::SCENARIOS,
         names::SCENARIOS,
+        nfs4::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
         release::SCENARIOS,

@@ -300,6 +300,7 @@ fn plan(args: &FailoverArgs, vips: &[IpAddr]) -> release::Plan {
         dry_run: release.dry_run,
         filesystems: release.unlock_filesystem.clone(),
         reboot_notice: release.reboot_notice,
+        without_nfs4: release.nfs.is_some(),
         deadline: release.deadline,
         blocked: None,
     }

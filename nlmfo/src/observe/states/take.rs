@@ -47,7 +47,7 @@ pub enum StatesError {
          {here}): mount it here (`mount -t nfsd nfsd /proc/fs/nfsd`)"
     )]
     OtherServer { here: u32, there: u64 },
-    #[error("reading {path}: {source}")]
+    #[error("reading {path}")]
     Read {
         path: PathBuf,
         source: std::io::Error,

@@ -1,0 +1,204 @@
+//! NFSv4's part in a release: what a shared knfsd cannot move, and so must be named.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::record::Record;
+use super::watch::Watch;
+use crate::causes::chain;
+use crate::kernel::path::PathFinder;
+use crate::observe::states::Counts4;
+use crate::observe::states::describe::{StateLine, describe};
+use crate::observe::states::take::{StateSnapshot, StatesError};
+
+/// What NFSv4 clients hold through a VIP after its release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Nfs4Report {
+    /// Left out by request (`--nfs 3`): it was not looked at.
+    LeftOut,
+    /// Nothing.
+    None,
+    Held {
+        counts: Counts4,
+        /// Of them, the clients that have no connection: through which VIP they hold
+        /// their state is not known.
+        not_connected: usize,
+        states: Vec<StateLine>,
+    },
+    /// It is not known.
+    Unknown { reason: String },
+}
+
+/// Puts down what NFSv4 clients hold through the VIPs. Where that cannot be read, the
+/// release's report says so.
+pub fn record(record: &mut Record, watch: &mut Watch, vips: &[IpAddr], paths: &mut PathFinder) {
+    for &vip in vips {
+        if let Ok(states) = watch.states(vip) {
+            record.add_nfs4(describe(&states.table.held_through(vip), paths));
+        }
+    }
+}
+
+/// Why, and what helps.
+const CANNOT_MOVE: &str = "a knfsd that several VIPs share has one client id per NFSv4 client and \
+                           no grace for one address, so that this state cannot move with the VIP; \
+                           give the VIP a server of its own, drop the state (`echo expire > \
+                           /proc/fs/nfsd/clients/N/ctl`), or leave NFSv4 out with --nfs 3";
+
+impl Nfs4Report {
+    /// From the last look at the VIP.
+    pub fn new(
+        seen: &Result<StateSnapshot, StatesError>,
+        vip: IpAddr,
+        paths: &mut PathFinder,
+    ) -> Self {
+        let snapshot = match seen {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let reason = chain(error);
+                return Nfs4Report::Unknown { reason };
+            }
+        };
+        let held = snapshot.table.held_through(vip);
+        match (held.states.is_empty(), snapshot.exact) {
+            (true, true) => Nfs4Report::None,
+            (true, false) => Nfs4Report::Unknown {
+                reason: StatesError::Changing.to_string(),
+            },
+            (false, _) => Nfs4Report::Held {
+                counts: held.counts(),
+                not_connected: (held.clients.iter())
+                    .filter(|client| client.vips.is_empty())
+                    .count(),
+                states: describe(&held, paths),
+            },
+        }
+    }
+
+    /// Why it keeps the release from being confirmed, if it does.
+    pub fn doubt(&self) -> Option<String> {
+        match self {
+            Nfs4Report::LeftOut | Nfs4Report::None => None,
+            Nfs4Report::Held {
+                counts,
+                not_connected,
+                ..
+            } => {
+                let which = match not_connected {
+                    0 => "held through it".to_owned(),
+                    some if *some == counts.clients => {
+                        "held by clients that are not connected, VIP unknown".to_owned()
+                    }
+                    some => format!("held through it, {some} of them not connected, VIP unknown"),
+                };
+                Some(format!("NFSv4 state of {counts} is {which}: {CANNOT_MOVE}"))
+            }
+            Nfs4Report::Unknown { reason } => Some(format!(
+                "what NFSv4 clients hold through it is not known: {reason}; --nfs 3 leaves NFSv4 out"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Nfs4Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Nfs4Report::None | Nfs4Report::Unknown { .. } => Ok(()),
+            Nfs4Report::LeftOut => writeln!(
+                f,
+                "  note: --nfs 3: what NFSv4 clients hold through it was not looked at, and is lost \
+                 when it moves"
+            ),
+            Nfs4Report::Held { states, .. } => states
+                .iter()
+                .try_for_each(|state| writeln!(f, "  ! NFSv4, not released: {state}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::states::info::Info;
+    use crate::observe::states::{Access, Kind, Nfs4Client, Standing, State, StateTable};
+
+    const VIP: &str = "10.77.0.1";
+
+    fn seen(vips: &[&str], exact: bool) -> Result<StateSnapshot, StatesError> {
+        let client = Nfs4Client {
+            number: 3,
+            id: [1, 2],
+            minor: 1,
+            name: "Linux NFSv4.1 c1".into(),
+            address: "10.77.1.1".parse().unwrap(),
+            vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
+            vip_unknown: vips.is_empty(),
+            connections: Some(vips.len()),
+            info: Info::default(),
+        };
+        let open = State {
+            client: 0,
+            kind: Kind::Open,
+            standing: Standing::Held,
+            access: Access {
+                read: true,
+                write: false,
+            },
+            deny: Access::default(),
+            file: None,
+            owner: b"open id:1".to_vec(),
+            ranges: Vec::new(),
+            id: [1; 16],
+        };
+        Ok(StateSnapshot {
+            table: StateTable {
+                clients: vec![client],
+                states: vec![open],
+            },
+            exact,
+            ..StateSnapshot::default()
+        })
+    }
+
+    fn report(seen: Result<StateSnapshot, StatesError>) -> Nfs4Report {
+        let mut paths = PathFinder::new(0).unwrap();
+        Nfs4Report::new(&seen, VIP.parse().unwrap(), &mut paths)
+    }
+
+    #[test]
+    fn state_through_the_vip_or_an_unknown_one_is_never_confirmed() {
+        let held = report(seen(&["10.77.0.2", VIP], true));
+        let doubt = held.doubt().unwrap();
+        assert!(
+            doubt.contains("1 client with 1 open is held through it"),
+            "{doubt}"
+        );
+        assert!(
+            held.to_string().contains("through 10.77.0.2,10.77.0.1"),
+            "{held}"
+        );
+        let lone = report(seen(&[], true)).doubt().unwrap();
+        assert!(lone.contains("not connected, VIP unknown"), "{lone}");
+        // Held is held, also when it changes.
+        assert!(report(seen(&[VIP], false)).doubt().is_some());
+    }
+
+    #[test]
+    fn only_an_exact_look_proves_that_there_is_none() {
+        assert_eq!(report(seen(&["10.77.0.2"], true)), Nfs4Report::None);
+        let vague = report(seen(&["10.77.0.2"], false)).doubt().unwrap();
+        assert!(vague.contains("changed each time"), "{vague}");
+        let unreadable = report(Err(StatesError::OtherServer { here: 1, there: 2 }));
+        assert!(
+            unreadable
+                .doubt()
+                .unwrap()
+                .contains("another network namespace")
+        );
+        assert_eq!(Nfs4Report::LeftOut.doubt(), None);
+        assert!(Nfs4Report::LeftOut.to_string().contains("--nfs 3"));
+    }
+}
