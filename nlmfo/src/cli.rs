@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use self::values::{address, host, interval, name, speed, time, vip};
+use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
 use crate::notify::state_dir;
 
@@ -184,12 +184,12 @@ pub struct PairArgs {
         value_name = "COMMAND",
         default_value = "ssh -o BatchMode=yes",
         requires = "to",
-        value_parser = NonEmptyStringValueParser::new()
+        value_parser = OsStringValueParser::new().try_map(not_empty)
     )]
     pub rsh: OsString,
     /// nlmfo's path on HOST
     #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "to")]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
     pub remote_nlmfo: OsString,
     /// Run as `PROGRAM HOST VIP...` when the locks are released: it moves the filesystem and
     /// then the address to HOST; without it, somebody else does

@@ -1,5 +1,6 @@
 //! What arguments may be: one parser for each kind of value, whichever option takes it.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -61,6 +62,14 @@ pub(super) fn host(text: &str) -> Result<String, String> {
         "" => Err("give the name or address of a node".to_owned()),
         text if text.starts_with('-') => Err("the name of a node does not begin with -".to_owned()),
         text => Ok(text.to_owned()),
+    }
+}
+
+/// A word that need not be UTF-8.
+pub(super) fn not_empty(text: OsString) -> Result<OsString, &'static str> {
+    match text.is_empty() {
+        true => Err("it is empty"),
+        false => Ok(text),
     }
 }
 
