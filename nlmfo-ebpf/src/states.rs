@@ -61,25 +61,24 @@ fn show_client(seq: u64) -> Result<bool, i32> {
     let client = pointer(seq, layout!(states.seq_private))?;
     let written = emit(|record: *mut ClientRecord| {
         let net = pointer(client, layout!(states.client_net))?;
-        let name_len: u32 = read(client, layout!(states.client_name_len))?;
         fill!(record, {
             kind: kind::CLIENT,
             minor: read(client, layout!(states.client_minor))?,
             client: client,
             id: read(client, layout!(states.client_id))?,
             netns: read(net, layout!(net_inum))?,
-            name_len: name_len,
+            name_len: 0,
             address: address(client, layout!(states.client_addr))?,
             vip: address(client, layout!(states.client_cb_saddr))?,
             name: [0; OWNER_MAX],
         });
         // SAFETY: as in `fill!`.
         let name = unsafe { &raw mut (*record).name };
-        read_bytes(
-            name,
-            name_len,
-            pointer(client, layout!(states.client_name_data))?,
-        )
+        // The length last: 6.1's verifier forgets a bound over a call.
+        let data = pointer(client, layout!(states.client_name_data))?;
+        let name_len: u32 = read(client, layout!(states.client_name_len))?;
+        fill!(record, { name_len: name_len });
+        read_bytes(name, name_len, data)
     })?;
     let state = CONNECTIONS.get_ptr_mut(0).ok_or(-1)?;
     // SAFETY: this CPU's entry; only the one reader walks (`Control::reader`).
@@ -243,16 +242,18 @@ fn show_state(stid: u64) -> Result<bool, i32> {
 #[inline(always)]
 fn show_owner(stid: u64, record: *mut StateRecord) -> Result<(), i32> {
     let owner = pointer(stid, layout!(states.ol_owner))?;
-    let owner_len: u32 = read(owner, layout!(states.owner_len))?;
     fill!(record, {
         access: read::<u8>(stid, layout!(states.ol_access))? as u32,
         deny: read::<u8>(stid, layout!(states.ol_deny))? as u32,
         owner: owner,
-        owner_len: owner_len,
     });
     // SAFETY: as in `fill!`.
     let name = unsafe { &raw mut (*record).owner_name };
-    read_bytes(name, owner_len, pointer(owner, layout!(states.owner_data))?)
+    // The length last, as in `show_client`.
+    let data = pointer(owner, layout!(states.owner_data))?;
+    let owner_len: u32 = read(owner, layout!(states.owner_len))?;
+    fill!(record, { owner_len: owner_len });
+    read_bytes(name, owner_len, data)
 }
 
 #[inline(always)]
