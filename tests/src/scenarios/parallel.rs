@@ -4,18 +4,18 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{Context, End, Kernels, Scenario};
-use crate::guest::command::{Finished, finish};
+use crate::guest::command::{Finished, finish, finish_within};
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
 use crate::guest::raw::RawNet;
 use crate::guest::tool::{Tool, exit};
-use crate::guest::wait::{Seen, until};
+use crate::guest::wait::{Seen, until, until_for};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -37,6 +37,9 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const VIPS_EACH: usize = 10;
 const LOCKS: u32 = 10;
+
+/// Twenty processes that load programs make an emulated machine slow.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The site's program that tells clients: it leaves a file with the VIP's name.
 const TELL: &str = "/tmp/tell";
@@ -75,7 +78,7 @@ fn twenty(context: &Context) -> Result<End> {
             .map(|(nth, vip)| {
                 let (tool, net, files) = (&tool, &net, &files);
                 let client = scope.spawn(move || {
-                    until(&format!("the clients of {vip} to be told"), || {
+                    until_for(LIMIT, &format!("the clients of {vip} to be told"), || {
                         Ok(match Path::new(TOLD).join(vip).exists() {
                             true => Seen::Yes(()),
                             false => Seen::No("they are not".into()),
@@ -90,16 +93,16 @@ fn twenty(context: &Context) -> Result<End> {
                         "--vip",
                         vip,
                         "--deadline",
-                        "100",
+                        "300",
                         "--fence",
-                        "200s",
+                        "600s",
                         "--grace",
-                        "100s",
+                        "300s",
                         "--notify",
                         TELL,
                         "--json",
                     ];
-                    tool.run(&arguments)
+                    finish_within(LIMIT, &mut tool.command(&arguments), "")
                 });
                 (failover, client)
             })
