@@ -5,7 +5,7 @@
 use crate::Addr;
 use crate::layout::Layout;
 use crate::record::FH_MAX;
-use crate::stream::{Rewrites, Stream};
+use crate::stream::Follower;
 
 /// The socket mark (`SO_MARK`) of nlmfo's own calls to lockd, which pass a fence.
 /// Only processes with CAP_NET_ADMIN on this node can set it: it does not travel.
@@ -13,7 +13,7 @@ pub const OWN_MARK: u32 = 0x6e6c_6d66;
 
 /// Version of everything that is pinned: the maps of this file and the programs
 /// that share them. Raise it with every change.
-pub const PINNED_VERSION: u32 = 1;
+pub const PINNED_VERSION: u32 = 2;
 
 /// What the gate shall do for one VIP.
 #[repr(C)]
@@ -44,6 +44,8 @@ pub struct Gate {
     pub scope_opened: u64,
     /// Address of the network namespace's `struct net`.
     pub net: u64,
+    /// A random number that [`decided_priority`] depends on.
+    pub secret: u64,
 }
 
 /// A connection's or datagram's ends; ports in host byte order.
@@ -57,16 +59,30 @@ pub struct Flow {
     pub pad: u32,
 }
 
+/// The `skb->priority` of a packet that the gate decided on and let through: by it the
+/// guard at the socket, and the gate on the next device, know that packet. Nothing between
+/// ingress and a local socket reads that field. It holds for this flow only, and cannot be
+/// guessed by those who can set a priority on their own packets.
+#[inline(always)]
+pub fn decided_priority(secret: u64, flow: &Flow) -> u32 {
+    // SAFETY: 40 bytes of plain integers without padding, whatever their values.
+    let words: [u32; 10] = unsafe { core::mem::transmute(*flow) };
+    let mut sum = secret;
+    for word in words {
+        sum = (sum ^ word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        sum ^= sum >> 32;
+    }
+    // Never one of the small numbers that every process may set.
+    sum as u32 | 1 << 31
+}
+
 /// A followed connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
-    pub stream: Stream,
-    /// The stream as it was before the segment at hand, should that be dropped.
-    pub before: Stream,
+    pub follower: Follower,
     /// `opened` of the window for which it is followed.
     pub opened: u64,
-    pub rewrites: Rewrites,
 }
 
 /// Which call an answer of lockd's belongs to.
@@ -88,6 +104,9 @@ pub struct Note {
     pub sent: u32,
     /// The word as lockd gets it.
     pub written: u32,
+    /// Whether lockd has answered it, or done with it what it does without an answer.
+    pub is_answered: u32,
+    pub pad: u32,
 }
 
 /// What the gate did for one VIP, per CPU.
@@ -100,8 +119,7 @@ pub struct Gated {
     pub reclaims: u64,
     /// Calls left as they were, because the kernel itself was in grace.
     pub left: u64,
-    /// Calls over UDP that came by again, on another device or sent once more, and
-    /// got what they had got before.
+    /// Calls that came by again.
     pub repeated: u64,
     /// SHARE calls that were dropped.
     pub shares: u64,
@@ -111,6 +129,8 @@ pub struct Gated {
     pub closed: u64,
     /// Packets dropped at the fence.
     pub fenced: u64,
+    /// Packets that reached lockd's sockets undecided, and were dropped there.
+    pub guarded: u64,
 }
 
 /// lockd's answers to LOCK calls in a VIP's window, by what they mean.
@@ -129,6 +149,11 @@ pub struct Audited {
     pub other: u64,
     /// A lock was granted that was no reclaim, or was never seen by the gate.
     pub violations: u64,
+    /// Of the calls that the gate saw, those that were answered, each once.
+    pub answered: u64,
+    /// Answers, violations not among them, to calls that the gate never saw, or saw with
+    /// another `reclaim` word than the one that lockd read.
+    pub unseen: u64,
 }
 
 /// How grace was violated.
@@ -192,6 +217,15 @@ pub struct GateLayout {
     pub serv_name: u32,
     /// `svid` in the type of [`Layout::lock_fl`], 4 bytes.
     pub lock_svid: u32,
+    /// `sock_common.skc_net`, a `struct net *`.
+    pub sock_net: u32,
+    /// `sock.sk_backlog.tail`, a pointer: null if the backlog is empty.
+    pub sock_backlog: u32,
+    /// `tcp_sock.out_of_order_queue`, a pointer: null if it is empty.
+    pub tcp_gap: u32,
+    /// `tcp_sock.rx_opt.ts_recent_stamp`, 4 bytes: of a listener, when it last sent SYN
+    /// cookies; 0 if it never did.
+    pub tcp_cookies: u32,
 }
 
 impl GateLayout {
@@ -202,16 +236,16 @@ impl GateLayout {
 
 const _: () = {
     assert!(size_of::<Window>() == 32);
-    assert!(size_of::<Gate>() == 32);
+    assert!(size_of::<Gate>() == 40);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<NoteKey>() == 24);
-    assert!(size_of::<Note>() == 16);
-    assert!(size_of::<Gated>() == 64);
-    assert!(size_of::<Audited>() == 48);
+    assert!(size_of::<Note>() == 24);
+    assert!(size_of::<Gated>() == 72);
+    assert!(size_of::<Audited>() == 64);
     assert!(size_of::<Violation>() == 80 + FH_MAX);
-    assert!(size_of::<Stream>() == 104);
-    assert!(size_of::<Connection>() == 2 * 104 + 8 + 512);
-    assert!(size_of::<GateLayout>() == size_of::<Layout>() + 40);
+    assert!(size_of::<Follower>() == 5 * 96 + 16);
+    assert!(size_of::<Connection>() == size_of::<Follower>() + 8);
+    assert!(size_of::<GateLayout>() == size_of::<Layout>() + 56);
 };
 
 #[cfg(feature = "user")]

@@ -1,54 +1,76 @@
-//! One client's TCP connection to lockd, as the gate follows it from its SYN on:
-//! each byte is looked at once, in order, and what was decided on a byte is told of
-//! every copy of it that comes later.
+//! One client's TCP connection to lockd, as the gate follows it from its SYN on.
+//!
+//! The gate reads a segment before TCP does, and TCP may discard it: for its checksum, its
+//! timestamp, its acknowledgement number. Its bytes then come again, and may be others.
+//! What counts is therefore what TCP has accepted ([`Tcp`]): the gate keeps the states at
+//! which the last segments began, and goes back to the one where TCP stands. It lets no
+//! second copy of a byte through while the first one may still be accepted.
 
 use crate::nlm_call::Calls;
 
-/// Bytes decided on that are remembered: calls with a `reclaim` word that a client
-/// may have on their way, unacknowledged, before its connection is closed.
-pub const REWRITES: usize = 64;
+/// Nanoseconds after which a segment that the gate let through has reached its socket, or
+/// never will. Less than TCP's shortest retransmission timeout (200 ms), so that it does
+/// not hold up a client that sends a lost segment again.
+pub const SETTLED: u64 = 100_000_000;
 
-/// A byte that was decided on.
-#[repr(C)]
+/// Segments on their way to TCP whose beginnings are kept. If an older one is lost after
+/// the gate, the connection is closed.
+pub const SEGMENTS: usize = 4;
+
+/// What TCP has of a connection. Read before the segment at hand gets there; it only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rewrite {
-    /// Its sequence number.
-    pub seq: u32,
-    /// What the gate wants to know when it comes again.
-    pub value: u32,
+pub struct Tcp {
+    /// Whether the handshake is over. If not, nothing is accepted yet.
+    pub is_open: bool,
+    /// Sequence number of the first byte that is not accepted yet (`rcv_nxt`).
+    pub accepted: u32,
+    /// Segments wait in the socket's backlog: they may be accepted or discarded.
+    pub is_busy: bool,
+    /// Bytes after a gap are kept, to be accepted when the gap is filled.
+    pub has_gap: bool,
 }
 
-/// How a segment lies to what was seen before.
+/// How a segment lies to what was read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Bytes before it are missing. TCP sends them again, and then this.
-    Ahead,
-    /// So many of its bytes were seen before: all of them, if that is its length.
-    Seen(u32),
-    /// It repeats bytes of which it is no longer known what was decided on them.
-    Forgotten,
+    /// It comes too early, or a copy of it may still be accepted: TCP sends it again.
+    Early,
+    /// TCP has all of it and discards it.
+    Old,
+    /// It goes on where the reader stands, after so many bytes that TCP discards.
+    New(u32),
+    /// The same, but the reader stands too far: it has to go back to this kept state.
+    Anew { kept: usize, skip: u32 },
+    /// Nobody can tell what TCP will make of it.
+    Lost,
 }
 
-/// A connection. All zeros but for [`Stream::begin`].
+/// A reader of a stream, between two segments.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stream {
     pub calls: Calls,
-    /// Sequence number of the first byte that was not seen yet.
+    /// Sequence number of the first byte that was not read yet.
     pub next: u32,
-    /// Bytes decided on so far, remembered or not; the next one's place in the ring.
-    pub decided: u32,
-    /// A segment that begins before this one may repeat a byte that is forgotten.
-    /// Never more than [`REACH`] before `next`.
-    horizon: u32,
-    pad: u32,
+    /// 0 if this is no state of the connection.
+    is_valid: u32,
 }
 
-/// The bytes decided on last, the oldest overwritten by the newest.
-pub type Rewrites = [Rewrite; REWRITES];
-
-/// No TCP window is larger (RFC 7323), so that nothing older is sent again.
-const REACH: u32 = 1 << 30;
+/// The readers of one connection: where it stands, and where it stood. All zeros but for
+/// [`Follower::begin`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Follower {
+    pub stream: Stream,
+    /// Before each of the last segments.
+    kept: [Stream; SEGMENTS],
+    /// The oldest of them, to be overwritten next.
+    oldest: u32,
+    /// Sequence number of the connection's first byte.
+    first: u32,
+    /// When the last segment was let through.
+    passed_at: u64,
+}
 
 /// Whether one sequence number comes before another one (RFC 9293, 3.4).
 #[inline(always)]
@@ -56,88 +78,97 @@ fn is_before(seq: u32, other: u32) -> bool {
     (seq.wrapping_sub(other) as i32) < 0
 }
 
-impl Stream {
+impl Follower {
     /// Starts over after a SYN with this sequence number.
     #[inline(always)]
     pub fn begin(&mut self, syn: u32) {
-        self.calls = Calls::STREAM;
-        self.next = syn.wrapping_add(1);
-        self.decided = 0;
-        self.horizon = self.next.wrapping_sub(REACH);
+        self.first = syn.wrapping_add(1);
+        self.stream.calls = Calls::STREAM;
+        self.stream.next = self.first;
+        self.stream.is_valid = 1;
+        self.forget();
     }
 
-    /// Where a segment of `len` bytes lies.
+    /// No kept state is one of the connection's any more.
     #[inline(always)]
-    pub fn place(&self, seq: u32, len: u32) -> Place {
-        if is_before(self.next, seq) {
-            return Place::Ahead;
-        }
-        let seen = self.next.wrapping_sub(seq);
-        if seen > 0 && is_before(seq, self.horizon) {
-            return Place::Forgotten;
-        }
-        Place::Seen(if seen < len { seen } else { len })
-    }
-
-    /// The segment is read and goes on to lockd.
-    #[inline(always)]
-    pub fn pass(&mut self, seq: u32, len: u32) {
-        let end = seq.wrapping_add(len);
-        if is_before(self.next, end) {
-            self.next = end;
-        }
-        if self.next.wrapping_sub(self.horizon) > REACH {
-            self.horizon = self.next.wrapping_sub(REACH);
+    fn forget(&mut self) {
+        for kept in &mut self.kept {
+            kept.is_valid = 0;
         }
     }
 
-    /// The segment is read but dropped: all is as `before` it, and what was decided
-    /// in it is decided again when it comes again. What it pushed out of the ring
-    /// stays forgotten.
+    /// Where a segment of `len` bytes, at least one, lies.
     #[inline(always)]
-    pub fn take_back(&mut self, before: &Stream) {
-        self.calls = before.calls;
-        self.next = before.next;
-        self.decided = before.decided;
-        if is_before(self.next, self.horizon) {
-            self.horizon = self.next;
-        }
-    }
-
-    /// Remembers the byte at `seq`.
-    #[inline(always)]
-    pub fn remember(&mut self, rewrites: &mut Rewrites, seq: u32, value: u32) {
-        let slot = &mut rewrites[self.decided as usize % REWRITES];
-        // What a dropped segment left in a slot is this very byte or one after it,
-        // and will be decided on again: nothing is forgotten by that.
-        if self.decided >= REWRITES as u32 && is_before(slot.seq, seq) {
-            self.horizon = slot.seq.wrapping_add(1);
-        }
-        *slot = Rewrite { seq, value };
-        // Never back to few: the ring stays full.
-        self.decided = match self.decided.checked_add(1) {
-            Some(decided) => decided,
-            None => 2 * REWRITES as u32,
+    pub fn place(&self, seq: u32, len: u32, now: u64, tcp: &Tcp) -> Place {
+        let next = self.stream.next;
+        let accepted = match tcp.is_open {
+            true => tcp.accepted,
+            false => self.first,
         };
+        if tcp.is_open && !is_before(accepted, seq.wrapping_add(len)) {
+            return Place::Old;
+        }
+        if is_before(next, seq) {
+            return Place::Early;
+        }
+        // TCP has read on without us.
+        if is_before(next, accepted) {
+            return Place::Lost;
+        }
+        if seq == next {
+            return Place::New(0);
+        }
+        // It comes again.
+        if !tcp.is_open && is_before(seq, accepted) {
+            return Place::Early;
+        }
+        let skip = accepted.wrapping_sub(seq);
+        if accepted == next {
+            return Place::New(skip);
+        }
+        let is_settled = now.wrapping_sub(self.passed_at) >= SETTLED && !tcp.is_busy;
+        if !is_settled || is_before(accepted, seq) {
+            return Place::Early;
+        }
+        if tcp.has_gap {
+            return Place::Lost;
+        }
+        let mut kept = 0;
+        while kept < SEGMENTS {
+            if self.kept[kept].is_valid != 0 && self.kept[kept].next == accepted {
+                return Place::Anew { kept, skip };
+            }
+            kept += 1;
+        }
+        Place::Lost
     }
 
-    /// A remembered byte, as its offset in a segment that begins at `seq` and whose
-    /// first `seen` bytes were seen before; `index` is below [`REWRITES`].
+    /// Goes back to a kept state, as [`Place::Anew`] says.
     #[inline(always)]
-    pub fn repeated(
-        &self,
-        rewrites: &Rewrites,
-        index: u32,
-        seq: u32,
-        seen: u32,
-    ) -> Option<(u32, u32)> {
-        if index >= self.decided || index >= REWRITES as u32 {
-            return None;
-        }
+    pub fn go_back(&mut self, kept: usize) {
         // The verifier wants the mask, as it loses what a comparison told of a copy; the
         // compiler would leave it out if it saw that it changes nothing.
-        let rewrite = rewrites[core::hint::black_box(index) as usize % REWRITES];
-        let offset = rewrite.seq.wrapping_sub(seq);
-        (offset < seen).then_some((offset, rewrite.value))
+        self.stream = self.kept[core::hint::black_box(kept) % SEGMENTS];
+        self.forget();
+    }
+
+    /// Keeps the state before the segment that is read next.
+    #[inline(always)]
+    pub fn keep(&mut self) {
+        self.kept[self.oldest as usize % SEGMENTS] = self.stream;
+    }
+
+    /// The segment is read up to `end` and goes on to TCP.
+    #[inline(always)]
+    pub fn pass(&mut self, end: u32, now: u64) {
+        self.stream.next = end;
+        self.oldest = self.oldest.wrapping_add(1);
+        self.passed_at = now;
+    }
+
+    /// The segment is read but dropped: all is as before it.
+    #[inline(always)]
+    pub fn take_back(&mut self) {
+        self.stream = self.kept[self.oldest as usize % SEGMENTS];
     }
 }

@@ -31,4 +31,6 @@
 #![no_std]
 
 #[cfg(target_arch = "bpf")]
+pub mod arguments;
+#[cfg(target_arch = "bpf")]
 pub mod memory;

@@ -6,6 +6,7 @@ use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use nlmfo_common::Addr;
 use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters};
+use nlmfo_ebpf::arguments::reclaim;
 
 use crate::kernel::{host_vip, layout, pointer, read};
 use crate::maps::{
@@ -55,23 +56,6 @@ fn counters_of(vip: Addr) -> Option<&'static mut VipCounters> {
 fn lock_host(lock: u64) -> Result<u64, i32> {
     let owner = pointer(lock, layout!(lock_fl) + layout!(fl_owner))?;
     pointer(owner, layout!(lockowner_host))
-}
-
-/// `nlmsvc_lock`'s seventh argument, which x86-64 passes on the stack, above
-/// the return address.
-#[cfg(bpf_target_arch = "x86_64")]
-#[inline(always)]
-fn reclaim(ctx: &ProbeContext) -> u64 {
-    // SAFETY: the context of a kprobe is its pt_regs.
-    let sp = unsafe { (*ctx.regs).rsp };
-    read::<u32>(sp, 8).unwrap_or(0) as u64
-}
-
-/// `nlmsvc_lock`'s seventh argument, which arm64 passes in a register.
-#[cfg(bpf_target_arch = "aarch64")]
-#[inline(always)]
-fn reclaim(ctx: &ProbeContext) -> u64 {
-    ctx.arg::<u32>(6).unwrap_or(0) as u64
 }
 
 // kernel: __be32 nlmsvc_lock(struct svc_rqst *rqstp, struct nlm_file *file, struct nlm_host *host, struct nlm_lock *lock, int wait, struct nlm_cookie *cookie, int reclaim)

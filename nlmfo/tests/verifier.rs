@@ -53,6 +53,10 @@ fn gate_layout() -> GateLayout {
         rqst_xid: 1040,
         serv_name: 64,
         lock_svid: 160,
+        sock_net: 48,
+        sock_backlog: 264,
+        tcp_gap: 1400,
+        tcp_cookies: 1500,
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a client once could do, or might do one day: one test each.
 
 use nlmfo_common::nlm_call::{Calls, Found};
-use nlmfo_common::stream::{Place, REWRITES, Stream};
+use nlmfo_common::stream::{Follower, Place, SEGMENTS, SETTLED, Tcp};
 
 use crate::model::gate::{Gate, Verdict};
 use crate::model::lockd::{self, Reading, Taken};
-use crate::model::path::Path;
+use crate::model::path::{Decoy, Fate, Path};
 use crate::model::wire::{self, Call, Credential, Message, procedure};
 
 const ISN: u32 = u32::MAX - 1000;
@@ -58,21 +58,19 @@ fn a_share_without_a_reclaim_word_does_not_pass() {
     assert!(path.is_closed);
 }
 
-/// What is decided in a segment that is dropped takes the place of nothing, however
-/// often the segment comes.
+/// What is decided in a segment that is dropped is decided anew, however often it comes.
 #[test]
-fn a_dropped_segment_that_comes_again_is_decided_on_once() {
+fn a_dropped_segment_is_as_if_it_had_not_come() {
     let records: Vec<_> = (0..20).map(lock).chain([share(20)]).collect();
     let bounds = bounds(&records);
     let sent = records.concat();
     let mut path = Path::new(&sent, ISN, vec![]);
-    // Ten calls pass the gate, and their answers are lost.
-    path.send(0, bounds[10], false);
-    for _ in 0..2 * REWRITES {
-        path.send(bounds[10], sent.len(), true);
+    path.send(0, bounds[10], Fate::Arrives);
+    for _ in 0..3 * SEGMENTS {
+        path.send(bounds[10], sent.len(), Fate::Arrives);
     }
-    assert_eq!(path.gate.stream.decided, 10);
-    path.send(0, bounds[20], true);
+    assert_eq!(path.received().len(), bounds[10]);
+    path.send(bounds[10], bounds[20] - bounds[10], Fate::Arrives);
     assert!(!path.is_closed);
     let received = path.received();
     assert_eq!(received.len(), bounds[20]);
@@ -81,93 +79,163 @@ fn a_dropped_segment_that_comes_again_is_decided_on_once() {
     }
 }
 
-/// A decision in a segment that is dropped may push an older one out of the ring: a
-/// segment that would need that one must not pass.
-#[test]
-fn what_a_dropped_segment_pushed_out_is_forgotten() {
-    for decided in [REWRITES, REWRITES + 1, 3 * REWRITES] {
-        let records: Vec<_> = (0..=decided as u32).map(lock).collect();
-        let sent = [records.concat(), share(9)].concat();
-        let bounds = bounds(&records);
-        let mut gate = Gate::new(ISN, vec![]);
-        let passed = gate.segment(FIRST, &sent[..bounds[decided]]);
-        assert!(matches!(passed, Verdict::Pass(_)));
-        let next = FIRST.wrapping_add(bounds[decided] as u32);
-        for _ in 0..3 {
-            assert_eq!(gate.segment(next, &sent[bounds[decided]..]), Verdict::Drop);
-        }
-
-        let oldest = decided - REWRITES;
-        let forgotten = bounds[oldest] + reclaim_in(&records[oldest]);
-        let mut again = |from: usize| {
-            let seq = FIRST.wrapping_add(from as u32);
-            gate.segment(seq, &sent[from..bounds[decided]])
-        };
-        assert_eq!(again(bounds[oldest]), Verdict::Close);
-        assert_eq!(again(forgotten), Verdict::Close);
-        assert!(matches!(again(forgotten + 1), Verdict::Pass(_)));
-        let Verdict::Pass(bytes) = again(bounds[oldest + 1]) else {
-            panic!("what is remembered passes");
-        };
-        assert_eq!(bytes[reclaim_in(&records[oldest + 1])], 1);
+/// TCP, open, has accepted so many bytes.
+fn tcp(accepted: usize) -> Tcp {
+    Tcp {
+        is_open: true,
+        accepted: FIRST.wrapping_add(accepted as u32),
+        ..Tcp::default()
     }
 }
 
-/// More calls in one dropped segment than are remembered: nothing that came before
-/// is known any more, and the segment itself is decided on anew.
+/// A segment that TCP discards, and at the same sequence number a LOCK that it takes: not
+/// at once, as nobody knows yet which of them it takes, and then decided on.
 #[test]
-fn a_dropped_segment_may_hold_more_calls_than_are_remembered() {
-    let records: Vec<_> = (0..10 + 2 * REWRITES as u32).map(lock).collect();
-    let sent = [records.concat(), share(9)].concat();
-    let bounds = bounds(&records);
+fn a_lock_behind_a_decoy_is_decided_on() {
+    let lock = lock(1);
+    let changed = Decoy::Changed(reclaim_in(&lock) as u16, 1);
+    for decoy in [Decoy::Harmless, Decoy::Endless, changed] {
+        let mut path = Path::new(&lock, ISN, vec![]);
+        path.send(0, lock.len(), Fate::Discarded(decoy));
+        path.send(0, lock.len(), Fate::Arrives);
+        path.pause(SETTLED - 1);
+        path.send(0, lock.len(), Fate::Arrives);
+        assert!(path.received().is_empty(), "{decoy:?}");
+        path.pause(1);
+        path.send(0, lock.len(), Fate::Arrives);
+        assert_eq!(path.received().len(), lock.len(), "{decoy:?}");
+        assert_eq!(path.received()[reclaim_in(&lock)], 1, "{decoy:?}");
+    }
+}
+
+/// What TCP keeps beyond a gap was read as what follows the segment that it discarded.
+#[test]
+fn a_gap_is_not_filled_with_other_bytes() {
+    let lock = lock(1);
+    let sent = [lock.clone(), vec![0; 100]].concat();
     let mut path = Path::new(&sent, ISN, vec![]);
-    path.send(0, bounds[10], true);
-    path.send(bounds[10], sent.len(), true);
-    assert_eq!(path.received().len(), bounds[10]);
-    for piece in bounds[10..].windows(2) {
-        path.send(piece[0], piece[1] - piece[0], false);
-        path.send(piece[0], piece[1] - piece[0], true);
-        let first = path.gate.clone().segment(FIRST, &sent[..bounds[1]]);
-        assert_eq!(first, Verdict::Close, "pushed out at once, and for good");
-    }
-    let received = path.received();
-    assert_eq!(received.len(), *bounds.last().expect("not empty"));
-    for (record, at) in records.iter().zip(&bounds) {
-        assert_eq!(received[at + reclaim_in(record)], 1);
-    }
+    path.send(0, 40, Fate::Discarded(Decoy::Endless));
+    path.send(40, sent.len(), Fate::Arrives);
+    path.pause(2 * SETTLED);
+    path.send(0, 40, Fate::Arrives);
+    assert!(path.is_closed);
+    assert!(path.received().is_empty());
 }
 
-/// As many calls on their way as are remembered come again as they were; with one
-/// more, the connection is closed.
+/// A segment may wait in the backlog for longer than it should.
 #[test]
-fn a_full_ring_is_remembered_and_no_more() {
-    for (calls, is_closed) in [(REWRITES, false), (REWRITES + 1, true)] {
-        let sent = (0..calls as u32).map(lock).collect::<Vec<_>>().concat();
-        let mut path = Path::new(&sent, ISN, vec![]);
-        path.send(0, sent.len(), false);
-        path.send(0, sent.len(), true);
-        assert_eq!(path.is_closed, is_closed, "{calls} calls");
+fn nothing_comes_again_while_the_socket_is_busy() {
+    let lock = lock(1);
+    let mut gate = Gate::new(ISN, vec![]);
+    let other = wire::record(&[0; 60]);
+    let passed = gate.segment(FIRST, &other, SETTLED, &tcp(0));
+    assert!(matches!(passed, Verdict::Pass(_)));
+    let busy = Tcp {
+        is_busy: true,
+        ..tcp(0)
+    };
+    let late = 3 * SETTLED;
+    assert_eq!(gate.segment(FIRST, &lock, late, &busy), Verdict::Drop);
+    let passed = gate.segment(FIRST, &lock, late, &tcp(0));
+    assert!(matches!(passed, Verdict::Pass(_)));
+}
+
+/// A SYN cookie that was sent before the SYN that the gate follows: TCP stands where the
+/// gate never was.
+#[test]
+fn a_connection_at_another_sequence_number_is_closed() {
+    let lock = lock(1);
+    for off in [1u32, 1000, u32::MAX - 1000, u32::MAX] {
+        let mut gate = Gate::new(ISN, vec![]);
+        let elsewhere = Tcp {
+            is_open: true,
+            accepted: FIRST.wrapping_add(off),
+            ..Tcp::default()
+        };
+        for now in [SETTLED, 3 * SETTLED] {
+            let verdict = gate.segment(elsewhere.accepted, &lock, now, &elsewhere);
+            assert!(!matches!(verdict, Verdict::Pass(_)), "{off}: {verdict:?}");
+        }
     }
 }
 
-/// A connection may send gigabytes between two locks; what it sends twice then is
-/// not what it sent long ago.
+/// The first data may come with the end of the handshake, and before that nothing is
+/// accepted: no byte is an old one.
+#[test]
+fn in_a_handshake_only_the_first_byte_comes_first() {
+    let lock = lock(1);
+    let embryo = Tcp::default();
+    let mut gate = Gate::new(ISN, vec![]);
+    let mut segment = |seq, now| gate.segment(seq, &lock, now, &embryo);
+    assert_eq!(segment(ISN, SETTLED), Verdict::Drop);
+    assert_eq!(segment(FIRST.wrapping_add(1), SETTLED), Verdict::Drop);
+    assert!(matches!(segment(FIRST, SETTLED), Verdict::Pass(_)));
+    assert_eq!(segment(FIRST, SETTLED + 1), Verdict::Drop);
+    assert!(matches!(segment(FIRST, 2 * SETTLED), Verdict::Pass(_)));
+    assert_eq!(segment(ISN, 4 * SETTLED), Verdict::Drop);
+}
+
+/// As many segments as are kept may be lost after the gate; with one more, nobody knows
+/// how the first of them began.
+#[test]
+fn no_more_states_than_these_are_kept() {
+    for (segments, is_closed) in [(SEGMENTS, false), (SEGMENTS + 1, true)] {
+        let sent = lock(1);
+        let mut path = Path::new(&sent, ISN, vec![]);
+        for nth in 0..segments {
+            path.send(nth * 10, 10, Fate::LostAfterGate);
+        }
+        path.pause(SETTLED);
+        path.send(0, sent.len(), Fate::Arrives);
+        assert_eq!(path.is_closed, is_closed, "{segments} segments");
+    }
+}
+
+/// States that were kept of what TCP never accepted are none of the connection's.
+#[test]
+fn a_state_of_a_discarded_segment_is_not_gone_back_to() {
+    let lock = lock(1);
+    let mut gate = Gate::new(ISN, vec![]);
+    let mut endless = vec![0; lock.len()];
+    endless[..4].copy_from_slice(&(wire::LAST_FRAGMENT | 4000).to_be_bytes());
+    // The decoy's state after 50 bytes is kept; TCP has discarded all of it.
+    for piece in [&endless[..50], &endless[50..60]] {
+        let seq = gate.follower.stream.next;
+        let passed = gate.segment(seq, piece, SETTLED, &tcp(0));
+        assert!(matches!(passed, Verdict::Pass(_)));
+    }
+    let passed = gate.segment(FIRST, &lock[..50], 3 * SETTLED, &tcp(0));
+    assert!(matches!(passed, Verdict::Pass(_)));
+    let next = FIRST.wrapping_add(50);
+    let passed = gate.segment(next, &lock[50..60], 3 * SETTLED, &tcp(50));
+    assert!(matches!(passed, Verdict::Pass(_)));
+    let passed = gate.segment(next, &lock[50..], 5 * SETTLED, &tcp(50));
+    let Verdict::Pass(bytes) = passed else {
+        panic!("{passed:?}");
+    };
+    assert_eq!(bytes[reclaim_in(&lock) - 50], 1);
+}
+
+/// A connection may send gigabytes between two locks.
 #[test]
 fn sequence_numbers_wrap() {
-    let mut stream = Stream::default();
-    let mut rewrites = [Default::default(); REWRITES];
-    stream.begin(ISN);
-    for seq in 0..=REWRITES as u32 {
-        stream.remember(&mut rewrites, FIRST.wrapping_add(seq), 1);
-    }
     const SEGMENT: u32 = 1 << 16;
-    stream.pass(FIRST, SEGMENT);
-    for _ in 0..3 * (u32::MAX / SEGMENT) / 2 {
-        let next = stream.next;
-        assert_eq!(stream.place(next, SEGMENT), Place::Seen(0));
-        stream.pass(next, SEGMENT);
-        let again = stream.place(next, SEGMENT);
-        assert_eq!(again, Place::Seen(SEGMENT));
+    let mut follower = Follower::default();
+    follower.begin(ISN);
+    let mut accepted = FIRST;
+    for now in 0..3 * u64::from(u32::MAX / SEGMENT) / 2 {
+        let tcp = Tcp {
+            is_open: true,
+            accepted,
+            ..Tcp::default()
+        };
+        let next = follower.stream.next;
+        assert_eq!(follower.place(next, SEGMENT, now, &tcp), Place::New(0));
+        follower.keep();
+        accepted = next.wrapping_add(SEGMENT);
+        follower.pass(accepted, now);
+        let tcp = Tcp { accepted, ..tcp };
+        assert_eq!(follower.place(next, SEGMENT, now, &tcp), Place::Old);
     }
 }
 
@@ -176,10 +244,13 @@ fn sequence_numbers_wrap() {
 fn a_keepalive_passes() {
     let sent = lock(1);
     let mut gate = Gate::new(ISN, vec![]);
-    assert_eq!(gate.segment(ISN, &[0]), Verdict::Pass(vec![0]));
-    assert!(matches!(gate.segment(FIRST, &sent), Verdict::Pass(_)));
+    let keepalive = gate.segment(ISN, &[0], SETTLED, &tcp(0));
+    assert_eq!(keepalive, Verdict::Pass(vec![0]));
+    let passed = gate.segment(FIRST, &sent, SETTLED, &tcp(0));
+    assert!(matches!(passed, Verdict::Pass(_)));
     let last = FIRST.wrapping_add(sent.len() as u32 - 1);
-    assert_eq!(gate.segment(last, &[3]), Verdict::Pass(vec![3]));
+    let keepalive = gate.segment(last, &[3], SETTLED, &tcp(sent.len()));
+    assert_eq!(keepalive, Verdict::Pass(vec![3]));
 }
 
 /// Since 6.4 a client can ask any RPC service for TLS with a call that is no LOCK;
@@ -195,10 +266,12 @@ fn a_connection_that_becomes_tls_is_lost() {
     }
     let probe = wire::record(&probe);
     let mut gate = Gate::new(ISN, vec![]);
-    assert_eq!(gate.segment(FIRST, &probe), Verdict::Pass(probe.clone()));
+    let passed = gate.segment(FIRST, &probe, SETTLED, &tcp(0));
+    assert_eq!(passed, Verdict::Pass(probe.clone()));
     let next = FIRST.wrapping_add(probe.len() as u32);
-    assert_eq!(gate.segment(next, &CLIENT_HELLO), Verdict::Close);
-    let again = gate.segment(next, &lock(2));
+    let mut segment = |bytes: &[u8]| gate.segment(next, bytes, SETTLED, &tcp(probe.len()));
+    assert_eq!(segment(&CLIENT_HELLO), Verdict::Close);
+    let again = segment(&lock(2));
     assert_eq!(again, Verdict::Close, "lost for good");
 }
 
@@ -215,7 +288,7 @@ fn a_reclaim_word_with_high_bytes_does_not_pass() {
         let mut path = Path::new(&record, ISN, vec![]);
         path.finish(1);
         assert!(path.is_closed);
-        assert!(lockd::records(&path.received()).is_empty());
+        assert!(lockd::records(path.received()).is_empty());
     }
 }
 
@@ -266,7 +339,7 @@ fn fragments_do_not_pass() {
         let mut path = Path::new(&sent, ISN, vec![]);
         path.finish(1);
         assert!(path.is_closed);
-        assert!(lockd::records(&path.received()).is_empty());
+        assert!(lockd::records(path.received()).is_empty());
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::model::path::{Event, Fate, Start};
+use crate::model::path::{Decoy, Event, Fate, Start};
 use crate::model::wire::{self, Arguments, Call, Credential, Message, NLM, procedure};
 
 /// Bytes of which only the number and the first matter.
@@ -126,13 +126,27 @@ pub fn event(long: u16) -> impl Strategy<Value = Event> {
         2 => (1..300u16).prop_map(Start::Back),
         1 => (1..300u16).prop_map(Start::Gap),
     ];
+    let decoy = prop_oneof![
+        (any::<u16>(), 1..=u8::MAX).prop_map(|(at, change)| Decoy::Changed(at, change)),
+        Just(Decoy::Harmless),
+        Just(Decoy::Endless),
+    ];
     let fate = prop_oneof![
-        5 => Just(Fate::Arrives),
+        6 => Just(Fate::Arrives),
         1 => Just(Fate::ArrivesTwice),
+        2 => any::<u8>().prop_map(Fate::ArrivesLate),
         1 => Just(Fate::LostBeforeGate),
         2 => Just(Fate::LostAfterGate),
+        2 => decoy.prop_map(Fate::Discarded),
     ];
-    (start, 1..=long, fate).prop_map(|(start, len, fate)| Event { start, len, fate })
+    // Mostly at once, so often after TCP's timeout that it matters.
+    let pause = prop_oneof![3 => 0..4u8, 2 => 0..20u8, 2 => 32..40u8];
+    (start, 1..=long, fate, pause).prop_map(|(start, len, fate, pause)| Event {
+        start,
+        len,
+        fate,
+        pause,
+    })
 }
 
 /// A stream's way: byte by byte, in segments of all sizes, or many calls in one.

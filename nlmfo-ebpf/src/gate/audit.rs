@@ -9,11 +9,13 @@ use nlmfo_common::Addr;
 use nlmfo_common::gate::{Audited, NoteKey, VIOLATIONS as VIOLATIONS_KEPT, violation};
 use nlmfo_common::nlm_call::{Fsid, HANDLE_WORDS};
 use nlmfo_common::record::FH_MAX;
+use nlmfo_ebpf::arguments::reclaim;
 use nlmfo_ebpf::memory::{pointer, read, read_bytes};
 
+use crate::calls::noted;
 use crate::kernel::{layout, sockaddr};
 use crate::maps::{
-    ANSWERING, ANSWERING_SLOTS, AUDITED, GATE, NOTES, SCOPES, VIOLATION_COUNT, VIOLATIONS, WINDOWS,
+    ANSWERING, ANSWERING_SLOTS, AUDITED, GATE, SCOPES, VIOLATION_COUNT, VIOLATIONS, WINDOWS,
 };
 
 /// NLM status codes (RFC 1813 appendix II; `nlm_stats` / `nlm4_stats`).
@@ -22,10 +24,6 @@ const NLM_BLOCKED: u32 = 3;
 const NLM_DENIED_GRACE: u32 = 4;
 /// lockd's own "send no answer" (`nlm_drop_reply`).
 const NLM_DROP_REPLY: u32 = 30000;
-
-/// What the gate noted of a call: not a reclaim, or nothing at all. Else a reclaim.
-const NEW: u32 = 0;
-const UNSEEN: u32 = u32::MAX;
 
 /// `NLMPROC_GRANTED_MSG`.
 const GRANTED_MSG: u32 = 10;
@@ -36,10 +34,14 @@ const GRANTED_MSG: u32 = 10;
 pub struct Answering {
     thread: u64,
     vip: Addr,
-    rqstp: u64,
     file: u64,
     host: u64,
     lock: u64,
+    /// The `reclaim` word as lockd read it.
+    reclaim: u64,
+    key: NoteKey,
+    /// Notes of the gate's that are older are of another window.
+    opened: u64,
 }
 
 /// What lockd granted or queued, for the report.
@@ -58,26 +60,29 @@ fn host_vip(host: u64) -> Result<Addr, i32> {
     sockaddr(host + layout!(common.host_srcaddr) as u64).map(|(vip, _)| vip)
 }
 
-/// Whether what lockd does now for this host's VIP and file falls into an audited window
-/// of its network namespace: the same address may serve in another one.
+/// When the window began that what lockd does now for this host's VIP and file falls
+/// into, as the window is audited by now, or the gate has seen the call in it: lockd may
+/// begin with it after the window's end. Only of the gate's network namespace: the same
+/// address may serve in another one.
 #[inline(always)]
-fn is_audited(host: u64, vip: &Addr, file: u64) -> bool {
-    let Some(gate) = GATE.get(0) else {
-        return false;
-    };
-    if pointer(host, layout!(common.host_net)) != Ok(gate.net) {
-        return false;
+fn audited_window(host: u64, vip: &Addr, file: u64, key: Option<&NoteKey>) -> Option<u64> {
+    let gate = GATE.get(0)?;
+    if gate.until == 0 || pointer(host, layout!(common.host_net)) != Ok(gate.net) {
+        return None;
     }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
+    let is_noted = |opened: u64| {
+        opened != 0 && key.is_some_and(|key| noted(key, opened).is_some())
+    };
     // SAFETY: an element of our map; its fields are read once each.
     if let Some(window) = unsafe { WINDOWS.get(vip) }
-        && now >= window.audited_from
-        && now < window.until
+        && ((now >= window.audited_from && now < window.until) || is_noted(window.opened))
     {
-        return true;
+        return Some(window.opened);
     }
-    now < gate.scope_until && is_of_scope(file)
+    let is_in_scope = (now < gate.scope_until && is_of_scope(file)) || is_noted(gate.scope_opened);
+    is_in_scope.then_some(gate.scope_opened)
 }
 
 #[inline(always)]
@@ -104,18 +109,28 @@ pub fn audit_enter(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let Ok(vip) = host_vip(host) else { return 0 };
-    if !is_audited(host, &vip, file) {
+    let (client, port) =
+        sockaddr(rqstp + layout!(rqst_addr) as u64).unwrap_or((Addr::default(), 0));
+    let key = NoteKey {
+        client,
+        port,
+        pad: 0,
+        xid: u32::from_be(read::<u32>(rqstp, layout!(rqst_xid)).unwrap_or(0)),
+    };
+    let Some(opened) = audited_window(host, &vip, file, Some(&key)) else {
         return 0;
-    }
+    };
     let thread = bpf_get_current_pid_tgid();
     if let Some(answering) = ANSWERING.get_ptr_mut(thread as u32 % ANSWERING_SLOTS) {
         let now = Answering {
             thread,
             vip,
-            rqstp,
             file,
             host,
             lock,
+            reclaim: reclaim(&ctx),
+            key,
+            opened,
         };
         // SAFETY: an element of our array; the thread's own slot.
         unsafe { *answering = now };
@@ -142,32 +157,40 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
     if status == NLM_DROP_REPLY {
         return 0;
     }
-    let rqstp = answering.rqstp;
-    let xid = u32::from_be(read::<u32>(rqstp, layout!(rqst_xid)).unwrap_or(0));
-    let (client, port) =
-        sockaddr(rqstp + layout!(rqst_addr) as u64).unwrap_or((Addr::default(), 0));
-    let key = NoteKey {
-        client,
-        port,
-        pad: 0,
-        xid,
-    };
-    // SAFETY: an element of our map; a whole word is read.
-    let sent = unsafe { NOTES.get(key) }.map_or(UNSEEN, |note| note.sent);
-    let found = match (status, sent) {
-        (NLM_GRANTED, NEW) => violation::NEW_LOCK,
-        (NLM_GRANTED, UNSEEN) => violation::UNSEEN,
-        (NLM_BLOCKED, NEW | UNSEEN) => violation::QUEUED,
+    let reclaim = answering.reclaim != 0;
+    // A call that the gate never saw is what lockd read.
+    let mut is_reclaim = reclaim;
+    let mut is_seen = false;
+    let mut is_first = false;
+    let note = noted(&answering.key, answering.opened);
+    let has_note = note.is_some();
+    if let Some(note) = note {
+        is_reclaim = note.sent != 0;
+        is_seen = (note.written != 0) == reclaim;
+        is_first = note.is_answered == 0;
+        note.is_answered = 1;
+    }
+    let found = match status {
+        NLM_GRANTED if !has_note => violation::UNSEEN,
+        NLM_GRANTED if !is_reclaim => violation::NEW_LOCK,
+        NLM_BLOCKED if !has_note || !is_reclaim => violation::QUEUED,
         _ => 0,
     };
-    if found == 0 {
-        audited(answering.vip, |audited| match (status, sent) {
+    audited(answering.vip, |audited| {
+        audited.answered += is_first as u64;
+        if found != 0 {
+            return;
+        }
+        audited.unseen += !is_seen as u64;
+        match (status, is_reclaim) {
             (NLM_GRANTED, _) => audited.reclaimed += 1,
-            (NLM_DENIED_GRACE, NEW | UNSEEN) => audited.refused += 1,
-            (NLM_DENIED_GRACE, _) => audited.reclaims_refused += 1,
-            (_, NEW | UNSEEN) => audited.other += 1,
-            _ => audited.reclaims_failed += 1,
-        });
+            (NLM_DENIED_GRACE, false) => audited.refused += 1,
+            (NLM_DENIED_GRACE, true) => audited.reclaims_refused += 1,
+            (_, false) => audited.other += 1,
+            (_, true) => audited.reclaims_failed += 1,
+        }
+    });
+    if found == 0 {
         return 0;
     }
     let lock = Lock {
@@ -175,8 +198,8 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
         host: answering.host,
         file: answering.file,
         lock: answering.lock,
-        xid,
-        port,
+        xid: answering.key.xid,
+        port: answering.key.port,
     };
     report(found, &lock);
     0
@@ -199,7 +222,7 @@ pub fn audit_granted(ctx: ProbeContext) -> u32 {
     };
     let Ok(vip) = host_vip(host) else { return 0 };
     let fl = request + layout!(common.rqst_lock_fl) as u64;
-    if is_audited(host, &vip, 0) {
+    if audited_window(host, &vip, 0, None).is_some() {
         let lock = Lock {
             vip,
             host,

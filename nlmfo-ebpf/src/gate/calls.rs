@@ -5,7 +5,6 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use nlmfo_common::gate::{Connection, Flow, Note, NoteKey};
 use nlmfo_common::nlm_call::{Calls, Found, Fsid};
-use nlmfo_common::stream::REWRITES;
 
 use crate::classifier::count;
 use crate::kernel::in_grace;
@@ -15,21 +14,13 @@ use crate::packet::{Packet, Skb, UDP};
 /// Steps of the parser in one packet: a word each at worst, and no packet has more.
 const STEPS: u32 = 1 << 20;
 
-/// Marks the remembered word of a call that came through another address than a
-/// window's, about a filesystem of the scope.
-const OF_SCOPE: u32 = 0x100;
-
-/// What lockd shall read in place of the `reclaim` word that the client sent. Decided
-/// anew each time that its bytes come by: the kernel's own grace may have begun or
-/// ended since.
+/// What lockd shall read in place of the `reclaim` word that the client sent.
 ///
 /// Through another address than a window's a reclaim stays what it is, and lockd
 /// refuses it.
 #[inline(always)]
-fn word_for_lockd(sent: u32, in_grace: bool) -> u32 {
-    let is_reclaim = sent & !OF_SCOPE != 0;
-    let is_of_scope = sent & OF_SCOPE != 0;
-    (is_reclaim == in_grace || (is_of_scope && !in_grace)) as u32
+fn word_for_lockd(is_reclaim: bool, is_in_window: bool, in_grace: bool) -> u32 {
+    (is_reclaim == in_grace || (!is_in_window && !in_grace)) as u32
 }
 
 /// What becomes of a packet.
@@ -51,18 +42,15 @@ const STOP: i64 = 1;
 pub struct Work {
     pub calls: Calls,
     pub flow: Flow,
-    now: u64,
+    pub now: u64,
     pub opened: u64,
     pub net: u64,
+    /// The priority of what is let through.
+    pub decided: u32,
     pub is_in_window: u32,
     pub is_in_scope: u32,
     proto: u32,
     l4: u32,
-    /// Sequence number of the packet's byte 0.
-    pub first: u32,
-    /// Bytes of the segment that were seen before, and where it begins.
-    pub seen: u32,
-    pub seq: u32,
     outcome: Outcome,
 }
 
@@ -120,7 +108,7 @@ pub fn read_datagram(skb: Skb, work: &mut Work) -> Outcome {
     run(STEPS, datagram_step, &reading, work)
 }
 
-/// Reads the calls of a segment, from where `connection.stream.calls` stands.
+/// Reads the calls of a segment, from where the connection's reader stands.
 #[inline(always)]
 pub fn read_stream(skb: Skb, work: &mut Work, connection: &mut Connection) -> Outcome {
     let reading = Reading {
@@ -129,17 +117,6 @@ pub fn read_stream(skb: Skb, work: &mut Work, connection: &mut Connection) -> Ou
         connection,
     };
     run(STEPS, stream_step, &reading, work)
-}
-
-/// Writes what was decided over the bytes of a segment that were seen before.
-#[inline(always)]
-pub fn repeat(skb: Skb, work: &mut Work, connection: &mut Connection) -> Outcome {
-    let reading = Reading {
-        skb,
-        work,
-        connection,
-    };
-    run(REWRITES as u32, repeat_step, &reading, work)
 }
 
 #[inline(always)]
@@ -174,7 +151,7 @@ extern "C" fn datagram_step(_index: u64, reading: *mut c_void) -> i64 {
         Found::Reclaim { at } => match decide(work, &work.calls) {
             Decision::Pass => GO_ON,
             Decision::Drop => work.stop(Outcome::DROP),
-            Decision::Write { value, .. } => match work.rewrite(skb, at, work.calls.word, value) {
+            Decision::Write(value) => match work.rewrite(skb, at, work.calls.word, value) {
                 true => GO_ON,
                 false => work.stop(Outcome::DROP),
             },
@@ -188,50 +165,19 @@ extern "C" fn stream_step(_index: u64, reading: *mut c_void) -> i64 {
         let reading = &*reading.cast::<Reading>();
         (reading.skb, &mut *reading.work, &mut *reading.connection)
     };
-    let stream = &mut connection.stream;
-    match stream.calls.step(&skb) {
+    let calls = &mut connection.follower.stream.calls;
+    match calls.step(&skb) {
         Found::More => GO_ON,
         Found::End => STOP,
         Found::Lost => work.stop(Outcome::LOST),
-        Found::Reclaim { at } => {
-            let calls = &stream.calls;
-            let (sent, value) = match decide(work, calls) {
-                Decision::Pass => return GO_ON,
-                Decision::Drop => return work.stop(Outcome::DROP),
-                Decision::Write { sent, value } => (sent, value),
-            };
-            if !work.rewrite(skb, at, calls.word, value) {
-                return work.stop(Outcome::DROP);
-            }
-            stream.remember(&mut connection.rewrites, work.first.wrapping_add(at), sent);
-            GO_ON
-        }
-    }
-}
-
-extern "C" fn repeat_step(index: u64, reading: *mut c_void) -> i64 {
-    // SAFETY: `run` hands over a `Reading`, whose pointers are to our map values.
-    let (skb, work, connection) = unsafe {
-        let reading = &*reading.cast::<Reading>();
-        (reading.skb, &mut *reading.work, &mut *reading.connection)
-    };
-    let Connection {
-        stream, rewrites, ..
-    } = connection;
-    let Some((offset, sent)) = stream.repeated(rewrites, index as u32, work.seq, work.seen) else {
-        return GO_ON;
-    };
-    let at = work.seq.wrapping_sub(work.first).wrapping_add(offset);
-    let Some([old]) = skb.load::<1>(at) else {
-        return work.stop(Outcome::DROP);
-    };
-    let Ok(in_grace) = in_grace(work.net) else {
-        return work.stop(Outcome::DROP);
-    };
-    let value = word_for_lockd(sent, in_grace);
-    match work.rewrite(skb, at, old as u32, value) {
-        true => GO_ON,
-        false => work.stop(Outcome::DROP),
+        Found::Reclaim { at } => match decide(work, calls) {
+            Decision::Pass => GO_ON,
+            Decision::Drop => work.stop(Outcome::DROP),
+            Decision::Write(value) => match work.rewrite(skb, at, calls.word, value) {
+                true => GO_ON,
+                false => work.stop(Outcome::DROP),
+            },
+        },
     }
 }
 
@@ -239,11 +185,8 @@ enum Decision {
     /// None of our business.
     Pass,
     Drop,
-    /// What lockd shall read, and what is to be remembered of what was sent.
-    Write {
-        sent: u32,
-        value: u32,
-    },
+    /// What lockd shall read.
+    Write(u32),
 }
 
 /// What becomes of a call with a `reclaim` word.
@@ -265,43 +208,47 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
         return Decision::Drop;
     };
     let key = work.note_key(calls.xid);
+    let before = noted(&key, work.opened);
     let is_udp = work.proto == UDP as u32;
-    let before = match is_udp {
-        true => sent_before(&key, work.opened),
-        false => None,
+    let is_reclaim = match before {
+        Some(&mut Note { sent, .. }) if is_udp => sent != 0,
+        _ => calls.word != 0,
     };
-    let is_reclaim = before.unwrap_or(calls.word) != 0;
-    let scope = if is_in_window { 0 } else { OF_SCOPE };
-    let sent = is_reclaim as u32 | scope;
-    let value = word_for_lockd(sent, in_grace);
-    let note = Note {
-        at: work.now,
-        sent: is_reclaim as u32,
-        written: value,
-    };
-    if NOTES.insert(key, note, 0).is_err() {
-        return Decision::Drop;
+    let is_repeated = before.is_some();
+    let value = word_for_lockd(is_reclaim, is_in_window, in_grace);
+    if let Some(note) = before {
+        note.sent = is_reclaim as u32;
+        note.written = value;
+    } else {
+        let note = Note {
+            at: work.now,
+            sent: is_reclaim as u32,
+            written: value,
+            ..Note::default()
+        };
+        if NOTES.insert(key, note, 0).is_err() {
+            return Decision::Drop;
+        }
     }
     count(&work.flow.vip, |gated| {
-        match (before.is_some(), in_grace, is_reclaim) {
+        match (is_repeated, in_grace, is_reclaim) {
             (true, ..) => gated.repeated += 1,
             (false, true, _) => gated.left += 1,
             (false, false, true) => gated.reclaims += 1,
             (false, false, false) => gated.new += 1,
         }
     });
-    Decision::Write { sent, value }
+    Decision::Write(value)
 }
 
-/// The word of this very call when it came by before: on another device of its way to
-/// lockd, where another one may have been written since, or because the client sends
-/// it again, maybe to a kernel that is in grace by now or is no longer. TCP's sequence
-/// numbers tell that by themselves.
+/// What was noted of this very call when it came by before: the client sends it again,
+/// maybe to a kernel that is in grace by now or is no longer.
 #[inline(always)]
-fn sent_before(key: &NoteKey, opened: u64) -> Option<u32> {
-    // SAFETY: an element of our map; whole words are read.
-    let note = unsafe { NOTES.get(key) }?;
-    (note.at >= opened).then_some(note.sent)
+pub fn noted(key: &NoteKey, opened: u64) -> Option<&'static mut Note> {
+    let note = NOTES.get_ptr_mut(key)?;
+    // SAFETY: an element of our map; whole words are read and written.
+    let note = unsafe { &mut *note };
+    (note.at >= opened).then_some(note)
 }
 
 #[inline(always)]

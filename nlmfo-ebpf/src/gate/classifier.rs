@@ -5,34 +5,24 @@
 //! dropped, or its connection is closed: TCP sends again, clients connect again.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock_tuple};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use nlmfo_common::Addr;
-use nlmfo_common::gate::{Connection, Flow, Gated, OWN_MARK};
+use nlmfo_common::gate::{Connection, Gated, decided_priority};
 use nlmfo_common::stream::Place;
 
 use crate::calls::{self, Outcome, Work};
 use crate::maps::{BUSY, CONNECTIONS, FRESH, GATE, GATED, WINDOWS};
-use crate::packet::{Packet, Skb, TCP};
+use crate::packet::{ACK, Packet, SYN, Skb, TCP, URG};
+use crate::socket::{CLOSE, LISTEN, NEW_SYN_RECV, Socket, TIME_WAIT};
 
 const ETHERNET_HEADER: u32 = 14;
 
 /// Let the packet through, and other filters see it.
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
-
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-const URG: u8 = 0x20;
-
-/// States of a socket (include/net/tcp_states.h).
-const TIME_WAIT: u32 = 6;
-const CLOSE: u32 = 7;
-const LISTEN: u32 = 10;
-const NEW_SYN_RECV: u32 = 12;
 
 // hook: tc ingress of a device with an Ethernet header; clsact before 6.6, then tcx
 // seen: 6.1 6.12 7.3
@@ -61,13 +51,17 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     let Some(packet) = Packet::of(skb, l3) else {
         return PASS;
     };
+    // On the VLAN's device it has another priority: it is decided on there.
+    if skb.is_of_vlan() {
+        return PASS;
+    }
     let Some(work) = Work::of_this_cpu() else {
         return DROP;
     };
     if !packet.flow(&mut work.flow) {
         return DROP;
     }
-    if skb.mark() == OWN_MARK {
+    if skb.is_own() {
         return PASS;
     }
     // SAFETY: no preconditions.
@@ -85,9 +79,15 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     if !is_in_window && now >= gate.scope_until {
         return PASS;
     }
+    let decided = decided_priority(gate.secret, &work.flow);
+    // On another device of its way.
+    if skb.priority() == decided {
+        return PASS;
+    }
     if !packet.is_readable() {
         return drop(work);
     }
+    work.decided = decided;
     work.begin(&packet, now);
     work.is_in_window = is_in_window as u32;
     work.opened = match is_in_window {
@@ -122,12 +122,22 @@ pub fn count(vip: &Addr, add: impl FnOnce(&mut Gated)) {
     }
 }
 
+/// Lets a packet through that was decided on.
+#[inline(always)]
+fn pass(packet: &Packet, work: &Work) -> i32 {
+    packet.skb.set_priority(work.decided);
+    PASS
+}
+
 #[inline(always)]
 fn datagram(packet: &Packet, work: &mut Work) -> i32 {
     const HEADER: u32 = 8;
+    if packet.skb.is_several() {
+        return drop(work);
+    }
     work.calls.begin_datagram(packet.l4 + HEADER, packet.end);
     match calls::read_datagram(packet.skb, work) {
-        Outcome::PASS => PASS,
+        Outcome::PASS => pass(packet, work),
         _ => drop(work),
     }
 }
@@ -152,20 +162,21 @@ fn segment(packet: &Packet, work: &mut Work) -> i32 {
     if len == 0 || payload < packet.l4 + 20 {
         return PASS;
     }
+    let socket = Socket::of(packet, &work.flow);
     let Some(connection) = CONNECTIONS.get_ptr_mut(work.flow) else {
-        return close(packet, work);
+        return close(packet, work, &socket);
     };
     // SAFETY: an element of our map, which only the CPU that has it in `BUSY` changes.
     let connection = unsafe { &mut *connection };
     // Urgent data is taken out of the stream by the receiver.
-    if connection.opened != work.opened || flags & URG != 0 {
-        return close(packet, work);
+    if connection.opened != work.opened || flags & URG != 0 || !socket.may_take_data() {
+        return close(packet, work, &socket);
     }
     // BPF_NOEXIST: another CPU may be at a segment of this connection.
     if BUSY.insert(work.flow, 0, 1).is_err() {
         return drop(work);
     }
-    let action = follow(packet, work, connection, seq, payload, len);
+    let action = follow(packet, work, connection, &socket, (seq, payload, len));
     let _ = BUSY.remove(work.flow);
     action
 }
@@ -175,44 +186,38 @@ fn follow(
     packet: &Packet,
     work: &mut Work,
     connection: &mut Connection,
-    seq: u32,
-    payload: u32,
-    len: u32,
+    socket: &Socket,
+    (seq, payload, len): (u32, u32, u32),
 ) -> i32 {
-    if connection.stream.calls.is_lost() {
-        return close(packet, work);
+    let follower = &mut connection.follower;
+    if follower.stream.calls.is_lost() {
+        return close(packet, work, socket);
     }
-    let seen = match connection.stream.place(seq, len) {
-        Place::Ahead => return drop(work),
-        Place::Forgotten => return close(packet, work),
-        Place::Seen(seen) => seen,
-    };
-    work.first = seq.wrapping_sub(payload);
-    if seen > 0 {
-        work.seen = seen;
-        work.seq = seq;
-        if calls::repeat(packet.skb, work, connection) != Outcome::PASS {
-            return drop(work);
+    let skip = match follower.place(seq, len, work.now, &socket.tcp) {
+        Place::Old => return pass(packet, work),
+        Place::Early => return drop(work),
+        Place::Lost => return close(packet, work, socket),
+        Place::New(skip) => skip,
+        Place::Anew { kept, skip } => {
+            follower.go_back(kept);
+            skip
         }
-    }
-    if seen == len {
-        return PASS;
-    }
-    connection.before = connection.stream;
-    connection.stream.calls.at = payload + seen;
-    connection.stream.calls.end = packet.end;
+    };
+    follower.keep();
+    follower.stream.calls.at = payload + skip;
+    follower.stream.calls.end = packet.end;
     match calls::read_stream(packet.skb, work, connection) {
         Outcome::PASS => {
-            connection.stream.pass(seq, len);
-            PASS
+            connection.follower.pass(seq.wrapping_add(len), work.now);
+            pass(packet, work)
         }
         Outcome::DROP => {
-            connection.stream.take_back(&connection.before);
+            connection.follower.take_back();
             drop(work)
         }
         _ => {
-            connection.stream.calls.lose();
-            close(packet, work)
+            connection.follower.stream.calls.lose();
+            close(packet, work, socket)
         }
     }
 }
@@ -221,10 +226,10 @@ fn follow(
 /// live connection does not begin again.
 #[inline(always)]
 fn begin(packet: &Packet, work: &Work, seq: u32) {
-    match state_of_socket(packet, work) {
-        None | Some(LISTEN | TIME_WAIT | CLOSE) => {}
+    match Socket::of(packet, &work.flow).state {
+        0 | LISTEN | TIME_WAIT | CLOSE => {}
         // A SYN that is sent again.
-        Some(NEW_SYN_RECV) => {
+        NEW_SYN_RECV => {
             if let Some(connection) = CONNECTIONS.get_ptr(work.flow)
                 // SAFETY: an element of our map, an aligned u64.
                 && unsafe { (*connection).opened } == work.opened
@@ -232,7 +237,7 @@ fn begin(packet: &Packet, work: &Work, seq: u32) {
                 return;
             }
         }
-        Some(_) => return,
+        _ => return,
     }
     let Some(fresh) = FRESH.get(0) else { return };
     // If there is no room, the first data closes the connection.
@@ -240,59 +245,27 @@ fn begin(packet: &Packet, work: &Work, seq: u32) {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(work.flow) {
         // SAFETY: an element of our map; nothing is sent on it yet.
         let connection = unsafe { &mut *connection };
-        connection.stream.begin(seq);
+        connection.follower.begin(seq);
         connection.opened = work.opened;
-    }
-}
-
-/// The state of the socket that TCP will find for the segment.
-#[inline(always)]
-fn state_of_socket(packet: &Packet, work: &Work) -> Option<u32> {
-    let Flow {
-        client,
-        vip,
-        client_port,
-        server_port,
-        ..
-    } = work.flow;
-    let ports = [client_port.to_be_bytes(), server_port.to_be_bytes()];
-    let mut tuple = [0u8; 36];
-    // `struct bpf_sock_tuple`: both addresses, both ports, without a gap.
-    let is_ipv4 = matches!(client.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]);
-    let len = if is_ipv4 {
-        tuple[..4].copy_from_slice(&client.0[12..]);
-        tuple[4..8].copy_from_slice(&vip.0[12..]);
-        tuple[8..12].copy_from_slice(ports.as_flattened());
-        12
-    } else {
-        tuple[..16].copy_from_slice(&client.0);
-        tuple[16..32].copy_from_slice(&vip.0);
-        tuple[32..36].copy_from_slice(ports.as_flattened());
-        36
-    };
-    const CURRENT_NETNS: u64 = u64::MAX;
-    // SAFETY: the tuple has 36 bytes; what is found is released.
-    unsafe {
-        let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
-        let socket = bpf_skc_lookup_tcp(packet.skb.0.cast(), tuple, len, CURRENT_NETNS, 0);
-        if socket.is_null() {
-            return None;
-        }
-        let state = (*socket).state;
-        bpf_sk_release(socket.cast());
-        Some(state)
     }
 }
 
 /// Closes a connection that cannot be followed: the server's end with this segment if
 /// it still has one, and the client's end when the server answers the next segment,
-/// which belongs to no connection, with a reset of its own.
+/// which belongs to no connection, with a reset of its own. What it makes of the segment
+/// beyond that is up to the guard.
 #[inline(always)]
-fn close(packet: &Packet, work: &Work) -> i32 {
+fn close(packet: &Packet, work: &Work, socket: &Socket) -> i32 {
     count(&work.flow.vip, |gated| gated.closed += 1);
-    match state_of_socket(packet, work) {
-        None | Some(LISTEN | TIME_WAIT | CLOSE) => PASS,
-        Some(_) if packet.skb.reset(packet.l4) => PASS,
-        Some(_) => DROP,
+    let skb = packet.skb;
+    let is_done = match socket.state {
+        0 | TIME_WAIT | CLOSE => true,
+        LISTEN if !socket.takes_cookies => return pass(packet, work),
+        LISTEN => packet.has_ack() && skb.refuse(packet.l4),
+        _ => skb.reset(packet.l4),
+    };
+    match is_done {
+        true => PASS,
+        false => DROP,
     }
 }

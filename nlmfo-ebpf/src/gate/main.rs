@@ -1,5 +1,5 @@
 //! The grace gate: per-VIP grace by rewriting the `reclaim` word of NLM calls on
-//! their way in, and the audit of what lockd answered. An object of its own, as it
+//! their way in, the guard at lockd's sockets, and the audit of what lockd answered. An object of its own, as it
 //! is pinned and outlives the tool.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -10,6 +10,8 @@ mod calls;
 #[cfg(target_arch = "bpf")]
 mod classifier;
 #[cfg(target_arch = "bpf")]
+mod guard;
+#[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -17,6 +19,8 @@ mod maps;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod ports;
+#[cfg(target_arch = "bpf")]
+mod socket;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

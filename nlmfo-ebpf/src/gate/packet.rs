@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use nlmfo_common::Addr;
-use nlmfo_common::gate::Flow;
+use nlmfo_common::gate::{Flow, OWN_MARK};
 use nlmfo_common::nlm_call::Bytes;
 
 use crate::ports::is_lockds;
@@ -14,6 +14,17 @@ pub const UDP: u16 = 17;
 
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+
+/// The bits of a VLAN tag that are its number.
+const VLAN_NUMBER: u16 = 0xfff;
+
+/// Flags of a TCP header.
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
+pub const URG: u8 = 0x20;
 
 /// Extension headers of IPv6 behind which TCP or UDP may be.
 const HOP_BY_HOP: u8 = 0;
@@ -53,10 +64,44 @@ impl Skb {
         code == 0
     }
 
+    /// Whether it is one of nlmfo's own, see [`OWN_MARK`].
     #[inline(always)]
-    pub fn mark(&self) -> u32 {
+    pub fn is_own(&self) -> bool {
         // SAFETY: the program's context.
-        unsafe { (*self.0).mark }
+        unsafe { (*self.0).mark == OWN_MARK }
+    }
+
+    #[inline(always)]
+    pub fn priority(&self) -> u32 {
+        // SAFETY: the program's context.
+        unsafe { (*self.0).priority }
+    }
+
+    #[inline(always)]
+    pub fn set_priority(&self, priority: u32) {
+        // SAFETY: the program's context, which classifiers may write to here.
+        unsafe { (*self.0).priority = priority }
+    }
+
+    /// Whether it has a tag of a VLAN: it will come by again, without the tag.
+    #[inline(always)]
+    pub fn is_of_vlan(&self) -> bool {
+        // SAFETY: the program's context.
+        unsafe { (*self.0).vlan_tci as u16 & VLAN_NUMBER != 0 }
+    }
+
+    /// Whether it stands for several packets, which the kernel will cut it into.
+    #[inline(always)]
+    pub fn is_several(&self) -> bool {
+        // SAFETY: the program's context.
+        unsafe { (*self.0).gso_size != 0 }
+    }
+
+    /// Whether its link header addresses this node alone (`PACKET_HOST`).
+    #[inline(always)]
+    pub fn is_unicast(&self) -> bool {
+        // SAFETY: the program's context.
+        unsafe { (*self.0).pkt_type == 0 }
     }
 
     #[inline(always)]
@@ -109,13 +154,23 @@ impl Skb {
     /// next; if not, the server answers with what it waits for (RFC 5961).
     #[inline(always)]
     pub fn reset(&self, l4: u32) -> bool {
+        self.set_flags(l4, |flags| flags & ACK | RST)
+    }
+
+    /// Turns a segment to a listener into one that it answers with a reset: as it is, its
+    /// acknowledgement number may be a SYN cookie, which would open a connection.
+    #[inline(always)]
+    pub fn refuse(&self, l4: u32) -> bool {
+        self.set_flags(l4, |_| SYN | ACK)
+    }
+
+    #[inline(always)]
+    fn set_flags(&self, l4: u32, change: impl FnOnce(u8) -> u8) -> bool {
         const FLAGS: u32 = 12;
-        const RST: u8 = 0x04;
-        const KEEP: u8 = 0x10;
         let Some(old) = self.load::<2>(l4 + FLAGS) else {
             return false;
         };
-        let new = [old[0], old[1] & KEEP | RST];
+        let new = [old[0], change(old[1])];
         self.store(l4 + FLAGS, &new) && self.fix_checksum(TCP, l4, old, new)
     }
 }
@@ -158,12 +213,51 @@ impl Packet {
     /// Of a datagram in fragments only the first tells its ports. That one counts as
     /// unreadable; if it is dropped, the others are never put together.
     #[inline(always)]
-    pub fn of(skb: Skb, l3: u32) -> Option<Self> {
-        match skb.protocol() {
+    pub fn of(skb: Skb, mut l3: u32) -> Option<Self> {
+        let mut protocol = skb.protocol();
+        // A tag behind another one, of no VLAN: the kernel strips both.
+        if protocol == ETH_P_8021Q || protocol == ETH_P_8021AD {
+            let [a, b, c, d] = skb.load::<4>(l3)?;
+            if u16::from_be_bytes([a, b]) & VLAN_NUMBER != 0 {
+                return None;
+            }
+            protocol = u16::from_be_bytes([c, d]);
+            l3 += 4;
+        }
+        let packet = Self::parse(skb, protocol, l3)?;
+        let has_ports = packet.proto == TCP || packet.proto == UDP;
+        (!has_ports || is_lockds(packet.proto, packet.server_port)).then_some(packet)
+    }
+
+    /// The packet as a socket gets it, which is said to be one of lockd's: only its IP
+    /// packet is there.
+    #[inline(always)]
+    pub fn at_socket(skb: Skb) -> Option<Self> {
+        Self::parse(skb, skb.protocol(), 0)
+    }
+
+    #[inline(always)]
+    fn parse(skb: Skb, protocol: u16, l3: u32) -> Option<Self> {
+        match protocol {
             ETH_P_IP => Self::of_ipv4(skb, l3),
             ETH_P_IPV6 => Self::of_ipv6(skb, l3),
             _ => None,
         }
+    }
+
+    /// What may bring calls to lockd: a datagram, or a segment with data that TCP may
+    /// accept. Not even a header where it cannot be read.
+    #[inline(always)]
+    pub fn brings_data(&self) -> bool {
+        if !self.is_readable() || self.proto != TCP {
+            return true;
+        }
+        let Some(header) = self.skb.load::<20>(self.l4) else {
+            return true;
+        };
+        let flags = header[13];
+        let payload = self.l4 + (header[12] >> 4) as u32 * 4;
+        payload < self.end && flags & RST == 0 && flags & (SYN | ACK) != SYN | ACK
     }
 
     #[inline(always)]
@@ -175,7 +269,7 @@ impl Packet {
             return None;
         }
         let l4 = l3 + (header[0] & 0xf) as u32 * 4;
-        let (client_port, server_port) = ports(skb, proto, l4)?;
+        let (client_port, server_port) = ports(skb, l4)?;
         let more_fragments = fragment & 0x2000 != 0;
         Some(Packet {
             skb,
@@ -224,11 +318,17 @@ impl Packet {
         if packet.proto != TCP && packet.proto != UDP {
             return None;
         }
-        (packet.client_port, packet.server_port) = ports(skb, packet.proto, l4)?;
+        (packet.client_port, packet.server_port) = ports(skb, l4)?;
         if is_whole {
             packet.l4 = l4;
         }
         Some(packet)
+    }
+
+    /// Whether a segment acknowledges anything.
+    #[inline(always)]
+    pub fn has_ack(&self) -> bool {
+        (self.skb.load::<1>(self.l4 + 13)).is_some_and(|[flags]| flags & ACK != 0)
     }
 
     /// Fills in whose packet it is; false if it has no whole IP header.
@@ -250,12 +350,11 @@ impl Packet {
     }
 }
 
-/// The ports, if the second one is lockd's.
+/// The client's port and the server's.
 #[inline(always)]
-fn ports(skb: Skb, proto: u16, l4: u32) -> Option<(u16, u16)> {
+fn ports(skb: Skb, l4: u32) -> Option<(u16, u16)> {
     let [a, b, c, d] = skb.load::<4>(l4)?;
-    let server = u16::from_be_bytes([c, d]);
-    is_lockds(proto, server).then_some((u16::from_be_bytes([a, b]), server))
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
 
 /// Where the IP packet ends: by its header, as frames may be padded; by the frame

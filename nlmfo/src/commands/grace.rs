@@ -12,7 +12,7 @@ use super::require_root;
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
-use crate::grace::gate::{Coverage, Gate};
+use crate::grace::gate::{Coverage, Gate, await_answers};
 use crate::grace::leftovers::LastReport;
 use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::{KernelGrace, WindowReport};
@@ -174,7 +174,11 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
     let not_open = {
         let _lock = Lock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
-            Some(mut gate) => gate.end(&args.vip)?,
+            Some(mut gate) => {
+                let not_open = gate.end(&args.vip)?;
+                await_answers().await;
+                not_open
+            }
             None => args.vip.clone(),
         }
     };

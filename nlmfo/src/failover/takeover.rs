@@ -20,7 +20,7 @@ use super::telling::{Outcomes, Settled, Teller, Telling};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;
-use crate::grace::gate::Gate;
+use crate::grace::gate::{Gate, await_answers};
 use crate::grace::lock::{Lock, TIMEOUT};
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
@@ -346,6 +346,7 @@ async fn end(vips: &[IpAddr], paths: &mut PathFinder) -> anyhow::Result<Vec<Wind
         match Gate::in_force()? {
             Some(mut gate) => {
                 gate.end(vips)?;
+                await_answers().await;
                 gate.report(paths)?
             }
             None => Vec::new(),

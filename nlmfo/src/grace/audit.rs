@@ -2,9 +2,9 @@
 //! alone.
 //!
 //! The gate counts calls on their way in, the audit counts lockd's answers on their
-//! way out; neither knows of the other. Calls may be under way or fail before lockd
-//! decides about the lock (no such file, a client that cannot be monitored), so that
-//! the gate may have seen more. lockd can never have answered more than came in.
+//! way out. lockd can never have answered more than came in. If it answered less, calls
+//! wait for it, or ended before it decided about the lock (no such file, a client that
+//! cannot be monitored, statd that hangs): a reclaim among them is lost without a trace.
 
 use std::fmt;
 
@@ -29,8 +29,11 @@ pub enum Verdict {
     Violated { locks: u64 },
     /// Reclaims were refused because of grace: their clients have lost those locks.
     ReclaimsLost { locks: u64 },
-    /// lockd answered more calls than the gate saw.
+    /// lockd answered more calls than the gate saw, or others.
     Unexplained { answered: u64, seen: u64 },
+    /// The window is over, and lockd has not answered calls that the gate saw in it:
+    /// among them may be reclaims, whose clients have lost those locks.
+    Doubtful { unanswered: u64 },
 }
 
 impl Verdict {
@@ -45,8 +48,10 @@ impl Verdict {
 pub enum Stage {
     /// Open, and not audited yet.
     Opening,
-    /// Audited.
+    /// Open and audited. What lockd has not answered may still wait for it.
     Stood,
+    /// Audited until its end. Whoever asks has waited until lockd was done with its queue.
+    Ended,
     /// Ended, and never audited.
     EndedEarly,
     /// Audited until lockd was unloaded.
@@ -59,11 +64,17 @@ pub fn judge(stage: Stage, gated: &Gated, audited: &Audited) -> Verdict {
         Stage::Opening => Verdict::Opening,
         Stage::EndedEarly => Verdict::EndedEarly,
         Stage::Reloaded => Verdict::Reloaded,
-        Stage::Stood => judge_counts(gated, audited),
+        Stage::Stood => judge_counts(gated, audited, 0),
+        Stage::Ended => judge_counts(gated, audited, unanswered(gated, audited)),
     }
 }
 
-fn judge_counts(gated: &Gated, audited: &Audited) -> Verdict {
+/// Calls that the gate saw and lockd's lock code has not answered.
+pub fn unanswered(gated: &Gated, audited: &Audited) -> u64 {
+    (gated.new + gated.reclaims + gated.left).saturating_sub(audited.answered)
+}
+
+fn judge_counts(gated: &Gated, audited: &Audited, unanswered: u64) -> Verdict {
     let answered = audited.reclaimed
         + audited.refused
         + audited.reclaims_refused
@@ -78,8 +89,13 @@ fn judge_counts(gated: &Gated, audited: &Audited) -> Verdict {
         Verdict::ReclaimsLost {
             locks: audited.reclaims_refused,
         }
-    } else if answered > seen {
-        Verdict::Unexplained { answered, seen }
+    } else if answered > seen || audited.unseen > 0 {
+        Verdict::Unexplained {
+            answered,
+            seen: seen.min(answered.saturating_sub(audited.unseen)),
+        }
+    } else if unanswered > 0 {
+        Verdict::Doubtful { unanswered }
     } else if answered > 0 {
         Verdict::Enforced
     } else {
@@ -118,7 +134,12 @@ impl fmt::Display for Verdict {
             ),
             Verdict::Unexplained { answered, seen } => write!(
                 f,
-                "✗ NOT CONFIRMED: lockd answered {answered} calls, and the gate saw {seen}"
+                "✗ NOT CONFIRMED: lockd answered {answered} calls, and the gate saw {seen} of them"
+            ),
+            Verdict::Doubtful { unanswered } => write!(
+                f,
+                "✗ NOT CONFIRMED: {unanswered} calls for locks reached this node and lockd's lock \
+                 code answered none of them; reclaims among them are lost"
             ),
         }
     }
@@ -129,7 +150,7 @@ mod tests {
     use super::*;
 
     fn judged(gated: Gated, audited: Audited) -> Verdict {
-        judge(Stage::Stood, &gated, &audited)
+        judge(Stage::Ended, &gated, &audited)
     }
 
     #[test]
@@ -151,28 +172,59 @@ mod tests {
         let gated = Gated {
             new: 3,
             reclaims: 2,
+            repeated: 1,
             ..Gated::default()
         };
         let audited = Audited {
             reclaimed: 2,
-            refused: 3,
+            refused: 4,
+            answered: 5,
             ..Audited::default()
         };
         assert_eq!(judged(gated, audited), Verdict::Enforced);
-        assert_eq!(judged(gated, Audited::default()), Verdict::Quiet);
+        let quiet = judged(Gated::default(), Audited::default());
+        assert_eq!(quiet, Verdict::Quiet);
     }
 
     #[test]
-    fn calls_that_lockd_refused_before_it_looked_are_no_contradiction() {
+    fn calls_that_lockd_never_answered_make_an_ended_window_doubtful() {
         let gated = Gated {
-            new: 9,
+            new: 8,
+            reclaims: 1,
             ..Gated::default()
         };
         let audited = Audited {
-            refused: 1,
+            refused: 7,
+            answered: 7,
             ..Audited::default()
         };
-        assert_eq!(judged(gated, audited), Verdict::Enforced);
+        let verdict = judged(gated, audited);
+        assert_eq!(verdict, Verdict::Doubtful { unanswered: 2 });
+        assert!(!verdict.is_good());
+        assert_eq!(judge(Stage::Stood, &gated, &audited), Verdict::Enforced);
+        let none = judged(gated, Audited::default());
+        assert_eq!(none, Verdict::Doubtful { unanswered: 9 });
+    }
+
+    #[test]
+    fn an_answer_to_a_call_that_the_gate_never_saw_is_not_explained() {
+        let gated = Gated {
+            new: 5,
+            ..Gated::default()
+        };
+        let audited = Audited {
+            refused: 2,
+            answered: 1,
+            unseen: 1,
+            ..Audited::default()
+        };
+        assert_eq!(
+            judge(Stage::Stood, &gated, &audited),
+            Verdict::Unexplained {
+                answered: 2,
+                seen: 1
+            }
+        );
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub enum GraceError {
          process (Linux 5.15 and newer give one)"
     )]
     NoLink { program: &'static str },
+    #[error(
+        "the guard at lockd's sockets cannot be attached to the root cgroup: {0}; without it \
+         what the gate does not see would not be held to grace"
+    )]
+    Guard(String),
     #[error("the gate's object has no {0}: it was built from another version of nlmfo")]
     Foreign(&'static str),
     #[error("cannot {action} {path}: {cause}")]
@@ -106,6 +111,7 @@ impl GraceError {
                 | GraceError::Attach { .. }
                 | GraceError::NoLink { .. }
                 | GraceError::NotListening
+                | GraceError::Guard(_)
         ) || matches!(self, GraceError::Ports(error) if error.is_lack())
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use aya::programs::kprobe::KProbe;
 use aya::programs::links::FdLink;
@@ -20,10 +21,11 @@ use super::leftovers;
 use super::maps::Maps;
 use super::pins::{self, Pins, State};
 use super::reload::Carried;
-use super::tc;
+use super::{guard, tc};
 use crate::kernel::{gate_layout, lockd};
 use crate::observe::host::Transport;
 use crate::observe::lockd_ports::LockdPorts;
+use crate::rpc::local::pass_queue;
 
 /// The ELF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-gate"));
@@ -191,10 +193,14 @@ impl Gate {
         for probe in &PROBES {
             attach(pins, probe)?;
         }
+        guard::attach(pins)?;
         let mut gate = Gate {
             maps: Maps::open(pins)?,
             pins: pins.clone(),
         };
+        if origin == Origin::Loaded {
+            gate.maps.set_secret(random()?)?;
+        }
         // After the probe that follows ports, so that none is missed between.
         gate.add_ports()?;
         pins.set_ready(layout)?;
@@ -338,6 +344,17 @@ fn load(pins: &Pins, layout: &GateLayout) -> Result<(), GraceError> {
     run_here(&ebpf)
 }
 
+fn random() -> Result<u64, GraceError> {
+    let mut bytes = [0; 8];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+        .map_err(|source| GraceError::File {
+            path: "/dev/urandom".into(),
+            source,
+        })?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
 fn object(layout: &GateLayout) -> Result<Ebpf, GraceError> {
     EbpfLoader::new()
         // Offsets are in GATE_LAYOUT, none is to be looked up.
@@ -363,6 +380,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
         Program::KProbe(program) => program.load(),
         Program::RawTracePoint(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     }
 }
@@ -370,7 +388,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
 /// The names that errors carry are those of this module.
 fn known(name: &str) -> &'static str {
     (PROBES.iter().map(|probe| probe.program))
-        .chain([HERE, "gate_ether", "gate_raw"])
+        .chain([HERE, "gate_ether", "gate_raw", guard::PROGRAM])
         .find(|known| *known == name)
         .unwrap_or("of an unknown name")
 }
@@ -444,4 +462,15 @@ pub(super) async fn detach_filters(qdiscs: &[u32]) -> Result<usize, GraceError> 
         removed += tc::detach(&netlink, device.index, qdiscs.contains(&device.index)).await?;
     }
     Ok(removed)
+}
+
+/// How long [`await_answers`] waits for lockd.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits until lockd has answered the calls that have reached it so far, so that they are
+/// counted. If it does not, the count shows it.
+pub async fn await_answers() {
+    if let Err(error) = pass_queue(ANSWERS_TIMEOUT).await {
+        warn!(%error, "lockd did not answer the calls in its queue in time");
+    }
 }

@@ -18,6 +18,7 @@ use crate::kernel::path::PathFinder;
 /// Takes the gate out of the kernel after its last window's end, and keeps the
 /// windows' report for `nlmfo grace --list`.
 pub async fn finish(gate: Gate) -> Result<(), GraceError> {
+    gate::await_answers().await;
     keep_report(&gate)?;
     gate.detach().await?;
     Ok(())

@@ -48,6 +48,11 @@ impl Maps {
         self.gate.set(0, gate, 0).map_err(GraceError::map("GATE"))
     }
 
+    pub fn set_secret(&mut self, secret: u64) -> Result<(), GraceError> {
+        let gate = self.gate()?;
+        self.set_gate(Gate { secret, ..gate })
+    }
+
     pub fn window(&self, vip: Addr) -> Result<Option<Window>, GraceError> {
         found(self.windows.get(&vip, 0)).map_err(GraceError::map("WINDOWS"))
     }
@@ -81,6 +86,7 @@ impl Maps {
             sum.dropped += one.dropped;
             sum.closed += one.closed;
             sum.fenced += one.fenced;
+            sum.guarded += one.guarded;
         }
         Ok(sum)
     }

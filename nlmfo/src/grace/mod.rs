@@ -10,6 +10,7 @@ pub mod devices;
 pub mod error;
 pub mod fence;
 pub mod gate;
+mod guard;
 pub mod keeper;
 pub mod leftovers;
 pub mod lock;

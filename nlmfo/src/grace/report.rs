@@ -58,6 +58,10 @@ pub struct GateCounts {
     pub packets_dropped: u64,
     pub connections_closed: u64,
     pub packets_fenced: u64,
+    /// Packets that the gate never saw, or did not decide on, and that were dropped at
+    /// lockd's sockets.
+    #[serde(default)]
+    pub packets_guarded: u64,
 }
 
 /// What lockd answered.
@@ -69,6 +73,9 @@ pub struct Answers {
     pub reclaims_failed: u64,
     pub other: u64,
     pub violations: u64,
+    /// Calls that the gate saw, and lockd's lock code has not answered.
+    #[serde(default)]
+    pub unanswered: u64,
 }
 
 /// A lock that should not have been granted.
@@ -164,15 +171,16 @@ impl Gate {
             .map(|(vip, window, reach)| {
                 let gated = self.maps.gated(vip)?;
                 let audited = self.maps.audited(vip)?;
+                let open = window::is_open(window, now);
                 let of_window = |one: &&Violation| one.vip == vip && one.at >= window.opened;
                 Ok(WindowReport {
                     vip: vip.ip(),
                     reach,
-                    open: window::is_open(window, now),
+                    open,
                     left_ms: milliseconds(window::left(window.until, now)),
                     length_ms: milliseconds(window::left(window.until, window.opened)),
                     gate: gated.into(),
-                    lockd: audited.into(),
+                    lockd: Answers::of(&gated, &audited),
                     violations: violations
                         .iter()
                         .filter(of_window)
@@ -232,13 +240,15 @@ impl From<Gated> for GateCounts {
             packets_dropped: raw.dropped,
             connections_closed: raw.closed,
             packets_fenced: raw.fenced,
+            packets_guarded: raw.guarded,
         }
     }
 }
 
-impl From<Audited> for Answers {
-    fn from(raw: Audited) -> Self {
+impl Answers {
+    fn of(gated: &Gated, raw: &Audited) -> Self {
         Answers {
+            unanswered: audit::unanswered(gated, raw),
             reclaimed: raw.reclaimed,
             refused: raw.refused,
             reclaims_refused: raw.reclaims_refused,
@@ -270,25 +280,29 @@ impl fmt::Display for WindowReport {
         let Answers {
             reclaimed,
             refused,
+            reclaims_refused,
             reclaims_failed,
             other,
+            unanswered,
             ..
         } = self.lockd;
+        let failed = reclaims_refused + reclaims_failed;
         writeln!(
             f,
-            "  lockd: {reclaimed} reclaimed, {refused} new locks refused, {reclaims_failed} \
-             reclaims failed, {other} other answers"
+            "  lockd: {reclaimed} reclaimed, {refused} new locks refused, {failed} reclaims \
+             failed, {other} other answers, {unanswered} calls not answered"
         )?;
         writeln!(
             f,
             "  gate:  {} new locks, {} reclaims, {} left to the kernel's grace; {} SHAREs and {} \
-             packets dropped, {} connections closed",
+             packets dropped, {} connections closed; {} packets dropped at lockd's sockets",
             self.gate.new_locks,
             self.gate.reclaims,
             self.gate.left_to_kernel_grace,
             self.gate.shares_dropped,
             self.gate.packets_dropped,
-            self.gate.connections_closed
+            self.gate.connections_closed,
+            self.gate.packets_guarded
         )?;
         for violation in &self.violations {
             writeln!(f, "  ✗ {violation}")?;

@@ -39,7 +39,8 @@ pub fn stage(window: &Window, now: u64) -> Stage {
         NOT_YET if is_open(window, now) => Stage::Opening,
         NOT_YET => Stage::EndedEarly,
         NEVER_AGAIN => Stage::Reloaded,
-        _ => Stage::Stood,
+        _ if is_open(window, now) => Stage::Stood,
+        _ => Stage::Ended,
     }
 }
 
@@ -134,7 +135,8 @@ mod tests {
         assert_eq!(audited(window, 8).audited_from, 8);
         assert_eq!(stage(&window, 99), Stage::Opening);
         assert_eq!(stage(&window, 100), Stage::EndedEarly);
-        assert_eq!(stage(&audited(window, 8), 100), Stage::Stood);
+        assert_eq!(stage(&audited(window, 8), 99), Stage::Stood);
+        assert_eq!(stage(&audited(window, 8), 100), Stage::Ended);
     }
 
     #[test]

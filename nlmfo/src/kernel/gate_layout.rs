@@ -39,6 +39,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<GateLay
     };
     let grace = "the kernel's own grace";
     let answered = "whose call lockd answered";
+    let received = "what reached lockd's sockets";
 
     let lock = lockd.field("nlm_rqst.a_args.lock", None, answered)?;
     let svid = lockd.field("nlm_rqst.a_args.lock.svid", Some(4), answered)?;
@@ -54,5 +55,9 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<GateLay
         rqst_xid: sunrpc.offset("svc_rqst.rq_xid", 4, answered)?,
         serv_name: sunrpc.offset("svc_serv.sv_name", 8, "following lockd's ports")?,
         lock_svid: svid.offset - lock.offset,
+        sock_net: kernel.offset("sock_common.skc_net", 8, received)?,
+        sock_backlog: kernel.offset("sock.sk_backlog.tail", 8, received)?,
+        tcp_gap: kernel.offset("tcp_sock.out_of_order_queue", 8, received)?,
+        tcp_cookies: kernel.offset("tcp_sock.rx_opt.ts_recent_stamp", 4, received)?,
     })
 }

@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// The mounts of this process, and those of the first one.
+pub(super) const OURS: &str = "/proc/self/mountinfo";
+pub(super) const OF_INIT: &str = "/proc/1/mountinfo";
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +23,12 @@ pub struct Mount {
 
 /// All mounts, in the order in which they were made.
 pub fn mounts() -> io::Result<Vec<Mount>> {
-    Ok(std::fs::read_to_string(MOUNTINFO)?
+    listed_in(OURS)
+}
+
+/// The mounts in such a list.
+pub(super) fn listed_in(list: &str) -> io::Result<Vec<Mount>> {
+    Ok(std::fs::read_to_string(list)?
         .lines()
         .filter_map(parse_line)
         .collect())

@@ -156,6 +156,7 @@ fn wrong(verdict: &Verdict) -> Option<VipState> {
         Verdict::Unexplained { answered, seen } => Some(VipState::Doubtful {
             calls: answered.saturating_sub(seen),
         }),
+        Verdict::Doubtful { unanswered } => Some(VipState::Doubtful { calls: unanswered }),
     }
 }
 

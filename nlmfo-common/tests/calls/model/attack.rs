@@ -3,7 +3,7 @@
 
 use super::gate::{Decided, Gate, Verdict};
 use super::lockd::{self, Reading, Taken};
-use super::path::{Event, Fate, Path, Start};
+use super::path::{Decoy, Event, Fate, Path, Start};
 
 /// Sends a stream along a path. Panics if a call gets past the gate.
 pub fn stream(sent: &[u8], isn: u32, events: impl IntoIterator<Item = Event>, piece: usize) {
@@ -12,7 +12,7 @@ pub fn stream(sent: &[u8], isn: u32, events: impl IntoIterator<Item = Event>, pi
         path.play(event);
     }
     path.finish(piece);
-    for record in lockd::records(&path.received()) {
+    for record in lockd::records(path.received()) {
         for reading in Reading::BOTH {
             let taken = lockd::take(&record.message, reading);
             check(taken, reading, |at| {
@@ -51,7 +51,7 @@ fn check(taken: Option<Taken>, reading: Reading, decided: impl Fn(usize) -> Opti
 }
 
 /// Reads an attack out of any bytes: the first tells whether it is a datagram, else
-/// how many segments are told, three bytes each; then comes what is sent.
+/// how many segments are told, four bytes each; then comes what is sent.
 pub fn of_bytes(bytes: &[u8]) {
     let Some((&count, rest)) = bytes.split_first() else {
         return;
@@ -59,9 +59,9 @@ pub fn of_bytes(bytes: &[u8]) {
     if count == u8::MAX {
         return datagram(rest);
     }
-    let told = (usize::from(count) * 3).min(rest.len() / 2);
+    let told = (usize::from(count) * 4).min(rest.len() / 2);
     let (told, sent) = rest.split_at(told);
-    let events = told.chunks_exact(3).map(|told| {
+    let events = told.chunks_exact(4).map(|told| {
         let far = u16::from(told[1]);
         Event {
             start: match told[0] % 4 {
@@ -71,12 +71,17 @@ pub fn of_bytes(bytes: &[u8]) {
                 _ => Start::Gap(far),
             },
             len: told[2].into(),
-            fate: match told[0] / 4 % 4 {
+            fate: match told[0] / 4 % 8 {
                 0 => Fate::Arrives,
                 1 => Fate::ArrivesTwice,
                 2 => Fate::LostBeforeGate,
-                _ => Fate::LostAfterGate,
+                3 => Fate::LostAfterGate,
+                4 => Fate::ArrivesLate(told[3]),
+                5 => Fate::Discarded(Decoy::Changed(far, told[3])),
+                6 => Fate::Discarded(Decoy::Harmless),
+                _ => Fate::Discarded(Decoy::Endless),
             },
+            pause: told[3] % 32,
         }
     });
     let isn = u32::from(count) << 24 | 0x00ff_ff00;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use nlmfo_common::nlm_call::{Calls, Found, Fsid};
-use nlmfo_common::stream::{Place, REWRITES, Rewrite, Rewrites, Stream};
+use nlmfo_common::stream::{Follower, Place, Tcp};
 
 /// Something stands before the payload in a packet, and offsets count from there.
 const HEADERS: usize = 54;
@@ -30,8 +30,7 @@ pub struct Decided {
 
 #[derive(Clone)]
 pub struct Gate {
-    pub stream: Stream,
-    rewrites: Rewrites,
+    pub follower: Follower,
     /// By offset in the stream or datagram, the last decision on each byte.
     pub log: BTreeMap<usize, Decided>,
     isn: u32,
@@ -44,11 +43,10 @@ pub struct Gate {
 impl Gate {
     /// Sees the SYN of a connection.
     pub fn new(isn: u32, kernel_grace: Vec<bool>) -> Self {
-        let mut stream = Stream::default();
-        stream.begin(isn);
+        let mut follower = Follower::default();
+        follower.begin(isn);
         Self {
-            stream,
-            rewrites: [Rewrite::default(); REWRITES],
+            follower,
             log: BTreeMap::new(),
             isn,
             kernel_grace,
@@ -56,45 +54,48 @@ impl Gate {
         }
     }
 
-    pub fn segment(&mut self, seq: u32, payload: &[u8]) -> Verdict {
+    /// A segment comes by, at this time and while TCP is there.
+    pub fn segment(&mut self, seq: u32, payload: &[u8], now: u64, tcp: &Tcp) -> Verdict {
         let len = payload.len() as u32;
-        if self.stream.calls.is_lost() {
+        if self.follower.stream.calls.is_lost() {
             return Verdict::Close;
         }
-        let seen = match self.stream.place(seq, len) {
-            Place::Ahead => return Verdict::Drop,
-            Place::Forgotten => return Verdict::Close,
-            Place::Seen(seen) => seen,
+        let skip = match self.follower.place(seq, len, now, tcp) {
+            Place::Old => return Verdict::Pass(payload.to_vec()),
+            Place::Early => return Verdict::Drop,
+            Place::Lost => return Verdict::Close,
+            Place::New(skip) => skip,
+            Place::Anew { kept, skip } => {
+                self.follower.go_back(kept);
+                let at = self.follower.stream.next.wrapping_sub(self.isn.wrapping_add(1));
+                self.log.retain(|&byte, _| byte < at as usize);
+                skip
+            }
         };
         let mut packet = [&[0; HEADERS], payload].concat();
-        for index in 0..REWRITES as u32 {
-            if let Some((offset, value)) = self.stream.repeated(&self.rewrites, index, seq, seen) {
-                packet[HEADERS + offset as usize] = value as u8;
-            }
-        }
-        let before = self.stream;
-        self.stream.calls.at = HEADERS as u32 + seen;
-        self.stream.calls.end = packet.len() as u32;
+        self.follower.keep();
+        self.follower.stream.calls.at = HEADERS as u32 + skip;
+        self.follower.stream.calls.end = packet.len() as u32;
         loop {
-            match self.stream.calls.step(packet.as_slice()) {
+            match self.follower.stream.calls.step(packet.as_slice()) {
                 Found::More => {}
                 Found::End => {
-                    self.stream.pass(seq, len);
+                    self.follower.pass(seq.wrapping_add(len), now);
                     return Verdict::Pass(packet.split_off(HEADERS));
                 }
-                Found::Lost => return Verdict::Close,
+                Found::Lost => {
+                    self.follower.stream.calls.lose();
+                    return Verdict::Close;
+                }
                 Found::Reclaim { at } => {
                     let seq = seq.wrapping_add(at - HEADERS as u32);
                     let offset = seq.wrapping_sub(self.isn).wrapping_sub(1);
-                    let calls = self.stream.calls;
+                    let calls = self.follower.stream.calls;
                     let Some(value) = self.decide(&calls, offset as usize) else {
-                        self.stream.take_back(&before);
+                        self.follower.take_back();
                         return Verdict::Drop;
                     };
-                    if !calls.is_share() {
-                        packet[at as usize] = value;
-                        self.stream.remember(&mut self.rewrites, seq, value.into());
-                    }
+                    packet[at as usize] = value;
                 }
             }
         }

@@ -22,13 +22,16 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
             }
         }
     }
-    // Sent on, lost after the gate, repeated with an overlap, after a gap.
+    // Sent on, lost after the gate, repeated with an overlap, after a gap, with a byte
+    // changed and discarded.
     let events = [
-        [0, 0, 100],
-        [12, 0, 200],
-        [1, 0, 90],
-        [2, 40, 250],
-        [3, 9, 60],
+        [0, 0, 100, 0],
+        [12, 0, 200, 0],
+        [1, 0, 90, 16],
+        [2, 40, 250, 0],
+        [3, 9, 60, 0],
+        [20, 7, 120, 1],
+        [1, 0, 120, 20],
     ];
     let count = [events.len() as u8];
     let told = [&count, events.as_flattened(), &together].concat();

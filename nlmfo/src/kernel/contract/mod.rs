@@ -36,6 +36,7 @@ macro_rules! sources {
 sources!(
     "gate/audit.rs",
     "gate/classifier.rs",
+    "gate/guard.rs",
     "gate/kernel.rs",
     "gate/ports.rs",
     "lock_path.rs",

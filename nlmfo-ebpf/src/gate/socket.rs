@@ -1,0 +1,107 @@
+//! The socket that TCP will find for a segment, and how far it is.
+
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
+use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock};
+use nlmfo_common::gate::Flow;
+use nlmfo_common::stream::Tcp;
+use nlmfo_ebpf::memory::{pointer, read};
+
+use crate::kernel::layout;
+use crate::packet::Packet;
+
+/// States of a socket (include/net/tcp_states.h).
+pub const TIME_WAIT: u32 = 6;
+pub const CLOSE: u32 = 7;
+pub const LISTEN: u32 = 10;
+pub const NEW_SYN_RECV: u32 = 12;
+
+/// All zeros if there is none.
+#[derive(Clone, Copy, Default)]
+pub struct Socket {
+    pub state: u32,
+    pub tcp: Tcp,
+    /// Of a listener: it has sent SYN cookies and may take one.
+    pub takes_cookies: bool,
+}
+
+impl Socket {
+    #[inline(always)]
+    pub fn of(packet: &Packet, flow: &Flow) -> Self {
+        let ports = [flow.client_port.to_be_bytes(), flow.server_port.to_be_bytes()];
+        let mut tuple = [0u8; 36];
+        // `struct bpf_sock_tuple`: both addresses, both ports, without a gap.
+        let is_ipv4 = matches!(
+            flow.client.0,
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
+        );
+        let len = if is_ipv4 {
+            tuple[..4].copy_from_slice(&flow.client.0[12..]);
+            tuple[4..8].copy_from_slice(&flow.vip.0[12..]);
+            tuple[8..12].copy_from_slice(ports.as_flattened());
+            12
+        } else {
+            tuple[..16].copy_from_slice(&flow.client.0);
+            tuple[16..32].copy_from_slice(&flow.vip.0);
+            tuple[32..36].copy_from_slice(ports.as_flattened());
+            36
+        };
+        const CURRENT_NETNS: u64 = u64::MAX;
+        // SAFETY: the tuple has 36 bytes; what is found is released.
+        unsafe {
+            let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+            let found = bpf_skc_lookup_tcp(packet.skb.0.cast(), tuple, len, CURRENT_NETNS, 0);
+            if found.is_null() {
+                return Socket::default();
+            }
+            let mut socket = Socket {
+                state: (*found).state,
+                ..Socket::default()
+            };
+            match socket.state {
+                TIME_WAIT | NEW_SYN_RECV => {}
+                LISTEN => socket.takes_cookies = takes_cookies(address(found)),
+                _ => {
+                    let tcp = bpf_tcp_sock(found.cast());
+                    if !tcp.is_null() {
+                        let accepted = (*tcp).rcv_nxt;
+                        socket.tcp = tcp_of(address(found), accepted);
+                    }
+                }
+            }
+            bpf_sk_release(found.cast());
+            socket
+        }
+    }
+
+    /// Whether a connection is there, or comes to be with this segment.
+    #[inline(always)]
+    pub fn may_take_data(&self) -> bool {
+        self.tcp.is_open || self.state == NEW_SYN_RECV
+    }
+}
+
+/// A socket's address, as a number.
+#[inline(always)]
+pub fn address(socket: *mut bpf_sock) -> u64 {
+    let held = socket;
+    // The verifier forbids to reckon with a pointer to a socket. What the helper reads of
+    // our stack is a number to it.
+    read::<u64>(&raw const held as u64, 0).unwrap_or(0)
+}
+
+/// Where nothing can be read, the worst is taken for true.
+#[inline(always)]
+fn tcp_of(socket: u64, accepted: u32) -> Tcp {
+    Tcp {
+        is_open: true,
+        accepted,
+        is_busy: pointer(socket, layout!(sock_backlog)) != Ok(0),
+        has_gap: pointer(socket, layout!(tcp_gap)) != Ok(0),
+    }
+}
+
+/// (`tcp_synq_no_recent_overflow`, include/net/tcp.h.)
+#[inline(always)]
+fn takes_cookies(listener: u64) -> bool {
+    read::<u32>(listener, layout!(tcp_cookies)) != Ok(0)
+}
