@@ -13,6 +13,7 @@ pub mod churn;
 pub mod client;
 pub mod counted;
 pub mod daemons;
+pub mod crafted;
 pub mod gated;
 pub mod kernel_log;
 pub mod known;

@@ -187,6 +187,18 @@ impl Stream {
         Ok(Stream(socket.into()))
     }
 
+    pub fn tcp(&self) -> &TcpStream {
+        &self.0
+    }
+
+    /// The client's address and lockd's, of IPv4.
+    pub fn ends(&self) -> Result<(Ipv4Addr, Ipv4Addr)> {
+        match (self.0.local_addr()?.ip(), self.0.peer_addr()?.ip()) {
+            (IpAddr::V4(client), IpAddr::V4(lockd)) => Ok((client, lockd)),
+            others => anyhow::bail!("{others:?} are no IPv4 addresses"),
+        }
+    }
+
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.write_all(bytes).context("sending to lockd")
     }

@@ -11,6 +11,7 @@ mod gate_life;
 mod grace;
 mod grace_end;
 mod half_done;
+mod guard;
 mod last_resorts;
 mod locks;
 mod names;
@@ -123,6 +124,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         nfs4::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
+        guard::SCENARIOS,
         release::SCENARIOS,
         release_contended::SCENARIOS,
         last_resorts::SCENARIOS,

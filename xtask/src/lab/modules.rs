@@ -25,7 +25,7 @@ const NEEDED: [&str; 7] = [
 ];
 
 /// Modules that scenarios use where the kernel has them.
-const USEFUL: [&str; 40] = [
+const USEFUL: [&str; 43] = [
     "virtio_blk",
     "virtio_net",
     "nfs_acl",
@@ -54,6 +54,9 @@ const USEFUL: [&str; 40] = [
     "act_mirred",
     "nf_tables",
     "nft_ct",
+    "nft_nat",
+    "nft_chain_nat",
+    "ip_gre",
     "nft_reject_inet",
     "af_packet_diag",
     "tcp_diag",
