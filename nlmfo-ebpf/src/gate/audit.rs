@@ -72,9 +72,7 @@ fn audited_window(host: u64, vip: &Addr, file: u64, key: Option<&NoteKey>) -> Op
     }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let is_noted = |opened: u64| {
-        opened != 0 && key.is_some_and(|key| noted(key, opened).is_some())
-    };
+    let is_noted = |opened: u64| opened != 0 && key.is_some_and(|key| noted(key, opened).is_some());
     // SAFETY: an element of our map; its fields are read once each.
     if let Some(window) = unsafe { WINDOWS.get(vip) }
         && ((now >= window.audited_from && now < window.until) || is_noted(window.opened))

@@ -64,9 +64,8 @@ pub fn guard(ctx: SkBuffContext) -> i32 {
     let is_fenced = now < fenced_until;
     let is_held = now < until || now < gate.scope_until;
     // lockd takes what was sent to many for sent to an address of its choice.
-    let is_for_any = now < gate.until
-        && packet.proto == UDP
-        && (!skb.is_unicast() || is_for_many(&flow.vip));
+    let is_for_any =
+        now < gate.until && packet.proto == UDP && (!skb.is_unicast() || is_for_many(&flow.vip));
     if !is_fenced && !is_held && !is_for_any {
         return PASS;
     }

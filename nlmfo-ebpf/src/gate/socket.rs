@@ -27,7 +27,10 @@ pub struct Socket {
 impl Socket {
     #[inline(always)]
     pub fn of(packet: &Packet, flow: &Flow) -> Self {
-        let ports = [flow.client_port.to_be_bytes(), flow.server_port.to_be_bytes()];
+        let ports = [
+            flow.client_port.to_be_bytes(),
+            flow.server_port.to_be_bytes(),
+        ];
         let mut tuple = [0u8; 36];
         // `struct bpf_sock_tuple`: both addresses, both ports, without a gap.
         let is_ipv4 = matches!(

@@ -42,8 +42,13 @@ fn hardware(text: &str) -> Result<[u8; 6]> {
 impl Wire {
     /// By `eth0` of `place`, to the device `to` of the root network namespace.
     pub fn new(place: &Place, to: &str) -> Result<Wire> {
-        let to = hardware(&std::fs::read_to_string(format!("/sys/class/net/{to}/address"))?)?;
-        let own = place.command("cat").arg("/sys/class/net/eth0/address").output()?;
+        let to = hardware(&std::fs::read_to_string(format!(
+            "/sys/class/net/{to}/address"
+        ))?)?;
+        let own = place
+            .command("cat")
+            .arg("/sys/class/net/eth0/address")
+            .output()?;
         // Its /sys may be that of another network namespace, and the switch does not mind.
         let own = hardware(&String::from_utf8_lossy(&own.stdout)).unwrap_or([2, 0, 0, 0, 0, 9]);
         let name = CString::new("eth0")?;
@@ -83,7 +88,11 @@ impl Wire {
                 size_of::<libc::sockaddr_ll>() as u32,
             )
         };
-        ensure!(sent == frame.len() as isize, "a frame: {}", io::Error::last_os_error());
+        ensure!(
+            sent == frame.len() as isize,
+            "a frame: {}",
+            io::Error::last_os_error()
+        );
         Ok(())
     }
 }
@@ -91,7 +100,10 @@ impl Wire {
 /// The internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|two| {
-        u32::from(u16::from_be_bytes([two[0], two.get(1).copied().unwrap_or(0)]))
+        u32::from(u16::from_be_bytes([
+            two[0],
+            two.get(1).copied().unwrap_or(0),
+        ]))
     });
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -122,7 +134,7 @@ pub fn udp(from: u16, to: u16, payload: &[u8]) -> Result<Vec<u8>> {
 
 /// An IPv4 packet in GRE without options.
 pub fn gre(packet: &[u8]) -> Vec<u8> {
-    [&[0, 0], &ETH_P_IP[..], packet].concat()
+    [&[0, 0], &ETH_P_IP, packet].concat()
 }
 
 /// Why TCP discards a segment.
@@ -153,7 +165,13 @@ pub fn flawed(
     segment.extend([0x50, PUSH_ACK, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     let len = u16::try_from(segment.len())?;
-    let pseudo = [&from.octets(), &to.octets(), &[0, TCP], &len.to_be_bytes()[..]].concat();
+    let pseudo = [
+        &from.octets()[..],
+        &to.octets(),
+        &[0, TCP],
+        &len.to_be_bytes(),
+    ]
+    .concat();
     let mut sum = checksum(&[pseudo, segment.clone()].concat());
     if let Flaw::Checksum = flaw {
         sum ^= 0x0101;

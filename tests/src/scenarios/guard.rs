@@ -120,8 +120,12 @@ fn ways_in(context: &Context) -> Result<End> {
     let IpAddr::V4(vip) = wired.lab.vips[0] else {
         bail!("{VIP} is an IPv4 address");
     };
-    let udp = wired.net.lockd(vip.into(), NlmVersion::V4, Transport::Udp)?;
-    let tcp = wired.net.lockd(vip.into(), NlmVersion::V4, Transport::Tcp)?;
+    let udp = wired
+        .net
+        .lockd(vip.into(), NlmVersion::V4, Transport::Udp)?;
+    let tcp = wired
+        .net
+        .lockd(vip.into(), NlmVersion::V4, Transport::Tcp)?;
     let caller = Caller::new("late", NlmVersion::V4);
     open(&tool, &[VIP])?;
     kill_all()?;
@@ -130,7 +134,8 @@ fn ways_in(context: &Context) -> Result<End> {
     let late = late_network()?;
     let ensure_dropped = |wired: &mut Wired, state: &str| -> Result<()> {
         for ask in [NEW, RECLAIM] {
-            let call = caller.call(ask, &wired.file, wired.range())?;
+            let range = wired.range();
+            let call = caller.call(ask, &wired.file, range)?;
             ensure_guarded(wired, &format!("{state}, UDP, {ask:?}"), 1, || {
                 Datagrams::connect(&late, None, udp)?.send(&call)
             })?;
@@ -145,7 +150,9 @@ fn ways_in(context: &Context) -> Result<End> {
     ensure_dropped(&mut wired, "in a window")?;
     ensure!(filters_on("vlate")? == 0, "the gate is on vlate");
     // Another address goes on.
-    let other = wired.net.lockd(wired.lab.vips[1], NlmVersion::V4, Transport::Udp)?;
+    let other = wired
+        .net
+        .lockd(wired.lab.vips[1], NlmVersion::V4, Transport::Udp)?;
     let range = wired.range();
     let answer =
         Datagrams::connect(&late, None, other)?.ask(&caller.call(NEW, &wired.file, range)?)?;
@@ -155,7 +162,8 @@ fn ways_in(context: &Context) -> Result<End> {
     // Frames with tags of no VLAN: the gate reads behind two, the guard behind all.
     let wire = Wire::new(wired.net.place(), "br0")?;
     let packet = |wired: &mut Wired, to_port: u16| -> Result<Vec<u8>> {
-        let call = caller.call(NEW, &wired.file, wired.range())?;
+        let range = wired.range();
+        let call = caller.call(NEW, &wired.file, range)?;
         let datagram = crafted::udp(CRAFTED_PORT, to_port, &call.record[MARKER..])?;
         crafted::ipv4(crafted::UDP, CRAFTED, vip, &datagram)
     };
@@ -163,7 +171,9 @@ fn ways_in(context: &Context) -> Result<End> {
         let packet = packet(&mut wired, udp.port())?;
         let (_, before) = counts(vip.into())?;
         if tags > 2 {
-            ensure_guarded(&wired, &format!("{tags} tags"), 1, || wire.send(tags, &packet))?;
+            ensure_guarded(&wired, &format!("{tags} tags"), 1, || {
+                wire.send(tags, &packet)
+            })?;
             continue;
         }
         wire.send(tags, &packet)?;
@@ -178,11 +188,15 @@ fn ways_in(context: &Context) -> Result<End> {
 
     // A tunnel that has no remote end, through the other address.
     run(root.command("modprobe").arg("ip_gre"))?;
-    root.ip(&format!("link add gre1 type gre local {OTHER}\nlink set gre1 up\n"))?;
+    root.ip(&format!(
+        "link add gre1 type gre local {OTHER}\nlink set gre1 up\n"
+    ))?;
     let inner = packet(&mut wired, udp.port())?;
     let outside = (Ipv4Addr::new(10, 77, 2, 1), OTHER.parse()?);
     let outer = crafted::ipv4(crafted::GRE, outside.0, outside.1, &crafted::gre(&inner))?;
-    ensure_guarded(&wired, "a tunnel without a remote end", 1, || wire.send(0, &outer))?;
+    ensure_guarded(&wired, "a tunnel without a remote end", 1, || {
+        wire.send(0, &outer)
+    })?;
 
     // Another address and port, translated into the VIP's.
     const TRANSLATED: u16 = 9999;
@@ -192,14 +206,19 @@ fn ways_in(context: &Context) -> Result<End> {
     );
     run(root.command("nft").arg(&rules))?;
     let translated = (IpAddr::from(outside.1), TRANSLATED).into();
-    let call = caller.call(NEW, &wired.file, wired.range())?;
+    let range = wired.range();
+    let call = caller.call(NEW, &wired.file, range)?;
     ensure_guarded(&wired, "address translation, UDP", 1, || {
         Datagrams::connect(wired.net.place(), None, translated)?.send(&call)
     })?;
     let mut stream = Stream::connect(wired.net.place(), None, translated)?;
-    ensure_guarded(&wired, "address translation, TCP", 2, || stream.send(&call.record))?;
+    ensure_guarded(&wired, "address translation, TCP", 2, || {
+        stream.send(&call.record)
+    })?;
     drop(stream);
-    run(root.command("nft").args(["delete", "table", "ip", "nlmfotest"]))?;
+    run(root
+        .command("nft")
+        .args(["delete", "table", "ip", "nlmfotest"]))?;
 
     fence(vip.into(), Some(Duration::from_secs(300)))?;
     ensure_dropped(&mut wired, "in a fence")?;
@@ -221,7 +240,10 @@ fn ways_in(context: &Context) -> Result<End> {
                     Transport::Udp => Datagrams::connect(&late, None, udp)?.ask(&call),
                 };
                 let answer = answer.with_context(|| format!("{ask:?}, {gateway}, {transport}"))?;
-                ensure!(answer == expected, "{ask:?}, {gateway}, {transport}: {answer:?}");
+                ensure!(
+                    answer == expected,
+                    "{ask:?}, {gateway}, {transport}: {answer:?}"
+                );
                 if ask == RECLAIM {
                     wired.held.insert(range.start);
                 }
@@ -259,7 +281,9 @@ fn discarded(context: &Context) -> Result<End> {
             decoy[..MARKER].copy_from_slice(&call.record[..MARKER]);
             let ends = stream.ends()?;
             wire.send(0, &crafted::flawed(stream.tcp(), ends, &decoy, flaw)?)?;
-            let answer = stream.ask(&call).with_context(|| format!("{flaw:?}, {ask:?}"))?;
+            let answer = stream
+                .ask(&call)
+                .with_context(|| format!("{flaw:?}, {ask:?}"))?;
             ensure!(answer == expected, "{flaw:?}, {ask:?}: {answer:?}");
             if ask == RECLAIM {
                 wired.held.insert(range.start);

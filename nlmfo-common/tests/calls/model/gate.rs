@@ -67,7 +67,11 @@ impl Gate {
             Place::New(skip) => skip,
             Place::Anew { kept, skip } => {
                 self.follower.go_back(kept);
-                let at = self.follower.stream.next.wrapping_sub(self.isn.wrapping_add(1));
+                let at = self
+                    .follower
+                    .stream
+                    .next
+                    .wrapping_sub(self.isn.wrapping_add(1));
                 self.log.retain(|&byte, _| byte < at as usize);
                 skip
             }

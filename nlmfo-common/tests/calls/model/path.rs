@@ -158,7 +158,11 @@ impl<'a> Path<'a> {
         self.now += nanoseconds;
         let now = self.now;
         let due = |arrives: u64| arrives <= now;
-        while let Some(at) = self.under_way.iter().position(|(arrives, ..)| due(*arrives)) {
+        while let Some(at) = self
+            .under_way
+            .iter()
+            .position(|(arrives, ..)| due(*arrives))
+        {
             let (_, start, bytes) = self.under_way.remove(at).expect("found");
             self.tcp.take(start, &bytes);
         }
