@@ -6,7 +6,7 @@ use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
 use super::GraceError;
 use super::pins::Pins;
 use crate::kernel::cgroup;
-use crate::observe::programs::chain;
+use crate::causes::chain;
 
 pub(super) const PROGRAM: &str = "guard";
 
