@@ -121,7 +121,7 @@ impl Kernel {
 /// Where a kernel of the archive is kept; it exists if it was downloaded.
 pub fn entry(release: &str, version: &str) -> String {
     // The leading number changes when the lists of modules above change.
-    format!("kernels/3-{release}_{version}")
+    format!("kernels/4-{release}_{version}")
 }
 
 /// Changes when the image or any module changes.
