@@ -5,8 +5,8 @@ use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType};
 
 use super::GraceError;
 use super::pins::Pins;
-use crate::kernel::cgroup;
 use crate::causes::chain;
+use crate::kernel::cgroup;
 
 pub(super) const PROGRAM: &str = "guard";
 
