@@ -133,7 +133,7 @@ pub async fn run(
     // Only now: the filesystem may have come with the address.
     let mut paths = (PathFinder::new(SEARCH_LIMIT).context("reading the mounted filesystems"))
         .map_err(RunError::After)?;
-    let windows = (end(&plan.vips, &mut paths).await).map_err(RunError::After)?;
+    let windows = (end(&plan.vips, opened.until, &mut paths).await).map_err(RunError::After)?;
     let told_until = match plan.teller {
         Teller::Own { .. } => Instant::now() + LINGER,
         // It is asked for by name, and has its own idea of how long to try.
@@ -180,7 +180,7 @@ impl Plan {
         }
         let mut paths = (PathFinder::new(0).context("reading the mounted filesystems"))
             .map_err(RunError::After)?;
-        (end(&self.vips, &mut paths).await).map_err(RunError::After)?;
+        (end(&self.vips, 0, &mut paths).await).map_err(RunError::After)?;
         Err(RunError::NotReady(blockers))
     }
 }
@@ -339,8 +339,13 @@ impl Takeover<'_> {
     }
 }
 
-/// Ends the windows, and returns what is to be said of them.
-async fn end(vips: &[IpAddr], paths: &mut PathFinder) -> anyhow::Result<Vec<WindowReport>> {
+/// Ends the windows and returns their reports. If their time is over, the keeper may have
+/// removed the gate: then it has kept the reports of the windows that ended at `until`.
+async fn end(
+    vips: &[IpAddr],
+    until: u64,
+    paths: &mut PathFinder,
+) -> anyhow::Result<Vec<WindowReport>> {
     let windows = {
         let _lock = Lock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
@@ -349,7 +354,12 @@ async fn end(vips: &[IpAddr], paths: &mut PathFinder) -> anyhow::Result<Vec<Wind
                 await_answers().await;
                 gate.report(paths)?
             }
-            None => Vec::new(),
+            None => leftovers::last_report()?.map_or_else(Vec::new, |kept| {
+                let windows = kept.windows.into_iter();
+                windows
+                    .filter(|window| window.until_ns == until && vips.contains(&window.vip))
+                    .collect()
+            }),
         }
     };
     leftovers::finish_if_over().await?;

@@ -25,6 +25,8 @@ pub struct Opened {
     pub begun: Option<Begun>,
     /// How much of its time is left.
     pub left: Duration,
+    /// When it ends, by [`grace::window::now`]'s clock; 0 if the kernel ends it.
+    pub until: u64,
     /// Requests that waited through the VIPs, and wait no more.
     pub cancelled: usize,
     /// Waiting requests that are still there, in words: they may be granted in the
@@ -70,6 +72,7 @@ pub async fn complete(
     let mut opened = Opened {
         begun,
         left: plan.lasting,
+        until: 0,
         cancelled: 0,
         waiting: Vec::new(),
     };
@@ -79,6 +82,7 @@ pub async fn complete(
     if opened.begun.is_some() {
         let until = way::confirm(plan).await?;
         opened.left = grace::window::left(until, grace::window::now());
+        opened.until = until;
     }
     Ok(opened)
 }

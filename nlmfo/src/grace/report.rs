@@ -38,6 +38,9 @@ pub struct WindowReport {
     pub left_ms: u64,
     /// Milliseconds from its beginning to its end.
     pub length_ms: u64,
+    /// When it ends, in nanoseconds of CLOCK_MONOTONIC; tells it from other windows.
+    #[serde(default)]
+    pub until_ns: u64,
     pub gate: GateCounts,
     pub lockd: Answers,
     /// Those that are known by name, oldest first; `lockd.violations` counts all.
@@ -179,6 +182,7 @@ impl Gate {
                     open,
                     left_ms: milliseconds(window::left(window.until, now)),
                     length_ms: milliseconds(window::left(window.until, window.opened)),
+                    until_ns: window.until,
                     gate: gated.into(),
                     lockd: Answers::of(&gated, &audited),
                     violations: violations

@@ -89,7 +89,7 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
 /// audits its answers from then on. The windows' time counts from here; when they end, by
 /// [`window::now`]'s clock, is returned.
 pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
-    pass_queue(plan.lasting.min(QUEUE_TIMEOUT)).await?;
+    pass_queue(QUEUE_TIMEOUT).await?;
     let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     let too_short = || GraceError::EndedEarly(plan.lasting);
     let mut gate = Gate::in_force()?.ok_or_else(too_short)?;

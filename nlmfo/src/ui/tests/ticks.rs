@@ -187,6 +187,7 @@ fn window(vip: IpAddr, answers: Answers, violations: Vec<ViolationLine>) -> Wind
         open: true,
         left_ms: 42_300,
         length_ms: 90_000,
+        until_ns: 0,
         gate: GateCounts::default(),
         lockd: answers,
         violations,
