@@ -9,7 +9,7 @@ use nlmfo::grace::{Gate, window as moment};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo_common::gate::{Audited, Gated, Window};
 
-use super::{Context, End, Scenario};
+use super::{Context, End, Machine, Scenario};
 use crate::guest::command::run;
 use crate::guest::crafted::{self, Flaw, Wire};
 use crate::guest::gated::{ensure_answers, filters_on, kill_all, open, window};
@@ -25,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "what reaches lockd by a way that the gate does not see is dropped in a window and \
                 in a fence, by TCP and UDP, and other addresses go on",
         run: ways_in,
+        machine: Machine::Own("the devices of ip_gre stay as long as the module"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -202,7 +203,7 @@ fn ways_in(context: &Context) -> Result<End> {
     const TRANSLATED: u16 = 9999;
     let rules = format!(
         "table ip nlmfotest {{ chain in {{ type nat hook prerouting priority -100; \
-         udp dport {TRANSLATED} dnat to {udp}; tcp dport {TRANSLATED} dnat to {tcp}; }} }}"
+         udp dport {TRANSLATED} dnat to {udp}; tcp dport {TRANSLATED} dnat to {tcp}; }}; }}"
     );
     run(root.command("nft").arg(&rules))?;
     let translated = (IpAddr::from(outside.1), TRANSLATED).into();
