@@ -451,15 +451,13 @@ mod tests {
     #[tokio::test]
     async fn a_program_tells_by_how_it_ends_and_is_ended_with_the_time() {
         let here: IpAddr = "127.0.0.1".parse().unwrap();
-        let far = Instant::now() + Duration::from_secs(600);
+        let (sender, until) = watch::channel(Instant::now() + Duration::from_secs(600));
         for (program, words) in [
             ("/bin/true", None),
             ("/bin/false", Some("ended with exit status: 1")),
             ("/nonexistent", Some("cannot be run")),
         ] {
-            let teller = Teller::Program(program.into());
-            let telling = Telling::start(&teller, &[here], None, &Settled::new(), far).unwrap();
-            let told = telling.finish(far).await.remove(&here).unwrap();
+            let told = run(Path::new(program), here, until.clone()).await;
             match words {
                 None => assert!(told.done, "{told:?}"),
                 Some(words) => assert!(told.error.unwrap().contains(words)),
@@ -470,19 +468,8 @@ mod tests {
         std::fs::write(&endless, "#!/bin/sh\nexec sleep 600\n").unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&endless, mode).unwrap();
-        let telling = Telling::start(
-            &Teller::Program(endless),
-            &[here],
-            None,
-            &Settled::new(),
-            far,
-        )
-        .unwrap();
-        let told = telling
-            .finish(Instant::now() + LOOK)
-            .await
-            .remove(&here)
-            .unwrap();
+        sender.send(Instant::now() + LOOK).unwrap();
+        let told = run(&endless, here, until).await;
         assert!(told.error.unwrap().contains("did not end within the grace"));
     }
 }
