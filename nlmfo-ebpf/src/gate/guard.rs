@@ -21,7 +21,7 @@ const PASS: i32 = 1;
 const DROP: i32 = 0;
 
 // hook: cgroup_skb ingress of the root cgroup: every socket, the kernel's too
-// seen: 6.12
+// seen: 6.1 6.12 7.3
 // context: softirq, before TCP and UDP look at more than the ports
 #[cgroup_skb(ingress)]
 pub fn guard(ctx: SkBuffContext) -> i32 {
