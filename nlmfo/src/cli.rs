@@ -1,4 +1,4 @@
-//! Every argument of the tool, in one place.
+//! The command line: every command and option of `nlmfo`.
 
 mod parts;
 mod values;
@@ -16,15 +16,15 @@ use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
 use crate::notify::state_dir;
 
-/// NLM lock failover per virtual server address, with proof from the kernel's own
-/// lock lists.
+/// Move NFS locks between servers, one virtual server address (VIP) at a time, and verify
+/// the result in the kernel.
 ///
 /// Exit status: 0 done and confirmed; 1 could not run; 2 wrong usage; 3 ran, but
-/// the result is not confirmed; 4 this kernel or node lacks something needed;
-/// 5 confirmed, with clients unreachable or reclaims missing.
+/// the result is not confirmed; 4 this kernel or node lacks something required;
+/// 5 confirmed, but clients were unreachable or reclaims are missing.
 ///
-/// TIME is a number of seconds (90, 0.5), or numbers with units (90s, 1m30s, 2h, 500ms);
-/// more than 0 and at most 24h.
+/// TIME is a number of seconds (90, 0.5) or numbers with units (90s, 1m30s, 2h, 500ms),
+/// greater than 0 and at most 24h.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -34,7 +34,7 @@ pub struct Cli {
 
 impl Cli {
     /// # Errors
-    /// What is wrong with the arguments, or that help or the version was asked for.
+    /// The arguments are wrong, or ask for help or the version.
     pub fn from_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = Cli::command();
         let matches = command.try_get_matches_from_mut(arguments)?;
@@ -46,42 +46,42 @@ impl Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// What this kernel and node support, each with the reason and the remedy
+    /// Check what this kernel and node support, and say how to fix what is missing
     Check(CheckArgs),
-    /// Who holds which lock through which address
+    /// List locks, waiters and NFSv4 state with their VIP and client
     Locks(LocksArgs),
-    /// Move a VIP's locks: release them here, have them reclaimed there, and prove it
+    /// Move the locks of a VIP: release them, let clients reclaim them, verify both
     Failover(Box<FailoverArgs>),
-    /// Hold a grace period for a VIP alone: refuse new locks, let clients reclaim
+    /// Start, end or list grace periods for single VIPs
     Grace(GraceArgs),
-    /// Tell a VIP's clients, and no others, to reclaim: SM_NOTIFY from the VIP
+    /// Notify the clients of one VIP that they must reclaim (SM_NOTIFY)
     Notify(NotifyArgs),
-    /// Who are the clients of which VIP, by the client book and by lockd
+    /// List the clients of each VIP, or edit the client book
     Clients(ClientsArgs),
-    /// Keep the client book: note who locks through which VIP
+    /// Keep the client book: record which client locks through which VIP
     Serve(ServeArgs),
-    /// statd's callout program, with the VIPs of the client
+    /// Act as statd's callout program (rpc.statd --ha-callout)
     HaCallout(CalloutArgs),
-    /// Live dashboard: which VIP holds what, who waits, and how a failover goes
+    /// Show VIPs, locks, waiters and failovers live
     Watch(WatchArgs),
-    /// Test what this kernel's lock manager does: for machines that serve nobody
+    /// Test the lock manager of this kernel (test machines only)
     Probe(ProbeArgs),
-    /// Remove every trace of nlmfo from the kernel
+    /// Remove everything that nlmfo left in the kernel
     Cleanup(CleanupArgs),
-    /// Follows network devices while a grace period is open; started by `grace`
+    /// Attach the gate to new network devices while a grace window is open; started by `grace`
     #[command(name = crate::grace::keeper::COMMAND, hide = true)]
     GraceKeeper,
-    /// Keeps namespaces of `probe` until standard input ends
+    /// Keep the namespaces of `probe` open until standard input ends
     #[command(name = crate::bed::place::COMMAND, hide = true)]
     Hold { name: String },
 }
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Look for a takeover of this VIP (repeatable)
+    /// Check whether this node can take over this VIP (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
-    /// Wait for services that would lose locks as they are
+    /// Wait this long for services that are not ready
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub wait_services: Option<Duration>,
     #[command(flatten)]
@@ -93,25 +93,25 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub struct LocksArgs {
-    /// Only locks taken through this server address (repeatable)
+    /// Show only locks taken through this server address (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
-    /// Only locks of this client (repeatable)
+    /// Show only locks of this client (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub client: Vec<IpAddr>,
-    /// Only state of this NFS version; 3 has its locks by NLM
+    /// Show only state of this NFS version (3 means NLM locks)
     #[arg(long, value_name = "VERSION", value_enum)]
     pub nfs: Option<NfsVersion>,
-    /// Only state on this file, by whichever name
+    /// Show only state on this file, also under its other names
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// Only state on files of the filesystem that holds PATH: what keeps it busy
+    /// Show only state on the filesystem that contains PATH
     #[arg(long, value_name = "PATH", conflicts_with = "file")]
     pub filesystem: Option<PathBuf>,
-    /// Only NFSv3's blocked requests
+    /// Show only blocked NFSv3 lock requests
     #[arg(long, conflicts_with = "nfs")]
     pub waiters: bool,
-    /// NFSv3 locks of every network namespace, not of this one alone
+    /// Show the NFSv3 locks of all network namespaces
     #[arg(long)]
     pub all_netns: bool,
     /// Print one JSON object
@@ -119,7 +119,7 @@ pub struct LocksArgs {
     pub json: bool,
 }
 
-/// An NFS version, whose state is kept apart from the other's.
+/// An NFS version. The kernel keeps the state of each separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum NfsVersion {
     #[value(name = "3")]
@@ -128,12 +128,12 @@ pub enum NfsVersion {
     V4,
 }
 
-/// A part of a failover.
+/// A phase of a failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Phase {
-    /// On the node that gives the VIP up: release its locks and prove it
+    /// On the node that gives up the VIP: release its locks and verify the release
     Release,
-    /// On the node that takes it over: grace for it alone, until its clients have
+    /// On the node that takes over the VIP: hold grace for it until its clients have
     /// reclaimed
     Takeover,
 }
@@ -149,13 +149,13 @@ impl fmt::Display for Phase {
 
 #[derive(Clone, Debug, Args)]
 pub struct FailoverArgs {
-    /// The virtual server address that moves (repeatable)
+    /// Move this virtual server address (repeatable)
     #[arg(long, value_name = "ADDRESS", required = true, value_parser = vip)]
     pub vip: Vec<IpAddr>,
-    /// Which part to do on this node; without it both, one after the other
+    /// Run only this phase on this node [default: both, one after the other]
     #[arg(long, value_enum)]
     pub phase: Option<Phase>,
-    /// Print one JSON object (both phases: one a line)
+    /// Print one JSON object (for both phases: one per line)
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -168,17 +168,17 @@ pub struct FailoverArgs {
     pub pair: PairArgs,
 }
 
-/// What concerns two nodes, driven from the one that gives up.
+/// Options of a move between two nodes, run on the one that gives up the VIP.
 #[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Both nodes, from the one that gives up")]
+#[command(next_help_heading = "Move to another node")]
 pub struct PairArgs {
-    /// Move the VIPs to this node: open grace there, release here, hand over, take over
+    /// Move the VIPs to this node: start grace there, release here, hand over, take over
     /// there
     #[arg(long, value_name = "HOST", value_parser = host, conflicts_with_all = ["phase", "dry_run", "expect"])]
     #[arg(value_parser = host)]
     pub to: Option<String>,
-    /// How to run a command on HOST: a program with its first arguments, which takes the
-    /// host and a line for the shell there
+    /// Run commands on HOST with this program and its first arguments; nlmfo appends the host
+    /// and one shell command line
     #[arg(
         long,
         value_name = "COMMAND",
@@ -187,94 +187,91 @@ pub struct PairArgs {
         value_parser = OsStringValueParser::new().try_map(not_empty)
     )]
     pub rsh: OsString,
-    /// nlmfo's path on HOST
+    /// Path of nlmfo on HOST
     #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "to")]
     #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
     pub remote_nlmfo: OsString,
-    /// Run as `PROGRAM HOST VIP...` when the locks are released: it moves the filesystem and
-    /// then the address to HOST; without it, somebody else does
+    /// Run `PROGRAM HOST VIP...` after the release, to move the filesystem and then the
+    /// address to HOST; without it, nlmfo waits until the address has been moved
     #[arg(long, value_name = "PROGRAM", requires = "to")]
     pub hand_over: Option<PathBuf>,
-    /// How long PROGRAM may take, or else the VIPs to come up on HOST
+    /// Maximum time for PROGRAM, or for the VIPs to come up on HOST
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time, requires = "to")]
     pub hand_over_deadline: Duration,
 }
 
-/// What concerns the release alone.
+/// Options of the release.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Release")]
 pub struct ReleaseArgs {
-    /// Write the VIPs, clients and locks to FILE, for the node that takes over
+    /// Write the release record (VIPs, clients, locks) to FILE, for --expect on the other node
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Show what would be done; change nothing
+    /// Show the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// If locks remain, also unlock this exported filesystem, through whichever
-    /// address its locks were taken (repeatable)
+    /// If locks remain, also release all locks on this exported filesystem, including those of
+    /// other VIPs (repeatable)
     #[arg(long, value_name = "PATH")]
     pub unlock_filesystem: Vec<PathBuf>,
-    /// If locks remain, also tell this node's lockd that clients have rebooted
-    /// which use no other address
+    /// If locks remain, also tell lockd that their clients rebooted; clients that use other
+    /// VIPs are left out
     #[arg(long)]
     pub reboot_notice: bool,
-    /// How long to try before giving up
+    /// Maximum time for the release
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub deadline: Duration,
-    /// How long the VIP's lock traffic stays dropped, from before the record is taken
-    /// until the VIP leaves this node, at most
+    /// Maximum fence time. The fence drops the lock traffic of the VIP until the VIP leaves
+    /// this node
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub fence: Duration,
-    /// Do not drop the VIP's lock traffic: you have cut the address off yourself
+    /// Do not fence the VIP; use this only if clients cannot reach it
     #[arg(long, conflicts_with = "fence")]
     pub no_fence: bool,
-    /// Release NFSv3 locks alone: what NFSv4 clients hold through the VIP is not looked
-    /// at, and lost when it moves
+    /// Release only NFSv3 locks and ignore NFSv4 state, which is lost when the VIP moves
     #[arg(long, value_name = "VERSION", value_enum)]
     pub nfs: Option<OnlyNfs3>,
 }
 
-/// The one NFS version that a release can be confined to.
+/// The only NFS version that a release can be limited to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnlyNfs3 {
     #[value(name = "3")]
     Nfs3,
 }
 
-/// What concerns the takeover alone.
+/// Options of the takeover.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Takeover")]
 pub struct TakeoverArgs {
-    /// The record that the release wrote, or - for standard input: grace ends as soon as
-    /// its locks are back
+    /// Read the release record from FILE (- for standard input) and end grace as soon as all
+    /// its locks are reclaimed
     #[arg(long, value_name = "FILE")]
     pub expect: Option<PathBuf>,
-    /// How long the VIP's grace may last
+    /// Maximum grace time
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = time)]
     pub grace: Duration,
-    /// Wait, with grace open, for services of this node that would lose the locks as they
-    /// are (see `nlmfo check`); without it the takeover is refused
+    /// Wait this long, in grace, for services that are not ready (see `nlmfo check`); without
+    /// this option, refuse the takeover
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub wait_services: Option<Duration>,
-    /// Wait, with grace open, until the VIP is an address of this node
+    /// Wait this long, in grace, until the VIP is up on this node
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub wait_address: Option<Duration>,
-    /// Run PROGRAM with the VIP as its argument when it is up: it tells the VIP's clients
-    /// to reclaim; else nlmfo tells those in the record and in the client book
+    /// Run `PROGRAM VIP` to notify the clients, once the VIP is up; without it, nlmfo notifies
+    /// the clients in the release record and in the client book
     #[arg(long, value_name = "PROGRAM")]
     pub notify: Option<PathBuf>,
-    /// Tell nobody: somebody else does
+    /// Do not notify clients; use this if another program does
     #[arg(long, conflicts_with = "notify")]
     pub no_notify: bool,
-    /// Where the names are configured that clients mount the VIP by [default:
-    /// /etc/nlmfo.toml, if it is there]
+    /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Through which addresses new locks are refused meanwhile
+    /// Which new locks to refuse during grace
     #[arg(long, value_enum, default_value = "vip")]
     pub scope: Scope,
-    /// With `--scope filesystem`: an exported folder of the filesystem that moves
-    /// (repeatable)
+    /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
     #[arg(long, value_name = "PATH", required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
 }
@@ -282,23 +279,22 @@ pub struct TakeoverArgs {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("action").required(true).args(["duration", "end", "list"])))]
 pub struct GraceArgs {
-    /// The virtual server address that is in grace (repeatable); with --list, only these
+    /// Virtual server address (repeatable; optional with --list)
     #[arg(long, value_name = "ADDRESS", required_unless_present = "list", value_parser = vip)]
     pub vip: Vec<IpAddr>,
-    /// Open a window, or give an open one this much time from now on
+    /// Start grace for this long, or set the time left if it has started already
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub duration: Option<Duration>,
-    /// End the window now
+    /// End grace now
     #[arg(long)]
     pub end: bool,
-    /// Show the windows: time left, what was reclaimed and refused, violations
+    /// List grace windows with time left, reclaims, refused locks and violations
     #[arg(long)]
     pub list: bool,
-    /// Through which addresses new locks are refused
+    /// Which new locks to refuse during grace
     #[arg(long, value_enum, default_value = "vip", conflicts_with_all = ["end", "list"])]
     pub scope: Scope,
-    /// With `--scope filesystem`: an exported folder of the filesystem that moved
-    /// (repeatable)
+    /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
     #[arg(long, value_name = "PATH", conflicts_with_all = ["end", "list"])]
     #[arg(required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
@@ -307,42 +303,42 @@ pub struct GraceArgs {
     pub json: bool,
 }
 
-/// Which new locks a window refuses.
+/// Which new locks a grace window refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scope {
-    /// Those that come through the VIP
+    /// Locks through the VIP
     Vip,
-    /// Also those on the files of its filesystem, through whatever address
+    /// Also locks on the VIP's filesystem through other addresses
     Filesystem,
 }
 
-/// Where what outlives processes and nodes is kept.
+/// The state directory: data that must survive processes and nodes.
 #[derive(Clone, Debug, Args)]
 pub struct StateArgs {
-    /// The folder of the client book and the state numbers; a cluster's nodes may share it
+    /// Directory of the client book and the state numbers; the nodes of a cluster should share it
     #[arg(long, value_name = "DIR", env = "NLMFO_STATE_DIR", default_value = state_dir::DEFAULT)]
     pub state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub struct NotifyArgs {
-    /// The virtual server address, which must be up on this node
+    /// Virtual server address; it must be up on this node
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: IpAddr,
-    /// Tell this client (repeatable), not all in the client book
+    /// Notify this client instead of all clients in the client book (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub client: Vec<IpAddr>,
-    /// Tell the VIP's clients in the record that a release wrote, not those in the book
+    /// Notify the VIP's clients in this release record instead of those in the client book
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// What clients mount the VIP by (repeatable); else what is configured, what a reverse
-    /// lookup gives, and the address
+    /// Name that clients mount by (repeatable) [default: the configured names, the result of a
+    /// reverse lookup, and the address]
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub name: Vec<String>,
-    /// How long to try
+    /// Maximum time to reach the clients
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub deadline: Duration,
-    /// Where the names are configured [default: /etc/nlmfo.toml, if it is there]
+    /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -355,19 +351,19 @@ pub struct NotifyArgs {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("action").args(["import", "export", "forget"])))]
 pub struct ClientsArgs {
-    /// Only clients of this server address (repeatable)
+    /// Show only clients of this server address (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
-    /// Only what the book says; lockd is not asked
+    /// Read only the client book, not lockd
     #[arg(long, conflicts_with = "action")]
     pub book: bool,
-    /// Note the clients in statd's folder DIR (`/var/lib/nfs/sm`) as clients of the VIP
+    /// Add the clients in statd's directory DIR (`/var/lib/nfs/sm`) to the book of the VIP
     #[arg(long, value_name = "DIR", requires = "vip")]
     pub import: Option<PathBuf>,
-    /// Write records of the VIP's clients to DIR as statd has them, for `sm-notify -P`
+    /// Write the VIP's clients to DIR in statd's format, for `sm-notify -P`
     #[arg(long, value_name = "DIR", requires = "vip")]
     pub export: Option<PathBuf>,
-    /// Strike a client of the VIP off the book, until it locks again
+    /// Remove a client from the book of the VIP, until it locks again
     #[arg(long, value_name = "ADDRESS", requires = "vip", value_parser = address)]
     pub forget: Option<IpAddr>,
     #[command(flatten)]
@@ -379,7 +375,7 @@ pub struct ClientsArgs {
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Only clients of this server address (repeatable)
+    /// Record only clients of this server address (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     #[command(flatten)]
@@ -388,20 +384,19 @@ pub struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub struct CalloutArgs {
-    /// Why statd calls
+    /// Event that statd reports
     #[arg(value_enum)]
     pub event: Event,
-    /// The client, as statd monitors it
+    /// Client, as statd names it
     #[arg(value_name = "CLIENT")]
     pub client: OsString,
-    /// This node's name; with sm-notify, the address that the client was told from
+    /// Name of this node; for sm-notify, the address that the client was notified from
     #[arg(value_name = "NODE")]
     pub node: OsString,
-    /// With sm-notify, the state number that the client was told
+    /// State number sent to the client (sm-notify only)
     #[arg(value_name = "STATE")]
     pub state_number: Option<String>,
-    /// The site's own callout, run as `PROGRAM EVENT CLIENT VIP`; without it, the VIPs are
-    /// printed
+    /// Run your own callout as `PROGRAM EVENT CLIENT VIP`; without it, print the VIPs
     #[arg(long, value_name = "PROGRAM", env = "NLMFO_CALLOUT")]
     pub callout: Option<PathBuf>,
     #[arg(long, hide = true)]
@@ -412,26 +407,26 @@ pub struct CalloutArgs {
 
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Print a table once, with the rates of one interval, and end
+    /// Print one table with the rates of one interval, then exit
     #[arg(long)]
     pub once: bool,
-    /// Print one JSON object a line at each tick instead of a screen
+    /// Print one JSON object per line and tick instead of the screen
     #[arg(long, conflicts_with = "replay")]
     pub json: bool,
     /// Also write each tick to FILE, for --replay
     #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "once"])]
     pub record: Option<PathBuf>,
-    /// Show a recording instead of this node; needs no root
+    /// Play a recording instead of showing this node; works without root
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
-    /// How many times as fast as it was the recording goes
+    /// Playback speed, as a factor
     #[arg(long, value_name = "TIMES", default_value = "1", requires = "replay")]
     #[arg(value_parser = speed)]
     pub speed: f64,
-    /// How often to look; longer by itself where that would cost 5 % of a core
+    /// Time between two updates; nlmfo lengthens it if updates use more than 5 % of a core
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub interval: Duration,
-    /// Only ASCII characters
+    /// Use only ASCII characters
     #[arg(long)]
     pub ascii: bool,
     #[command(flatten)]
@@ -447,33 +442,33 @@ pub struct CleanupArgs {
 
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// List the checks, and what each proves; run none
+    /// List the checks and what each verifies, without running them
     #[arg(long)]
     pub list: bool,
-    /// Only checks whose names contain TEXT (repeatable)
+    /// Run only checks whose names contain TEXT (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub only: Vec<String>,
-    /// No checks whose names contain TEXT (repeatable)
+    /// Skip checks whose names contain TEXT (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub skip: Vec<String>,
-    /// How long each check may take
+    /// Maximum time for each check
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub timeout: Duration,
-    /// What to print on standard output
+    /// Format of the report on standard output
     #[arg(long, value_enum, default_value = "tap")]
     pub format: ProbeFormat,
-    /// An earlier report (`--format json`): fail only on what has become worse
+    /// Compare with an earlier report (`--format json`) and fail only on regressions
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
-    /// Go on although this machine serves NFS clients, whose locks it puts at risk
+    /// Run even if this machine serves NFS clients; their locks are at risk
     #[arg(long)]
     pub with_live_clients: bool,
 }
 
-/// How a probe is reported.
+/// Format of the report of `probe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProbeFormat {
-    /// TAP 13, each check as it ends
+    /// TAP 13, one line as each check ends
     Tap,
     /// JUnit XML
     Junit,

@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: what observing and releasing cost, measured in one
-//! virtual machine by the guest program (`tests/src/bench`), in instructions
-//! executed: an emulated machine's time is nobody's, and scatters by a third.
+//! `cargo xtask bench`: the cost of observing and releasing. The guest program
+//! (`tests/src/bench`) measures it in one virtual machine, in executed instructions: the
+//! time of an emulated machine means little and varies by a third.
 
 use std::{
     io::{self, Write as _},
@@ -17,32 +17,32 @@ use crate::{
     lab::{Clock, KernelName, Lab, Run, Stream},
 };
 
-/// 100,000 locks, LLVM for bpftrace, and both in memory.
+/// Enough for 100,000 locks and for bpftrace with LLVM.
 const MEMORY: u32 = 4096;
 
 const DEADLINE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// As for `lab run`; where unlock_ip works, both ways of release are
+    /// Kernel, named as for `lab run`; if its unlock_ip works, both release methods are
     /// measured
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,
 
-    /// Measure only these: lock-path, snapshot, release, gate, watch
+    /// Measure only these parts: lock-path, snapshot, release, gate, watch
     #[arg(value_name = "PART")]
     parts: Vec<String>,
 
-    /// Measure in this machine's time, not in instructions executed
+    /// Measure in this machine's time instead of executed instructions
     #[arg(long)]
     host_clock: bool,
 
-    /// Fewer and shorter rounds, and a tenth of the locks
+    /// Run fewer and shorter rounds with a tenth of the locks
     #[arg(long)]
     quick: bool,
 }
 
-/// JSON goes to standard output, progress and the table to standard error.
+/// Writes JSON to standard output, progress and the table to standard error.
 pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     let programs = build::workspace(&Cache::open()?, true)?;
     let lab = Lab::open()?;
@@ -68,7 +68,7 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     let mut said = Vec::new();
     let outcome = lab.run(&run, &mut |stream, bytes| match stream {
         Stream::Stdout => said.extend_from_slice(bytes),
-        // Progress is for whoever watches; nothing depends on it.
+        // Only progress; nothing depends on it.
         Stream::Stderr => drop(io::stderr().lock().write_all(bytes)),
     })?;
     let status = outcome.status()?;

@@ -1,5 +1,4 @@
-//! Builds what the lab and the operator run: the tool with the kernel side in
-//! it, and the guest program of the scenarios.
+//! Builds nlmfo, with the eBPF programs in it, and the lab's guest program.
 
 use std::{env, path::PathBuf, process::Command};
 
@@ -10,8 +9,7 @@ use crate::{
     toolchain::Toolchain,
 };
 
-/// Prepares the eBPF toolchain where it is needed, builds, and returns the
-/// folder with the programs.
+/// Prepares the eBPF toolchain if needed, builds, and returns the directory of the programs.
 pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
     prepare(cache)?;
     let mut cargo = cargo(cache);
@@ -20,7 +18,7 @@ pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
         .args(["--package", "nlmfo", "--package", "nlmfo-tests"]);
     match release {
         true => cargo.arg("--release"),
-        // With the features that tests have, or all of nlmfo is built twice.
+        // With the features that the tests use; otherwise cargo builds nlmfo twice.
         false => cargo.args(["--bins", "--examples"]),
     };
     let status = cargo.status().context("start cargo")?;
@@ -28,8 +26,8 @@ pub fn workspace(cache: &Cache, release: bool) -> Result<PathBuf> {
     Ok(target_dir().join(if release { "release" } else { "debug" }))
 }
 
-/// Prepares the eBPF toolchain, without which nlmfo does not build, unless ready-made
-/// objects are named.
+/// Prepares the eBPF toolchain, which the build of nlmfo needs, unless `NLMFO_EBPF_ELF`
+/// names built objects.
 pub fn prepare(cache: &Cache) -> Result<()> {
     if env::var_os("NLMFO_EBPF_ELF").is_none_or(|elf| elf.is_empty()) {
         Toolchain::prepare(cache)?;
@@ -37,7 +35,7 @@ pub fn prepare(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo puts what it builds here.
+/// Cargo's target directory.
 pub fn target_dir() -> PathBuf {
     let root = workspace_root();
     match env::var_os("CARGO_TARGET_DIR") {
@@ -46,10 +44,10 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// cargo in the workspace, with the toolchain of this cache.
+/// A cargo command in the workspace, with the toolchain of this cache.
 ///
-/// The cache that `nlmfo/build.rs` looks into anyway is not named: a variable
-/// that comes and goes makes cargo build anew.
+/// `NLMFO_CACHE` is not set for the default cache: cargo rebuilds when the variable
+/// appears or disappears.
 pub fn cargo(cache: &Cache) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace_root());

@@ -1,6 +1,6 @@
-//! `cargo xtask contracts`: whether kernels have what nlmfo relies on, without booting
-//! them. xtask takes the types and symbols out of a kernel's files; comparing is
-//! nlmfo's (`nlmfo/src/kernel/contract`, through `nlmfo/examples/contracts.rs`).
+//! `cargo xtask contracts`: compares the types and functions that nlmfo uses with those of
+//! given kernels, without booting them. xtask extracts them from the kernel's files; nlmfo
+//! compares (`nlmfo/src/kernel/contract`, through `nlmfo/examples/contracts.rs`).
 
 use std::process::ExitCode;
 
@@ -15,13 +15,13 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct ContractsArgs {
-    /// A kernel as `cargo xtask lab run` names it (repeatable); its modules must be
-    /// there unless lockd is built in
+    /// Kernel, named as for `lab run` (repeatable); modules are required unless lockd is
+    /// built in
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: Vec<KernelName>,
 }
 
-/// Fails if a kernel has something otherwise.
+/// Fails if a kernel differs from what nlmfo expects.
 pub fn execute(cache: &Cache, args: &ContractsArgs) -> Result<ExitCode> {
     Ok(match check(cache, &args.kernel)? {
         true => ExitCode::SUCCESS,
@@ -29,7 +29,7 @@ pub fn execute(cache: &Cache, args: &ContractsArgs) -> Result<ExitCode> {
     })
 }
 
-/// Compares the kernels and prints what came of it, mismatches with both sides.
+/// Compares the kernels and prints the result; a mismatch is printed with both sides.
 pub fn check(cache: &Cache, kernels: &[KernelName]) -> Result<bool> {
     build::prepare(cache)?;
     let mut cargo = build::cargo(cache);

@@ -1,6 +1,5 @@
-//! `cargo xtask demo`: the tool at its main job, on a real kernel with a real
-//! NFS server and real clients. The part inside the machine is
-//! `tests/src/demo.rs`.
+//! `cargo xtask demo`: a release on a real kernel with a real NFS server and real clients.
+//! The part inside the machine is `tests/src/demo.rs`.
 
 use std::{
     io::{self, Write as _},
@@ -17,18 +16,18 @@ use crate::{
     lab::{KernelName, Lab, Offered, Run, Stream, UnlockIp, kernel::newest},
 };
 
-/// Minutes under emulation would be far more than it takes.
+/// Far longer than the demo takes, even under emulation.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// The kernel to boot, as `cargo xtask lab run` names it; by default the
-    /// newest whose unlock_ip is broken, so that the escalation is seen
+    /// Kernel to boot, named as for `lab run` [default: the newest with a broken unlock_ip, to
+    /// show that nlmfo then tries FREE_ALL]
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<KernelName>,
 }
 
-/// Fails if what the demo claims is not so.
+/// Fails if the demo does not show what it claims.
 pub fn execute(cache: &Cache, args: DemoArgs) -> Result<ExitCode> {
     let programs = build::workspace(cache, false)?;
     let lab = Lab::open()?;
@@ -55,7 +54,7 @@ pub fn execute(cache: &Cache, args: DemoArgs) -> Result<ExitCode> {
         }
     })?;
     if let Some(error) = lost {
-        return Err(error).context("show what the demo says");
+        return Err(error).context("forward the demo's output");
     }
     Ok(match outcome.status()? {
         0 => ExitCode::SUCCESS,
@@ -63,19 +62,18 @@ pub fn execute(cache: &Cache, args: DemoArgs) -> Result<ExitCode> {
     })
 }
 
-/// One whose `unlock_ip` is broken if there is one, else the newest, and says so.
+/// The newest kernel with a broken `unlock_ip`, else the newest; prints the choice.
 fn default(offered: &[Offered]) -> Result<KernelName> {
     if let Some(broken) = newest(offered, |kernel| kernel.unlock_ip() == UnlockIp::Broken) {
         eprintln!(
-            "{}: the newest kernel offered whose unlock_ip reports success and releases nothing",
+            "{}: the newest kernel with a broken unlock_ip (it reports success and releases nothing)",
             broken.release
         );
         return Ok(broken.name());
     }
     let newest = newest(offered, |_| true).context("the archive offers no kernel")?;
     eprintln!(
-        "{}: the newest kernel offered; none has the unlock_ip that releases nothing, so no \
-         escalation will be seen",
+        "{}: the newest kernel; none has a broken unlock_ip, so the demo will not show FREE_ALL",
         newest.release
     );
     Ok(newest.name())

@@ -1,4 +1,4 @@
-//! `cargo xtask …`: what a person or CI does with this workspace.
+//! `cargo xtask …`: build, test, measure and demonstrate nlmfo.
 
 use std::process::ExitCode;
 
@@ -20,36 +20,36 @@ use xtask::{
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", about)]
 enum Task {
-    /// The tool at its main job: locks of real clients released and proved gone
+    /// Boot a kernel, release the locks of real clients and verify the release
     Demo(DemoArgs),
-    /// Every check: format, lints, tests, and the scenarios on real kernels
+    /// Run all checks: format, lints, tests, and the scenarios on real kernels
     Test(TestArgs),
-    /// Build the tool and the lab's guest programs, and the toolchain if needed
+    /// Build nlmfo and the lab's guest programs, and the toolchain if needed
     Build {
-        /// Optimised, as it is installed
+        /// Build with optimisation, for installation
         #[arg(long)]
         release: bool,
     },
-    /// Compare what nlmfo relies on with kernels' type information, without booting
+    /// Compare the kernel types that nlmfo uses with those of given kernels, without a boot
     Contracts(ContractsArgs),
-    /// Boot kernels, run `nlmfo probe` in each, and put what came of it into one table
+    /// Boot kernels, run `nlmfo probe` in each, and print one table of the results
     Probe(ProbeArgs),
-    /// Measure what observing and releasing cost
+    /// Measure the cost of snapshots, counters, releases and the gate
     Bench(BenchArgs),
-    /// The README's picture of `nlmfo watch`, from a recording
+    /// Draw the README's picture of `nlmfo watch` from a recording
     Picture(PictureArgs),
-    /// Distribution kernels with a real NFS server, in QEMU
+    /// Boot distribution kernels with a real NFS server in QEMU
     #[command(subcommand)]
     Lab(lab::cli::Command),
     /// Prepare the compiler and the linker of the eBPF programs
     Toolchain,
-    /// Clippy for the eBPF programs, warnings denied
+    /// Run clippy on the eBPF programs and deny warnings
     LintEbpf,
 }
 
 fn main() -> ExitCode {
     execute(Task::parse()).unwrap_or_else(|error| {
-        // Without a backtrace, which says nothing to an operator.
+        // Without the backtrace, which does not help the reader.
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })

@@ -1,5 +1,5 @@
-//! `cargo xtask picture`: the README's picture of `nlmfo watch`, made from a recording of
-//! a real failover.
+//! `cargo xtask picture`: draws the README's picture of `nlmfo watch` from a recording of a
+//! real failover.
 
 use std::{
     fs,
@@ -25,15 +25,15 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 pub struct PictureArgs {
-    /// Make the recording anew, in the lab
+    /// Make a new recording in the lab first
     #[arg(long)]
     record: bool,
-    /// The kernel to record on, as `cargo xtask lab run` names it
+    /// Kernel to record on, named as for `lab run`
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,
 }
 
-/// Writes the picture, and the recording if it is asked for.
+/// Writes the picture, and the recording if requested.
 pub fn execute(cache: &Cache, args: &PictureArgs) -> Result<ExitCode> {
     let [recording, picture] = [RECORDING, PICTURE].map(|file| workspace_root().join(file));
     if args.record {
@@ -45,7 +45,7 @@ pub fn execute(cache: &Cache, args: &PictureArgs) -> Result<ExitCode> {
         .args([&recording, &picture])
         .status()
         .context("start cargo")?;
-    ensure!(status.success(), "the picture could not be made ({status})");
+    ensure!(status.success(), "drawing the picture failed ({status})");
     eprintln!("{}", picture.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -61,7 +61,7 @@ fn record(cache: &Cache, kernel: &KernelName, recording: &PathBuf) -> Result<()>
     let mut ticks = Vec::new();
     let outcome = lab.run(&run, &mut |stream, bytes| match stream {
         Stream::Stdout => ticks.extend_from_slice(bytes),
-        // Progress is for whoever watches; nothing depends on it.
+        // Only progress; nothing depends on it.
         Stream::Stderr => drop(io::stderr().lock().write_all(bytes)),
     })?;
     let status = outcome.status()?;

@@ -1,12 +1,11 @@
-//! Options that a command would ignore are wrong usage: whoever gives one expects
-//! something of it.
+//! Rejects options that the chosen phase or scope would ignore.
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::{Phase, Scope};
 
-/// What only one phase of a failover heeds, by the options' ids.
+/// Options that only one phase of a failover uses, by clap's ids.
 const PARTS: [(&str, Phase); 16] = [
     ("record", Phase::Release),
     ("unlock_filesystem", Phase::Release),
@@ -26,7 +25,7 @@ const PARTS: [(&str, Phase); 16] = [
     ("filesystem", Phase::Takeover),
 ];
 
-/// An error that names the first of the given options that would be ignored.
+/// Returns an error that names the first option that would be ignored.
 pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
     let Some((name, matches)) = matches.subcommand() else {
         return Ok(());
@@ -40,7 +39,7 @@ pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
         && is_given("filesystem")
         && matches.get_one("scope") != Some(&Scope::Filesystem)
     {
-        return Err("--filesystem is for --scope filesystem".to_owned());
+        return Err("--filesystem requires --scope filesystem".to_owned());
     }
     match name {
         "failover" => ignored(matches.get_one("phase").copied(), is_given),
@@ -56,7 +55,7 @@ fn ignored(phase: Option<Phase>, is_given: impl Fn(&str) -> bool) -> Result<(), 
     match PARTS.iter().find(other) {
         None => Ok(()),
         Some((id, part)) => Err(format!(
-            "--{} is of the {part} alone, and --phase {phase} is asked for",
+            "--{} cannot be used with --phase {phase}: it applies to the {part} only",
             id.replace('_', "-")
         )),
     }
@@ -77,7 +76,7 @@ mod tests {
             for option in failover.get_arguments() {
                 if option.get_help_heading() == Some(heading) {
                     let id = option.get_id().as_str();
-                    // What a dry run shows is both phases' business.
+                    // A dry run shows both phases.
                     let expected = (id != "dry_run").then_some(phase);
                     let found = PARTS.iter().find(|(other, _)| *other == id);
                     assert_eq!(found.map(|(_, phase)| *phase), expected, "{id}");
@@ -108,12 +107,16 @@ mod tests {
         let release = "failover --vip 10.77.0.1 --phase release ";
         let takeover = "failover --vip 10.77.0.1 --phase takeover ";
         for (phase, options, named) in [
-            (release, "--expect /r", "--expect is of the takeover"),
-            (release, "--grace 90s", "--grace is of the takeover"),
+            (
+                release,
+                "--expect /r",
+                "--expect cannot be used with --phase release",
+            ),
+            (release, "--grace 90s", "--grace cannot be used"),
             (release, "--wait-address 5", "--wait-address"),
             (release, "--no-notify", "--no-notify"),
             (release, "--scope vip", "--scope"),
-            (takeover, "--record /r", "--record is of the release"),
+            (takeover, "--record /r", "applies to the release only"),
             (takeover, "--fence 60s", "--fence"),
             (takeover, "--no-fence", "--no-fence"),
             (takeover, "--deadline 30", "--deadline"),

@@ -1,4 +1,4 @@
-//! What arguments may be: one parser for each kind of value, whichever option takes it.
+//! Parsers for option values, one per kind of value.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::notify::names;
 
-/// An address as lockd sees it: no name, prefix, port or scope; an IPv4-mapped
-/// IPv6 address is the IPv4 one.
+/// An address as lockd stores it: no name, prefix, port or scope. An IPv4-mapped
+/// IPv6 address becomes an IPv4 address.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return unicast(ip.to_canonical());
@@ -21,54 +21,51 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     } else if let Some((ip, _)) = text.split_once('%')
         && ip.parse::<IpAddr>().is_ok()
     {
-        format!("lockd's hosts have no scope; give the address alone: {ip}")
+        format!("lockd stores no scope; give the address without it: {ip}")
     } else if text.starts_with('[') {
         "give an IPv6 address without brackets".to_owned()
     } else if text.is_empty() {
-        "an address is needed, like 192.0.2.1 or 2001:db8::1".to_owned()
+        "give an address, like 192.0.2.1 or 2001:db8::1".to_owned()
     } else if text.contains([',', ' ']) {
-        "give one address each time, and the option once for each".to_owned()
+        "give the option once for each address".to_owned()
     } else {
-        "names are not looked up, as the answer may be another server's: \
-         give the address itself, like 192.0.2.1 or 2001:db8::1"
-            .to_owned()
+        "nlmfo does not look up names; give the address, like 192.0.2.1 or 2001:db8::1".to_owned()
     };
-    Err(format!("this is not an IP address; {hint}"))
+    Err(format!("not an IP address; {hint}"))
 }
 
 fn unicast(ip: IpAddr) -> Result<IpAddr, String> {
     let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     if ip.is_unspecified() || ip.is_multicast() || is_broadcast {
-        return Err("this is not the address of one machine".to_owned());
+        return Err("not a unicast address".to_owned());
     }
     Ok(ip)
 }
 
-/// An [`address`] that can move from one node to another. A link-local one can.
+/// An [`address`] that can move between nodes. Link-local addresses can.
 pub(super) fn vip(text: &str) -> Result<IpAddr, String> {
     match address(text)? {
         ip if ip.is_loopback() => Err(
-            "a loopback address cannot move to another node; give the server's address that \
-                 clients mount by"
+            "a loopback address cannot move to another node; give the address that clients mount"
                 .to_owned(),
         ),
         ip => Ok(ip),
     }
 }
 
-/// A node to run a command on; what begins like an option would be one to ssh.
+/// A node to run a command on. ssh would take a leading `-` for an option.
 pub(super) fn host(text: &str) -> Result<String, String> {
     match text {
         "" => Err("give the name or address of a node".to_owned()),
-        text if text.starts_with('-') => Err("the name of a node does not begin with -".to_owned()),
+        text if text.starts_with('-') => Err("a node name cannot begin with -".to_owned()),
         text => Ok(text.to_owned()),
     }
 }
 
-/// A word that need not be UTF-8.
+/// A non-empty word, in any encoding.
 pub(super) fn not_empty(text: OsString) -> Result<OsString, &'static str> {
     match text.is_empty() {
-        true => Err("it is empty"),
+        true => Err("the value is empty"),
         false => Ok(text),
     }
 }
@@ -77,7 +74,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     names::check(text).map(|()| text.to_owned())
 }
 
-/// The longest time that any option takes.
+/// The longest time that an option accepts.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A number of seconds, or numbers with units.
@@ -93,7 +90,7 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A [`time`] that leaves room for something to happen.
+/// A [`time`] of at least 0.1 s.
 pub(super) fn interval(text: &str) -> Result<Duration, String> {
     match time(text)? {
         interval if interval < Duration::from_millis(100) => Err("give at least 0.1 s".to_owned()),
@@ -127,23 +124,23 @@ mod tests {
     #[test]
     fn what_is_no_address_says_what_to_give() {
         for (text, hint) in [
-            ("", "an address is needed"),
-            ("nfs1.example", "names are not looked up"),
+            ("", "give an address"),
+            ("nfs1.example", "does not look up names"),
             ("10.77.0.1/24", "without its prefix length: 10.77.0.1"),
             ("fd77::1/64", "without its prefix length: fd77::1"),
             ("10.77.0.1:2049", "without the port: 10.77.0.1"),
             ("[fd77::1]:2049", "without the port: fd77::1"),
             ("[fd77::1]", "without brackets"),
             ("fe80::1%eth0", "no scope"),
-            ("10.77.1", "names are not looked up"),
+            ("10.77.1", "does not look up names"),
             ("10.77.0.1 10.77.0.2", "the option once for each"),
             ("10.77.0.1,10.77.0.2", "the option once for each"),
-            ("0.0.0.0", "not the address of one machine"),
-            ("::", "not the address of one machine"),
-            ("::ffff:0.0.0.0", "not the address of one machine"),
-            ("224.0.0.1", "not the address of one machine"),
-            ("ff02::1", "not the address of one machine"),
-            ("255.255.255.255", "not the address of one machine"),
+            ("0.0.0.0", "not a unicast address"),
+            ("::", "not a unicast address"),
+            ("::ffff:0.0.0.0", "not a unicast address"),
+            ("224.0.0.1", "not a unicast address"),
+            ("ff02::1", "not a unicast address"),
+            ("255.255.255.255", "not a unicast address"),
         ] {
             for parse in [address, vip] {
                 let error = parse(text).unwrap_err();

@@ -1,7 +1,7 @@
-//! statd's callout, with what statd does not know: the VIP.
+//! statd's callout program. It adds the VIP, which statd does not know.
 //!
-//! statd runs it as its own user, one event after another, and does nothing else until it
-//! ends. So it ends at once; the site's own program runs behind its back.
+//! statd runs it under its own user, one event at a time, and waits until it exits. So it
+//! exits at once and runs the site's own program in the background.
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,24 +18,24 @@ use super::book::{Book, BookError};
 use super::state_dir::StateDir;
 use crate::foreign::is_visible;
 
-/// How long the site's program waits for the book to have a client that statd has just
-/// been asked to monitor: lockd asks statd and tells `nlmfo serve` at the same moment.
+/// Maximum time until the client book contains a client that statd has just been asked to
+/// monitor: lockd calls statd and triggers `nlmfo serve` at the same moment.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Why statd calls (`ha_callout`, nfs-utils, utils/statd).
+/// The events that statd reports (`ha_callout` in utils/statd of nfs-utils).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Event {
-    /// A client is to be monitored
+    /// statd starts to monitor the client
     AddClient,
-    /// A client is not to be monitored any more
+    /// statd stops monitoring the client
     DelClient,
-    /// A client was told of a restart of this node
+    /// sm-notify has notified the client
     SmNotify,
 }
 
 impl Event {
-    /// As statd says it.
+    /// The name that statd passes.
     pub fn name(self) -> &'static str {
         match self {
             Event::AddClient => "add-client",

@@ -1,4 +1,4 @@
-//! `cargo xtask lab …`: arguments, and printing what the lab says.
+//! `cargo xtask lab …`: arguments and output.
 
 use std::{
     ffi::OsString,
@@ -15,37 +15,38 @@ use super::{Clock, Cluster, KernelName, Lab, Outcome, Run, Stream};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Boot a kernel, run a command in it, bring back output, status and files
+    /// Boot a kernel, run a command in it, and return its output, status and files
     Run(RunArgs),
-    /// Boot several: a command in the driver, with a server on each of its interfaces
+    /// Boot several machines: one driver, and one server on each of its interfaces
     Cluster(ClusterArgs),
-    /// A shell in a freshly booted kernel, on this terminal
+    /// Boot a kernel and open a shell in it
     Shell(Machine),
-    /// What kernels the archive offers now
+    /// List the kernels that the archive offers now
     Kernels,
 }
 
 #[derive(Debug, Args)]
 pub struct Machine {
-    /// A suite (bookworm-security), suite:version (bookworm-security:6.12.107),
-    /// unlock-ip:broken, unlock-ip:works, or path/to/bzImage,path/to/modules
+    /// Kernel to boot: a suite (bookworm-security), suite:version
+    /// (bookworm-security:6.12.107), unlock-ip:broken, unlock-ip:works, or
+    /// path/to/bzImage,path/to/modules
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,
 
-    /// Put a file or folder of the host into the guest
+    /// Copy a file or directory of the host into the guest (repeatable)
     #[arg(long = "file", value_name = "HOST:GUEST", value_parser = parse_file)]
     files: Vec<(PathBuf, PathBuf)>,
 
-    /// Memory of the guest
+    /// Memory of the guest, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u32,
 
-    /// Have Debian's bpftool and bpftrace in the guest
+    /// Install Debian's bpftool and bpftrace in the guest
     #[arg(long)]
     bpf_tools: bool,
 
-    /// For measuring: one processor, and a clock that the guest's instructions
-    /// drive, a nanosecond each
+    /// Use one processor and a clock that advances one nanosecond per guest instruction, for
+    /// measurements
     #[arg(long)]
     count_instructions: bool,
 }
@@ -55,19 +56,19 @@ pub struct RunArgs {
     #[command(flatten)]
     machine: Machine,
 
-    /// Bring back a file or folder of the guest when the command has ended
+    /// Copy a file or directory of the guest to the host at the end (repeatable)
     #[arg(long = "collect", value_name = "GUEST")]
     collect: Vec<PathBuf>,
 
-    /// The folder that those are put below
+    /// Directory for the collected files
     #[arg(long, value_name = "DIR", default_value = ".")]
     into: PathBuf,
 
-    /// Give up after so many seconds
+    /// Stop the guest after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     deadline: u64,
 
-    /// Also show the kernel's console at the end
+    /// Print the kernel console at the end
     #[arg(long)]
     console: bool,
 
@@ -81,11 +82,11 @@ pub struct ClusterArgs {
     #[command(flatten)]
     run: RunArgs,
 
-    /// A server's command, for its shell: one for eth0, the next for eth1, …
+    /// Shell command of a server: the first on eth0, the second on eth1, … (repeatable)
     #[arg(long = "server", value_name = "COMMAND", required = true)]
     servers: Vec<String>,
 
-    /// A disk that all servers share: /dev/vda, the next /dev/vdb, …
+    /// Size of a disk that all servers share: the first is /dev/vda, … (repeatable)
     #[arg(long = "disk", value_name = "MIB")]
     disks: Vec<u64>,
 }
@@ -95,11 +96,11 @@ fn parse_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
         Some((host, guest)) if !host.is_empty() && guest.starts_with('/') => {
             Ok((host.into(), guest.into()))
         }
-        _ => Err("give HOST:GUEST, the guest's path from / on".into()),
+        _ => Err("give HOST:GUEST, with an absolute path for GUEST".into()),
     }
 }
 
-/// Exits with the guest command's own status; 1 where the run itself failed.
+/// Exits with the status of the guest's command, or 1 if the run itself failed.
 pub fn execute(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run(args),
@@ -178,7 +179,7 @@ fn cluster(args: ClusterArgs) -> Result<ExitCode> {
     exit(outcome.status()?, &outcome.driver)
 }
 
-/// Does a run, and passes on what its command writes.
+/// Runs the guest and forwards the output of its command.
 fn shown<T>(run: impl FnOnce(&mut dyn FnMut(Stream, &[u8])) -> Result<T>) -> Result<T> {
     let mut lost = None;
     let outcome = run(&mut |stream, bytes| {
@@ -191,7 +192,7 @@ fn shown<T>(run: impl FnOnce(&mut dyn FnMut(Stream, &[u8])) -> Result<T>) -> Res
         }
     })?;
     match lost {
-        Some(error) => Err(error).context("pass on what the command wrote"),
+        Some(error) => Err(error).context("forward the command's output"),
         None => Ok(outcome),
     }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask probe`: `nlmfo probe` in several kernels of the lab, and one table of
-//! what came of it.
+//! `cargo xtask probe`: runs `nlmfo probe` on several kernels of the lab and prints one table
+//! of the results.
 
 mod junit;
 mod matrix;
@@ -28,15 +28,15 @@ use crate::{
     lab::{self, Ending, KernelName, Lab, Run, Stream},
 };
 
-/// Statuses of `nlmfo probe` that come with a report: nothing failed, something did.
+/// Exit statuses of `nlmfo probe` with a report: all passed, some failed.
 const WITH_REPORT: [i32; 2] = [0, 3];
 
-/// Runs on one kernel, should the emulator fail and not the kernel.
+/// Maximum runs per kernel, in case the emulator fails.
 const TRIES: u32 = 3;
 
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// A kernel as `cargo xtask lab run` names it (repeatable)
+    /// Kernel, named as for `lab run` (repeatable)
     #[arg(
         long,
         value_name = "KERNEL",
@@ -44,15 +44,15 @@ pub struct ProbeArgs {
     )]
     kernel: Vec<KernelName>,
 
-    /// Where probe.md, probe.xml and probe.json go; target/probe by default
+    /// Directory for probe.md, probe.xml and probe.json [default: target/probe]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// How many kernels run side by side; by default one for each core
+    /// Number of kernels to run in parallel [default: the number of cores]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
 
-    /// Give a kernel up after so many seconds
+    /// Stop a kernel after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     deadline: u64,
 
@@ -61,7 +61,7 @@ pub struct ProbeArgs {
     arguments: Vec<String>,
 }
 
-/// Fails if a check failed by no known bug, or a kernel has no report.
+/// Fails if a check failed without a known bug, or a kernel gave no report.
 pub fn execute(cache: &Cache, args: &ProbeArgs) -> Result<ExitCode> {
     let programs = build::workspace(cache, false)?;
     let lab = Lab::open()?;
@@ -91,7 +91,7 @@ fn machine(args: &ProbeArgs, programs: &Path, kernel: lab::Kernel) -> Run {
     run
 }
 
-/// Does the work on each item, on so many threads; results in the items' order.
+/// Runs `work` on each item with up to `jobs` threads; results are in the items' order.
 fn side_by_side<T: Sync, R: Send>(
     jobs: usize,
     items: &[T],

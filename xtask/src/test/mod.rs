@@ -1,14 +1,13 @@
-//! `cargo xtask test`: every check that there is, where its time went, and one line of
-//! counts.
+//! `cargo xtask test`: runs all checks, then prints their times and one line of counts.
 //!
 //! | step | counts |
 //! |---|---|
 //! | eBPF toolchain, format, eBPF clippy, clippy | one each |
 //! | unit and property tests | every test |
 //! | contracts with each kernel | one each |
-//! | lab scenarios | every scenario on every kernel; one that a kernel cannot show is skipped |
+//! | lab scenarios | every scenario on every kernel; skipped if the kernel lacks what it needs |
 //!
-//! A step that fails does not keep the next ones from running.
+//! The next steps run even if one fails.
 
 mod tally;
 
@@ -32,42 +31,41 @@ use crate::{
     toolchain::Toolchain,
 };
 
-/// What `tests/tests/lab` reads the kernels from.
+/// Variable for `tests/tests/lab`: the kernels.
 const LAB_KERNELS: &str = "NLMFO_LAB_KERNELS";
-/// What it reads the scenarios to be run from.
+/// Variable for `tests/tests/lab`: the scenarios to run.
 const LAB_SCENARIOS: &str = "NLMFO_LAB_SCENARIOS";
-/// What tells it to run everything in its long form.
+/// Variable for `tests/tests/lab`: run the long form of every scenario.
 const LAB_FULL: &str = "NLMFO_LAB_FULL";
-/// What `nlmfo-common/tests/calls` reads its number of random cases from.
+/// Variable for `nlmfo-common/tests/calls`: the number of random cases.
 const CALL_CASES: &str = "NLMFO_CALL_CASES";
 
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// Run only the lab scenarios that have this name, or have it in their names
+    /// Run only the scenarios with this name, or with NAME in their names
     #[arg(value_name = "NAME")]
     scenarios: Vec<String>,
 
-    /// Run the lab's scenarios on this kernel (repeatable); by default on one
-    /// whose unlock_ip works and on one of another series whose does not
+    /// Run the scenarios on this kernel (repeatable) [default: one with a working and one with
+    /// a broken unlock_ip]
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<KernelName>,
 
-    /// Leave the lab out
+    /// Skip the lab
     #[arg(long, conflicts_with_all = ["kernel", "scenarios", "full"])]
     fast: bool,
 
-    /// Run every scenario on every kernel that the archive offers, and the long form of
-    /// those that have one; takes hours
+    /// Run every scenario in its long form on every kernel that the archive offers (takes
+    /// hours)
     #[arg(long)]
     full: bool,
 
-    /// Try the parser of NLM calls on a million random connections, which takes
-    /// minutes
+    /// Test the NLM call parser on a million random connections (takes minutes)
     #[arg(long)]
     long: bool,
 }
 
-/// Fails if anything failed; the last line on standard output is the counts.
+/// Fails if any check failed. The last line on standard output is the counts.
 pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
     let mut steps = Steps::default();
     if args.scenarios.is_empty() {
@@ -107,7 +105,7 @@ fn fast_checks(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
         Ok(Tally::default())
     });
     steps.run("unit and property tests", || {
-        // The lab's target is built with the others, and has nothing to do.
+        // The lab's test target is built too, but runs nothing here.
         let mut cargo = cargo_test(cache);
         cargo.env(LAB_KERNELS, "");
         if args.long || args.full {
@@ -117,7 +115,7 @@ fn fast_checks(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     });
 }
 
-/// The steps that are done on each kernel.
+/// The steps that run on each kernel.
 fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     let mut found = Vec::new();
     steps.run("kernels", || {
