@@ -83,11 +83,13 @@ impl Skb {
         unsafe { (*self.0).priority = priority }
     }
 
-    /// Whether it has a tag of a VLAN: it will come by again, without the tag.
+    /// Whether it has a tag of a VLAN: it will come by again, without the tag. 6.1 leaves
+    /// the tag's number behind when it takes the tag off.
     #[inline(always)]
     pub fn is_of_vlan(&self) -> bool {
         // SAFETY: the program's context.
-        unsafe { (*self.0).vlan_tci as u16 & VLAN_NUMBER != 0 }
+        let (has_tag, tag) = unsafe { ((*self.0).vlan_present != 0, (*self.0).vlan_tci) };
+        has_tag && tag as u16 & VLAN_NUMBER != 0
     }
 
     /// Whether it stands for several packets, which the kernel will cut it into.

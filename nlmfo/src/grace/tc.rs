@@ -146,10 +146,13 @@ pub(super) async fn detach(
             removed += 1;
         }
     }
+    let mut others = filters(netlink, device, Side::Ingress)
+        .await
+        .map_err(failed)?;
+    if others.iter().any(Filter::is_ours) {
+        return Err(failed(Failed::Kernel(Errno::INVAL)));
+    }
     if qdisc_is_ours {
-        let mut others = filters(netlink, device, Side::Ingress)
-            .await
-            .map_err(failed)?;
         others.extend(
             filters(netlink, device, Side::Egress)
                 .await
@@ -287,9 +290,11 @@ fn read_filter(message: &RouteNetlinkMessage) -> Option<Filter> {
     Some(filter)
 }
 
+/// Of a removal. The kernel says "invalid argument" where the device has no clsact qdisc
+/// (net/sched: `tc_get_qdisc`, `tc_del_tfilter`, 6.1).
 fn not_there_is_fine<T>(result: Result<T, Failed>) -> Result<(), Failed> {
     match result {
-        Err(Failed::Kernel(Errno::NOENT | Errno::NODEV)) => Ok(()),
+        Err(Failed::Kernel(Errno::NOENT | Errno::NODEV | Errno::INVAL)) => Ok(()),
         other => other.map(drop),
     }
 }

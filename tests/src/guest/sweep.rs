@@ -226,6 +226,8 @@ impl Fresh {
         // What is not there cannot be deleted.
         finish(Command::new("sh").args(["-c", &script]), "")?;
         wait("the scenario's devices to be deleted", || {
+            // Its devices stay as long as the module, which need not be loaded.
+            let _ = delete_module(c"ip_gre", DeleteModuleFlags::O_NONBLOCK);
             Ok((&links()? - &self.links).into_iter().collect())
         })
     }

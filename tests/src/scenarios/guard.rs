@@ -9,7 +9,7 @@ use nlmfo::grace::{Gate, window as moment};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo_common::gate::{Audited, Gated, Window};
 
-use super::{Context, End, Machine, Scenario};
+use super::{Context, End, Scenario};
 use crate::guest::command::run;
 use crate::guest::crafted::{self, Flaw, Wire};
 use crate::guest::gated::{ensure_answers, filters_on, kill_all, open, window};
@@ -25,7 +25,6 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "what reaches lockd by a way that the gate does not see is dropped in a window and \
                 in a fence, by TCP and UDP, and other addresses go on",
         run: ways_in,
-        machine: Machine::Own("the devices of ip_gre stay as long as the module"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -240,7 +239,9 @@ fn ways_in(context: &Context) -> Result<End> {
                     Transport::Tcp => Stream::connect(&late, None, tcp)?.ask(&call),
                     Transport::Udp => Datagrams::connect(&late, None, udp)?.ask(&call),
                 };
-                let answer = answer.with_context(|| format!("{ask:?}, {gateway}, {transport}"))?;
+                let answer = answer.with_context(|| {
+                    format!("{ask:?}, {gateway}, {transport}: {:?}", counts(vip.into()))
+                })?;
                 ensure!(
                     answer == expected,
                     "{ask:?}, {gateway}, {transport}: {answer:?}"

@@ -246,7 +246,7 @@ fn violation(context: &Context) -> Result<End> {
         exit::CONFIRMED,
         &["grace", "--vip", VIPS[0], "--for", "120s"],
     )?;
-    take_gate_off_devices(&lab)?;
+    take_gate_off(&lab)?;
     let mut thief = net.client(1, lab.vips[0], NlmVersion::V4, Transport::Udp)?;
     thief.granted(|raw| raw.lock(&file, 7, Range::new(30, 5), Mode::Write))?;
     let listed = tool.json(exit::NOT_CONFIRMED, &["grace", "--list"])?;
@@ -310,9 +310,9 @@ fn scope(context: &Context) -> Result<End> {
 }
 
 /// As somebody may who does not know what it is for.
-fn take_gate_off_devices(lab: &Lab) -> Result<()> {
+fn take_gate_off(lab: &Lab) -> Result<()> {
     let script = "pkill -9 nlmfo\n\
-                  rm -f /sys/fs/bpf/nlmfo/*/*/links/tc-*\n\
+                  rm -f /sys/fs/bpf/nlmfo/*/*/links/tc-* /sys/fs/bpf/nlmfo/*/*/links/guard\n\
                   for d in /sys/class/net/*; do tc qdisc del dev ${d##*/} clsact 2>/dev/null; done\n\
                   true\n";
     let mut shell = lab.server.place().command("sh");
