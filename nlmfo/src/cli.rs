@@ -72,7 +72,7 @@ pub enum Command {
     #[command(name = crate::grace::keeper::COMMAND, hide = true)]
     GraceKeeper,
     /// Keep the namespaces of `probe` open until standard input ends
-    #[command(name = crate::bed::place::COMMAND, hide = true)]
+    #[command(name = crate::testbed::node::COMMAND, hide = true)]
     Hold { name: String },
 }
 
@@ -478,3 +478,6 @@ pub enum ProbeFormat {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod english;

@@ -1,4 +1,4 @@
-//! How a run ends: the documented exit codes, and errors that carry one.
+//! Exit codes, and errors that carry one.
 
 use std::process::ExitCode;
 
@@ -19,9 +19,9 @@ pub enum Exit {
     Usage = 2,
     /// Ran, but the result is not confirmed.
     NotConfirmed = 3,
-    /// This kernel or node lacks something needed.
-    Lacking = 4,
-    /// Confirmed, with clients unreachable or reclaims missing.
+    /// This kernel or node lacks something required.
+    Unsupported = 4,
+    /// Confirmed, but clients were unreachable or reclaims are missing.
     Incomplete = 5,
 }
 
@@ -58,7 +58,7 @@ impl From<GraceError> for Failure {
         let exit = match error {
             // It was open for a while.
             GraceError::EndedEarly(_) => Exit::NotConfirmed,
-            _ if error.is_lack() => Exit::Lacking,
+            _ if error.is_unsupported() => Exit::Unsupported,
             _ => Exit::CouldNotRun,
         };
         Failure::new(exit, error)
@@ -77,8 +77,8 @@ impl From<OpenError> for Failure {
 
 impl From<ObserveError> for Failure {
     fn from(error: ObserveError) -> Self {
-        let exit = if error.is_lack() {
-            Exit::Lacking
+        let exit = if error.is_unsupported() {
+            Exit::Unsupported
         } else {
             Exit::CouldNotRun
         };

@@ -3,7 +3,6 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
-pub mod bed;
 pub mod causes;
 pub mod cli;
 pub mod commands;
@@ -20,4 +19,5 @@ pub mod output;
 pub mod probe;
 pub mod release;
 pub mod rpc;
+pub mod testbed;
 pub mod ui;

@@ -175,7 +175,8 @@ fn the_status_is_of_what_was_done_whatever_becomes_of_the_words() {
                     "nlmfo {line}, stdout {out:?}, stderr {err:?}: {said}"
                 );
                 if kind == Kind::Lists && err == To::Pipe {
-                    let sentence = "nlmfo: writing to standard output: No space left on device";
+                    let sentence =
+                        "nlmfo: cannot write to standard output: No space left on device";
                     let is_said = said.contains(sentence);
                     assert_eq!(is_said, out == To::Full, "nlmfo {line}, {out:?}: {said:?}");
                     let is_quiet = said.is_empty() || out == To::Full;

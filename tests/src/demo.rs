@@ -75,7 +75,7 @@ fn show(nlmfo: &Path) -> Result<usize> {
         let addresses = [lab.vips[0], lab.vips[2]].map(|vip| mounted.client.address_for(vip));
         println!(
             "client  {} ({}, {}), one mount through every VIP",
-            mounted.client.place().name(),
+            mounted.client.node().name(),
             addresses[0],
             addresses[1]
         );
@@ -88,16 +88,16 @@ fn show(nlmfo: &Path) -> Result<usize> {
     ensure_kernel_holds(&lab.server.locks()?, held.iter().map(|lock| &lock.known))
         .context("before the release")?;
     count(&lab, &held)?;
-    let before = Traces::of(lab.server.place())?;
+    let before = Traces::of(lab.server.node())?;
 
-    let tool = Tool::new(PathBuf::from(nlmfo), lab.server.place());
-    heading("Who holds what, through which VIP");
+    let tool = Tool::new(PathBuf::from(nlmfo), lab.server.node());
+    heading("Locks with their client and VIP");
     typed(&tool, &["locks"])?;
 
     heading(&format!("{} leaves this node", VIPS[0]));
     typed(&tool, &["failover", "--vip", VIPS[0], "--phase", "release"])?;
 
-    heading("The same, told by the kernel alone");
+    heading("The same, from the kernel's own list");
     println!("/proc/locks of the server:");
     count(&lab, &held)?;
     let gone = lab.vips[0];
@@ -114,10 +114,10 @@ fn show(nlmfo: &Path) -> Result<usize> {
             false => Seen::Yes(()),
         })
     })?;
-    println!("{gone} is taken off the server, and its fence is gone with it");
+    println!("{gone} was removed from the server, and its fence with it");
     // For the routes to it to be as they were.
     lab.server.add_vip(gone)?;
-    Traces::of(lab.server.place())?.ensure_as(&before)?;
+    Traces::of(lab.server.node())?.ensure_as(&before)?;
     println!("rules, routes, probes and pinned objects of the server: as before");
     Ok(held.iter().filter(|lock| lock.known.vip == gone).count())
 }
@@ -135,7 +135,7 @@ fn take(lab: &Lab) -> Result<(Vec<Locker>, Vec<Held>)> {
         for (vip, mount) in lab.vips.iter().zip(&mounted.mounts) {
             let locker = mounted.client.locker()?;
             for (kind, range, mode) in LOCKS {
-                let owner = mounted.client.place().name();
+                let owner = mounted.client.node().name();
                 let file = format!("{kind}-{owner}-{vip}").replace(':', "_");
                 let outcome = locker.lock(&mount.path(&file), range, mode)?;
                 ensure!(

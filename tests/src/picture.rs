@@ -26,7 +26,7 @@ const RECORD: &str = "/tmp/record.json";
 /// The recording's text.
 pub fn record(nlmfo: &Path) -> Result<String> {
     let lab = Lab::up(&VIPS, 2)?;
-    let tool = Tool::new(nlmfo, lab.server.place());
+    let tool = Tool::new(nlmfo, lab.server.node());
     let vip = lab.vips[0];
     let mut held = Vec::new();
     for (client, locks) in lab.clients.iter().zip(LOCKS) {

@@ -21,7 +21,7 @@ use crate::output;
 #[derive(Serialize)]
 struct Checked<'a> {
     schema: &'static str,
-    /// Whether a failover can be done and proved here.
+    /// Whether this node can do and verify a failover.
     ready: bool,
     checks: &'a [Check],
     #[serde(flatten)]
@@ -46,26 +46,26 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     } else {
         output::list(|out| {
             writeln!(out, "kernel {}", facts.release)?;
-            // A consequence is no finding: its cause is in the list.
+            // Consequences are left out: their cause is in the list.
             for check in checks.iter().filter(|check| check.is_known()) {
                 writeln!(out, "{check}")?;
             }
             if let Verdict::Fixed { proof } = &facts.unlock_ip {
-                writeln!(out, "unlock_ip works here: {proof}")?;
+                writeln!(out, "unlock_ip works on this kernel: {proof}")?;
             }
             out.write_str(match ready {
-                true => "✓ a failover can be done and proved on this node\n",
-                false => "✗ a failover cannot be done and proved on this node as it is\n",
+                true => "✓ this node can do and verify a failover\n",
+                false => "✗ this node cannot do and verify a failover; fix the items above first\n",
             })
         })?;
     }
     Ok(match ready {
         true => Exit::Done,
-        false => Exit::Lacking,
+        false => Exit::Unsupported,
     })
 }
 
-/// What this node's services are like.
+/// Checks this node's services.
 fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
     let purpose = Purpose {
         vips: args.vip.clone(),
@@ -80,32 +80,31 @@ fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
         .find_map(|(name, capability)| (!capability.is_available()).then_some(name)),
     };
     let state = StateDir::new(&args.state.state_dir);
-    let patience = args.wait_services.unwrap_or_default();
+    let max_wait = args.wait_services.unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the asynchronous runtime")?;
-    Ok(runtime.block_on(look::wait(&state, &purpose, patience)))
+    Ok(runtime.block_on(look::wait(&state, &purpose, max_wait)))
 }
 
-/// Whether nfs-utils' own sm-notify leaves the kernel's grace alone.
+/// Whether nfs-utils' sm-notify leaves the kernel's grace alone.
 fn grace_is_kept() -> Check {
-    let remedy = || "set lift-grace=n in the section [sm-notify] of /etc/nfs.conf".to_owned();
+    let remedy = || "set lift-grace=n in section [sm-notify] of /etc/nfs.conf".to_owned();
     let capability = match NfsConf::of_node() {
         Ok(conf) if !conf.lifts_grace() => Capability::Available,
         Ok(_) => Capability::Missing {
-            reason: "nfs.conf lets sm-notify end lockd's grace before its time, for the whole node"
-                .to_owned(),
+            reason: "sm-notify ends lockd's grace early for the whole node (nfs.conf)".to_owned(),
             remedy: remedy(),
         },
         Err(error) => Capability::Missing {
-            reason: format!("reading nfs.conf: {error}"),
+            reason: format!("cannot read nfs.conf: {error}"),
             remedy: remedy(),
         },
     };
     Check {
         name: "lift_grace".to_owned(),
-        purpose: "the kernel's own grace lasting, whoever runs sm-notify",
+        purpose: "full kernel grace after sm-notify",
         need: Need::Option,
         capability,
     }

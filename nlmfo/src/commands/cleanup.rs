@@ -1,4 +1,4 @@
-//! `nlmfo cleanup`: remove every trace of ours from the kernel.
+//! `nlmfo cleanup`: remove everything that nlmfo left in the kernel.
 
 use std::fmt::Write;
 
@@ -35,14 +35,14 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         .context("starting the asynchronous runtime")?;
     let work = async {
         let _alone = exclusive::alone().await.map_err(anyhow::Error::from)?;
-        // `grace` opens windows beside us.
+        // `grace` may open windows at the same time.
         let turn = Turn::take(TIMEOUT).await.map_err(anyhow::Error::from)?;
         let routes = route::cleanup().await;
-        let removed = routes.context("removing nlmfo's routing rules")?;
+        let removed = routes.context("cannot remove nlmfo's routing rules")?;
         drop(turn);
         Ok((removed, leftovers::cleanup().await?))
     };
-    let work = or_interrupt(work, &[], "not all may be removed: run it again");
+    let work = or_interrupt(work, &[], "some items may remain; run the command again");
     let (removed, gate) = runtime.block_on(work)?;
     interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
@@ -58,18 +58,15 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         if !removed.is_nothing() {
             writeln!(
                 out,
-                "removed {} routing rules, {} routes and {} devices that a killed nlmfo had left",
+                "removed {} routing rules, {} routes and {} devices of a killed nlmfo",
                 removed.rules, removed.routes, removed.devices
             )?;
         }
         if gate > 0 {
-            writeln!(
-                out,
-                "removed the grace gate: {gate} pinned objects and filters"
-            )?;
+            writeln!(out, "removed the gate: {gate} pinned objects and filters")?;
         }
         if removed.is_nothing() && gate == 0 {
-            writeln!(out, "nothing of nlmfo's was left in the kernel")?;
+            writeln!(out, "nothing to remove")?;
         }
         Ok(())
     });

@@ -1,4 +1,4 @@
-//! `nlmfo clients`: who uses which VIP, by the client book, by lockd and by nfsd.
+//! `nlmfo clients`: the clients of each VIP, from the client book, lockd and nfsd.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -25,8 +25,8 @@ use crate::observe::snapshot::Snapshots;
 use crate::observe::table::LockTable;
 use crate::output;
 
-/// How long to read lockd's locks again while they change underfoot.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for an exact snapshot while locks change.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
     let state = StateDir::new(&args.state.state_dir);
@@ -78,7 +78,7 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
         true => None,
         false => live().unwrap_or_else(|Failure { error, .. }| {
             output::note(format_args!(
-                "only what the book says: lockd cannot be asked: {error:#}"
+                "showing only the client book, lockd cannot be read: {error:#}"
             ));
             None
         }),
@@ -88,7 +88,7 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
         None => (None, Nfs4Clients::LeftOut),
     };
     if let Nfs4Clients::Unknown { reason } = &nfs4 {
-        output::note(format_args!("NFSv4 clients are not known: {reason}"));
+        output::note(format_args!("cannot read NFSv4 clients: {reason}"));
     }
     nfs4.retain(|client| {
         args.vip.is_empty()
@@ -127,17 +127,18 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
 /// What lockd has now: per VIP, the NFSv3 clients with how much they hold.
 type Live = BTreeMap<IpAddr, BTreeMap<Key, (Client, usize)>>;
 
-/// None without root, who alone may look.
+/// None without root.
 fn live() -> Result<Option<(Live, Nfs4Clients)>, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let netns = netns::network().context("reading this network namespace's number")?;
+    let netns =
+        netns::network().context("cannot read the inode number of this network namespace")?;
     let layout = kernel::layout::load().map_err(ObserveError::from)?;
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
-    let table = snapshots.take(None, PATIENCE)?.table;
+    let table = snapshots.take(None, SNAPSHOT_TIMEOUT)?.table;
     let table = table.part(|host| host.netns == netns.inode as u32);
-    let states = snapshots.take_states(netns.inode as u32, None, PATIENCE);
+    let states = snapshots.take_states(netns.inode as u32, None, SNAPSHOT_TIMEOUT);
     Ok(Some((of_table(&table, book::now()), states.into())))
 }
 
@@ -201,14 +202,14 @@ impl Listing {
             if let Some(owner) = &vip.owner {
                 writeln!(
                     out,
-                    "{}: the book of node {}, term {}",
+                    "{}: client book of node {}, term {}",
                     vip.vip, owner.node, owner.term
                 )?;
             }
             if !vip.torn.is_empty() {
                 writeln!(
                     out,
-                    "{}: {} lines of the book are not whole and count for nothing: {}",
+                    "{}: {} damaged lines of the client book ignored: {}",
                     vip.vip,
                     vip.torn.len(),
                     vip.torn.join(", ")
@@ -253,7 +254,7 @@ fn one_vip(args: &ClientsArgs) -> Result<IpAddr, Failure> {
         [vip] => Ok(vip),
         _ => Err(Failure::new(
             Exit::Usage,
-            anyhow!("give the one VIP whose book is meant: --vip ADDRESS"),
+            anyhow!("give exactly one --vip ADDRESS"),
         )),
     }
 }
@@ -261,15 +262,15 @@ fn one_vip(args: &ClientsArgs) -> Result<IpAddr, Failure> {
 fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, Failure> {
     let vip = one_vip(args)?;
     let found = sm::read(folder)
-        .with_context(|| format!("reading statd's records in {}", folder.display()))?;
+        .with_context(|| format!("cannot read statd's directory {}", folder.display()))?;
     let now = book::now();
     let mut clients = Vec::new();
     for sm::Monitored { name, address } in &found {
         match address {
-            // Whom the VIP cannot be told to: statd has clients of every family.
+            // Clients of the other address family; statd has both.
             Some(address) if address.is_ipv4() != vip.is_ipv4() => {
                 output::note(format_args!(
-                    "{} is left out: {address} cannot use {vip}",
+                    "skipped {}: {address} cannot use {vip}",
                     name.shown()
                 ));
             }
@@ -282,7 +283,7 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
                 last_seen: now,
             }),
             None => output::note(format_args!(
-                "{} is left out: the resolver does not know it",
+                "skipped {}: the name does not resolve",
                 name.shown()
             )),
         }
@@ -291,7 +292,11 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
     writer.note(&clients).map_err(failure)?;
     let noted = clients.len();
     output::report(None, |out| {
-        writeln!(out, "{vip}: {noted} of {} clients noted", found.len())
+        writeln!(
+            out,
+            "{vip}: added {noted} of {} clients to the client book",
+            found.len()
+        )
     });
     Ok(match clients.len() == found.len() {
         true => Exit::Done,
@@ -303,13 +308,9 @@ fn export(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
     let vip = one_vip(args)?;
     let read = Book::read(state, vip).map_err(failure)?;
     let written = sm::write(folder, read.book.clients(), &netns::node())
-        .with_context(|| format!("writing statd's records to {}", folder.display()))?;
+        .with_context(|| format!("cannot write to {}", folder.display()))?;
     output::report(None, |out| {
-        writeln!(
-            out,
-            "{vip}: {written} records written to {}",
-            folder.shown()
-        )
+        writeln!(out, "{vip}: wrote {written} clients to {}", folder.shown())
     });
     Ok(Exit::Done)
 }
@@ -319,7 +320,7 @@ fn forget(args: &ClientsArgs, state: &StateDir, client: IpAddr) -> Result<Exit, 
     let mut writer = Writer::open(state, vip, &netns::node()).map_err(failure)?;
     writer.forget(client).map_err(failure)?;
     output::report(None, |out| {
-        writeln!(out, "{vip}: {client} is forgotten until it locks again")
+        writeln!(out, "{vip}: removed {client} until it locks again")
     });
     Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! `nlmfo grace`: a grace period for a VIP alone.
+//! `nlmfo grace`: grace periods for single VIPs.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -14,32 +14,32 @@ use crate::exit::{Exit, Failure};
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate, await_answers};
 use crate::grace::leftovers::LastReport;
-use crate::grace::lock::{Lock, TIMEOUT};
+use crate::grace::lock::{ProcessLock, TIMEOUT};
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::path::PathFinder;
 use crate::{interrupt, output};
 
-/// Directory entries that may be read to name the file of a violation.
+/// Maximum number of directory entries to read to find the file of a violation.
 const SEARCH_LIMIT: usize = 50_000;
 
-/// The JSON of `nlmfo grace`, whatever it was asked to do.
+/// The JSON of `nlmfo grace`, for all its actions.
 #[derive(Debug, Serialize)]
 struct Listing {
     schema: &'static str,
     windows: Vec<WindowReport>,
-    /// How windows ended whose gate is gone; only where none is there.
+    /// How windows ended whose gate is gone; only without a gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<LastReport>,
     kernel_grace: KernelGrace,
-    /// Only when a window was opened.
+    /// Only if a window was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<Coverage>,
-    /// Requests that waited through the VIPs; only when a window was opened.
+    /// Waiters of the VIPs that were cancelled; only if a window was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiters_cancelled: Option<usize>,
-    /// Waiting requests that could not be cancelled, in words.
+    /// Waiters that could not be cancelled, as text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     still_waiting: Vec<String>,
 }
@@ -59,9 +59,9 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
                     scope: scope::of_folders(&args.filesystem)?,
                     lockd_later: false,
                 };
-                or_interrupt(open(args, &plan), &args.vip, "the grace may not be held").await
+                or_interrupt(open(args, &plan), &args.vip, "grace may not be in force").await
             }
-            None if args.end => or_interrupt(end(args), &args.vip, "run it again").await,
+            None if args.end => or_interrupt(end(args), &args.vip, "run the command again").await,
             None => list(args).await,
         }
     })
@@ -111,8 +111,8 @@ fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Re
     for window in &listing.windows {
         writeln!(
             out,
-            "{}: in grace for {} s: new locks are refused, reclaims granted; every other address \
-             goes on",
+            "{}: in grace for {} s: new locks are refused, reclaims are granted; other addresses are \
+             not affected",
             window.vip,
             plan.lasting.as_secs_f64()
         )?;
@@ -120,23 +120,23 @@ fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Re
     if !plan.scope.is_empty() {
         writeln!(
             out,
-            "new locks on the filesystem are refused through every address"
+            "new locks on the filesystem are refused through all addresses"
         )?;
     }
     if let Some(cancelled @ 1..) = listing.waiters_cancelled {
         writeln!(
             out,
-            "{cancelled} waiting requests were cancelled before; their clients ask again"
+            "{cancelled} waiters were cancelled before grace; their clients retry"
         )?;
     }
     for waiting in &listing.still_waiting {
-        writeln!(out, "{waiting}: it may be granted in the window")?;
+        writeln!(out, "{waiting}: it may be granted during grace")?;
     }
     let coverage = listing.devices.iter();
     for uncovered in coverage.flat_map(|coverage| &coverage.uncovered) {
         writeln!(
             out,
-            "not held to it: what comes in at {}: {}",
+            "not covered by grace: packets that arrive on {}: {}",
             uncovered.device.name, uncovered.reason
         )?;
     }
@@ -162,7 +162,7 @@ fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
             args.vip.iter().try_for_each(|vip| {
                 writeln!(
                     out,
-                    "{vip}: in grace by the kernel's own file, for the kernel's own grace time"
+                    "{vip}: in grace, by the kernel, for its own grace time"
                 )
             })
         });
@@ -172,7 +172,7 @@ fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
 
 async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
     let not_open = {
-        let _lock = Lock::Gate.take(TIMEOUT).await?;
+        let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
             Some(mut gate) => {
                 let not_open = gate.end(&args.vip)?;
@@ -195,7 +195,7 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
         true => output::report_json(None, &listing),
         false => output::report(None, |out| {
             for vip in &not_open {
-                writeln!(out, "{vip}: no grace was open")?;
+                writeln!(out, "{vip}: not in grace")?;
             }
             (listing.windows.iter()).try_for_each(|window| write!(out, "{window}"))
         }),
@@ -221,7 +221,7 @@ async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
                 out.write_str(&ended.text)?;
             }
             if !listing.windows.iter().any(|window| window.open) {
-                writeln!(out, "no grace is open")?;
+                writeln!(out, "no VIP is in grace")?;
             }
             writeln!(out, "{}", listing.kernel_grace)
         })?;
@@ -234,7 +234,7 @@ const SCHEMA: &str = "nlmfo.grace/1";
 /// With no address: all windows.
 fn listing(vips: &[IpAddr], devices: Option<Coverage>) -> Result<Listing, Failure> {
     let mut paths =
-        PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;
+        PathFinder::new(SEARCH_LIMIT).context("cannot read the list of mounted filesystems")?;
     let gate = Gate::in_force()?;
     let mut windows = match &gate {
         Some(gate) => gate.report(&mut paths)?,

@@ -13,13 +13,13 @@ use crate::notify::callout::{self, Event};
 use crate::notify::state_dir::StateDir;
 use crate::output;
 
-/// The hidden flag of the process that waits for the site's program, in statd's stead.
+/// The hidden flag of the background process that waits for the site's program.
 const IN_BACKGROUND: &str = "--in-background";
 
 pub fn run(args: &CalloutArgs) -> Result<Exit, Failure> {
     let outcome = answer(args);
     if let Err(failure) = &outcome {
-        // statd shows nobody what its callout prints.
+        // statd discards what its callout prints.
         callout::log(&format!("{:#}", failure.error));
     }
     outcome
@@ -35,7 +35,7 @@ fn answer(args: &CalloutArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// With nobody to call: the VIPs, one a line.
+/// Without a program to run: prints the VIPs, one per line.
 fn print(args: &CalloutArgs, state: &StateDir) -> Result<(), Failure> {
     let vips = vips(args, state)?;
     output::list(|out| vips.iter().try_for_each(|vip| writeln!(out, "{vip}")))
@@ -50,7 +50,7 @@ fn vips(args: &CalloutArgs, state: &StateDir) -> Result<Vec<IpAddr>, Failure> {
 }
 
 fn leave_it_to_another_process(args: &CalloutArgs, program: &Path) -> Result<(), Failure> {
-    let this = std::env::current_exe().context("finding the program of nlmfo itself")?;
+    let this = std::env::current_exe().context("cannot find nlmfo's own executable")?;
     let mut arguments: Vec<&OsStr> = vec![
         "ha-callout".as_ref(),
         IN_BACKGROUND.as_ref(),
@@ -66,7 +66,7 @@ fn leave_it_to_another_process(args: &CalloutArgs, program: &Path) -> Result<(),
     ];
     arguments.extend(args.state_number.as_deref().map(OsStr::new));
     callout::start_detached(&this, &arguments)
-        .with_context(|| format!("starting {} in the background", this.display()))?;
+        .with_context(|| format!("cannot start {} in the background", this.display()))?;
     Ok(())
 }
 
@@ -77,7 +77,7 @@ fn call(args: &CalloutArgs, state: &StateDir, program: &Path) -> Result<(), Fail
         let mut arguments = vec![OsStr::new(args.event.name()), &args.client, third];
         arguments.extend(args.state_number.as_deref().map(OsStr::new));
         callout::start_detached(program, &arguments)
-            .with_context(|| format!("the site's callout {}", program.display()))
+            .with_context(|| format!("cannot run the callout {}", program.display()))
     };
     let vips = match args.event {
         Event::AddClient | Event::DelClient => vips(args, state)?,

@@ -17,7 +17,7 @@ pub async fn or_interrupt<T>(
     vips: &[IpAddr],
     state: &str,
 ) -> Result<T, Failure> {
-    let mut interrupts = Interrupts::listen().context("listening for signals")?;
+    let mut interrupts = Interrupts::listen().context("cannot install signal handlers")?;
     let ended = match interrupt::came() {
         // Between two parts of the command.
         Some(_) => None,

@@ -1,4 +1,4 @@
-//! `nlmfo locks`: who holds which lock through which address.
+//! `nlmfo locks`: locks, waiters and NFSv4 state with their VIP and client.
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
@@ -27,8 +27,8 @@ use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::{FileInfo, LockTable};
 use crate::output;
 
-/// How long to read again while locks change underfoot.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for an exact snapshot while locks change.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Directory entries that may be read to find files whose name the kernel does not
 /// know.
@@ -37,7 +37,7 @@ const SEARCH_LIMIT: usize = 100_000;
 pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     require_root()?;
     let netns = kernel::netns::network()
-        .context("reading this network namespace's number")?
+        .context("cannot read the inode number of this network namespace")?
         .inode as u32;
     let layout = kernel::layout::load().map_err(ObserveError::from)?;
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
@@ -50,7 +50,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     let snapshot = match args.nfs {
         Some(NfsVersion::V4) => None,
         _ => {
-            let mut snapshot = snapshots.take(only, PATIENCE)?;
+            let mut snapshot = snapshots.take(only, SNAPSHOT_TIMEOUT)?;
             narrow(&mut snapshot.table, args, netns, on);
             Some(snapshot)
         }
@@ -58,11 +58,11 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     let states = match args.nfs {
         Some(NfsVersion::V3) => None,
         _ if args.waiters => None,
-        _ => Some(snapshots.take_states(netns, only, PATIENCE)),
+        _ => Some(snapshots.take_states(netns, only, SNAPSHOT_TIMEOUT)),
     };
 
     let mut paths =
-        PathFinder::new(SEARCH_LIMIT).context("reading the list of mounted filesystems")?;
+        PathFinder::new(SEARCH_LIMIT).context("cannot read the list of mounted filesystems")?;
     let nothing = LockTable::default();
     let table = snapshot.as_ref().map_or(&nothing, |seen| &seen.table);
     let described = Described::new(table, &mut paths);
@@ -87,9 +87,9 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         && unsettled > 0
     {
         output::note(format_args!(
-            "locks on {unsettled} files changed each time they were read, for {} s; their locks \
-             may be incomplete",
-            PATIENCE.as_secs()
+            "locks on {unsettled} files changed each time they were read, for {} s; the list may be \
+             incomplete for these files",
+            SNAPSHOT_TIMEOUT.as_secs()
         ));
     }
     Ok(nfs4.exit(args.nfs))
@@ -109,7 +109,7 @@ impl On {
             return Ok(On::Anything);
         };
         let found =
-            std::fs::metadata(path).with_context(|| format!("looking at {}", path.shown()))?;
+            std::fs::metadata(path).with_context(|| format!("cannot access {}", path.shown()))?;
         let (major, minor) = (major(found.dev()), minor(found.dev()));
         Ok(match args.file {
             Some(_) => On::File(major, minor, found.ino()),
@@ -210,17 +210,15 @@ impl Nfs4Listing {
         match self {
             Nfs4Listing::Read { exact: false, .. } => {
                 output::note(format_args!(
-                    "NFSv4 state changed each time it was read, for {} s; it may be incomplete",
-                    PATIENCE.as_secs()
+                    "NFSv4 state changed each time it was read, for {} s; the list may be incomplete",
+                    SNAPSHOT_TIMEOUT.as_secs()
                 ));
                 Exit::Done
             }
             Nfs4Listing::Unknown { reason } => {
-                output::note(format_args!(
-                    "what NFSv4 clients hold is not known: {reason}"
-                ));
+                output::note(format_args!("cannot read NFSv4 state: {reason}"));
                 match nfs {
-                    Some(NfsVersion::V4) => Exit::Lacking,
+                    Some(NfsVersion::V4) => Exit::Unsupported,
                     _ => Exit::Done,
                 }
             }
@@ -285,7 +283,7 @@ fn print_text(
     }
     match nfs4 {
         Nfs4Listing::LeftOut => Ok(()),
-        Nfs4Listing::Unknown { .. } => writeln!(out, "NFSv4: not known"),
+        Nfs4Listing::Unknown { .. } => writeln!(out, "NFSv4: unknown"),
         Nfs4Listing::Read { states, .. } => {
             let of = |kind| states.iter().filter(|state| state.kind == kind).count();
             let locks: usize = states.iter().map(|state| state.ranges.len()).sum();

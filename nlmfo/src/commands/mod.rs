@@ -1,4 +1,4 @@
-//! One file per subcommand: take the arguments, call, print.
+//! One file per subcommand: parse the arguments, call, print.
 
 mod check;
 mod cleanup;
@@ -36,7 +36,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cleanup(args) => cleanup::run(&args),
         Command::GraceKeeper => grace::keep(),
         Command::Hold { name } => {
-            crate::bed::place::hold(&name)?;
+            crate::testbed::node::hold(&name)?;
             Ok(Exit::Done)
         }
     }
@@ -47,8 +47,5 @@ fn require_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    Err(anyhow!(
-        "this needs root: nlmfo loads eBPF programs and reads the kernel's lists; run it with sudo"
-    )
-    .into())
+    Err(anyhow!("this command needs root, to load eBPF programs: run it with sudo").into())
 }

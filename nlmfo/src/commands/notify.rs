@@ -1,4 +1,4 @@
-//! `nlmfo notify`: tell a VIP's clients to reclaim.
+//! `nlmfo notify`: notify the clients of one VIP.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -25,7 +25,7 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     let vip = args.vip;
     let config = could_run(Config::read(args.config.as_deref()))?;
     let clients = clients(args)?;
-    if !netns::has_address(vip).context("reading this node's addresses")? {
+    if !netns::has_address(vip).context("cannot read this node's addresses")? {
         return could_run(Err(TellError::NotHere(vip)));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -43,8 +43,8 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
             state: could_run(numbers.claim(&claim))?,
             deadline: Some(args.deadline),
         };
-        let mut interrupts = Interrupts::listen().context("listening for signals")?;
-        // With a report of who is told so far.
+        let mut interrupts = Interrupts::listen().context("cannot install signal handlers")?;
+        // With a report of the clients notified so far.
         could_run(tell::run(&order, interrupts.next()).await)
     })?;
     let interrupted = interrupt::came().filter(|_| !report.is_complete());
@@ -60,14 +60,13 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     match interrupted {
         None => Ok(exit),
         Some(by) => {
-            let error = anyhow!("interrupted by {by}; the clients above were not all told");
+            let error = anyhow!("interrupted by {by}; not all of the clients above were notified");
             Err(Failure::new(exit, error))
         }
     }
 }
 
-/// Everybody who is named, and everybody whom the record has as a client of the VIP; if
-/// neither is given, everybody in the VIP's book.
+/// The named clients and those of the VIP in the record; without both, those in the VIP's book.
 fn clients(args: &NotifyArgs) -> Result<Vec<IpAddr>, Failure> {
     let mut clients: BTreeSet<IpAddr> = args.client.iter().copied().collect();
     if let Some(path) = &args.record {
@@ -75,7 +74,7 @@ fn clients(args: &NotifyArgs) -> Result<Vec<IpAddr>, Failure> {
         if !record.vips.contains(&args.vip) {
             let (path, vip) = (path.display(), args.vip);
             let error = anyhow!(
-                "the record {path} is not of {vip}, but of {:?}",
+                "the release record {path} does not cover {vip}, only {:?}",
                 record.vips
             );
             return Err(Failure::new(Exit::CouldNotRun, error));
@@ -88,8 +87,8 @@ fn clients(args: &NotifyArgs) -> Result<Vec<IpAddr>, Failure> {
         if read.owner.is_none() {
             let (vip, path) = (args.vip, state.path().display());
             let error = anyhow!(
-                "nobody has kept a client book of {vip} in {path}: run `nlmfo serve`, or name the \
-                 clients with --client or --record"
+                "no client book of {vip} in {path}: run `nlmfo serve`, or name the clients with --client \
+                 or --record"
             );
             return Err(Failure::new(Exit::CouldNotRun, error));
         }

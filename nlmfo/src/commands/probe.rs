@@ -26,16 +26,16 @@ use crate::probe::report::{Report, tap, tap_head};
 use crate::probe::run::{self, Missing, Plan};
 use crate::probe::{self, Check};
 
-/// What is done to this machine, before it is done.
+/// Printed before the probe starts.
 const WILL_DO: &str = "\
 nlmfo probe tests this kernel's lock manager. On this machine it will
   - load the modules of the NFS server, and unload those that were not loaded
   - start an NFS server and raw NLM clients in network namespaces of its own, with this
     machine's nfs-utils
-  - set nlm_timeout and nlm_grace_period, which are the whole machine's, and set them back
-  - release locks by unlock_ip for 10.77.0.1, 10.77.0.2, fd77::1 and fd77::2, which acts in all
+  - set nlm_timeout and nlm_grace_period of the whole machine, and restore them
+  - release locks by unlock_ip for 10.77.0.1, 10.77.0.2, fd77::1 and fd77::2 in all
     network namespaces
-and leave it as it was.";
+and restore the machine at the end.";
 
 pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     let checks = chosen(args)?;
@@ -57,9 +57,9 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     if !clients.is_empty() && !args.with_live_clients {
         let clients: Vec<&str> = clients.iter().map(String::as_str).collect();
         return Err(anyhow!(
-            "this machine is in use: {}; a probe is for machines that serve nobody: it \
-             changes lockd's settings, and a kernel's bug may take their locks or the machine \
-             (--with-live-clients goes on all the same)",
+            "this machine is in use: {}; run the probe on a test machine only: it changes lockd's \
+             settings, and a kernel bug may release these locks or crash the machine \
+             (--with-live-clients runs it anyway)",
             clients.join(", ")
         )
         .into());
@@ -100,7 +100,7 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
         ProbeFormat::Tap => {}
         ProbeFormat::Json => output::report_json(None, &report),
         ProbeFormat::Junit => {
-            let xml = report.junit().context("making JUnit XML")?;
+            let xml = report.junit().context("cannot write JUnit XML")?;
             print(&xml);
         }
     }
@@ -109,13 +109,15 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
 
 /// What this node lacks has an exit code of its own.
 fn failure(error: anyhow::Error) -> Failure {
-    let is_lack = error.chain().any(|cause| {
+    let is_unsupported = error.chain().any(|cause| {
         cause.is::<Missing>()
             || cause.is::<LayoutError>()
-            || cause.downcast_ref().is_some_and(ObserveError::is_lack)
+            || cause
+                .downcast_ref()
+                .is_some_and(ObserveError::is_unsupported)
     });
-    let exit = match is_lack {
-        true => Exit::Lacking,
+    let exit = match is_unsupported {
+        true => Exit::Unsupported,
         false => Exit::CouldNotRun,
     };
     Failure::new(exit, error)
@@ -127,7 +129,7 @@ fn chosen(args: &ProbeArgs) -> Result<Vec<Check>, Failure> {
     let names: Vec<String> = checks.iter().map(|check| check.name.clone()).collect();
     for text in args.only.iter().chain(&args.skip) {
         if !names.iter().any(|name| name.contains(text)) {
-            let error = anyhow!("no check's name contains {text:?}: see `nlmfo probe --list`");
+            let error = anyhow!("no check has {text:?} in its name; see `nlmfo probe --list`");
             return Err(Failure::new(Exit::Usage, error));
         }
     }
@@ -193,8 +195,8 @@ fn live_clients() -> Result<BTreeSet<String>, Failure> {
         }
     }
     for vip in probe::addresses() {
-        if kernel::netns::has_address(vip).context("this machine's addresses")? {
-            clients.insert(format!("{vip} is an address of this machine's"));
+        if kernel::netns::has_address(vip).context("cannot read this machine's addresses")? {
+            clients.insert(format!("{vip} is an address of this machine"));
         }
     }
     Ok(clients)

@@ -26,11 +26,11 @@ use crate::observe::snapshot::Snapshots;
 use crate::observe::table::HostInfo;
 use crate::output;
 
-/// How often clients are tried again that could not be noted, and lockd is looked after.
-const LOOK: Duration = Duration::from_secs(1);
+/// Time between two attempts to write clients to the book, and between two checks of lockd.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to read lockd's locks again at the start, while they change underfoot.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for an exact snapshot at the start.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     require_root()?;
@@ -51,8 +51,8 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     // Who came before the probe did.
     let mut all_seen = service.see_holders(&mut snapshots)?;
     let folder = StateDir::new(&args.state.state_dir).path().shown();
-    output::report(None, |out| writeln!(out, "noting clients in {folder}"));
-    let mut look = interval(LOOK);
+    output::report(None, |out| writeln!(out, "recording clients in {folder}"));
+    let mut look = interval(POLL_INTERVAL);
     loop {
         service.flush();
         tokio::select! {
@@ -64,10 +64,9 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
                 }
                 if Lockd::find() != lockd {
                     let error = anyhow!(
-                        "lockd was unloaded, and our probe with it: start `nlmfo serve` again \
-                         once nfsd runs; the clients noted so far are kept"
+                        "lockd was unloaded: start `nlmfo serve` again once nfsd runs; the client book is kept"
                     );
-                    return Err(Failure::new(Exit::Lacking, error));
+                    return Err(Failure::new(Exit::Unsupported, error));
                 }
             }
             () = interrupts.next() => break,
@@ -116,7 +115,7 @@ impl Service {
 
     /// Whoever holds locks now; false if they changed all the time, and some may be missing.
     fn see_holders(&mut self, snapshots: &mut Snapshots) -> Result<bool, Failure> {
-        let snapshot = snapshots.take(None, PATIENCE)?;
+        let snapshot = snapshots.take(None, SNAPSHOT_TIMEOUT)?;
         let holders = snapshot.table.active_hosts().into_iter();
         self.see(holders.map(|id| snapshot.table.host(id)));
         Ok(snapshot.is_exact())
@@ -132,7 +131,7 @@ impl Service {
             }
             if !self.books.see(vip, Client::seen(host, now)) {
                 output::note(format_args!(
-                    "{vip}: no room to keep client {} in mind",
+                    "{vip}: queue full, client {} not recorded",
                     host.key.client
                 ));
             }
@@ -146,7 +145,7 @@ impl Service {
             let Some(error) = flushed.error else {
                 if self.said.remove(&vip).is_some() {
                     output::note(format_args!(
-                        "{vip}: {} clients noted after all",
+                        "{vip}: {} delayed clients recorded",
                         flushed.noted
                     ));
                 }
@@ -162,7 +161,7 @@ impl Service {
             }
             let text = chain(&error);
             if self.said.get(&vip) != Some(&text) {
-                output::note(format_args!("{vip}: clients wait to be noted: {text}"));
+                output::note(format_args!("{vip}: cannot record clients yet: {text}"));
                 self.said.insert(vip, text);
             }
         }
@@ -171,8 +170,7 @@ impl Service {
     fn tell_untold(&mut self, untold: u64) {
         if untold > self.untold {
             output::note(format_args!(
-                "{} clients could not be told of: lockd was faster than the disk; they are noted \
-                 when they lock again",
+                "{} events dropped, buffer full: these clients are recorded when they lock again",
                 untold - self.untold
             ));
             self.untold = untold;

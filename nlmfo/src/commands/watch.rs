@@ -28,8 +28,8 @@ pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
     }
     require_root()?;
     let state = StateDir::new(&args.state.state_dir);
-    let mut live =
-        Live::new(args.interval, &state).context("reading this network namespace's number")?;
+    let mut live = Live::new(args.interval, &state)
+        .context("cannot read the inode number of this network namespace")?;
     if args.once {
         return once(args, live);
     }
@@ -62,7 +62,7 @@ pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
 /// Two ticks: rates are of the time between them.
 fn once(args: &WatchArgs, mut live: Live) -> Result<Exit, Failure> {
     if !lockd::is_loaded() {
-        return Err(Failure::new(Exit::Lacking, LockdError::NotLoaded));
+        return Err(Failure::new(Exit::Unsupported, LockdError::NotLoaded));
     }
     live.attach()?;
     let mut world = World::default();
@@ -106,7 +106,9 @@ fn shown(outcome: Result<(), RunError<RecordingError>>) -> Result<Exit, Failure>
     match outcome {
         Ok(()) => Ok(Exit::Done),
         Err(RunError::Source(error)) => Err(error.into()),
-        Err(RunError::Terminal(error)) => Err(anyhow!(error).context("using the terminal").into()),
+        Err(RunError::Terminal(error)) => {
+            Err(anyhow!(error).context("cannot use the terminal").into())
+        }
     }
 }
 
@@ -122,10 +124,10 @@ fn theme(args: &WatchArgs) -> Theme {
 fn require_terminal() -> Result<(), Failure> {
     let why = match Screen::is_there() {
         true if !output::is_dumb() => return Ok(()),
-        true => "this terminal cannot show a screen (TERM is dumb)",
-        false => "standard output is no terminal to draw on",
+        true => "the terminal cannot show a screen (TERM is dumb)",
+        false => "standard output is not a terminal",
     };
-    Err(anyhow!("{why}; --once prints a table, --json records").into())
+    Err(anyhow!("{why}; use --once for a table or --json for records").into())
 }
 
 fn show_table(world: &World, theme: &Theme) -> Result<Exit, Failure> {

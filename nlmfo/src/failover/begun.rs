@@ -1,4 +1,4 @@
-//! A release that an earlier run has begun.
+//! A release that an earlier run has started.
 
 use std::net::IpAddr;
 
@@ -6,20 +6,20 @@ use super::exclusive::Working;
 use super::record::Record;
 use crate::observe::table::LockTable;
 
-/// VIPs whose record of an earlier run still counts, as nothing was granted through them
-/// since: that run was interrupted, or this is a repetition.
+/// VIPs whose record of an earlier run is still valid, since nothing was granted through them
+/// after it: that run was interrupted, or this run repeats it.
 #[derive(Clone, Debug, Default)]
 pub struct Begun {
-    /// Its fence stands.
+    /// The fence of the earlier run stands.
     pub fenced: Vec<IpAddr>,
-    /// No address of this node, whose clients are elsewhere: unless locks are held through
-    /// them, with which a new release begins.
+    /// Not an address of this node, so that its clients are elsewhere. If locks are held
+    /// through it, a new release starts instead.
     pub absent: Vec<IpAddr>,
 }
 
 impl Begun {
-    /// Leaves out VIPs whose record, `earlier`, was there before their move began: its run
-    /// ended before it had written one. Notes it for VIPs whose move begins now.
+    /// Removes VIPs whose record, `earlier`, is older than their current move: that run ended
+    /// before it wrote one. Remembers it for VIPs whose move starts now.
     pub fn forget_earlier_moves(
         &mut self,
         vips: &[IpAddr],
@@ -40,7 +40,7 @@ impl Begun {
         Ok(())
     }
 
-    /// Whether what was recorded of a VIP counts, through which `held` is held.
+    /// Whether the earlier record of a VIP is valid, given what is held through it now.
     pub(super) fn counts(&self, vip: IpAddr, held: &LockTable) -> bool {
         self.fenced.contains(&vip) || (self.absent.contains(&vip) && held.locks.is_empty())
     }

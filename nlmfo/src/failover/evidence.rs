@@ -1,5 +1,4 @@
-//! What two snapshots and the counters between them prove. Pure: facts in,
-//! verdict out.
+//! What two snapshots and the counters between them prove. Pure: facts in, verdict out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,8 +9,8 @@ use crate::observe::counters::{Counters, PerVip};
 use crate::observe::host::Host;
 use crate::observe::table::{FileId, HostId, LockTable, Mode, Range};
 
-/// A lock, waiter or share as it is compared between snapshots. What the kernel
-/// calls it, not where it keeps it: the same lock may move in memory.
+/// A lock, waiter or share as it is compared between snapshots, by its identity in the
+/// kernel, not by its address in memory, which may change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Item {
     pub host: Host,
@@ -79,7 +78,7 @@ pub fn shares(table: &LockTable) -> impl Iterator<Item = Item> {
     })
 }
 
-/// Everything in the table, each with how often it is there.
+/// Everything in the table, with its count.
 pub fn items(table: &LockTable) -> HashMap<Item, usize> {
     let mut counted = HashMap::new();
     for item in locks(table).chain(waiters(table)).chain(shares(table)) {
@@ -128,7 +127,7 @@ impl std::fmt::Display for Counts {
     }
 }
 
-/// What became of a VIP that was not to be touched.
+/// What happened to a VIP that the release must not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
@@ -136,12 +135,12 @@ pub enum Fate {
     Untouched,
     /// Changed, and its own clients' requests account for it.
     ChangedByClients,
-    /// lockd dropped locks of it that no client had unlocked, or locks went or
-    /// came without a request.
+    /// lockd dropped locks that no client had unlocked, or locks came or went without a
+    /// request.
     Disturbed,
 }
 
-/// A VIP that was not to be touched, before and after.
+/// A VIP that the release must not change, before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Other {
     pub vip: IpAddr,
@@ -150,15 +149,15 @@ pub struct Other {
     pub before: usize,
     pub gone: usize,
     pub new: usize,
-    /// Its clients' calls meanwhile that change what is held or waited for, with
-    /// the owners whose locks went because their client reported a reboot.
+    /// Requests of its clients since then that change locks or waiters, and owners whose
+    /// locks went because their client reported a reboot.
     pub requests: u64,
-    /// Owners whose locks lockd dropped meanwhile for any other reason.
+    /// Owners whose locks lockd dropped since then for any other reason.
     pub dropped: u64,
     pub fate: Fate,
 }
 
-/// Compares everything that is not of a released VIP in our namespace. `meanwhile`
+/// Compares everything that does not belong to a released VIP of our namespace. `meanwhile`
 /// is what the counters saw between the snapshots.
 pub fn others(
     before: &LockTable,
@@ -203,8 +202,8 @@ pub fn others(
         let had = before.get(item).copied().unwrap_or(0);
         tally(item, &|other| other.new += count.saturating_sub(had));
     }
-    // The counters know the address alone: where the released VIP has a twin in
-    // another namespace, its releases are counted with the twin's.
+    // The counters know only the address. If another namespace has the released VIP too,
+    // its releases are counted together with ours.
     let shared: Vec<IpAddr> = (before.keys().chain(after.keys()))
         .filter(|item| is_target(&item.host))
         .map(|item| item.host.vip)
@@ -224,42 +223,42 @@ pub fn others(
     others
 }
 
-/// One look at a VIP after its release.
+/// One snapshot of a VIP after its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     pub left: Counts,
-    /// Whether both walks of the snapshot agreed on the VIP's locks.
+    /// Whether both lists of the snapshot agreed on the VIP's locks.
     pub exact: bool,
 }
 
 /// Why a release is not confirmed; empty if it is.
 ///
-/// `looks` are the snapshots after the release, `meanwhile` what the counters saw
-/// of the VIP from the first of them on.
-pub fn doubts(looks: [Look; 2], meanwhile: &Counters) -> Vec<String> {
-    let mut doubts = Vec::new();
+/// `looks` are the snapshots after the release, `meanwhile` is what the counters saw of the
+/// VIP since the first of them.
+pub fn blockers(looks: [Look; 2], meanwhile: &Counters) -> Vec<String> {
+    let mut blockers = Vec::new();
     let [first, second] = looks;
     if !second.left.is_none() {
-        doubts.push(format!("{} left after the release", second.left));
+        blockers.push(format!("{} left after the release", second.left));
     } else if !first.left.is_none() {
-        doubts.push(format!(
-            "{} seen after the release, gone on a second look: the VIP's locks are still changing",
+        blockers.push(format!(
+            "{} seen after the release, but not in the second snapshot: the VIP's locks still change",
             first.left
         ));
     }
     if !(first.exact && second.exact) {
-        doubts.push(
-            "the kernel's lists changed each time they were read: no two walks agreed".to_owned(),
+        blockers.push(
+            "the kernel's lists changed each time they were read: no two reads agreed".to_owned(),
         );
     }
     let granted = meanwhile.grants();
     if granted > 0 {
-        doubts.push(format!(
+        blockers.push(format!(
             "{granted} locks were granted through the VIP after its release: its clients still \
-             reach this node; take the address down first, or drop its lock traffic"
+             reach this node; remove the address first, or drop its lock traffic"
         ));
     }
-    doubts
+    blockers
 }
 
 #[cfg(test)]
@@ -409,7 +408,7 @@ mod tests {
 
     #[test]
     fn two_clean_looks_without_a_grant_leave_no_doubt() {
-        assert!(doubts([CLEAN, CLEAN], &Counters::default()).is_empty());
+        assert!(blockers([CLEAN, CLEAN], &Counters::default()).is_empty());
     }
 
     #[test]
@@ -432,13 +431,13 @@ mod tests {
         };
         for (looks, meanwhile, word) in [
             ([CLEAN, waiter], &none, "0 locks, 1 waiter left"),
-            ([waiter, CLEAN], &none, "on a second look"),
-            ([vague, CLEAN], &none, "no two walks agreed"),
+            ([waiter, CLEAN], &none, "not in the second snapshot"),
+            ([vague, CLEAN], &none, "no two reads agreed"),
             ([CLEAN, CLEAN], &granted, "1 locks were granted"),
         ] {
-            let doubts = doubts(looks, meanwhile);
-            assert_eq!(doubts.len(), 1, "{doubts:?}");
-            assert!(doubts[0].contains(word), "{doubts:?}");
+            let blockers = blockers(looks, meanwhile);
+            assert_eq!(blockers.len(), 1, "{blockers:?}");
+            assert!(blockers[0].contains(word), "{blockers:?}");
         }
     }
 

@@ -1,12 +1,12 @@
-//! Who may work at the same time: one run for each VIP, runs of different VIPs side by side.
+//! Which runs may overlap: one run per VIP, runs of different VIPs in parallel.
 //!
-//! | lock | who has it | for how long |
+//! | lock | held by | for how long |
 //! |---|---|---|
 //! | the VIP's | a failover of the VIP | its whole run |
 //! | the node's, shared | every failover | its whole run |
-//! | the node's, alone | `cleanup` and `probe`, which would take the others' state away | their whole run |
-//! | [`Turn`](crate::release::turn::Turn) | whoever makes lockd give up locks or waiters | from the look before it to the look after it |
-//! | [`Lock::Gate`](crate::grace::lock::Lock) | whoever changes windows or attachments | moments |
+//! | the node's, exclusive | `cleanup` and `probe`, which would remove the state of others | their whole run |
+//! | [`Turn`](crate::release::turn::Turn) | a run that makes lockd release locks or waiters | from the snapshot before to the snapshot after |
+//! | [`ProcessLock::Gate`](crate::grace::lock::ProcessLock) | a run that changes windows or attachments | moments |
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub enum ExclusiveError {
 }
 
 impl ExclusiveError {
-    /// Whether another run is at it.
+    /// Whether another run holds the lock.
     pub fn is_busy(&self) -> bool {
         matches!(self, ExclusiveError::Lock(LockError::Busy { .. }))
     }
@@ -39,11 +39,11 @@ pub struct Working {
 }
 
 impl Working {
-    /// Waits until nobody else works on any of the VIPs, for that long at most. `vips` are in
-    /// order, so that no two runs wait for each other.
-    pub async fn begin(vips: &[IpAddr], patience: Duration) -> Result<Self, ExclusiveError> {
-        let until = Instant::now() + patience;
-        let node = node()?.take(Mode::Shared, patience).await?;
+    /// Waits for up to `max_wait` until no other run works on any of the VIPs. `vips` are sorted,
+    /// so that two runs never wait for each other.
+    pub async fn begin(vips: &[IpAddr], max_wait: Duration) -> Result<Self, ExclusiveError> {
+        let until = Instant::now() + max_wait;
+        let node = node()?.take(Mode::Shared, max_wait).await?;
         let mut held = Vec::new();
         for &vip in vips {
             let rest = until.saturating_duration_since(Instant::now());
@@ -55,15 +55,14 @@ impl Working {
         })
     }
 
-    /// Notes at the beginning of a move of a VIP which record was there: one of an earlier
-    /// move. A run that goes on with this move finds by [`Working::is_earlier`] whether what is
-    /// there has been written since.
+    /// Remembers, when a move of a VIP starts, the record of an earlier move. A run that
+    /// continues this move uses [`Working::is_earlier`] to tell whether the record is newer.
     pub fn note_earlier(&self, vip: IpAddr, record: Option<&str>) -> Result<(), FileError> {
         self.held(vip)
             .map_or(Ok(()), |held| held.set_note(record.unwrap_or_default()))
     }
 
-    /// Whether the record was there before the VIP's move that is under way.
+    /// Whether the record is older than the current move of the VIP.
     pub fn is_earlier(&self, vip: IpAddr, record: &str) -> Result<bool, FileError> {
         let note = self.held(vip).map(Held::note).transpose()?;
         Ok(note.is_some_and(|note| note == record))
@@ -75,17 +74,17 @@ impl Working {
     }
 }
 
-/// For what takes all of nlmfo's state away: refused while a failover is under way.
+/// For commands that remove all of nlmfo's state: refused while a failover runs.
 pub async fn alone() -> Result<Held, ExclusiveError> {
     Ok(node()?.take(Mode::Exclusive, Duration::ZERO).await?)
 }
 
 fn node() -> Result<LockFile, LockError> {
-    LockFile::named("node", "is at work")
+    LockFile::named("node", "is running")
 }
 
 fn file(vip: IpAddr) -> Result<LockFile, ExclusiveError> {
     let cookie = netns::cookie().map_err(GraceError::Namespace)?;
     let name = format!("vip-{cookie}-{vip}");
-    Ok(LockFile::named(&name, format!("works on {vip}"))?)
+    Ok(LockFile::named(&name, format!("is working on {vip}"))?)
 }

@@ -1,5 +1,5 @@
-//! The report of the last failover of each VIP, kept on this node before a word of it is
-//! printed: whoever lost the connection or the pipe reads it there.
+//! The report of the last failover of each VIP, stored on this node before it is printed,
+//! so that it survives a lost connection or pipe.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,18 +14,18 @@ use crate::files::run::{self, RunError};
 use crate::files::{self, FileError, PRIVATE};
 use crate::output;
 
-/// What is kept: one JSON object, `schema` "nlmfo.last/1".
+/// The stored report: one JSON object, `schema` "nlmfo.last/1".
 #[derive(Debug, Serialize)]
 pub struct Kept<'a> {
     pub schema: &'static str,
     /// `release`, `takeover`, `failover` (both on this node) or `move` (to another one).
-    pub what: &'static str,
+    pub operation: &'static str,
     pub vips: &'a [IpAddr],
-    /// Since 1970, in seconds.
+    /// Seconds since 1970.
     pub at: u64,
-    /// The exit status; null while the failover goes on, and if it was killed.
-    pub exit: Option<u8>,
-    /// Why it ended before its end.
+    /// The exit status; null while the failover runs, and if it was killed.
+    pub exit_status: Option<u8>,
+    /// Why it failed.
     pub error: Option<&'a str>,
     pub release: Option<&'a ReleaseReport>,
     pub takeover: Option<&'a TakeoverReport>,
@@ -36,15 +36,14 @@ pub struct Kept<'a> {
 impl Kept<'_> {
     pub const SCHEMA: &'static str = "nlmfo.last/1";
 
-    /// Writes it for each VIP, as `last-WHAT-VIP.json`, and returns the first one's place.
-    /// Without it a failover is no worse done: that it could not be kept is said, and no
-    /// error.
+    /// Writes it for each VIP, as `last-WHAT-VIP.json`, and returns the first path. A failed
+    /// write is reported but is no error of the failover.
     pub fn keep(&self) -> Option<PathBuf> {
         match self.write(run::file) {
             Ok(first) => first,
             Err(error) => {
                 let error = anyhow::Error::from(error);
-                output::note(format_args!("the report could not be kept: {error:#}"));
+                output::note(format_args!("the report could not be stored: {error:#}"));
                 None
             }
         }
@@ -55,11 +54,11 @@ impl Kept<'_> {
         place: impl Fn(&str) -> Result<PathBuf, RunError>,
     ) -> Result<Option<PathBuf>, RunError> {
         let mut json = Vec::new();
-        // Memory takes everything.
+        // Writing to memory cannot fail.
         let _ = output::write_json(&mut json, self);
         let mut first = None;
         for vip in self.vips {
-            let path = place(&format!("last-{}-{vip}.json", self.what))?;
+            let path = place(&format!("last-{}-{vip}.json", self.operation))?;
             let written = files::write_whole(&path, &json, PRIVATE);
             written.map_err(FileError::io("writing", &path))?;
             first.get_or_insert(path);
@@ -86,10 +85,10 @@ mod tests {
         for exit in [None, Some(3)] {
             let kept = Kept {
                 schema: Kept::SCHEMA,
-                what: "release",
+                operation: "release",
                 vips: &vips,
                 at: 1,
-                exit,
+                exit_status: exit,
                 error: None,
                 release: None,
                 takeover: None,
@@ -104,7 +103,7 @@ mod tests {
             let path = folder.path().join(format!("last-release-{vip}.json"));
             let json: serde_json::Value =
                 serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-            assert_eq!(json["exit"], 3);
+            assert_eq!(json["exit_status"], 3);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! NFSv4's part in a release: what a shared knfsd cannot move, and so must be named.
+//! NFSv4 state in a release: a shared knfsd cannot move it, so the report names it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,22 +17,21 @@ use crate::observe::states::take::{StateSnapshot, StatesError};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Nfs4Report {
-    /// Left out by request (`--nfs 3`): it was not looked at.
+    /// Ignored by request (`--nfs 3`).
     LeftOut,
-    /// Nothing.
+    /// No state.
     None,
     Held {
         counts: Counts4,
-        /// Of them, the clients that have no connection: through which VIP they hold
-        /// their state is not known.
+        /// Of these, clients without a connection: the VIP of their state is unknown.
         not_connected: usize,
         states: Vec<StateLine>,
     },
-    /// It is not known.
+    /// The state could not be read.
     Unknown { reason: String },
 }
 
-/// Puts down what NFSv4 clients hold through the VIPs. Where that cannot be read, the
+/// Adds what NFSv4 clients hold through the VIPs to the record. If that cannot be read, the
 /// release's report says so.
 pub fn record(record: &mut Record, watch: &mut Watch, vips: &[IpAddr], paths: &mut PathFinder) {
     for &vip in vips {
@@ -42,14 +41,13 @@ pub fn record(record: &mut Record, watch: &mut Watch, vips: &[IpAddr], paths: &m
     }
 }
 
-/// Why, and what helps.
-const CANNOT_MOVE: &str = "a knfsd that several VIPs share has one client id per NFSv4 client and \
-                           no grace for one address, so that this state cannot move with the VIP; \
-                           give the VIP a server of its own, drop the state (`echo expire > \
-                           /proc/fs/nfsd/clients/N/ctl`), or leave NFSv4 out with --nfs 3";
+/// The reason and the fix.
+const CANNOT_MOVE: &str = "a knfsd that several VIPs share cannot move it: it has one client ID per NFSv4 client and \
+                           no grace for one address; run one server per VIP, drop the state (`echo expire > \
+                           /proc/fs/nfsd/clients/N/ctl`), or ignore NFSv4 with --nfs 3";
 
 impl Nfs4Report {
-    /// From the last look at the VIP.
+    /// From the last snapshot of the VIP's state.
     pub fn new(
         seen: &Result<StateSnapshot, StatesError>,
         vip: IpAddr,
@@ -79,7 +77,7 @@ impl Nfs4Report {
     }
 
     /// Why it keeps the release from being confirmed, if it does.
-    pub fn doubt(&self) -> Option<String> {
+    pub fn blocker(&self) -> Option<String> {
         match self {
             Nfs4Report::LeftOut | Nfs4Report::None => None,
             Nfs4Report::Held {
@@ -90,14 +88,16 @@ impl Nfs4Report {
                 let which = match not_connected {
                     0 => "held through it".to_owned(),
                     some if *some == counts.clients => {
-                        "held by clients that are not connected, VIP unknown".to_owned()
+                        "held by clients without a connection, VIP unknown".to_owned()
                     }
-                    some => format!("held through it, {some} of them not connected, VIP unknown"),
+                    some => format!(
+                        "held through it, {some} by clients without a connection, VIP unknown"
+                    ),
                 };
                 Some(format!("NFSv4 state of {counts} is {which}: {CANNOT_MOVE}"))
             }
             Nfs4Report::Unknown { reason } => Some(format!(
-                "what NFSv4 clients hold through it is not known: {reason}; --nfs 3 leaves NFSv4 out"
+                "NFSv4 state could not be read: {reason}; --nfs 3 ignores NFSv4"
             )),
         }
     }
@@ -109,8 +109,7 @@ impl fmt::Display for Nfs4Report {
             Nfs4Report::None | Nfs4Report::Unknown { .. } => Ok(()),
             Nfs4Report::LeftOut => writeln!(
                 f,
-                "  note: --nfs 3: what NFSv4 clients hold through it was not looked at, and is lost \
-                 when it moves"
+                "  note: --nfs 3: NFSv4 state was not checked and is lost when the VIP moves"
             ),
             Nfs4Report::Held { states, .. } => states
                 .iter()
@@ -171,34 +170,34 @@ mod tests {
     #[test]
     fn state_through_the_vip_or_an_unknown_one_is_never_confirmed() {
         let held = report(seen(&["10.77.0.2", VIP], true));
-        let doubt = held.doubt().unwrap();
+        let blocker = held.blocker().unwrap();
         assert!(
-            doubt.contains("1 client with 1 open is held through it"),
-            "{doubt}"
+            blocker.contains("1 client with 1 open is held through it"),
+            "{blocker}"
         );
         assert!(
             held.to_string().contains("through 10.77.0.2,10.77.0.1"),
             "{held}"
         );
-        let lone = report(seen(&[], true)).doubt().unwrap();
-        assert!(lone.contains("not connected, VIP unknown"), "{lone}");
+        let lone = report(seen(&[], true)).blocker().unwrap();
+        assert!(lone.contains("without a connection, VIP unknown"), "{lone}");
         // Held is held, also when it changes.
-        assert!(report(seen(&[VIP], false)).doubt().is_some());
+        assert!(report(seen(&[VIP], false)).blocker().is_some());
     }
 
     #[test]
     fn only_an_exact_look_proves_that_there_is_none() {
         assert_eq!(report(seen(&["10.77.0.2"], true)), Nfs4Report::None);
-        let vague = report(seen(&["10.77.0.2"], false)).doubt().unwrap();
+        let vague = report(seen(&["10.77.0.2"], false)).blocker().unwrap();
         assert!(vague.contains("changed each time"), "{vague}");
         let unreadable = report(Err(StatesError::OtherServer { here: 1, there: 2 }));
         assert!(
             unreadable
-                .doubt()
+                .blocker()
                 .unwrap()
                 .contains("another network namespace")
         );
-        assert_eq!(Nfs4Report::LeftOut.doubt(), None);
+        assert_eq!(Nfs4Report::LeftOut.blocker(), None);
         assert!(Nfs4Report::LeftOut.to_string().contains("--nfs 3"));
     }
 }

@@ -1,5 +1,5 @@
-//! The client book's part in a failover: whoever holds locks through a VIP is noted before
-//! they are released, and the node that takes the VIP over takes its book over too.
+//! The client book in a failover: clients that hold locks are recorded before their
+//! release, and the node that takes over the VIP takes over its book.
 
 use std::net::IpAddr;
 
@@ -9,9 +9,8 @@ use crate::notify::book::{self, BookError, Client};
 use crate::notify::state_dir::StateDir;
 use crate::observe::table::LockTable;
 
-/// Notes whom `held` names as clients of a VIP that is about to be released. If the book
-/// is another node's, it becomes ours only if it was forgotten there: the VIP is here,
-/// and locks are held through it.
+/// Adds the clients in `held` to the book of a VIP that is about to be released. A book of
+/// another node becomes ours only if the VIP is here and locks are held through it.
 pub fn before_release(state: &StateDir, vip: IpAddr, held: &LockTable) -> Result<(), BookError> {
     let clients = clients(held);
     if clients.is_empty() {
@@ -25,12 +24,12 @@ pub fn before_release(state: &StateDir, vip: IpAddr, held: &LockTable) -> Result
     writer.note(&clients)
 }
 
-/// Makes a VIP's book this node's; who has it from now on notes its clients.
+/// Makes this node the owner of a VIP's book.
 pub fn take_over(state: &StateDir, vip: IpAddr) -> Result<Writer, BookError> {
     Writer::take_over(state, vip, &netns::node())
 }
 
-/// Those who hold something, each host once.
+/// The clients that hold something, each host once.
 pub fn clients(held: &LockTable) -> Vec<Client> {
     let now = book::now();
     let active = held.active_hosts().into_iter();

@@ -1,4 +1,4 @@
-//! Which of a VIP's locks are back. Pure: a record and a table in, names out.
+//! Which of a VIP's locks were reclaimed. Pure: takes a record and a table, returns lines.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -7,8 +7,8 @@ use super::record::Record;
 use crate::observe::describe::{LockLine, hex};
 use crate::observe::table::{LockTable, Mode, Range};
 
-/// Whose locks on which file: what stays the same on another node. A client may come
-/// back over another transport, and the inode has another device there.
+/// Owner and file of a lock: what stays the same on another node. A client may come back
+/// over another transport, and the device number differs there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Owner {
     client: IpAddr,
@@ -17,7 +17,7 @@ struct Owner {
     fh: String,
 }
 
-/// The locks that one VIP's clients held on the node that gave it up.
+/// The locks that one VIP's clients held on the old node.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     locks: Vec<LockLine>,
@@ -39,7 +39,7 @@ impl Expected {
         self.locks.is_empty()
     }
 
-    /// The clients that have all their locks.
+    /// The clients that hold all their locks again.
     pub fn settled(&self, held: &LockTable) -> BTreeSet<IpAddr> {
         let mut clients: BTreeSet<IpAddr> =
             (self.locks.iter()).map(|lock| lock.host.client).collect();
@@ -49,9 +49,8 @@ impl Expected {
         clients
     }
 
-    /// The locks that are not held again. One that its owner has extended or joined
-    /// with another is: what counts is that all its bytes are locked at least as
-    /// firmly.
+    /// The locks that are not held again. A lock may have been extended or merged since:
+    /// what counts is that all its bytes are locked in at least the same mode.
     pub fn missing(&self, held: &LockTable) -> Vec<&LockLine> {
         let mut by_owner: HashMap<Owner, Vec<(Range, Mode)>> = HashMap::new();
         for lock in &held.locks {

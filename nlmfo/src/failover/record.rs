@@ -1,5 +1,5 @@
-//! The record for the node that takes over: a VIP's clients and locks as they
-//! were before the release.
+//! The release record, for the node that takes over: the clients and locks of VIPs before
+//! the release.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -21,14 +21,14 @@ use crate::observe::table::LockTable;
 pub enum RecordError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("the record {} is damaged, or no record", path.display())]
+    #[error("{} is damaged, or not a release record", path.display())]
     Damaged {
         path: PathBuf,
         source: serde_json::Error,
     },
     #[error(
-        "the record {} has the schema {schema:?}, and this nlmfo reads {:?}: write it with the \
-         same version on both nodes", path.display(), Record::SCHEMA
+        "the release record {} has the schema {schema:?}, but this nlmfo reads {:?}: use the \
+         same nlmfo version on both nodes", path.display(), Record::SCHEMA
     )]
     Foreign { path: PathBuf, schema: String },
 }
@@ -43,9 +43,9 @@ pub struct ClientLine {
     pub nsm_name: String,
 }
 
-/// What the file holds: one JSON object, `schema` "nlmfo.record/1". Addresses as
-/// text, ranges in bytes with both ends included and a null `end` for the end of
-/// the file, file handles in hexadecimal.
+/// The content of the file: one JSON object, `schema` "nlmfo.record/1". Addresses are text,
+/// ranges are in bytes with both ends included and a null `end` for the end of the file,
+/// file handles are hexadecimal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub schema: Cow<'static, str>,
@@ -60,21 +60,21 @@ pub struct Record {
     pub locks: Vec<LockLine>,
     pub waiters: Vec<WaiterLine>,
     pub shares: Vec<ShareLine>,
-    /// What NFSv4 clients held through the VIPs, or may have: `vips` of each line says
-    /// through which. A lock may come back as a delegation that covers it.
+    /// What NFSv4 clients held through the VIPs, or may have held: `vips` of each line
+    /// names the VIPs. A lock may come back as a delegation that covers it.
     #[serde(default)]
     pub nfs4: Vec<StateLine>,
 }
 
 impl Record {
-    /// Which release this is of, among those of all nodes.
+    /// Identifies the release among those of all nodes.
     pub fn id(&self) -> String {
         format!("{} at {}", self.node, self.taken_at)
     }
 
     pub const SCHEMA: &str = "nlmfo.record/1";
 
-    /// The record of what `tables` hold, one for each of the VIPs.
+    /// The record of `tables`, one per VIP.
     pub fn of<'a>(
         tables: impl Iterator<Item = &'a LockTable>,
         paths: &mut PathFinder,
@@ -116,8 +116,8 @@ impl Record {
         (self.nfs4).extend(lines.into_iter().filter(|line| there.insert(key(line))));
     }
 
-    /// The monitored clients of one VIP: those that want to be told of a reboot. One that
-    /// uses several transports or versions is there as often.
+    /// The monitored clients of one VIP, which expect SM_NOTIFY. A client with several
+    /// transports or versions appears once for each.
     pub fn clients_of(&self, vip: IpAddr) -> impl Iterator<Item = IpAddr> {
         let clients = self.clients.iter();
         clients
@@ -125,8 +125,8 @@ impl Record {
             .map(|client| client.host.client)
     }
 
-    /// Adds what `earlier` says of a VIP through which nothing can have been granted since
-    /// then: an interrupted release has recorded it, and may have released it too.
+    /// Adds what `earlier` says of a VIP through which nothing can have been granted since.
+    /// An interrupted release recorded it, and may have released it too.
     pub fn recall(&mut self, earlier: &Record, vip: IpAddr) {
         let ours = |host: &HostLine| host.vip == vip;
         add(&mut self.clients, &earlier.clients, |c| ours(&c.host));
@@ -137,14 +137,14 @@ impl Record {
         self.add_nfs4(states.filter(|s| s.client.vips.contains(&vip)).cloned());
     }
 
-    /// Looks where the record is to be written, before anything is done; what is there is a
-    /// record, or nothing.
+    /// Checks where the record is to be written, before anything is changed: nothing may be
+    /// there, or an earlier record.
     pub fn place(path: &Path) -> Result<Place<Record>, RecordError> {
         let parse = |file| Record::parse(path, &files::read_from(file, path, LIMIT)?);
-        Ok(Place::look(path, "a record", parse)?)
+        Ok(Place::look(path, "a release record", parse)?)
     }
 
-    /// Replaces what is there; the record becomes newer than that by its time, too.
+    /// Replaces the earlier record; the new one also gets a later time.
     pub fn put(&mut self, place: &Place<Record>) -> Result<(), RecordError> {
         if let Some(earlier) = place.earlier() {
             self.taken_at = self.taken_at.max(earlier.taken_at.saturating_add(1));
@@ -160,7 +160,7 @@ impl Record {
         Ok(())
     }
 
-    /// What [`Record::put`] wrote, on whichever node; a dash is standard input.
+    /// Reads what [`Record::put`] wrote, on any node; a dash is standard input.
     pub fn read(path: &Path) -> Result<Self, RecordError> {
         let text = match path.as_os_str() == "-" {
             true => files::read_from(std::io::stdin(), Path::new("standard input"), LIMIT)?,
@@ -189,7 +189,7 @@ impl Record {
     }
 }
 
-/// Adds those lines that are not there yet.
+/// Adds the lines that are missing.
 fn add<T: Eq + Hash + Clone>(lines: &mut Vec<T>, earlier: &[T], is_ours: impl Fn(&T) -> bool) {
     let there: HashSet<&T> = lines.iter().collect();
     let gone: Vec<T> = (earlier.iter())
@@ -242,7 +242,10 @@ mod tests {
         for text in ["old", "", "{}", r#"{"schema": "nlmfo.record/9"}"#] {
             std::fs::write(&path, text).unwrap();
             let error = Record::place(&path).unwrap_err().to_string();
-            assert!(error.contains("is not replaced"), "{error}");
+            assert!(
+                error.contains("exists and is not a release record"),
+                "{error}"
+            );
             assert_eq!(std::fs::read(&path).unwrap(), text.as_bytes());
         }
     }

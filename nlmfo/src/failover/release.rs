@@ -1,8 +1,8 @@
-//! The release phase, on the node that gives VIPs up: look, release, look again,
-//! judge.
+//! The release phase, on the node that gives up VIPs: take a snapshot, release, take
+//! another, decide.
 //!
-//! Thin: what to do next decides `release::choose`, what it proved decides
-//! [`evidence`](super::evidence).
+//! This module only acts: `release::choose` decides what to do next, and
+//! [`evidence`](super::evidence) what it proved.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 pub use super::begun::Begun;
-use super::credit::{self, Stage};
+use super::credit::{self, Observed};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
 use super::milliseconds;
 use super::nfs4::{self, Nfs4Report};
@@ -40,33 +40,32 @@ use crate::release::reboot::Reboot;
 use crate::release::rfc_file::RfcFile;
 use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
 use crate::release::unlock_ip::UnlockIp;
-use crate::release::{self, Job, Turn, Way, WayKind};
+use crate::release::{self, Job, Method, MethodKind, Turn};
 
-/// What is asked for.
+/// What to release, and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub vips: Vec<IpAddr>,
     pub record: Option<Place<Record>>,
-    /// Where the clients are noted before their locks are released.
+    /// Where clients are recorded before their locks are released.
     pub state: StateDir,
-    /// Whether the record is wanted of [`run`] too.
+    /// Whether [`run`] must also return the record.
     pub keeps_record: bool,
-    /// Those of the VIPs that an earlier run has begun with.
+    /// VIPs whose release an earlier run has started.
     pub begun: Begun,
     pub dry_run: bool,
     /// Exports that may be released as a whole.
     pub filesystems: Vec<PathBuf>,
-    /// Whether clients may be declared rebooted.
+    /// Whether lockd may be told that clients rebooted.
     pub reboot_notice: bool,
-    /// Whether NFSv4 state is left out, and not looked at.
+    /// Whether NFSv4 state is ignored.
     pub without_nfs4: bool,
-    /// For a VIP's whole release.
+    /// Maximum time for the release of one VIP.
     pub deadline: Duration,
-    /// Why lockd has not done what had reached it before the fence. Then nothing can be
-    /// confirmed, whatever the lists show: lockd has the call in hand and others in its
-    /// sockets, in none of the kernel's lists, and grants them when it goes on. Two looks
-    /// that agree on nothing held are no proof against a grant that is still to come. What
-    /// is held is released all the same, as far as that needs no answer of lockd's.
+    /// Why lockd has not answered what reached it before the fence. Then nothing can be
+    /// confirmed, whatever the lists show: lockd holds one call, and others wait in its
+    /// sockets, in none of the kernel's lists. lockd grants them when it continues. Locks
+    /// are released anyway, as far as that needs no answer of lockd.
     pub blocked: Option<String>,
 }
 
@@ -76,12 +75,12 @@ pub enum RunError {
     /// Nothing was changed.
     #[error("nothing was released")]
     Before(#[source] anyhow::Error),
-    #[error("locks may be released in part, and nothing is confirmed; run it again")]
+    #[error("some locks may be released, nothing is confirmed; run the release again")]
     After(#[source] anyhow::Error),
 }
 
-/// Releases the plan's VIPs one after another. What was tried and did not help is
-/// in the report; the record is what was held before.
+/// Releases the plan's VIPs one after another. The report contains every method that was
+/// tried; the record contains what was held before.
 pub async fn run(
     plan: &Plan,
     facts: &Facts,
@@ -90,7 +89,7 @@ pub async fn run(
     fences: &mut Fences,
 ) -> Result<(ReleaseReport, Option<Record>), RunError> {
     let began = Instant::now();
-    // No other run's releases come between the looks.
+    // No other run releases anything between the snapshots.
     let turn = match plan.dry_run {
         true => None,
         false => Some((Turn::take(plan.deadline).await).map_err(|e| RunError::Before(e.into()))?),
@@ -104,7 +103,7 @@ pub async fn run(
     let confirmed = (vips.iter()).all(|vip| vip.verdict == Verdict::Confirmed)
         && others.iter().all(|other| other.fate != Fate::Disturbed);
     if confirmed {
-        // With nothing held there was nothing to release.
+        // Nothing was held, so there was nothing to release.
         fences.keep();
     }
     let report = ReleaseReport {
@@ -116,24 +115,24 @@ pub async fn run(
         fenced: fences.staying().to_vec(),
         fenced_for_ms: 0,
         vips,
-        others,
+        other_vips: others,
         took_ms: milliseconds(began.elapsed()),
     };
     Ok((report, start.record))
 }
 
-/// How things stood before anything was done.
+/// The state before the release.
 struct Start {
     counters: PerVip,
-    /// One look for each VIP of the plan.
+    /// One snapshot per VIP of the plan.
     looks: Vec<Seen>,
     record: Option<Record>,
-    /// VIPs whose clients could not be noted, and why.
+    /// VIPs whose clients could not be added to the client book, and why.
     unnoted: BTreeMap<IpAddr, BookError>,
 }
 
 impl Start {
-    /// Looks, and writes the record if one is asked for.
+    /// Takes the snapshots and writes the record if requested.
     fn look(
         plan: &Plan,
         facts: &Facts,
@@ -206,7 +205,10 @@ async fn release_all(
         };
         let (mut report, seen) = one.release(before, &start.counters, paths).await?;
         if let Some(error) = start.unnoted.get(&vip) {
-            let warning = format!("its clients are not in the client book: {}", chain(error));
+            let warning = format!(
+                "its clients could not be added to the client book: {}",
+                chain(error)
+            );
             report.warnings.push(warning);
         }
         vips.push(report);
@@ -228,28 +230,28 @@ async fn release_all(
     Ok((vips, others))
 }
 
-/// The lines of what is gone, with the stage at which it was first missed.
+/// The lines of what is gone, with the observation that first missed it.
 fn gone<T>(
-    stages: &[Stage],
+    observed: &[Observed],
     lines: impl Iterator<Item = T>,
     items: impl Iterator<Item = Item>,
 ) -> Vec<Gone<T>> {
     lines
         .zip(items)
         .filter_map(|(line, item)| {
-            let stage = credit::missed(stages, &item)?;
+            let observed = credit::missed(observed, &item)?;
             Some(Gone {
                 line,
-                way: stage.credit(&item),
-                after_ms: milliseconds(stage.at),
+                method: observed.credit(&item),
+                after_ms: milliseconds(observed.at),
             })
         })
         .collect()
 }
 
-/// The look after a way was gone, the first of the two that a verdict rests on.
+/// The snapshot after a method, the first of the two that a verdict needs.
 struct After {
-    /// The counters before it.
+    /// The counters before the snapshot.
     from: Counters,
     seen: Seen,
 }
@@ -267,17 +269,17 @@ struct OneVip<'a> {
 }
 
 impl OneVip<'_> {
-    /// With the report, the last look. `start` are the counters before `before` was
-    /// seen.
+    /// Returns the report and the last snapshot. `start` are the counters before `before`
+    /// was taken.
     async fn release(
         &mut self,
         before: &Seen,
         start: &PerVip,
         paths: &mut PathFinder,
     ) -> anyhow::Result<(VipReport, Seen)> {
-        let mut doubts = Vec::new();
-        let mut stages = Vec::new();
-        let (steps, after) = self.steps(before, &mut stages, &mut doubts).await?;
+        let mut blockers = Vec::new();
+        let mut observed = Vec::new();
+        let (steps, after) = self.steps(before, &mut observed, &mut blockers).await?;
 
         let After { from, seen: first } = match after {
             Some(after) => after,
@@ -288,8 +290,8 @@ impl OneVip<'_> {
         };
         let last = self.watch.look(self.vip)?;
         let until = self.counted()?;
-        stages.push(Stage {
-            way: None,
+        observed.push(Observed {
+            method: None,
             meanwhile: until - from,
             at: self.began.elapsed(),
             left: items(&last.ours),
@@ -301,13 +303,13 @@ impl OneVip<'_> {
         let verdict = if self.plan.dry_run {
             Verdict::Planned
         } else {
-            doubts.extend(nfs4_held.doubt());
+            blockers.extend(nfs4_held.blocker());
             let looks = [first.as_look(), last.as_look()];
-            doubts.extend(evidence::doubts(looks, &(until - from)));
-            doubts.extend(self.plan.blocked.iter().map(|blocked| {
-                format!("{blocked}: what had reached lockd before may still be granted")
+            blockers.extend(evidence::blockers(looks, &(until - from)));
+            blockers.extend(self.plan.blocked.iter().map(|blocked| {
+                format!("{blocked}: requests that reached lockd earlier may still be granted")
             }));
-            match doubts.is_empty() {
+            match blockers.is_empty() {
                 true => Verdict::Confirmed,
                 false => Verdict::NotConfirmed,
             }
@@ -321,13 +323,13 @@ impl OneVip<'_> {
             vip: self.vip,
             known: self.is_known(before),
             verdict,
-            doubts,
+            blockers,
             warnings: self.warnings(&counters),
             before: before.counts(),
             steps,
-            released: gone(&stages, described.locks(), evidence::locks(table)),
-            waiters_released: gone(&stages, described.waiters(), evidence::waiters(table)),
-            shares_released: gone(&stages, described.shares(), evidence::shares(table)),
+            released: gone(&observed, described.locks(), evidence::locks(table)),
+            waiters_released: gone(&observed, described.waiters(), evidence::waiters(table)),
+            shares_released: gone(&observed, described.shares(), evidence::shares(table)),
             remaining: remaining.locks().collect(),
             remaining_waiters: remaining.waiters().collect(),
             remaining_shares: remaining.shares().collect(),
@@ -337,13 +339,13 @@ impl OneVip<'_> {
         Ok((report, last))
     }
 
-    /// Goes one way after another, as long as the kernel's lists call for it; with
-    /// the look after the last of them.
+    /// Tries one method after another while the kernel's lists show locks. Returns the
+    /// snapshot after the last one.
     async fn steps(
         &mut self,
         before: &Seen,
-        stages: &mut Vec<Stage>,
-        doubts: &mut Vec<String>,
+        observed: &mut Vec<Observed>,
+        blockers: &mut Vec<String>,
     ) -> anyhow::Result<(Vec<Step>, Option<After>)> {
         let choice = self.choice(&before.snapshot.table);
         let mut steps = Vec::new();
@@ -354,16 +356,16 @@ impl OneVip<'_> {
                 .as_ref()
                 .map_or(&before.ours, |after| &after.seen.ours);
             let counts = Counts::of(table);
-            let (way, reason) = match choose::next(&choice, counts.total(), &attempts) {
+            let (method, reason) = match choose::next(&choice, counts.total(), &attempts) {
                 Decision::Done => return Ok((steps, after)),
                 Decision::GiveUp { reason } => {
-                    doubts.push(reason);
+                    blockers.push(reason);
                     return Ok((steps, after));
                 }
-                Decision::Go { way, reason } => (way, reason),
+                Decision::Go { method, reason } => (method, reason),
             };
             let mut step = Step {
-                way,
+                method,
                 reason,
                 action: None,
                 error: None,
@@ -378,14 +380,16 @@ impl OneVip<'_> {
             };
             if self.began.elapsed() >= self.plan.deadline {
                 let seconds = self.plan.deadline.as_secs_f64();
-                doubts.push(format!("the deadline of {seconds} s has passed"));
+                blockers.push(format!(
+                    "the release did not finish within its deadline of {seconds} s"
+                ));
                 return Ok((steps, after));
             }
 
             let counted = self.counted()?;
             let went = Instant::now();
             self.fences.keep();
-            match self.go(way, table, &before.snapshot.table, turn).await {
+            match self.go(method, table, &before.snapshot.table, turn).await {
                 Ok(report) => {
                     step.action = Some(report.action);
                     step.hosts = report.hosts;
@@ -396,14 +400,14 @@ impl OneVip<'_> {
             let seen = self.watch.look(self.vip)?;
             step.after = seen.counts();
             step.took_ms = milliseconds(went.elapsed());
-            stages.push(Stage {
-                way: Some(way),
+            observed.push(Observed {
+                method: Some(method),
                 meanwhile: self.counted()? - counted,
                 at: self.began.elapsed(),
                 left: items(&seen.ours),
             });
             attempts.push(Attempt {
-                way,
+                method,
                 before: counts.total(),
                 after: step.after.total(),
                 error: step.error.clone(),
@@ -413,7 +417,7 @@ impl OneVip<'_> {
         }
     }
 
-    /// What the choice of a way rests on.
+    /// The facts for the choice of a method.
     fn choice(&self, table: &LockTable) -> choose::Facts {
         let elsewhere = is_served_elsewhere(table, self.vip, self.watch.netns());
         choose::Facts {
@@ -424,10 +428,10 @@ impl OneVip<'_> {
         }
     }
 
-    /// Goes one way. `everything` is what lockd held at first.
+    /// Applies one method. `everything` is what lockd held at the start.
     async fn go(
         &self,
-        way: WayKind,
+        method: MethodKind,
         table: &LockTable,
         everything: &LockTable,
         turn: &Turn,
@@ -438,10 +442,10 @@ impl OneVip<'_> {
             targets: &targets,
             turn,
         };
-        match way {
-            WayKind::RfcFile => RfcFile.release(&job).await,
-            WayKind::UnlockIp => UnlockIp.release(&job).await,
-            WayKind::FreeAll => {
+        match method {
+            MethodKind::RfcFile => RfcFile.release(&job).await,
+            MethodKind::UnlockIp => UnlockIp.release(&job).await,
+            MethodKind::FreeAll => {
                 let rest = self.plan.deadline.saturating_sub(self.began.elapsed());
                 let free_all = FreeAll {
                     netns: self.watch.netns(),
@@ -450,11 +454,11 @@ impl OneVip<'_> {
                 };
                 free_all.release(&job).await
             }
-            WayKind::Filesystem => {
+            MethodKind::Filesystem => {
                 let paths = self.plan.filesystems.clone();
                 Filesystem { paths }.release(&job).await
             }
-            WayKind::Reboot => {
+            MethodKind::Reboot => {
                 let reboot = Reboot {
                     elsewhere: clients_of_others(everything, self.vip, self.watch.netns()),
                     deadline: self.plan.deadline.saturating_sub(self.began.elapsed()),
@@ -469,7 +473,7 @@ impl OneVip<'_> {
         Ok(all.get(&self.vip).copied().unwrap_or_default())
     }
 
-    /// Whether the address is, or was, one of this node's VIPs, as far as anybody can tell.
+    /// Whether the address is, or was, a VIP of this node, as far as nlmfo can tell.
     fn is_known(&self, before: &Seen) -> bool {
         let vip = self.vip;
         let hosts = &before.snapshot.table.hosts;
@@ -482,8 +486,8 @@ impl OneVip<'_> {
         let mut warnings = Vec::new();
         if counters.grants() > 0 && self.plan.record.is_some() {
             warnings.push(format!(
-                "{} locks were granted through the VIP since the record was begun; they may not \
-                 be in it",
+                "{} locks were granted through the VIP after the record was started; they may be \
+             missing in it",
                 counters.grants()
             ));
         }
@@ -491,7 +495,7 @@ impl OneVip<'_> {
     }
 }
 
-/// What the counters saw between two readings.
+/// The difference of two readings of the counters.
 fn since(now: &PerVip, then: &PerVip) -> PerVip {
     (now.iter())
         .map(|(vip, counters)| (*vip, *counters - then.get(vip).copied().unwrap_or_default()))

@@ -1,4 +1,4 @@
-//! What a release did, and what was seen of it: one value for JSON and for text.
+//! The report of a release, as JSON and as text.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use super::evidence::{Counts, Fate, Other};
 use super::nfs4::Nfs4Report;
 use crate::observe::counters::Counters;
 use crate::observe::describe::{LockLine, ShareLine, WaiterLine};
-use crate::release::{HostReport, WayKind};
+use crate::release::{HostReport, MethodKind};
 
 /// `nlmfo failover --phase release --json`: one object, `schema`
 /// "nlmfo.release/1". Addresses as text, ranges in bytes with both ends included,
@@ -20,16 +20,16 @@ pub struct ReleaseReport {
     pub node: String,
     pub kernel: String,
     pub dry_run: bool,
-    /// Whether every VIP's release is confirmed and no other VIP was disturbed.
+    /// Whether the release of every VIP is confirmed and no other VIP was disturbed.
     pub confirmed: bool,
-    /// VIPs whose lock traffic is dropped since before the record was taken, until they
-    /// leave this node or the fence's time is over.
+    /// Fenced VIPs. The fence was raised before the record was taken, and ends when the VIP
+    /// leaves this node or its time is over.
     pub fenced: Vec<IpAddr>,
-    /// How much longer that lasts at most.
+    /// Time left until the last fence ends.
     pub fenced_for_ms: u64,
     pub vips: Vec<VipReport>,
-    /// The VIPs that were not to be touched.
-    pub others: Vec<Other>,
+    /// The VIPs that the release must not change.
+    pub other_vips: Vec<Other>,
     pub took_ms: f64,
 }
 
@@ -37,68 +37,68 @@ impl ReleaseReport {
     pub const SCHEMA: &str = "nlmfo.release/1";
 }
 
-/// Whether the kernel's lists prove that a VIP's locks are gone.
+/// Whether the kernel's lists show that the locks of a VIP are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Confirmed,
     NotConfirmed,
-    /// A dry run: nothing was done.
+    /// A dry run: nothing was changed.
     Planned,
 }
 
-/// One VIP's part.
+/// The release of one VIP.
 #[derive(Debug, Serialize)]
 pub struct VipReport {
     pub vip: IpAddr,
-    /// Whether this is an address of the node, clients have locked through it, or there is a
-    /// client book of it. Releasing any other confirms nothing but that.
+    /// Whether this is an address of the node, clients have locked through it, or it has a
+    /// client book. The release of any other address is confirmed but means nothing.
     pub known: bool,
     pub verdict: Verdict,
-    /// Why it is not confirmed.
-    pub doubts: Vec<String>,
-    /// What an operator should know all the same.
+    /// Why the release is not confirmed.
+    pub blockers: Vec<String>,
+    /// What an operator should know even if it is confirmed.
     pub warnings: Vec<String>,
-    /// What was held through the VIP at first.
+    /// What was held through the VIP before the release.
     pub before: Counts,
     pub steps: Vec<Step>,
     pub released: Vec<Gone<LockLine>>,
     pub waiters_released: Vec<Gone<WaiterLine>>,
     pub shares_released: Vec<Gone<ShareLine>>,
-    /// What is still there.
+    /// What is still held.
     pub remaining: Vec<LockLine>,
     pub remaining_waiters: Vec<WaiterLine>,
     pub remaining_shares: Vec<ShareLine>,
-    /// What NFSv4 clients hold through the VIP, which a release does not touch.
+    /// What NFSv4 clients hold through the VIP. A release does not change it.
     pub nfs4: Nfs4Report,
     /// What lockd did for the VIP from the first snapshot to the last.
     pub counters: Counters,
 }
 
-/// One way that was gone, or that would be.
+/// One method that was tried, or that a dry run would try.
 #[derive(Debug, Serialize)]
 pub struct Step {
-    pub way: WayKind,
-    /// Why this way.
+    pub method: MethodKind,
+    /// Why this method was chosen.
     pub reason: String,
-    /// What was done, in words; null if it could not be.
+    /// What was done; null if the method failed.
     pub action: Option<String>,
     pub error: Option<String>,
-    /// What it did host by host, for ways that go so.
+    /// Results per host, for methods that work per host.
     pub hosts: Vec<HostReport>,
     pub before: Counts,
     pub after: Counts,
     pub took_ms: f64,
 }
 
-/// Something that was there before and is not any more.
+/// A lock, waiter or share that was released.
 #[derive(Debug, Serialize)]
 pub struct Gone<T> {
     #[serde(flatten)]
     pub line: T,
-    /// The way after which it was gone; null if its client gave it up itself.
-    pub way: Option<WayKind>,
-    /// When it was first seen gone, since the first snapshot.
+    /// The method that released it; null if its client did.
+    pub method: Option<MethodKind>,
+    /// When it was first seen to be gone, counted from the first snapshot.
     pub after_ms: f64,
 }
 
@@ -107,23 +107,23 @@ impl fmt::Display for ReleaseReport {
         for VipReport { vip, .. } in self.vips.iter().filter(|vip| !vip.known) {
             writeln!(
                 f,
-                "! {vip}: this node has never had it: it is no address here, no client has locked \
-                 through it, and there is no client book of it; is it the server's address, and \
-                 not a client's?"
+                "! {vip}: this node has never served it: it is not an address of this node, no client \
+                 has locked through it, and it has no client book; check that it is the address of \
+                 the server, not of a client"
             )?;
         }
         for vip in &self.vips {
             vip.fmt(f)?;
         }
-        for other in &self.others {
+        for other in &self.other_vips {
             write_other(f, other)?;
         }
         let seconds = self.fenced_for_ms.div_ceil(1000);
         for vip in &self.fenced {
             writeln!(
                 f,
-                "  {vip} is fenced off: its lock traffic is dropped until it leaves this node, \
-                 {seconds} s at most"
+                "  {vip} is fenced: its lock traffic is dropped until it leaves this node, for at most \
+                 {seconds} s"
             )?;
         }
         Ok(())
@@ -141,14 +141,14 @@ fn write_other(f: &mut fmt::Formatter<'_>, other: &Other) -> fmt::Result {
         ..
     } = other;
     match other.fate {
-        Fate::Untouched => writeln!(f, "✓ {vip}: untouched, all {before} still there"),
+        Fate::Untouched => writeln!(f, "✓ {vip}: unchanged, {before} held"),
         Fate::ChangedByClients => writeln!(
             f,
-            "✓ {vip}: {gone} gone and {new} new of {before}, by {requests} requests of its own clients"
+            "✓ {vip}: {gone} gone and {new} new of {before}, changed by {requests} requests of its own clients"
         ),
         Fate::Disturbed => writeln!(
             f,
-            "✗ {vip}: DISTURBED: {gone} gone and {new} new of {before}, with {requests} requests \
+            "✗ {vip}: DISTURBED: {gone} gone and {new} new of {before}, but only {requests} requests \
              of its clients; lockd dropped the locks of {dropped} owners"
         ),
     }
@@ -156,9 +156,9 @@ fn write_other(f: &mut fmt::Formatter<'_>, other: &Other) -> fmt::Result {
 
 impl fmt::Display for VipReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {} held at first", self.vip, self.before)?;
+        writeln!(f, "{}: {} held at the start", self.vip, self.before)?;
         for step in &self.steps {
-            write!(f, "  {}", step.way)?;
+            write!(f, "  {}", step.method)?;
             if !step.reason.is_empty() {
                 write!(f, " ({})", step.reason)?;
             }
@@ -169,7 +169,7 @@ impl fmt::Display for VipReport {
                     ": {action}; {} left after {:.0} ms",
                     step.after, step.took_ms
                 )?,
-                (None, None) => writeln!(f, ": would be tried")?,
+                (None, None) => writeln!(f, ": would be tried first")?,
             }
             for failed in step.hosts.iter().filter(|host| host.outcome.is_err()) {
                 if let Err(error) = &failed.outcome {
@@ -182,20 +182,20 @@ impl fmt::Display for VipReport {
                 f,
                 "  - {}{}",
                 text(&gone.line, ""),
-                by(gone.way, gone.after_ms)
+                by(gone.method, gone.after_ms)
             )?;
         }
         for gone in &self.waiters_released {
             let line = text(&gone.line.lock, "waiter for ");
-            writeln!(f, "  - {line}{}", by(gone.way, gone.after_ms))?;
+            writeln!(f, "  - {line}{}", by(gone.method, gone.after_ms))?;
         }
         for gone in &self.shares_released {
             let line = share(&gone.line);
-            writeln!(f, "  - {line}{}", by(gone.way, gone.after_ms))?;
+            writeln!(f, "  - {line}{}", by(gone.method, gone.after_ms))?;
         }
         let still = match self.verdict {
             Verdict::Planned => "  to be released: ",
-            _ => "  ! still there: ",
+            _ => "  ! still held: ",
         };
         for left in &self.remaining {
             writeln!(f, "{still}{}", text(left, ""))?;
@@ -213,26 +213,26 @@ impl fmt::Display for VipReport {
         match self.verdict {
             Verdict::Confirmed if self.before.is_none() => writeln!(
                 f,
-                "✓ {}: confirmed: nothing was held through it{}, nothing to do",
+                "✓ {}: confirmed: no{} locks were held, nothing to release",
                 self.vip,
                 match self.nfs4 {
-                    Nfs4Report::LeftOut => " by NFSv3",
+                    Nfs4Report::LeftOut => " NFSv3",
                     _ => "",
                 }
             ),
             Verdict::Confirmed => writeln!(
                 f,
-                "✓ {}: confirmed: two agreeing snapshots show no lock, waiter or share, and none \
+                "✓ {}: confirmed: two identical snapshots show no lock, waiter or share, and none \
                  was granted between them",
                 self.vip
             ),
-            Verdict::Planned => writeln!(f, "- {}: dry run, nothing was done", self.vip),
+            Verdict::Planned => writeln!(f, "- {}: dry run, nothing was changed", self.vip),
             Verdict::NotConfirmed => {
                 writeln!(
                     f,
                     "✗ {}: NOT CONFIRMED: {}",
                     self.vip,
-                    self.doubts.join("; ")
+                    self.blockers.join("; ")
                 )
             }
         }
@@ -253,9 +253,9 @@ fn share(line: &ShareLine) -> String {
     )
 }
 
-fn by(way: Option<WayKind>, after_ms: f64) -> String {
-    match way {
-        Some(way) => format!(" [{way}, {after_ms:.0} ms]"),
+fn by(method: Option<MethodKind>, after_ms: f64) -> String {
+    match method {
+        Some(method) => format!(" [{method}, {after_ms:.0} ms]"),
         None => format!(" [its client, {after_ms:.0} ms]"),
     }
 }

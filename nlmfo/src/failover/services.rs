@@ -1,9 +1,10 @@
-//! Whether this node's services can carry a takeover: what would lose locks is found
-//! before grace is opened, a client told, or anything released on another node.
+//! Whether the services of this node are ready for a takeover. What would lose locks is
+//! found before grace starts, a client is notified, or anything is released on another
+//! node.
 //!
 //! lockd asks rpc.statd before it grants a client's first lock, and finds statd through
-//! rpcbind; clients find lockd through rpcbind. One of the three that hangs or has
-//! forgotten the others loses every reclaim without a trace in lockd's answers.
+//! rpcbind. Clients find lockd through rpcbind. If one of the three hangs or has lost its
+//! registrations, every reclaim is lost without a trace in lockd's answers.
 
 pub mod look;
 
@@ -15,19 +16,19 @@ use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::nlm;
 use crate::rpc::portmap::Registered;
 
-/// What was seen; errors in words.
+/// What was seen; errors are text.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// nfsd's threads run.
     pub nfsd: Capability,
     pub serves_v3: Result<bool, String>,
-    /// How many folders are exported.
+    /// Number of exported directories.
     pub exports: Result<usize, String>,
     pub lockd: Result<LockdPorts, String>,
-    /// Of a call to lockd that does nothing; none where it does not listen.
+    /// The result of a null call to lockd; none if it does not listen.
     pub lockd_answers: Option<Result<(), String>>,
     pub rpcbind: Result<Registered, String>,
-    /// Of a call to rpc.statd that does nothing; none where it is not registered.
+    /// The result of a null call to rpc.statd; none if it is not registered.
     pub statd: Option<Result<(), String>>,
     /// Whether the state directory can be written to.
     pub state_dir: Result<(), String>,
@@ -35,18 +36,18 @@ pub struct Facts {
     pub callout: Result<(), String>,
 }
 
-/// What the facts are looked at for.
+/// Why the facts are checked.
 #[derive(Clone, Debug, Default)]
 pub struct Purpose {
-    /// The addresses that are taken over; every family if there are none.
+    /// The VIPs to take over; none means both address families.
     pub vips: Vec<IpAddr>,
-    /// The exports must be there: nobody brings them with the address.
+    /// The exports must exist now: they do not come with the address.
     pub exports_now: bool,
-    /// What of the kernel is missing, so that lockd's sockets cannot be read.
+    /// What the kernel lacks, so that lockd's sockets cannot be read.
     pub unseen: Option<&'static str>,
 }
 
-/// The findings, a line each; what comes first is the cause of what follows.
+/// The findings. A cause comes before its consequences.
 pub fn decide(facts: &Facts, purpose: &Purpose) -> Vec<Check> {
     use Need::{Option, Required};
     let check = |name: &str, purpose, need, capability| Check {
@@ -76,24 +77,34 @@ pub fn decide(facts: &Facts, purpose: &Purpose) -> Vec<Check> {
         false => Option,
     };
     vec![
-        check("nfsd", "serving NFS, and releasing", Required, nfsd.clone()),
+        check(
+            "nfsd",
+            "the NFS server and releases",
+            Required,
+            nfsd.clone(),
+        ),
         check(
             "nfsv3",
-            "serving the clients of lockd",
+            "NFSv3 clients",
             Required,
             unless([("nfsd", nfsd)], || serves_v3(&facts.serves_v3)),
         ),
         check(
             "exports",
-            "clients reclaiming their locks",
+            "reclaims",
             exports_need,
             unless([("nfsd", nfsd)], || exports(&facts.exports)),
         ),
         check("lockd_listens", "NLM calls", Required, listens),
         check("lockd_answers", "NLM calls", Required, answers),
-        check("rpcbind", "finding lockd and statd", Required, rpcbind),
-        check("rpcbind_nlm", "clients finding lockd", Required, registered),
-        check("statd", "lockd granting locks", Required, statd),
+        check("rpcbind", "lookup of lockd and statd", Required, rpcbind),
+        check(
+            "rpcbind_nlm",
+            "lookup of lockd by clients",
+            Required,
+            registered,
+        ),
+        check("statd", "granting locks", Required, statd),
         check(
             "state_dir",
             "the client book and the state numbers",
@@ -102,14 +113,14 @@ pub fn decide(facts: &Facts, purpose: &Purpose) -> Vec<Check> {
         ),
         check(
             "callout",
-            "statd's callout (`nlmfo ha-callout`) telling VIPs",
+            "statd's callout (`nlmfo ha-callout`)",
             Option,
             callout(&facts.callout),
         ),
     ]
 }
 
-/// What would lose locks, in words, each with its remedy.
+/// What would lose locks, as text, each with its fix.
 pub fn blockers(checks: &[Check]) -> Vec<String> {
     (checks.iter().filter(|check| check.is_failed()))
         .filter_map(|check| match &check.capability {
@@ -121,7 +132,7 @@ pub fn blockers(checks: &[Check]) -> Vec<String> {
         .collect()
 }
 
-/// What is found if none of the causes is missing.
+/// Runs `find` unless a cause is missing.
 fn unless<const N: usize>(
     causes: [(&'static str, &Capability); N],
     find: impl FnOnce() -> Capability,
@@ -130,7 +141,7 @@ fn unless<const N: usize>(
 }
 
 fn serves_v3(serves: &Result<bool, String>) -> Capability {
-    let remedy = "set vers3=y in the section [nfsd] of /etc/nfs.conf, and restart the NFS server";
+    let remedy = "set vers3=y in section [nfsd] of /etc/nfs.conf and restart the NFS server";
     match serves {
         Ok(true) => Capability::Available,
         Ok(false) => Capability::missing("nfsd does not serve NFSv3", remedy),
@@ -139,9 +150,9 @@ fn serves_v3(serves: &Result<bool, String>) -> Capability {
 }
 
 fn exports(exports: &Result<usize, String>) -> Capability {
-    let remedy = "mount the filesystem and export it (`exportfs`) before clients are told";
+    let remedy = "mount the filesystem and export it (`exportfs`) before clients are notified";
     match exports {
-        Ok(0) => Capability::missing("nothing is exported", remedy),
+        Ok(0) => Capability::missing("no filesystem is exported", remedy),
         Ok(_) => Capability::Available,
         Err(error) => Capability::missing(error, remedy),
     }
@@ -160,10 +171,9 @@ fn listens(lockd: &Result<LockdPorts, String>) -> Capability {
 
 fn lockd_answers(facts: &Facts) -> Capability {
     match &facts.lockd_answers {
-        Some(Err(error)) => Capability::missing(
-            error,
-            "restart what lockd waits for; lockd goes on by itself then",
-        ),
+        Some(Err(error)) => {
+            Capability::missing(error, "restart what lockd waits for; lockd then continues")
+        }
         _ => Capability::Available,
     }
 }
@@ -173,13 +183,13 @@ fn rpcbind(rpcbind: &Result<Registered, String>) -> Capability {
         Ok(_) => Capability::Available,
         Err(error) => Capability::missing(
             format!("rpcbind does not answer: {error}"),
-            "start it (`systemctl start rpcbind`), then restart rpc-statd and the NFS server, which \
-             register with it",
+            "start it (`systemctl start rpcbind`), then restart rpc-statd and the NFS server, so that \
+             they register again",
         ),
     }
 }
 
-/// Whether clients are sent to the ports that lockd listens on.
+/// Whether rpcbind sends clients to the ports that lockd listens on.
 fn registered_ports(facts: &Facts, purpose: &Purpose) -> Capability {
     let (Ok(registered), Ok(ports)) = (&facts.rpcbind, &facts.lockd) else {
         return Capability::Available;
@@ -199,8 +209,8 @@ fn registered_ports(facts: &Facts, purpose: &Purpose) -> Capability {
     Capability::when(
         wrong.is_empty(),
         wrong.join(", "),
-        "restart the NFS server (`systemctl restart nfs-server`), which registers lockd anew; run \
-         rpcbind with -w, so that it forgets nothing when it restarts",
+        "restart the NFS server (`systemctl restart nfs-server`) to register lockd again; run rpcbind \
+         with -w to keep registrations over a restart",
     )
 }
 
@@ -213,11 +223,11 @@ fn misdirected(
 ) -> String {
     let family = if ipv6 { "IPv6" } else { "IPv4" };
     let what = match registered {
-        None => "knows no port".to_owned(),
-        Some(port) => format!("says port {port}"),
+        None => "has no port".to_owned(),
+        Some(port) => format!("has port {port}"),
     };
     format!(
-        "rpcbind {what} of NLM {version} over {transport} and {family}, lockd listens on {listens}"
+        "rpcbind {what} for NLM {version} over {transport} and {family}, but lockd listens on {listens}"
     )
 }
 
@@ -226,11 +236,11 @@ fn statd(facts: &Facts) -> Capability {
         Some(Ok(())) => Capability::Available,
         Some(Err(error)) => Capability::missing(
             format!("rpc.statd does not answer: {error}"),
-            "find out what it waits for (a name server, a callout), or restart it (`systemctl \
-             restart rpc-statd`)",
+            "check what it waits for (a name server, a callout), or restart it (`systemctl restart \
+             rpc-statd`)",
         ),
         None => Capability::missing(
-            "rpc.statd is not registered with rpcbind: it does not run, or rpcbind was restarted \
+            "rpc.statd is not registered with rpcbind: it is not running, or rpcbind was restarted \
              after it",
             "restart it (`systemctl restart rpc-statd`)",
         ),
@@ -242,8 +252,8 @@ fn state_dir(state_dir: &Result<(), String>) -> Capability {
         Ok(()) => Capability::Available,
         Err(error) => Capability::missing(
             error,
-            "make it writable; without it clients are known by the record alone (--expect), and \
-             the state number is the time of day",
+            "make it writable; without it, clients are known only from the release record \
+             (--expect), and the state number is made from the clock",
         ),
     }
 }
@@ -253,7 +263,7 @@ fn callout(callout: &Result<(), String>) -> Capability {
         Ok(()) => Capability::Available,
         Err(error) => Capability::missing(
             format!("statd's user cannot read the client books: {error}"),
-            "let it read and search the state directory and what lies above it",
+            "give it read and search permission on the state directory and its parents",
         ),
     }
 }
@@ -366,8 +376,8 @@ mod tests {
         let [blocker] = &blockers(&checks)[..] else {
             panic!("{checks:?}");
         };
-        let said = "rpcbind_nlm: rpcbind says port 2049 of NLM v4 over tcp and IPv4, lockd listens \
-                    on 4045, rpcbind knows no port of NLM v4 over tcp and IPv6, lockd listens on \
+        let said = "rpcbind_nlm: rpcbind has port 2049 for NLM v4 over tcp and IPv4, but lockd listens on \
+                    4045, rpcbind has no port for NLM v4 over tcp and IPv6, but lockd listens on \
                     4045; restart";
         assert!(blocker.starts_with(said), "{blocker}");
         facts.rpcbind = Ok(Registered::new(vec![service(false, 4045)]));

@@ -1,5 +1,5 @@
-//! The takeover phase, on the node that VIPs come to: grace for them alone, before they
-//! are up; then the reclaims are followed until all are in, and grace ends.
+//! The takeover phase, on the node that takes over VIPs: grace starts before they are up,
+//! then the reclaims are followed until all are in, and grace ends.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,12 +16,12 @@ use super::reclaim::Expected;
 use super::record::Record;
 use super::services::{self, Purpose, look};
 use super::takeover_report::{TakeoverReport, VipTakeover};
-use super::telling::{Outcomes, Settled, Teller, Telling};
+use super::telling::{Notification, Notifier, Outcomes, Settled};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;
 use crate::grace::gate::{Gate, await_answers};
-use crate::grace::lock::{Lock, TIMEOUT};
+use crate::grace::lock::{ProcessLock, TIMEOUT};
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
@@ -35,52 +35,50 @@ use crate::observe::counters::PerVip;
 use crate::observe::describe::{Described, LockLine};
 use crate::output;
 
-/// What is asked for.
+/// What to take over, and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub vips: Vec<IpAddr>,
-    /// What the VIPs' clients held on the node that gave them up.
+    /// What the VIPs' clients held on the old node.
     pub expect: Option<Record>,
-    /// How long grace may last.
+    /// Maximum grace time.
     pub grace: Duration,
-    /// New locks on these filesystems are refused through every address meanwhile.
+    /// Filesystems on which new locks are refused through every address during grace.
     pub scope: Vec<Fsid>,
-    /// How long to wait, with grace open, for services that would lose locks as they are;
-    /// not at all if none.
+    /// How long to wait, in grace, for services that are not ready; none means no wait.
     pub wait_services: Option<Duration>,
-    /// How long to wait for the VIPs to be addresses of this node; not at all if none.
+    /// How long to wait until the VIPs are up on this node; none means no wait.
     pub wait_address: Option<Duration>,
-    /// Who tells each VIP's clients to reclaim, when it is up.
-    pub teller: Teller,
-    /// Where the VIPs' client books are, which become this node's.
+    /// Who notifies each VIP's clients once it is up.
+    pub notifier: Notifier,
+    /// Where the VIPs' client books are. They become this node's.
     pub state: StateDir,
 }
 
-/// How much longer clients are told that have nothing to reclaim: all locks are back.
+/// How much longer to notify clients without locks, once all locks are reclaimed.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Between two looks at what is reclaimed.
-const LOOK: Duration = Duration::from_millis(250);
+/// Time between two checks of what is reclaimed.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Directory entries to read for the names of files that were reached by their handles
-/// alone, as reclaimed ones are; about a second's work on a cold disk.
+/// Maximum number of directory entries to read to find the names of reclaimed files, which
+/// the kernel knows only by handle; takes about a second on a cold disk.
 const SEARCH_LIMIT: usize = 50_000;
 
-/// Why there is no report. The window stays open until its deadline.
+/// Why there is no report. An open window stays open until its deadline.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("this node's services would lose the locks:\n  {}", .0.join("\n  "))]
+    #[error("services on this node are not ready, and reclaims would be lost:\n  {}", .0.join("\n  "))]
     NotReady(Vec<String>),
-    #[error("grace was not opened")]
+    #[error("grace was not started")]
     Before(#[source] OpenError),
     #[error(
-        "the grace of the VIPs goes on until its deadline (`nlmfo grace --list`), and nothing is \
-         confirmed"
+        "nothing is confirmed; grace for the VIPs continues until its deadline (`nlmfo grace --list`)"
     )]
     After(#[source] anyhow::Error),
 }
 
-/// Takes the plan's VIPs over.
+/// Takes over the plan's VIPs.
 pub async fn run(
     plan: &Plan,
     facts: &Facts,
@@ -91,8 +89,8 @@ pub async fn run(
         &look::facts(&plan.state).await,
         &plan.purpose(),
     ));
-    let patience = plan.wait_services.unwrap_or_default();
-    if !blockers.is_empty() && patience.is_zero() {
+    let max_wait = plan.wait_services.unwrap_or_default();
+    if !blockers.is_empty() && max_wait.is_zero() {
         return Err(RunError::NotReady(blockers));
     }
     let mut window = way::Plan {
@@ -102,15 +100,15 @@ pub async fn run(
         lockd_later: !blockers.is_empty(),
     };
     if !blockers.is_empty() {
-        window.lasting += patience;
+        window.lasting += max_wait;
     }
     let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
     if !blockers.is_empty() {
-        plan.wait_for_services(patience).await?;
+        plan.wait_for_services(max_wait).await?;
         window.lasting = plan.grace;
     }
     let opened = (window::complete(&window, begun, watch).await).map_err(RunError::Before)?;
-    // Of a release on this very node.
+    // Fences of a release on this node.
     (fence::lower(&plan.vips).await).map_err(|error| RunError::After(error.into()))?;
     let expected = plan.expect.as_ref().map(|record| {
         let vips = plan.vips.iter();
@@ -128,22 +126,22 @@ pub async fn run(
         began,
         books: Books::new(),
     };
-    let telling = takeover.tell().map_err(RunError::After)?;
+    let notification = takeover.tell().map_err(RunError::After)?;
     let reclaims = takeover.follow().await.map_err(RunError::After)?;
-    // Only now: the filesystem may have come with the address.
+    // Not earlier: the filesystem may come with the address.
     let mut paths = (PathFinder::new(SEARCH_LIMIT).context("reading the mounted filesystems"))
         .map_err(RunError::After)?;
     let windows = (end(&plan.vips, opened.until, &mut paths).await).map_err(RunError::After)?;
-    let told_until = match plan.teller {
-        Teller::Own { .. } => Instant::now() + LINGER,
-        // It is asked for by name, and has its own idea of how long to try.
-        Teller::Program(_) | Teller::Nobody => takeover.until,
+    let notify_until = match plan.notifier {
+        Notifier::Own { .. } => Instant::now() + LINGER,
+        // The program decides itself how long to try.
+        Notifier::Program(_) | Notifier::Disabled => takeover.until,
     };
-    let told = telling.finish(told_until).await;
+    let notified = notification.finish(notify_until).await;
     takeover.look_at_nfsd().map_err(RunError::After)?;
     let nfsd_stopped = takeover.nfsd_stopped;
     let vips = takeover
-        .vips(told, reclaims, windows, &mut paths)
+        .vips(notified, reclaims, windows, &mut paths)
         .map_err(RunError::After)?;
     Ok(TakeoverReport {
         schema: TakeoverReport::SCHEMA,
@@ -160,20 +158,20 @@ pub async fn run(
 }
 
 impl Plan {
-    /// What the services are looked at for.
+    /// Why the services are checked.
     fn purpose(&self) -> Purpose {
         Purpose {
             vips: self.vips.clone(),
-            // Else they come with the address.
+            // Otherwise exports come with the address.
             exports_now: self.wait_address.is_none(),
             unseen: None,
         }
     }
 
-    /// Waits behind the open window. It is ended again if they do not come: then nothing
-    /// has been done.
-    async fn wait_for_services(&self, patience: Duration) -> Result<(), RunError> {
-        let checks = look::wait(&self.state, &self.purpose(), patience).await;
+    /// Waits with the window open. Ends the window if the services do not come up, so that
+    /// nothing has changed.
+    async fn wait_for_services(&self, max_wait: Duration) -> Result<(), RunError> {
+        let checks = look::wait(&self.state, &self.purpose(), max_wait).await;
         let blockers = services::blockers(&checks);
         if blockers.is_empty() {
             return Ok(());
@@ -185,18 +183,18 @@ impl Plan {
     }
 }
 
-/// When the last expected lock of each VIP was seen to be back.
+/// When the last expected lock of each VIP was reclaimed.
 type Reclaims = BTreeMap<IpAddr, Duration>;
 
-/// The VIPs' books, or why they are not this node's.
+/// The VIPs' books, or why this node could not take them over.
 type Books = BTreeMap<IpAddr, Result<Writer, BookError>>;
 
 struct Takeover<'a> {
     plan: &'a Plan,
-    /// What each of the plan's VIPs is to have back; none if nobody said.
+    /// The locks expected for each of the plan's VIPs; none without a record.
     expected: Option<BTreeMap<IpAddr, Expected>>,
     watch: &'a mut Watch,
-    /// Of before the clients were told.
+    /// The counters before the clients were notified.
     counters: PerVip,
     nfsd_ran: bool,
     nfsd_stopped: bool,
@@ -206,28 +204,29 @@ struct Takeover<'a> {
 }
 
 impl Takeover<'_> {
-    /// Has the clients told; not of what an interrupted run has brought back already.
-    fn tell(&mut self) -> anyhow::Result<Telling> {
-        let Plan { teller, expect, .. } = self.plan;
+    /// Starts to notify the clients, except those that an interrupted run has served already.
+    fn tell(&mut self) -> anyhow::Result<Notification> {
+        let Plan {
+            notifier, expect, ..
+        } = self.plan;
         let mut vips = self.plan.vips.clone();
         let mut settled = Settled::new();
         for (&vip, expected) in self.expected.iter().flatten() {
             let held = self.watch.look(vip)?.ours;
             settled.insert(vip, expected.settled(&held));
-            // A program tells all the VIP's clients or none.
+            // A program notifies all clients of a VIP or none.
             let is_all_back = !expected.is_empty() && expected.missing(&held).is_empty();
-            if is_all_back && matches!(teller, Teller::Program(_)) {
+            if is_all_back && matches!(notifier, Notifier::Program(_)) {
                 vips.retain(|&other| other != vip);
             }
         }
-        Telling::start(teller, &vips, expect.as_ref(), &settled, self.until)
+        Notification::start(notifier, &vips, expect.as_ref(), &settled, self.until)
     }
 
-    /// From the open window to the moment when it may end.
+    /// Follows the reclaims until grace may end.
     async fn follow(&mut self) -> anyhow::Result<Reclaims> {
         self.wait_for_addresses().await?;
-        // Not earlier: until it let go, the other node has noted its clients. From now on
-        // whoever sees them here does.
+        // Not earlier: until now the old node has recorded the clients. From now on this node does.
         for &vip in &self.plan.vips {
             let book = noted::take_over(&self.plan.state, vip);
             self.books.insert(vip, book);
@@ -247,32 +246,32 @@ impl Takeover<'_> {
                     break;
                 }
             }
-            sleep(LOOK.min(self.until.saturating_duration_since(Instant::now()))).await;
+            sleep(POLL_INTERVAL.min(self.until.saturating_duration_since(Instant::now()))).await;
         }
         Ok(reclaims)
     }
 
     async fn wait_for_addresses(&self) -> anyhow::Result<()> {
-        let Some(patience) = self.plan.wait_address else {
+        let Some(max_wait) = self.plan.wait_address else {
             return Ok(());
         };
-        let until = self.until.min(Instant::now() + patience);
+        let until = self.until.min(Instant::now() + max_wait);
         for &vip in &self.plan.vips {
             while !netns::has_address(vip).context("reading this node's addresses")? {
                 anyhow::ensure!(
                     Instant::now() < until,
-                    "{vip} is no address of this node after {} s: bring it up, or give \
+                    "{vip} is not an address of this node after {} s: bring it up, or give \
                      --wait-address more time",
-                    patience.as_secs_f64()
+                    max_wait.as_secs_f64()
                 );
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         Ok(())
     }
 
-    /// Whether nfsd has been stopped: it takes lockd down, with all that was reclaimed. Also
-    /// if it was started again before anybody looked, and held locks then.
+    /// Checks whether nfsd has been stopped, which drops all reclaimed locks, even if it runs
+    /// again by now.
     fn look_at_nfsd(&mut self) -> anyhow::Result<()> {
         let now = self.watch.counters()?;
         let shut_down = |counters: &PerVip, vip: &IpAddr| {
@@ -285,7 +284,7 @@ impl Takeover<'_> {
         Ok(())
     }
 
-    /// How many of the expected locks are not back.
+    /// The number of expected locks that are not reclaimed.
     fn missing(&mut self, reclaims: &mut Reclaims) -> anyhow::Result<usize> {
         let mut missing = 0;
         for (&vip, expected) in self.expected.iter().flatten() {
@@ -304,10 +303,10 @@ impl Takeover<'_> {
         Ok(missing)
     }
 
-    /// What came of each VIP, after its window's end.
+    /// The result for each VIP, after its window has ended.
     fn vips(
         &mut self,
-        mut told: Outcomes,
+        mut notified: Outcomes,
         reclaims: Reclaims,
         mut windows: Vec<WindowReport>,
         paths: &mut PathFinder,
@@ -325,13 +324,13 @@ impl Takeover<'_> {
             let window = windows.iter().position(|window| window.vip == vip);
             vips.push(VipTakeover {
                 vip,
-                is_here: netns::has_address(vip).context("reading this node's addresses")?,
+                address_up: netns::has_address(vip).context("reading this node's addresses")?,
                 expected: expected.map(|expected| expected.len()),
                 missing,
                 held: Described::new(&held, paths).locks().collect(),
-                told: told.remove(&vip),
+                notified: notified.remove(&vip),
                 book_error: book.err().map(|error| chain(&error)),
-                all_back_ms: reclaims.get(&vip).copied().map(milliseconds),
+                reclaimed_after_ms: reclaims.get(&vip).copied().map(milliseconds),
                 window: window.map(|at| windows.swap_remove(at)),
             });
         }
@@ -340,14 +339,14 @@ impl Takeover<'_> {
 }
 
 /// Ends the windows and returns their reports. If their time is over, the keeper may have
-/// removed the gate: then it has kept the reports of the windows that ended at `until`.
+/// removed the gate; it has then stored the reports of the windows that ended at `until`.
 async fn end(
     vips: &[IpAddr],
     until: u64,
     paths: &mut PathFinder,
 ) -> anyhow::Result<Vec<WindowReport>> {
     let windows = {
-        let _lock = Lock::Gate.take(TIMEOUT).await?;
+        let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
             Some(mut gate) => {
                 gate.end(vips)?;
@@ -366,9 +365,9 @@ async fn end(
     Ok(windows)
 }
 
-/// For a person who waits; scripts read the report.
+/// Progress for a person who waits.
 fn progress(expected: usize, missing: usize) {
     let back = expected - missing;
     info!(back, expected, "reclaimed");
-    output::progress(format_args!("{back} of {expected} locks are back"));
+    output::progress(format_args!("{back} of {expected} locks reclaimed"));
 }

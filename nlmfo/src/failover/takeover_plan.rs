@@ -1,4 +1,4 @@
-//! What a takeover would do, for a dry run: looks, and changes nothing.
+//! The dry run of a takeover: reports what it would do and changes nothing.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::reclaim::Expected;
 use super::takeover::Plan;
-use super::telling::{self, Settled, Teller};
+use super::telling::{self, Notifier, Settled};
 use super::watch::Watch;
 use crate::grace::standing;
-use crate::grace::way::Way;
+use crate::grace::way::Method;
 use crate::kernel::netns;
 use crate::kernel::preflight::Facts;
 use crate::notify::names;
@@ -25,34 +25,34 @@ pub struct PlanReport {
     pub node: String,
     pub kernel: String,
     pub dry_run: bool,
-    /// Whether grace would be the gate's; else the kernel's own.
+    /// Whether the gate would provide grace; otherwise the kernel would.
     pub by_gate: bool,
-    /// How long grace would last at most.
+    /// Maximum grace time.
     pub grace_ms: u64,
-    /// On how many filesystems new locks would be refused through every address.
+    /// Number of filesystems on which new locks would be refused through every address.
     pub filesystems: usize,
     pub vips: Vec<VipPlan>,
 }
 
-/// One VIP's part.
+/// The plan for one VIP.
 #[derive(Debug, Serialize)]
 pub struct VipPlan {
     pub vip: IpAddr,
-    pub is_here: bool,
-    /// How much longer a grace lasts that is open already; it would get the new time.
+    pub address_up: bool,
+    /// Time left of a grace window that is already open; it would get the new time.
     pub open_ms: Option<u64>,
-    /// Locks that its clients held on the other node; null if nobody says.
+    /// Locks that its clients held on the old node; null without a release record.
     pub expected: Option<usize>,
-    /// How many of them are back already.
+    /// How many of them are held already.
     pub back: usize,
     pub notifies: Notifies,
 }
 
-/// Who would tell the VIP's clients to reclaim.
+/// Who would notify the VIP's clients.
 #[derive(Debug, Serialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Notifies {
-    /// nlmfo, these clients under these names.
+    /// nlmfo would notify these clients under these names.
     Nlmfo {
         clients: Vec<IpAddr>,
         names: Vec<String>,
@@ -60,9 +60,9 @@ pub enum Notifies {
     Program {
         program: String,
     },
-    /// Somebody else is to.
+    /// `--no-notify`: another program does.
     Nobody,
-    /// nlmfo, but it knows nobody.
+    /// nlmfo would, but knows no client.
     Unknown {
         reason: String,
     },
@@ -71,7 +71,7 @@ pub enum Notifies {
 impl PlanReport {
     pub const SCHEMA: &str = "nlmfo.takeover-plan/1";
 
-    /// Looks at what the plan would meet.
+    /// Checks the state of the node for the plan.
     pub async fn look(plan: &Plan, facts: &Facts, watch: &mut Watch) -> anyhow::Result<Self> {
         let standing = standing::of(&plan.vips)?;
         let mut vips = Vec::new();
@@ -84,7 +84,7 @@ impl PlanReport {
             let open = standing.iter().find(|one| one.vip == vip);
             vips.push(VipPlan {
                 vip,
-                is_here: netns::has_address(vip).context("reading this node's addresses")?,
+                address_up: netns::has_address(vip).context("reading this node's addresses")?,
                 open_ms: open.and_then(|one| one.grace).map(milliseconds),
                 expected: count,
                 back: count.unwrap_or(0).saturating_sub(missing),
@@ -96,7 +96,7 @@ impl PlanReport {
             node: netns::node(),
             kernel: facts.release.clone(),
             dry_run: true,
-            by_gate: Way::choose(facts) == Way::Gate,
+            by_gate: Method::choose(facts) == Method::Gate,
             grace_ms: milliseconds(plan.grace),
             filesystems: plan.scope.len(),
             vips,
@@ -105,14 +105,14 @@ impl PlanReport {
 }
 
 async fn notifies(plan: &Plan, vip: IpAddr, settled: &Settled) -> Notifies {
-    let (state, config) = match &plan.teller {
-        Teller::Nobody => return Notifies::Nobody,
-        Teller::Program(program) => {
+    let (state, config) = match &plan.notifier {
+        Notifier::Disabled => return Notifies::Nobody,
+        Notifier::Program(program) => {
             return Notifies::Program {
                 program: program.display().to_string(),
             };
         }
-        Teller::Own { state, config } => (state, config),
+        Notifier::Own { state, config } => (state, config),
     };
     match telling::clients(vip, plan.expect.as_ref(), settled, state, config) {
         Err(reason) => Notifies::Unknown { reason },
@@ -133,22 +133,22 @@ fn milliseconds(time: Duration) -> u64 {
 impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let grace = match self.by_gate {
-            true => format!("grace for {} s at most", self.grace_ms.div_ceil(1000)),
-            false => "the kernel's own grace".to_owned(),
+            true => format!("grace for at most {} s", self.grace_ms.div_ceil(1000)),
+            false => "kernel grace".to_owned(),
         };
         for vip in &self.vips {
-            writeln!(f, "{}: would be taken over: {grace}", vip.vip)?;
+            writeln!(f, "{}: takeover with {grace}", vip.vip)?;
             vip.fmt(f)?;
         }
         if self.filesystems > 0 {
             writeln!(
                 f,
-                "new locks on {} filesystems would be refused through every address",
+                "new locks on {} filesystems would be refused through all addresses",
                 self.filesystems
             )?;
         }
         (self.vips.iter())
-            .try_for_each(|vip| writeln!(f, "- {}: dry run, nothing was done", vip.vip))
+            .try_for_each(|vip| writeln!(f, "- {}: dry run, nothing was changed", vip.vip))
     }
 }
 
@@ -156,17 +156,14 @@ impl fmt::Display for VipPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(left) = self.open_ms {
             let left = left.div_ceil(1000);
-            writeln!(f, "  it is in grace already, for {left} s")?;
+            writeln!(f, "  it is already in grace, {left} s left")?;
         }
-        if !self.is_here {
-            writeln!(f, "  it is no address of this node yet")?;
+        if !self.address_up {
+            writeln!(f, "  it is not an address of this node yet")?;
         }
         match self.expected {
             Some(all) => writeln!(f, "  {} of {all} expected locks are held", self.back)?,
-            None => writeln!(
-                f,
-                "  what is to come back is not known (--expect): grace would last for its time"
-            )?,
+            None => writeln!(f, "  without --expect, grace would last for its full time")?,
         }
         writeln!(f, "  {}", self.notifies)
     }
@@ -176,17 +173,17 @@ impl fmt::Display for Notifies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Notifies::Nlmfo { clients, .. } if clients.is_empty() => {
-                f.write_str("no client would be told to reclaim")
+                f.write_str("no client would be notified")
             }
             Notifies::Nlmfo { clients, names } => {
                 let clients: Vec<String> = clients.iter().map(ToString::to_string).collect();
                 let (clients, names) = (clients.join(", "), names.join(", "));
-                write!(f, "to be told to reclaim: {clients}, by the names {names}")
+                write!(f, "would notify {clients}, under the names {names}")
             }
-            Notifies::Program { program } => write!(f, "{program} would tell its clients"),
-            Notifies::Nobody => f.write_str("its clients would not be told (--no-notify)"),
+            Notifies::Program { program } => write!(f, "{program} would notify its clients"),
+            Notifies::Nobody => f.write_str("its clients would not be notified (--no-notify)"),
             Notifies::Unknown { reason } => {
-                write!(f, "✗ its clients would not be told: {reason}")
+                write!(f, "✗ its clients would not be notified: {reason}")
             }
         }
     }
@@ -209,7 +206,7 @@ mod tests {
             filesystems: 0,
             vips: vec![VipPlan {
                 vip,
-                is_here: false,
+                address_up: false,
                 open_ms: None,
                 expected: Some(3),
                 back: 1,
@@ -222,11 +219,11 @@ mod tests {
         })
         .to_string();
         for words in [
-            "10.77.0.1: would be taken over: grace for 90 s at most\n",
-            "no address of this node yet",
+            "10.77.0.1: takeover with grace for at most 90 s\n",
+            "not an address of this node yet",
             "1 of 3 expected locks are held",
-            "to be told to reclaim: 10.77.1.1, by the names nfs1, 10.77.0.1",
-            "dry run, nothing was done",
+            "would notify 10.77.1.1, under the names nfs1, 10.77.0.1",
+            "dry run, nothing was changed",
         ] {
             assert!(text.contains(words), "{words}: {text}");
         }

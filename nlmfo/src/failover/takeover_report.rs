@@ -1,4 +1,4 @@
-//! What a takeover did, and what was seen of it: one value for JSON and for text.
+//! The report of a takeover, as JSON and as text.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,87 +12,86 @@ use crate::notify::report::NotifyReport;
 use crate::observe::describe::LockLine;
 
 /// `nlmfo failover --phase takeover --json`: one object, `schema` "nlmfo.takeover/1".
-/// Addresses as text, ranges in bytes with both ends included, times in milliseconds.
+/// Addresses are text, ranges are in bytes with both ends included, times in milliseconds.
 #[derive(Debug, Serialize)]
 pub struct TakeoverReport {
     pub schema: &'static str,
     pub node: String,
     pub kernel: String,
     pub vips: Vec<VipTakeover>,
-    /// Requests that waited through the VIPs before the window, and wait no more.
+    /// Waiters of the VIPs that were cancelled before the window opened.
     pub waiters_cancelled: usize,
-    /// Waiting requests that could not be cancelled, in words.
+    /// Waiters that could not be cancelled, as text.
     pub still_waiting: Vec<String>,
-    /// Whether grace was the gate's, which is audited; else the kernel's own.
+    /// Whether the gate provided grace, which is audited; otherwise the kernel did.
     pub by_gate: bool,
-    /// nfsd was stopped meanwhile, and what had been reclaimed was lost with it.
+    /// nfsd was stopped during the takeover, and all reclaimed locks were lost.
     pub nfsd_stopped: bool,
-    /// Devices whose packets the gate does not see.
+    /// Network devices whose packets the gate does not see.
     pub uncovered: Vec<Uncovered>,
     pub took_ms: f64,
 }
 
-/// One VIP's part.
+/// The takeover of one VIP.
 #[derive(Debug, Serialize)]
 pub struct VipTakeover {
     pub vip: IpAddr,
-    /// Whether it is an address of this node at the end.
-    pub is_here: bool,
-    /// Locks that its clients held on the other node; null if nobody said.
+    /// Whether the VIP is an address of this node at the end.
+    pub address_up: bool,
+    /// Locks that its clients held on the old node; null without a release record.
     pub expected: Option<usize>,
-    /// Those of them that are not back, as they were recorded there.
+    /// Those of them that were not reclaimed, as in the release record.
     pub missing: Vec<LockLine>,
-    /// What is held through it now.
+    /// Locks that are held through it now.
     pub held: Vec<LockLine>,
-    /// Whether its clients were told to reclaim; null if that was not our part.
-    pub told: Option<Told>,
-    /// Why the client book is not, or not wholly, what this takeover could make of it.
+    /// Whether its clients were notified; null with `--no-notify`.
+    pub notified: Option<Notified>,
+    /// Why the client book could not be updated.
     pub book_error: Option<String>,
-    /// When the last expected lock was back, since the start.
-    pub all_back_ms: Option<f64>,
-    /// Its grace as the gate and lockd counted it; null if it had been ended and taken
-    /// away meanwhile.
+    /// When the last expected lock was reclaimed, counted from the start.
+    pub reclaimed_after_ms: Option<f64>,
+    /// The grace window, as the gate and lockd counted it; null if another process removed it.
     pub window: Option<WindowReport>,
 }
 
-/// How the telling of the clients went.
+/// The result of notifying the clients of a VIP.
 #[derive(Debug, Serialize)]
-pub struct Told {
-    /// Everybody knows, as far as can be known.
+pub struct Notified {
+    /// Every client was notified.
     pub done: bool,
-    /// Why nobody was told.
+    /// Why no client was notified.
     pub error: Option<String>,
-    /// Why the state number is the clock's, and was not claimed in the state directory.
+    /// Why the state number was made from the clock instead of claimed in the state directory.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unclaimed: Option<String>,
-    /// Client by client; null if a program did it.
+    pub state_number_error: Option<String>,
+    /// The result per client; null if a program notified them.
     pub notify: Option<NotifyReport>,
 }
 
-impl Told {
+impl Notified {
     pub fn done() -> Self {
-        Told {
+        Notified {
             done: true,
             error: None,
-            unclaimed: None,
+            state_number_error: None,
             notify: None,
         }
     }
 
     pub fn failed(error: String) -> Self {
-        Told {
+        Notified {
             done: false,
             error: Some(error),
-            unclaimed: None,
+            state_number_error: None,
             notify: None,
         }
     }
 
     pub fn by_us(report: NotifyReport) -> Self {
-        Told {
+        Notified {
             done: report.is_complete(),
             error: None,
-            unclaimed: None,
+            state_number_error: None,
             notify: Some(report),
         }
     }
@@ -101,24 +100,23 @@ impl Told {
 impl TakeoverReport {
     pub const SCHEMA: &str = "nlmfo.takeover/1";
 
-    /// Not confirmed without a clean audit; incomplete if locks are missing, if the next
-    /// takeover would not know the clients, or, where nobody said what is to come back, if
-    /// clients were not told. Else whoever had locks
-    /// has them, and a client that is in the book from years ago is no failure.
+    /// Not confirmed without a clean audit. Incomplete if locks are missing, if the next
+    /// takeover would not know the clients, or, without a release record, if clients were
+    /// not notified. With a record, a client that only an old book names is no failure.
     pub fn exit(&self) -> Exit {
         let is_audited = |vip: &VipTakeover| {
             let window = vip.window.as_ref();
             window.is_some_and(|window| window.verdict.is_good())
         };
         let is_complete = |vip: &VipTakeover| {
-            let is_told = |told: &Told| {
-                let all_back = vip.expected.is_some() && told.error.is_none();
-                told.unclaimed.is_none() && (told.done || all_back)
+            let is_notified = |notified: &Notified| {
+                let all_back = vip.expected.is_some() && notified.error.is_none();
+                notified.state_number_error.is_none() && (notified.done || all_back)
             };
-            vip.is_here
+            vip.address_up
                 && vip.missing.is_empty()
                 && vip.book_error.is_none()
-                && vip.told.as_ref().is_none_or(is_told)
+                && vip.notified.as_ref().is_none_or(is_notified)
         };
         let is_covered = !self.uncovered.iter().any(|uncovered| uncovered.failed);
         let is_held = !self.by_gate || self.vips.iter().all(is_audited);
@@ -140,7 +138,7 @@ impl fmt::Display for TakeoverReport {
                 let vip = vip.vip;
                 writeln!(
                     f,
-                    "✗ {vip}: NOT CONFIRMED: its grace was taken away by somebody else"
+                    "✗ {vip}: NOT CONFIRMED: another process removed its grace window"
                 )?;
             }
             vip.fmt(f)?;
@@ -148,25 +146,25 @@ impl fmt::Display for TakeoverReport {
         if self.nfsd_stopped {
             writeln!(
                 f,
-                "✗ NOT CONFIRMED: nfsd was stopped during the takeover, and what had been \
-                 reclaimed is gone; start it and run the takeover again"
+                "✗ NOT CONFIRMED: nfsd was stopped during the takeover and all reclaimed locks are \
+                 lost; start nfsd and run the takeover again"
             )?;
         }
         if self.waiters_cancelled > 0 {
             writeln!(
                 f,
-                "  {} waiting requests were cancelled before; their clients ask again",
+                "  {} waiters were cancelled before grace; their clients retry",
                 self.waiters_cancelled
             )?;
         }
         for waiting in &self.still_waiting {
-            writeln!(f, "  ✗ {waiting}: it may have been granted in the window")?;
+            writeln!(f, "  ✗ {waiting}: it may have been granted during grace")?;
         }
         for uncovered in &self.uncovered {
             let (name, reason) = (&uncovered.device.name, &uncovered.reason);
             writeln!(
                 f,
-                "  note: not held to it: what comes in at {name}: {reason}"
+                "  note: not covered by grace: packets that arrive on {name}: {reason}"
             )?;
         }
         Ok(())
@@ -179,19 +177,31 @@ impl fmt::Display for VipTakeover {
         if let Some(window) = &self.window {
             window.fmt(f)?;
         }
-        if !self.is_here {
-            writeln!(f, "  ✗ it is no address of this node: bring it up here")?;
+        if !self.address_up {
+            writeln!(f, "  ✗ it is not an address of this node; bring it up here")?;
         }
-        if let Some(error) = self.told.as_ref().and_then(|told| told.error.as_ref()) {
-            writeln!(f, "  ✗ its clients were not told to reclaim: {error}")?;
+        if let Some(error) = self
+            .notified
+            .as_ref()
+            .and_then(|notified| notified.error.as_ref())
+        {
+            writeln!(f, "  ✗ its clients were not notified: {error}")?;
         }
-        if let Some(error) = self.told.as_ref().and_then(|told| told.unclaimed.as_ref()) {
-            writeln!(f, "  ! the state number is the time of day: {error}")?;
+        if let Some(error) = self
+            .notified
+            .as_ref()
+            .and_then(|notified| notified.state_number_error.as_ref())
+        {
+            writeln!(f, "  ! the state number was made from the clock: {error}")?;
         }
         if let Some(error) = &self.book_error {
             writeln!(f, "  the client book is not up to date: {error}")?;
         }
-        if let Some(report) = self.told.as_ref().and_then(|told| told.notify.as_ref()) {
+        if let Some(report) = self
+            .notified
+            .as_ref()
+            .and_then(|notified| notified.notify.as_ref())
+        {
             report.summary(f)?;
             for client in report.not_told() {
                 client.fmt(f)?;
@@ -209,16 +219,19 @@ impl fmt::Display for VipTakeover {
                 lock.svid
             )?;
         }
-        match (self.expected, self.all_back_ms) {
+        match (self.expected, self.reclaimed_after_ms) {
             (Some(expected), Some(at)) if self.missing.is_empty() => {
-                writeln!(f, "✓ {vip}: all {expected} locks are back after {at:.0} ms")
+                writeln!(
+                    f,
+                    "✓ {vip}: all {expected} locks reclaimed after {at:.0} ms"
+                )
             }
             (Some(expected), _) => writeln!(
                 f,
-                "✗ {vip}: {} of {expected} locks are not back",
+                "✗ {vip}: {} of {expected} locks not reclaimed",
                 self.missing.len()
             ),
-            (None, _) => writeln!(f, "- {vip}: {} locks are held now", self.held.len()),
+            (None, _) => writeln!(f, "- {vip}: {} locks held now", self.held.len()),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Telling the VIPs' clients to reclaim while their grace is followed: on a thread of its
-//! own, as following blocks, and a client that is dead must hold nobody up.
+//! Notifies the VIPs' clients while their reclaims are followed, on its own thread:
+//! following blocks, and an unreachable client must not delay anything.
 
 mod number;
 
@@ -21,7 +21,7 @@ use tracing::warn;
 
 use self::number::{Claimed, Number};
 use super::record::Record;
-use super::takeover_report::Told;
+use super::takeover_report::Notified;
 use crate::causes::chain;
 use crate::failover::pair::rsh::said;
 use crate::kernel::exports::exported;
@@ -32,42 +32,42 @@ use crate::notify::names::{self, Name};
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order};
 
-/// Who tells the clients.
+/// Who notifies the clients.
 #[derive(Clone, Debug)]
-pub enum Teller {
+pub enum Notifier {
     /// This program, run for each VIP with the VIP as its argument.
     Program(PathBuf),
-    /// nlmfo itself, by SM_NOTIFY: those whom the record or the client book knows.
+    /// nlmfo, by SM_NOTIFY: the clients in the record and in the client book.
     Own { state: StateDir, config: Config },
-    /// Somebody else.
-    Nobody,
+    /// Another program does (`--no-notify`).
+    Disabled,
 }
 
-/// Between two looks whether a VIP is up, and its filesystem exported.
-const LOOK: Duration = Duration::from_millis(100);
+/// Time between two checks whether a VIP is up and its filesystem is exported.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Clients of each VIP that have everything back already, and are not told: they would
-/// begin anew, and grace may end meanwhile.
+/// Clients of each VIP that hold all their locks again. They are not notified: they would
+/// start again, and grace may end before they finish.
 pub type Settled = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
-/// What came of it, for each VIP that somebody was to be told of.
-pub type Outcomes = BTreeMap<IpAddr, Told>;
+/// The result for each VIP.
+pub type Outcomes = BTreeMap<IpAddr, Notified>;
 
-/// Clients being told. Dropping it ends that.
+/// A running notification. Dropping it ends it.
 #[derive(Debug)]
-pub struct Telling {
+pub struct Notification {
     /// When to stop.
     until: watch::Sender<Instant>,
-    /// None where nobody is to be told by us.
+    /// None if there is nothing to do.
     thread: Option<JoinHandle<()>>,
     outcomes: oneshot::Receiver<Outcomes>,
 }
 
-impl Telling {
-    /// Begins to tell each VIP's clients, but those that are settled, as soon as the VIP is
-    /// an address of this node, until `until` at the latest.
+impl Notification {
+    /// Starts to notify each VIP's clients, except the settled ones, as soon as the VIP is an
+    /// address of this node, until `until` at the latest.
     pub fn start(
-        teller: &Teller,
+        notifier: &Notifier,
         vips: &[IpAddr],
         record: Option<&Record>,
         settled: &Settled,
@@ -75,21 +75,21 @@ impl Telling {
     ) -> anyhow::Result<Self> {
         let within = until.saturating_duration_since(Instant::now());
         let number = Number::new(vips, record.map(Record::id), within);
-        let jobs = jobs(teller, vips, record, settled);
+        let jobs = jobs(notifier, vips, record, settled);
         let (sender, receiver) = watch::channel(until);
         let (done, outcomes) = oneshot::channel();
         let thread = match jobs.is_empty() {
             true => None,
             false => Some(spawn(jobs, number, receiver, done)?),
         };
-        Ok(Telling {
+        Ok(Notification {
             until: sender,
             thread,
             outcomes,
         })
     }
 
-    /// How it went, at `until` at the latest, or when it was to end anyway.
+    /// Waits for the results until `until`, or until the notification's own deadline.
     pub async fn finish(mut self, until: Instant) -> Outcomes {
         self.end(until);
         // Without a thread there is no sender.
@@ -101,16 +101,16 @@ impl Telling {
     }
 }
 
-impl Drop for Telling {
+impl Drop for Notification {
     fn drop(&mut self) {
         self.end(Instant::now());
         if let Some(thread) = self.thread.take() {
-            thread.join().expect("telling does not panic");
+            thread.join().expect("the notification does not panic");
         }
     }
 }
 
-/// The clients that nlmfo itself would tell of a VIP, or why it knows none.
+/// The clients that nlmfo would notify of a VIP, or why it knows none.
 pub fn clients(
     vip: IpAddr,
     record: Option<&Record>,
@@ -121,21 +121,21 @@ pub fn clients(
     Tell::new(vip, record, settled, state, config).clients()
 }
 
-/// What is to be done for one VIP.
+/// What to do for one VIP.
 #[derive(Debug)]
 enum Job {
     Run { program: PathBuf, vip: IpAddr },
     Tell(Tell),
 }
 
-/// Whom nlmfo itself is to tell of a VIP.
+/// The clients that nlmfo notifies of a VIP.
 #[derive(Clone, Debug)]
 struct Tell {
     vip: IpAddr,
     /// The clients of the record; none if there is no record.
     recorded: Option<BTreeSet<IpAddr>>,
     settled: BTreeSet<IpAddr>,
-    /// Whether somebody has kept a book of the VIP, before this takeover began one.
+    /// Whether the VIP had a client book before this takeover.
     has_book: bool,
     state: StateDir,
     config: Config,
@@ -153,15 +153,15 @@ impl Tell {
             vip,
             settled: settled.get(&vip).cloned().unwrap_or_default(),
             recorded: record.map(|record| record.clients_of(vip).collect()),
-            // What cannot be read now may be readable when it counts.
+            // A book that cannot be read now may be readable later.
             has_book: Book::read(state, vip).is_ok_and(|read| read.owner.is_some()),
             state: state.clone(),
             config: config.clone(),
         }
     }
 
-    /// Those of the record and those of the book, as it is when the VIP is up: the other
-    /// node has noted its last clients by then. An error if nobody can be known.
+    /// The clients in the record and in the book. The book is read once the VIP is up: by then
+    /// the old node has recorded its last clients. An error if no client can be known.
     fn clients(&self) -> Result<Vec<IpAddr>, String> {
         let mut clients = self.recorded.clone().unwrap_or_default();
         match Book::read(&self.state, self.vip) {
@@ -171,14 +171,14 @@ impl Tell {
                 clients.extend(booked.filter(of_family));
             }
             Err(error) if self.recorded.is_some() => {
-                warn!(%error, "only the clients of the record are told");
+                warn!(%error, "only the clients in the release record are notified");
             }
             Err(error) => return Err(chain(&error)),
         }
         if clients.is_empty() && self.recorded.is_none() && !self.has_book {
             return Err(format!(
-                "nobody is known: there is no record (--expect), and nobody has kept a client \
-                 book of {} in {}",
+                "no clients are known: there is no release record (--expect) and no client book of {} in \
+                 {}",
                 self.vip,
                 self.state.path().display()
             ));
@@ -196,14 +196,19 @@ impl Job {
     }
 }
 
-fn jobs(teller: &Teller, vips: &[IpAddr], record: Option<&Record>, settled: &Settled) -> Vec<Job> {
-    let job = |&vip: &IpAddr| match teller {
-        Teller::Nobody => None,
-        Teller::Program(program) => Some(Job::Run {
+fn jobs(
+    notifier: &Notifier,
+    vips: &[IpAddr],
+    record: Option<&Record>,
+    settled: &Settled,
+) -> Vec<Job> {
+    let job = |&vip: &IpAddr| match notifier {
+        Notifier::Disabled => None,
+        Notifier::Program(program) => Some(Job::Run {
             program: program.clone(),
             vip,
         }),
-        Teller::Own { state, config } => {
+        Notifier::Own { state, config } => {
             let tell = Tell::new(vip, record, settled, state, config);
             Some(Job::Tell(tell))
         }
@@ -220,25 +225,25 @@ fn spawn(
     let runtime: Runtime = Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the asynchronous runtime that tells the clients")?;
+        .context("cannot start the runtime of the notification")?;
     let work = move || {
         let outcomes = runtime.block_on(async {
-            let told = jobs.iter().map(|job| async {
-                let told = tell_or_end(job, &number, until.clone()).await;
-                (job.vip(), told)
+            let notified = jobs.iter().map(|job| async {
+                let notified = tell_or_end(job, &number, until.clone()).await;
+                (job.vip(), notified)
             });
-            join_all(told).await.into_iter().collect()
+            join_all(notified).await.into_iter().collect()
         });
-        // Nobody asks any more if the takeover was given up.
+        // The takeover may have ended.
         let _ = done.send(outcomes);
     };
     let thread = thread::Builder::new().name("notify".into()).spawn(work);
-    thread.context("starting the thread that tells the clients")
+    thread.context("cannot start the thread of the notification")
 }
 
-async fn tell_or_end(job: &Job, number: &Number, until: watch::Receiver<Instant>) -> Told {
+async fn tell_or_end(job: &Job, number: &Number, until: watch::Receiver<Instant>) -> Notified {
     let vip = job.vip();
-    // The resolver may take its time: before the VIP is up.
+    // The resolver may be slow, so start before the VIP is up.
     let names = match job {
         Job::Run { .. } => Vec::new(),
         Job::Tell(tell) => names::of(vip, &[], &tell.config).await,
@@ -246,21 +251,25 @@ async fn tell_or_end(job: &Job, number: &Number, until: watch::Receiver<Instant>
     match wait_for(|| netns::has_address(vip), until.clone()).await {
         Ok(true) => {}
         Ok(false) => {
-            return Told::failed(format!("{vip} was no address of this node in all the time"));
+            return Notified::failed(format!("{vip} never came up on this node"));
         }
-        Err(error) => return Told::failed(format!("reading this node's addresses: {error}")),
+        Err(error) => {
+            return Notified::failed(format!("cannot read this node's addresses: {error}"));
+        }
     }
-    // A client that reclaims on a filesystem that is not there loses the lock.
+    // A client that reclaims on a filesystem that is not exported loses the lock.
     match wait_for(|| Ok(!exported()?.is_empty()), until.clone()).await {
         Ok(true) => {}
-        Ok(false) => return Told::failed("nothing was ever exported on this node".to_owned()),
-        Err(error) => return Told::failed(format!("reading what is exported here: {error}")),
+        Ok(false) => return Notified::failed("no filesystem was exported on this node".to_owned()),
+        Err(error) => {
+            return Notified::failed(format!("cannot read the exports of this node: {error}"));
+        }
     }
     match job {
         Job::Run { program, .. } => run(program, vip, until).await,
         Job::Tell(job) => {
-            let told = tell(job, number, names, until).await;
-            told.unwrap_or_else(Told::failed)
+            let notified = tell(job, number, names, until).await;
+            notified.unwrap_or_else(Notified::failed)
         }
     }
 }
@@ -270,12 +279,15 @@ async fn tell(
     number: &Number,
     names: Vec<Name>,
     until: watch::Receiver<Instant>,
-) -> Result<Told, String> {
+) -> Result<Notified, String> {
     let clients = job.clients()?;
     if clients.is_empty() {
-        return Ok(Told::done());
+        return Ok(Notified::done());
     }
-    let Claimed { number, unclaimed } = number.get(&job.state);
+    let Claimed {
+        number,
+        state_number_error,
+    } = number.get(&job.state);
     let order = Order {
         vip: job.vip,
         clients,
@@ -284,18 +296,21 @@ async fn tell(
         deadline: None,
     };
     let report = tell::run(&order, ended(until)).await;
-    let told = report.map(Told::by_us).map_err(|error| chain(&error))?;
-    Ok(Told { unclaimed, ..told })
+    let notified = report.map(Notified::by_us).map_err(|error| chain(&error))?;
+    Ok(Notified {
+        state_number_error,
+        ..notified
+    })
 }
 
-/// Ready when the time is up, which may come to be earlier.
+/// Ready when the time is over. The time may be shortened.
 async fn ended(mut until: watch::Receiver<Instant>) {
     loop {
         let end = *until.borrow_and_update();
         match timeout_at(end.into(), until.changed()).await {
             Err(_) => return,
             Ok(Ok(())) => {}
-            // Nobody can change it any more.
+            // It cannot change any more.
             Ok(Err(_)) => {
                 let _ = timeout_at(end.into(), pending::<()>()).await;
                 return;
@@ -310,7 +325,7 @@ async fn wait_for(
 ) -> std::io::Result<bool> {
     let met = async {
         while !condition()? {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(true)
     };
@@ -321,7 +336,7 @@ async fn wait_for(
     }
 }
 
-async fn run(program: &Path, vip: IpAddr, until: watch::Receiver<Instant>) -> Told {
+async fn run(program: &Path, vip: IpAddr, until: watch::Receiver<Instant>) -> Notified {
     let run = Command::new(program)
         .arg(vip.to_string())
         .stdin(Stdio::null())
@@ -330,15 +345,15 @@ async fn run(program: &Path, vip: IpAddr, until: watch::Receiver<Instant>) -> To
     let program = program.display();
     tokio::select! {
         output = run => match output {
-            Err(error) => Told::failed(format!("{program} cannot be run: {error}")),
-            Ok(output) if output.status.success() => Told::done(),
-            Ok(output) => Told::failed(format!(
-                "{program} {vip} ended with {}: {}",
+            Err(error) => Notified::failed(format!("cannot run {program}: {error}")),
+            Ok(output) if output.status.success() => Notified::done(),
+            Ok(output) => Notified::failed(format!(
+                "{program} {vip} failed with {}: {}",
                 output.status,
                 said(&output.stderr)
             )),
         },
-        () = ended(until) => Told::failed(format!("{program} {vip} did not end within the grace")),
+        () = ended(until) => Notified::failed(format!("{program} {vip} did not finish during grace")),
     }
 }
 
@@ -389,7 +404,7 @@ mod tests {
     fn a_vips_monitored_clients_are_told_once_each() {
         let folder = tempfile::tempdir().unwrap();
         let state = StateDir::new(folder.path());
-        let teller = Teller::Own {
+        let notifier = Notifier::Own {
             state: state.clone(),
             config: Config::default(),
         };
@@ -401,25 +416,22 @@ mod tests {
             client(other, "10.77.1.3", "c3"),
         ]);
         let nobody = Settled::new();
-        let told = |vip, record, settled| match &jobs(&teller, &[vip], record, settled)[..] {
+        let notified = |vip, record, settled| match &jobs(&notifier, &[vip], record, settled)[..] {
             [Job::Tell(tell)] => tell.clients(),
             other => panic!("{other:?}"),
         };
         let address = |text: &str| -> IpAddr { text.parse().unwrap() };
         let c1 = address("10.77.1.1");
-        assert_eq!(told(vip(), Some(&record), &nobody), Ok(vec![c1]));
+        assert_eq!(notified(vip(), Some(&record), &nobody), Ok(vec![c1]));
         let settled = Settled::from([(vip(), BTreeSet::from([c1]))]);
-        assert_eq!(told(vip(), Some(&record), &settled), Ok(Vec::new()));
-        assert!(jobs(&Teller::Nobody, &[vip()], Some(&record), &nobody).is_empty());
-        let unknown = told(other, None, &nobody).unwrap_err();
-        assert!(
-            unknown.contains("nobody has kept a client book"),
-            "{unknown}"
-        );
+        assert_eq!(notified(vip(), Some(&record), &settled), Ok(Vec::new()));
+        assert!(jobs(&Notifier::Disabled, &[vip()], Some(&record), &nobody).is_empty());
+        let unknown = notified(other, None, &nobody).unwrap_err();
+        assert!(unknown.contains("no clients are known"), "{unknown}");
 
         // Once somebody keeps a book, it counts that nobody is in it; and it is read late.
         let mut writer = Writer::open(&state, other, "a").unwrap();
-        let [Job::Tell(early)] = &jobs(&teller, &[other], None, &nobody)[..] else {
+        let [Job::Tell(early)] = &jobs(&notifier, &[other], None, &nobody)[..] else {
             panic!("a job was expected");
         };
         assert_eq!(early.clients(), Ok(Vec::new()));
@@ -439,13 +451,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_vip_that_does_not_come_is_waited_for_until_the_end() {
-        let teller = Teller::Program("/bin/true".into());
+        let notifier = Notifier::Program("/bin/true".into());
         let until = Instant::now() + Duration::from_secs(600);
-        let telling = Telling::start(&teller, &[vip()], None, &Settled::new(), until).unwrap();
-        let mut outcomes = telling.finish(Instant::now()).await;
-        let told = outcomes.remove(&vip()).unwrap();
-        assert!(!told.done);
-        assert!(told.error.unwrap().contains("no address of this node"));
+        let notification =
+            Notification::start(&notifier, &[vip()], None, &Settled::new(), until).unwrap();
+        let mut outcomes = notification.finish(Instant::now()).await;
+        let notified = outcomes.remove(&vip()).unwrap();
+        assert!(!notified.done);
+        assert!(
+            notified
+                .error
+                .unwrap()
+                .contains("never came up on this node")
+        );
     }
 
     #[tokio::test]
@@ -454,13 +472,13 @@ mod tests {
         let (sender, until) = watch::channel(Instant::now() + Duration::from_secs(600));
         for (program, words) in [
             ("/bin/true", None),
-            ("/bin/false", Some("ended with exit status: 1")),
-            ("/nonexistent", Some("cannot be run")),
+            ("/bin/false", Some("failed with exit status: 1")),
+            ("/nonexistent", Some("cannot run")),
         ] {
-            let told = run(Path::new(program), here, until.clone()).await;
+            let notified = run(Path::new(program), here, until.clone()).await;
             match words {
-                None => assert!(told.done, "{told:?}"),
-                Some(words) => assert!(told.error.unwrap().contains(words)),
+                None => assert!(notified.done, "{notified:?}"),
+                Some(words) => assert!(notified.error.unwrap().contains(words)),
             }
         }
         let folder = tempfile::tempdir().unwrap();
@@ -468,8 +486,13 @@ mod tests {
         std::fs::write(&endless, "#!/bin/sh\nexec sleep 600\n").unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&endless, mode).unwrap();
-        sender.send(Instant::now() + LOOK).unwrap();
-        let told = run(&endless, here, until).await;
-        assert!(told.error.unwrap().contains("did not end within the grace"));
+        sender.send(Instant::now() + POLL_INTERVAL).unwrap();
+        let notified = run(&endless, here, until).await;
+        assert!(
+            notified
+                .error
+                .unwrap()
+                .contains("did not finish during grace")
+        );
     }
 }

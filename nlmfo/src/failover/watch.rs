@@ -1,4 +1,4 @@
-//! The probes that watch a failover, and looks through them at one VIP.
+//! The probes of a failover, and snapshots of one VIP.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::LockTable;
 
-/// How long one look may take before it counts as not exact.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for one exact snapshot.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Snapshots and counters, seen from one network namespace.
+/// Snapshots and counters of one network namespace.
 pub struct Watch {
     snapshots: Snapshots,
     counters: CounterProbes,
     netns: u32,
 }
 
-/// A look at one VIP.
+/// A snapshot, and one VIP's part of it.
 pub struct Seen {
     /// Everything that lockd holds.
     pub snapshot: Snapshot,
-    /// The VIP's part of it, in our namespace.
+    /// The VIP's part, in our namespace.
     pub ours: LockTable,
 }
 
 impl Watch {
-    /// Attaches the counters too. `netns` is the number of our namespace.
+    /// Also attaches the counters. `netns` is the inode number of our namespace.
     pub fn attach(mut snapshots: Snapshots, netns: u32) -> Result<Self, ObserveError> {
         let counters = CounterProbes::attach(snapshots.programs())?;
         Ok(Watch {
@@ -44,21 +44,21 @@ impl Watch {
         self.netns
     }
 
-    /// Whether the host is of our namespace.
+    /// Whether the host belongs to our namespace.
     pub fn is_ours(&self, host: &Host) -> bool {
         host.netns == self.netns
     }
 
-    /// A snapshot in which the VIP's locks hold still.
+    /// Takes a snapshot that is exact for the VIP's locks.
     pub fn look(&mut self, vip: IpAddr) -> Result<Seen, ObserveError> {
-        let snapshot = self.snapshots.take(Some(vip), PATIENCE)?;
+        let snapshot = self.snapshots.take(Some(vip), SNAPSHOT_TIMEOUT)?;
         let ours = (snapshot.table).part(|host| host.vip == vip && host.netns == self.netns);
         Ok(Seen { snapshot, ours })
     }
 
-    /// What NFSv4 clients hold through the VIP, or may.
+    /// What NFSv4 clients hold, or may hold, through the VIP.
     pub fn states(&mut self, vip: IpAddr) -> Result<StateSnapshot, StatesError> {
-        (self.snapshots).take_states(self.netns, Some(vip), PATIENCE)
+        (self.snapshots).take_states(self.netns, Some(vip), SNAPSHOT_TIMEOUT)
     }
 
     pub fn counters(&self) -> Result<PerVip, ObserveError> {

@@ -1,5 +1,5 @@
-//! Opening a grace window with everything that belongs to it: the gate first, then the
-//! VIP's waiting requests, which would be granted without a question.
+//! Opens a grace window with all that belongs to it: first the gate, then the VIP's waiters
+//! are cancelled, since lockd would grant them without a new call.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::watch::Watch;
-use crate::grace::way::{self, Begun, Plan, Way};
+use crate::grace::way::{self, Begun, Method, Plan};
 use crate::grace::{self, GraceError};
 use crate::kernel::preflight::Facts;
 use crate::observe::programs::ObserveError;
@@ -15,51 +15,49 @@ use crate::release::free_all::FreeAll;
 use crate::release::target::targets;
 use crate::release::{self, Job, Turn};
 
-/// For the calls that cancel waiters, as long as the window lasts.
+/// Maximum time for the calls that cancel waiters.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A window that is open.
 #[derive(Debug)]
 pub struct Opened {
-    /// None where the kernel has the RFC's file: its grace is the kernel's own.
+    /// None if the kernel has the RFC's file and provides grace itself.
     pub begun: Option<Begun>,
-    /// How much of its time is left.
+    /// Time left.
     pub left: Duration,
     /// When it ends, by [`grace::window::now`]'s clock; 0 if the kernel ends it.
     pub until: u64,
-    /// Requests that waited through the VIPs, and wait no more.
+    /// Waiters of the VIPs that were cancelled.
     pub cancelled: usize,
-    /// Waiting requests that are still there, in words: they may be granted in the
-    /// window.
+    /// Waiters that remain, as text; they may be granted in the window.
     pub waiting: Vec<String>,
 }
 
-/// Why a window is not open, or not as it should be.
+/// Why a window is not open, or not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
     Grace(#[from] GraceError),
     #[error(transparent)]
     Observe(#[from] ObserveError),
-    #[error("cancelling the requests that wait through {vip}")]
+    #[error("cannot cancel the waiters of {vip}")]
     Waiters { vip: IpAddr, source: release::Error },
 }
 
-/// Opens the plan's windows. On return lockd's answers are audited.
+/// Opens the plan's windows. On return, lockd's answers are audited.
 pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opened, OpenError> {
     let begun = begin(plan, facts).await?;
     complete(plan, begun, watch).await
 }
 
-/// The first half: new locks are refused. What waits through the VIPs may still be
-/// granted.
+/// The first half: new locks are refused. Waiters of the VIPs may still be granted.
 pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Begun>, OpenError> {
-    Ok(match Way::choose(facts) {
-        Way::RfcFile => {
+    Ok(match Method::choose(facts) {
+        Method::RfcFile => {
             way::start_by_rfc_file(&plan.vips)?;
             None
         }
-        Way::Gate => Some(way::begin(plan).await?),
+        Method::Gate => Some(way::begin(plan).await?),
     })
 }
 
@@ -87,10 +85,10 @@ pub async fn complete(
     Ok(opened)
 }
 
-/// Waits up to `patience` for another run that makes lockd give up something.
+/// Waits up to `max_wait` for another run that releases locks or waiters.
 async fn clear_waiters(
     vip: IpAddr,
-    patience: Duration,
+    max_wait: Duration,
     watch: &mut Watch,
     opened: &mut Opened,
 ) -> Result<(), OpenError> {
@@ -99,8 +97,8 @@ async fn clear_waiters(
         return Ok(());
     }
     let targets = targets(&before, vip, watch.netns());
-    let turn = (Turn::take(patience).await).map_err(|source| OpenError::Waiters { vip, source })?;
-    let deadline = patience.min(CANCEL_TIMEOUT);
+    let turn = (Turn::take(max_wait).await).map_err(|source| OpenError::Waiters { vip, source })?;
+    let deadline = max_wait.min(CANCEL_TIMEOUT);
     let calls = FreeAll {
         netns: watch.netns(),
         deadline,

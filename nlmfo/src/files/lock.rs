@@ -52,7 +52,7 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct LockFile {
     path: PathBuf,
-    /// What its holder does, in words: "is at work".
+    /// What its holder does, in words: "is running".
     does: String,
 }
 
@@ -65,7 +65,7 @@ pub struct Held {
 }
 
 impl LockFile {
-    /// `NAME.lock` in our folder. Its holder does something: "is at work".
+    /// `NAME.lock` in our folder. Its holder does something: "is running".
     pub fn named(name: &str, does: impl Into<String>) -> Result<Self, LockError> {
         Ok(LockFile {
             path: run::file(&format!("{name}.lock"))?,
@@ -92,8 +92,8 @@ impl LockFile {
     }
 
     /// Waits for it, for that long at most.
-    pub async fn take(&self, mode: Mode, patience: Duration) -> Result<Held, LockError> {
-        let until = Instant::now() + patience;
+    pub async fn take(&self, mode: Mode, max_wait: Duration) -> Result<Held, LockError> {
+        let until = Instant::now() + max_wait;
         loop {
             if let Some(held) = self.try_take(mode)? {
                 return Ok(held);
@@ -102,7 +102,7 @@ impl LockFile {
                 return Err(LockError::Busy {
                     does: self.does.clone(),
                     who: self.holders(),
-                    waited: patience,
+                    waited: max_wait,
                 });
             }
             sleep(POLL_INTERVAL).await;
@@ -175,8 +175,8 @@ impl fmt::Display for Holders {
 
 fn after(time: &Duration) -> String {
     match time.as_secs_f64() {
-        0.0 => ": wait until it has ended".to_owned(),
-        seconds => format!(", and has not ended within {seconds} s"),
+        0.0 => ": wait until it has finished".to_owned(),
+        seconds => format!(", and did not finish within {seconds} s"),
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
     fn lock_in(folder: &tempfile::TempDir) -> LockFile {
         LockFile {
             path: folder.path().join("one.lock"),
-            does: "is at work".into(),
+            does: "is running".into(),
         }
     }
 

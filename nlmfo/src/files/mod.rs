@@ -37,14 +37,14 @@ pub enum FileError {
     #[error("{} is larger than {limit} bytes", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
     #[error(
-        "{} is not {wanted}, and is not replaced: remove it, or name another file", path.display()
+        "{} exists and is not {wanted}: remove it, or name another file", path.display()
     )]
     NotOurs {
         path: PathBuf,
         wanted: &'static str,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    #[error("{} has changed since it was looked at, and is not replaced", path.display())]
+    #[error("{} was changed by another process and is not replaced", path.display())]
     Changed { path: PathBuf },
     #[error("{action} {}", path.display())]
     Io {
@@ -161,7 +161,7 @@ fn ensure_regular(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError>
     let kind = match kind {
         _ if kind.is_file() => return Ok(()),
         _ if kind.is_symlink() => "a symbolic link",
-        _ if kind.is_dir() => "a folder",
+        _ if kind.is_dir() => "a directory",
         _ if kind.is_fifo() => "a pipe",
         _ if kind.is_socket() => "a socket",
         _ => "a device",

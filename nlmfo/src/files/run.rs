@@ -16,7 +16,7 @@ pub enum RunError {
     #[error(transparent)]
     File(#[from] FileError),
     #[error(
-        "{} is not a folder that root alone can open ({found}): remove it", path.display()
+        "{} is not a directory that only root can open ({found}): remove it", path.display()
     )]
     NotOurs { path: PathBuf, found: String },
 }
@@ -44,8 +44,8 @@ fn create(folder: &Path) -> Result<(), RunError> {
         return Ok(());
     }
     let found = match is_folder {
-        true => format!("its owner is {owner}, its mode {mode:o}"),
-        false => "it is something else".to_owned(),
+        true => format!("owner {owner}, mode {mode:o}"),
+        false => "not a directory".to_owned(),
     };
     Err(RunError::NotOurs {
         path: folder.to_owned(),

@@ -1,9 +1,8 @@
-//! What the counts of the gate and of lockd say about a window, decided from values
-//! alone.
+//! Decides what the counts of the gate and of lockd say about a window. Pure.
 //!
-//! The gate counts calls on their way in, the audit counts lockd's answers on their
-//! way out. lockd can never have answered more than came in. If it answered less, calls
-//! wait for it, or ended before it decided about the lock (no such file, a client that
+//! The gate counts calls on their way in, the audit counts lockd's answers on their way
+//! out. lockd can never answer more calls than came in. If it answered fewer, calls are
+//! still waiting, or ended before lockd decided about the lock (no such file, a client that
 //! cannot be monitored, statd that hangs): a reclaim among them is lost without a trace.
 
 use std::fmt;
@@ -11,46 +10,46 @@ use std::fmt;
 use nlmfo_common::gate::{Audited, Gated};
 use serde::{Deserialize, Serialize};
 
-/// What is to be said of a VIP's window.
+/// The verdict on a VIP's window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Verdict {
-    /// lockd has answered calls, and as in grace.
+    /// lockd answered calls, all as in grace.
     Enforced,
-    /// Nobody has asked for a lock yet.
+    /// No client has asked for a lock yet.
     Quiet,
-    /// It is being opened: lockd still works on what reached it before.
+    /// It is being opened: lockd is still working on earlier calls.
     Opening,
-    /// It ended before lockd was done with what had reached it before.
+    /// It ended before lockd had finished earlier calls.
     EndedEarly,
     /// lockd was unloaded and loaded again.
     Reloaded,
-    /// Locks were granted that were no reclaims.
+    /// Locks were granted that were not reclaims.
     Violated { locks: u64 },
     /// Reclaims were refused because of grace: their clients have lost those locks.
     ReclaimsLost { locks: u64 },
-    /// lockd answered more calls than the gate saw, or others.
+    /// lockd answered calls that the gate did not see.
     Unexplained { answered: u64, seen: u64 },
-    /// The window is over, and lockd has not answered calls that the gate saw in it:
-    /// among them may be reclaims, whose clients have lost those locks.
+    /// The window is over and lockd has not answered all calls that the gate saw. Reclaims
+    /// among them are lost.
     Doubtful { unanswered: u64 },
 }
 
 impl Verdict {
-    /// Whether grace is as it should be.
+    /// Whether grace holds.
     pub fn is_good(&self) -> bool {
         matches!(self, Verdict::Enforced | Verdict::Quiet | Verdict::Opening)
     }
 }
 
-/// How far a window has come.
+/// The state of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum WindowState {
     /// Open, and not audited yet.
     Opening,
-    /// Open and audited. What lockd has not answered may still wait for it.
+    /// Open and audited. Unanswered calls may still wait in lockd's queue.
     Stood,
-    /// Audited until its end. Whoever asks has waited until lockd was done with its queue.
+    /// Ended and audited. The caller has waited until lockd had finished its queue.
     Ended,
     /// Ended, and never audited.
     EndedEarly,
@@ -59,17 +58,17 @@ pub enum Stage {
 }
 
 /// The verdict on one window.
-pub fn judge(stage: Stage, gated: &Gated, audited: &Audited) -> Verdict {
-    match stage {
-        Stage::Opening => Verdict::Opening,
-        Stage::EndedEarly => Verdict::EndedEarly,
-        Stage::Reloaded => Verdict::Reloaded,
-        Stage::Stood => judge_counts(gated, audited, 0),
-        Stage::Ended => judge_counts(gated, audited, unanswered(gated, audited)),
+pub fn judge(state: WindowState, gated: &Gated, audited: &Audited) -> Verdict {
+    match state {
+        WindowState::Opening => Verdict::Opening,
+        WindowState::EndedEarly => Verdict::EndedEarly,
+        WindowState::Reloaded => Verdict::Reloaded,
+        WindowState::Stood => judge_counts(gated, audited, 0),
+        WindowState::Ended => judge_counts(gated, audited, unanswered(gated, audited)),
     }
 }
 
-/// Calls that the gate saw and lockd's lock code has not answered.
+/// Calls that the gate saw and lockd's lock code did not answer.
 pub fn unanswered(gated: &Gated, audited: &Audited) -> u64 {
     (gated.new + gated.reclaims + gated.left).saturating_sub(audited.answered)
 }
@@ -107,39 +106,38 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Verdict::Enforced => {
-                f.write_str("✓ enforced: every lock that was granted was a reclaim")
+                f.write_str("✓ enforced: every granted lock was a reclaim")
             }
-            Verdict::Quiet => f.write_str("✓ nobody has asked for a lock"),
-            Verdict::Opening => f.write_str("- not in force yet: it is being opened"),
+            Verdict::Quiet => f.write_str("✓ no client has asked for a lock"),
+            Verdict::Opening => f.write_str("- not in force yet: grace is being started"),
             Verdict::Reloaded => f.write_str(
-                "✗ NOT CONFIRMED: lockd was unloaded and loaded again meanwhile; what it granted \
-                 before the gate had followed was not seen",
+                "✗ NOT CONFIRMED: lockd was reloaded during grace; locks that it granted before the gate \
+                 followed it were not seen",
             ),
             Verdict::EndedEarly => {
-                f.write_str("✗ NOT CONFIRMED: it was over before it was in force")
+                f.write_str("✗ NOT CONFIRMED: grace ended before it was in force")
             }
             Verdict::Violated { locks: 1 } => {
-                f.write_str("✗ VIOLATED: a lock was granted that was no reclaim")
+                f.write_str("✗ VIOLATED: 1 granted lock was not a reclaim")
             }
             Verdict::Violated { locks } => {
                 write!(
                     f,
-                    "✗ VIOLATED: {locks} locks were granted that were no reclaims"
+                    "✗ VIOLATED: {locks} granted locks were not reclaims"
                 )
             }
             Verdict::ReclaimsLost { locks } => write!(
                 f,
-                "✗ NOT CONFIRMED: {locks} reclaims were refused because of grace; their clients \
-                 have lost those locks"
+                "✗ NOT CONFIRMED: {locks} reclaims were refused; their clients have lost those locks"
             ),
             Verdict::Unexplained { answered, seen } => write!(
                 f,
-                "✗ NOT CONFIRMED: lockd answered {answered} calls, and the gate saw {seen} of them"
+                "✗ NOT CONFIRMED: lockd answered {answered} calls, but the gate saw only {seen} of them"
             ),
             Verdict::Doubtful { unanswered } => write!(
                 f,
-                "✗ NOT CONFIRMED: {unanswered} calls for locks reached this node and lockd's lock \
-                 code answered none of them; reclaims among them are lost"
+                "✗ NOT CONFIRMED: lockd did not answer {unanswered} lock calls that reached this node; \
+                 reclaims among them are lost"
             ),
         }
     }
@@ -150,20 +148,20 @@ mod tests {
     use super::*;
 
     fn judged(gated: Gated, audited: Audited) -> Verdict {
-        judge(Stage::Ended, &gated, &audited)
+        judge(WindowState::Ended, &gated, &audited)
     }
 
     #[test]
     fn a_window_that_never_stood_is_not_confirmed() {
         let (gated, audited) = (Gated::default(), Audited::default());
-        let opening = judge(Stage::Opening, &gated, &audited);
+        let opening = judge(WindowState::Opening, &gated, &audited);
         assert!(
             opening.is_good() && opening != Verdict::Quiet,
             "{opening:?}"
         );
-        let early = judge(Stage::EndedEarly, &gated, &audited);
+        let early = judge(WindowState::EndedEarly, &gated, &audited);
         assert!(!early.is_good(), "{early:?}");
-        assert!(!judge(Stage::Reloaded, &gated, &audited).is_good());
+        assert!(!judge(WindowState::Reloaded, &gated, &audited).is_good());
         assert!(early.to_string().contains("NOT CONFIRMED"), "{early}");
     }
 
@@ -201,7 +199,10 @@ mod tests {
         let verdict = judged(gated, audited);
         assert_eq!(verdict, Verdict::Doubtful { unanswered: 2 });
         assert!(!verdict.is_good());
-        assert_eq!(judge(Stage::Stood, &gated, &audited), Verdict::Enforced);
+        assert_eq!(
+            judge(WindowState::Stood, &gated, &audited),
+            Verdict::Enforced
+        );
         let none = judged(gated, Audited::default());
         assert_eq!(none, Verdict::Doubtful { unanswered: 9 });
     }
@@ -219,7 +220,7 @@ mod tests {
             ..Audited::default()
         };
         assert_eq!(
-            judge(Stage::Stood, &gated, &audited),
+            judge(WindowState::Stood, &gated, &audited),
             Verdict::Unexplained {
                 answered: 2,
                 seen: 1

@@ -1,4 +1,4 @@
-//! What can go wrong with the gate, in an operator's words.
+//! Errors of the gate.
 
 use std::io;
 use std::path::PathBuf;
@@ -23,17 +23,17 @@ pub enum GraceError {
     Layout(#[from] LayoutError),
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
-    #[error("cannot tell which network namespace this is (Linux 5.14 and newer can)")]
+    #[error("cannot identify this network namespace (requires Linux 5.14 or newer)")]
     Namespace(#[source] io::Error),
-    #[error("loading the gate")]
+    #[error("cannot load the gate")]
     Load(#[source] Box<EbpfError>),
-    #[error("the gate's program {program} was refused by the kernel")]
+    #[error("the kernel rejected the gate's program {program}")]
     Refused {
         program: &'static str,
         #[source]
         source: Box<ProgramError>,
     },
-    #[error("the gate's probe {program} cannot be attached to the kernel function {function}")]
+    #[error("cannot attach the gate's probe {program} to the kernel function {function}")]
     Attach {
         program: &'static str,
         function: &'static str,
@@ -41,16 +41,16 @@ pub enum GraceError {
         source: Box<ProgramError>,
     },
     #[error(
-        "the kernel gave no link for the gate's probe {program}, so that it would end with this \
-         process (Linux 5.15 and newer give one)"
+        "the gate's probe {program} would end with this process, since the kernel gave no link for \
+         it (requires Linux 5.15 or newer)"
     )]
     NoLink { program: &'static str },
     #[error(
-        "the guard at lockd's sockets cannot be attached to the root cgroup: {0}; without it \
-         what the gate does not see would not be held to grace"
+        "cannot attach the guard at lockd's sockets to the root cgroup: {0}; without it, packets \
+         that the gate does not see would bypass grace"
     )]
     Guard(String),
-    #[error("the gate's object has no {0}: it was built from another version of nlmfo")]
+    #[error("the gate's eBPF object has no {0}: it was built from another version of nlmfo")]
     Foreign(&'static str),
     #[error("cannot {action} {path}: {cause}")]
     Pin {
@@ -58,15 +58,15 @@ pub enum GraceError {
         path: PathBuf,
         cause: String,
     },
-    #[error("the gate's map {map}")]
+    #[error("cannot use the gate's map {map}")]
     Map {
         map: &'static str,
         #[source]
         source: Box<MapError>,
     },
     #[error(
-        "the gate cannot be put on the network device {device}: {cause}; while a window is open, \
-         what comes in there would not be held to it"
+        "cannot attach the gate to the network device {device}: {cause}; packets that arrive on it \
+         would bypass grace"
     )]
     Cover { device: String, cause: String },
     #[error("cannot {what}: {cause}")]
@@ -74,8 +74,8 @@ pub enum GraceError {
     #[error(transparent)]
     Ports(#[from] ObserveError),
     #[error(
-        "lockd listens on no port in this network namespace, so that there is nothing to hold a \
-         grace period on: start the NFS server (`systemctl start nfs-server`)"
+        "lockd listens on no port in this network namespace: start the NFS server (`systemctl \
+         start nfs-server`)"
     )]
     NotListening,
     #[error(transparent)]
@@ -83,24 +83,23 @@ pub enum GraceError {
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
     #[error(
-        "the grace period of {0:?} was over before it was in force: give it more time, or see what \
+        "the grace period of {0:?} ended before it was in force: use a longer time, or check what \
          lockd is waiting for"
     )]
     EndedEarly(Duration),
-    #[error("{path}")]
+    #[error("cannot access {path}")]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Lock(#[from] LockError),
-    #[error("the file handle of {0} is not one of those that knfsd makes of a filesystem's id")]
+    #[error("the file handle of {0} has no filesystem ID of a known kind")]
     Handle(PathBuf),
 }
 
 impl GraceError {
-    /// Whether the kernel or the node lacks something, as against a failure that
-    /// may be gone the next time.
-    pub fn is_lack(&self) -> bool {
+    /// Whether the kernel or the node lacks something, so that another try would fail too.
+    pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
             GraceError::Layout(_)
@@ -112,7 +111,7 @@ impl GraceError {
                 | GraceError::NoLink { .. }
                 | GraceError::NotListening
                 | GraceError::Guard(_)
-        ) || matches!(self, GraceError::Ports(error) if error.is_lack())
+        ) || matches!(self, GraceError::Ports(error) if error.is_unsupported())
     }
 
     pub(super) fn pin(

@@ -1,5 +1,5 @@
-//! The fence: nothing of a VIP's lock traffic reaches lockd, dropped and not refused,
-//! so that clients try again at the node that takes over. Only nlmfo's own calls pass.
+//! The fence: all lock traffic of a VIP is dropped, not refused, before it reaches lockd,
+//! so that clients retry at the new node. Only nlmfo's own calls pass.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,23 +8,23 @@ use nlmfo_common::Addr;
 use nlmfo_common::gate::Window;
 
 use super::gate::Gate;
-use super::lock::{Lock, TIMEOUT};
+use super::lock::{ProcessLock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper, leftovers};
 use crate::causes::chain;
 
-/// The fences of a command. Dropping it takes those away that the command has raised, until
-/// [`Fences::keep`].
+/// The fences of a command. Dropping it removes those that the command has raised, unless
+/// [`Fences::keep`] was called.
 #[derive(Debug, Default)]
 pub struct Fences {
     vips: Vec<IpAddr>,
-    /// Those that an earlier run had raised.
+    /// Fences that an earlier run raised.
     earlier: Vec<IpAddr>,
     is_kept: bool,
 }
 
 impl Fences {
-    /// From now on locks may be released: the fences stay for their time.
+    /// From now on locks may be released: the fences stay until their time is over.
     pub fn keep(&mut self) {
         self.is_kept = true;
     }
@@ -33,7 +33,7 @@ impl Fences {
         self.is_kept
     }
 
-    /// The VIPs whose fences stand when this is gone.
+    /// The VIPs whose fences remain after the drop.
     pub fn staying(&self) -> &[IpAddr] {
         match self.is_kept {
             true => &self.vips,
@@ -71,22 +71,24 @@ impl Drop for Fences {
             Ok(Err(error)) => error,
             Err(_) => "its thread panicked".to_owned(),
         };
-        tracing::error!("the fence stays for its time, as it cannot be taken away: {error}");
+        tracing::error!(
+            "the fence could not be removed and remains until its time is over: {error}"
+        );
     }
 }
 
-/// Fences the VIPs off for that long at most. What had reached lockd before is not done
-/// yet ([`pass_queue`](crate::rpc::local::pass_queue)); the keeper takes a fence away when
-/// its VIP leaves the node. Waits up to `patience` for another run that changes the gate.
+/// Fences the VIPs for at most that long. Calls that reached lockd earlier may not be answered
+/// yet ([`pass_queue`](crate::rpc::local::pass_queue)). The keeper removes a fence when its VIP
+/// leaves the node. Waits up to `max_wait` for another run that changes the gate.
 pub async fn raise(
     vips: &[IpAddr],
     lasting: Duration,
-    patience: Duration,
+    max_wait: Duration,
 ) -> Result<Fences, GraceError> {
-    // Dropped after the lock, which it takes.
+    // Dropped after the lock, since it takes the lock.
     let mut fences = Fences::default();
     {
-        let _lock = Lock::Gate.take(patience).await?;
+        let _lock = ProcessLock::Gate.take(max_wait).await?;
         keeper::spawn()?;
         let (mut gate, _) = Gate::load_or_take_over().await?;
         gate.cover_all().await?;
@@ -98,9 +100,9 @@ pub async fn raise(
     Ok(fences)
 }
 
-/// Takes the VIPs' fences away.
+/// Removes the VIPs' fences.
 pub async fn lower(vips: &[IpAddr]) -> Result<(), GraceError> {
-    let _lock = Lock::Gate.take(TIMEOUT).await?;
+    let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {
         Some(mut gate) => gate.fence(vips, 0),
         None => Ok(()),
@@ -127,7 +129,7 @@ impl Gate {
         Ok(windows.map(|(vip, window)| (vip.ip(), window)).collect())
     }
 
-    /// The VIPs that are fenced off now.
+    /// The VIPs that are fenced now.
     pub fn fenced(&self) -> Result<Vec<IpAddr>, GraceError> {
         let windows = self.maps.windows()?;
         let now = now();

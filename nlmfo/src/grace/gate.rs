@@ -139,7 +139,7 @@ impl Gate {
                 // A loader died, or lockd was loaded anew and is not where it was.
                 if let State::Ready(_) = state {
                     carried = Self::carried(&pins)
-                        .inspect_err(|error| warn!(%error, "windows are lost with their gate"))
+                        .inspect_err(|error| warn!(%error, "windows were lost with their gate"))
                         .ok();
                 }
                 detach(&pins).await?;
@@ -263,7 +263,7 @@ impl Gate {
         let Some(frames) = device.frames() else {
             let kind = device.kind;
             return Ok(Some(format!(
-                "the gate cannot read packets of its kind (ARPHRD {kind})"
+                "the gate cannot read packets of this device type (ARPHRD {kind})"
             )));
         };
         let cover = |error: ProgramError| GraceError::Cover {
@@ -471,6 +471,6 @@ const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// counted. If it does not, the count shows it.
 pub async fn await_answers() {
     if let Err(error) = pass_queue(ANSWERS_TIMEOUT).await {
-        warn!(%error, "lockd did not answer the calls in its queue in time");
+        warn!(%error, "lockd did not answer the queued calls in time");
     }
 }

@@ -1,11 +1,11 @@
-//! The process that stays behind while a window is open: it puts the gate on devices
-//! that appear, follows a lockd that is loaded again, takes a fence away when its VIP has left the node, and the gate out of
-//! the kernel after the last window's end.
+//! The background process of open windows and fences. It attaches the gate to new devices,
+//! follows a lockd that is loaded again, removes a fence when its VIP has left the node,
+//! and removes the gate after the last window has ended.
 //!
-//! It is started before the gate is loaded, by a process that has [`Lock::Gate`], and
-//! waits for that: if the loader is killed, the keeper removes what there is of the gate.
-//! If the keeper is killed too, the windows hold and end all the same; the next run of
-//! `nlmfo` starts another one, or tidies up.
+//! A process that holds [`ProcessLock::Gate`] starts it before the gate is loaded. If that
+//! loader is killed, the keeper removes what there is of the gate. If the keeper is killed
+//! too, the windows hold and end anyway; the next run of `nlmfo` starts another keeper or
+//! cleans up.
 
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::devices::Monitor;
 use super::gate::Gate;
-use super::lock::{Lock, TIMEOUT};
+use super::lock::{ProcessLock, TIMEOUT};
 use super::{GraceError, leftovers, window};
 use crate::causes::chain;
 use crate::files::lock::{Held, LockError};
@@ -25,14 +25,14 @@ use crate::kernel::{netns, nfsd};
 /// The hidden command that runs [`keep`].
 pub const COMMAND: &str = "grace-keeper";
 
-/// Longest time between two looks, should word of a device be missed.
-const LOOK: Duration = Duration::from_secs(2);
+/// Maximum time between two checks, in case the event of a device is missed.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The same while lockd is not loaded: when it comes, the gate is to follow at once.
+/// The same while lockd is not loaded: the gate must follow it at once.
 const LOOK_FOR_LOCKD: Duration = Duration::from_millis(100);
 
-/// Starts a keeper for this network namespace; one too many ends by itself. To be called
-/// with [`Lock::Gate`] held.
+/// Starts a keeper for this network namespace; a second instance exits. The caller must hold
+/// [`ProcessLock::Gate`].
 pub fn spawn() -> Result<(), GraceError> {
     let failed = |path: &str, source| GraceError::File {
         path: path.into(),
@@ -53,22 +53,22 @@ pub fn spawn() -> Result<(), GraceError> {
         })
 }
 
-/// Runs until no window is open any more. Returns at once if another one runs.
+/// Runs until no window is open. Returns at once if another keeper runs.
 pub async fn keep() -> Result<(), GraceError> {
-    let Some(keeping) = Lock::Keeper.try_take()? else {
+    let Some(keeping) = ProcessLock::Keeper.try_take()? else {
         return Ok(());
     };
     let mut monitor = Monitor::start()?;
     loop {
-        let lock = match Lock::Gate.take(TIMEOUT).await {
+        let lock = match ProcessLock::Gate.take(TIMEOUT).await {
             Err(GraceError::Lock(busy @ LockError::Busy { .. })) => {
-                warn!(%busy, "the gate is not looked after");
+                warn!(%busy, "the keeper cannot check the gate");
                 continue;
             }
             lock => lock?,
         };
         let Some(mut gate) = Gate::in_force()? else {
-            // Whoever was loading it has ended.
+            // The loader has ended.
             leftovers::remove_partial().await?;
             break release(keeping, lock);
         };
@@ -80,12 +80,12 @@ pub async fn keep() -> Result<(), GraceError> {
                     gate = followed;
                     is_stale = false;
                 }
-                Err(error) => warn!(error = chain(&error), "the gate does not follow lockd"),
+                Err(error) => warn!(error = chain(&error), "the gate could not follow lockd"),
             }
         }
         // One whose registration with rpcbind hung from before the gate was there.
         if !is_stale && let Err(error) = gate.add_ports() {
-            warn!(error = chain(&error), "lockd's ports were not looked up");
+            warn!(error = chain(&error), "could not read lockd's ports");
         }
         let gone = vips_gone(&gate.fenced()?);
         if !gone.is_empty() {
@@ -99,11 +99,14 @@ pub async fn keep() -> Result<(), GraceError> {
         match gate.cover_all().await {
             Ok(coverage) => {
                 for device in coverage.uncovered.iter().filter(|device| device.failed) {
-                    warn!(device = device.device.name, device.reason, "not covered");
+                    warn!(
+                        device = device.device.name,
+                        device.reason, "device not covered by the gate"
+                    );
                 }
             }
-            // The next look may do better.
-            Err(error) => warn!(%error, "the devices were not looked through"),
+            // The next check may succeed.
+            Err(error) => warn!(%error, "could not list the network devices"),
         }
         drop(lock);
         tokio::select! {
@@ -112,7 +115,7 @@ pub async fn keep() -> Result<(), GraceError> {
             },
             () = sleep(left.min(match is_stale {
                 true => LOOK_FOR_LOCKD,
-                false => LOOK,
+                false => POLL_INTERVAL,
             })) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What is left of windows that have ended: the gate, and what it had counted.
+//! What ended windows leave behind: the gate and its counts.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{self, Gate};
-use super::lock::{Lock, TIMEOUT};
+use super::lock::{ProcessLock, TIMEOUT};
 use super::pins::{self, Pins, State};
 use super::report::WindowReport;
 use super::{GraceError, window};
@@ -26,7 +26,7 @@ pub async fn finish(gate: Gate) -> Result<(), GraceError> {
 
 /// [`finish`], if no window is open any more.
 pub async fn finish_if_over() -> Result<(), GraceError> {
-    let _lock = Lock::Gate.take(TIMEOUT).await?;
+    let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {
         Some(gate) if gate.ends()? <= window::now() => finish(gate).await,
         Some(_) => Ok(()),
@@ -34,7 +34,7 @@ pub async fn finish_if_over() -> Result<(), GraceError> {
     }
 }
 
-/// Removes what a loader left that died on its way; to be called with [`Lock::Gate`] held.
+/// Removes what a loader left that died on its way; to be called with [`ProcessLock::Gate`] held.
 pub(super) async fn remove_partial() -> Result<(), GraceError> {
     for pins in Pins::all_versions_here()? {
         if pins.state()? == State::Partial {
@@ -106,7 +106,7 @@ fn report_path() -> Result<PathBuf, GraceError> {
 /// windows or not; and what is pinned for network namespaces that are gone. The number
 /// of pins and filters.
 pub async fn cleanup() -> Result<usize, GraceError> {
-    let _lock = Lock::Gate.take(TIMEOUT).await?;
+    let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     let mut removed = 0;
     for pins in Pins::all_versions_here()? {
         removed += gate::detach(&pins).await?;

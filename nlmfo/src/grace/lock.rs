@@ -1,4 +1,5 @@
-//! Who may change the gate of this network namespace: one at a time, and one keeper.
+//! Locks between nlmfo processes: who may change the gate of this network namespace, and
+//! the one keeper.
 
 use std::time::Duration;
 
@@ -6,21 +7,21 @@ use super::GraceError;
 use crate::files::lock::{Held, LockFile, Mode};
 use crate::kernel::netns;
 
-/// For a lock that is held for moments, by many runs one after another.
+/// Maximum wait for a lock that each run holds only for moments.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lock {
-    /// Whoever changes windows or attachments: for moments only.
+pub enum ProcessLock {
+    /// Held for moments by a run that changes windows or attachments.
     Gate,
-    /// The keeper, for as long as it runs.
+    /// Held by the keeper while it runs.
     Keeper,
 }
 
-impl Lock {
-    /// Waits for it, for that long at most.
-    pub async fn take(self, patience: Duration) -> Result<Held, GraceError> {
-        Ok(self.file()?.take(Mode::Exclusive, patience).await?)
+impl ProcessLock {
+    /// Waits for up to `max_wait`.
+    pub async fn take(self, max_wait: Duration) -> Result<Held, GraceError> {
+        Ok(self.file()?.take(Mode::Exclusive, max_wait).await?)
     }
 
     /// `None` if another has it.
@@ -31,8 +32,8 @@ impl Lock {
     fn file(self) -> Result<LockFile, GraceError> {
         let cookie = netns::cookie().map_err(GraceError::Namespace)?;
         let (name, does) = match self {
-            Lock::Gate => ("gate", "changes the grace gate"),
-            Lock::Keeper => ("keeper", "follows network devices"),
+            ProcessLock::Gate => ("gate", "is changing the gate"),
+            ProcessLock::Keeper => ("keeper", "is keeping the gate"),
         };
         Ok(LockFile::named(&format!("{name}-{cookie}"), does)?)
     }

@@ -1,6 +1,6 @@
-//! lockd was unloaded and loaded again: the gate's probes went with it, and its layout is
-//! another. A new gate is loaded, and the windows are carried over to it. They hold for their
-//! time, and are not confirmed: what lockd granted until then nobody has seen.
+//! lockd was reloaded: the gate's probes went with the old one, and the layout has changed.
+//! A new gate is loaded and takes over the windows. They hold until their deadline but are
+//! not confirmed: locks that lockd granted until then were not seen.
 
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{Gate, Window};

@@ -1,4 +1,4 @@
-//! The windows as an operator and JSON readers see them.
+//! Grace windows as text and as JSON.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,17 +18,17 @@ use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::observe::table::{Mode, Range};
 
-/// What an address is held to.
+/// Which locks of an address a window covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reach {
     /// All of its locks: it is the VIP in grace.
     Vip,
-    /// Those on the filesystems of another VIP's scope.
+    /// Locks on the filesystems of another VIP's scope.
     Filesystem,
 }
 
-/// One address's window, open or ended.
+/// The window of one address, open or ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowReport {
     pub vip: IpAddr,
@@ -38,12 +38,12 @@ pub struct WindowReport {
     pub left_ms: u64,
     /// Milliseconds from its beginning to its end.
     pub length_ms: u64,
-    /// When it ends, in nanoseconds of CLOCK_MONOTONIC; tells it from other windows.
+    /// Its end, in nanoseconds of CLOCK_MONOTONIC; identifies the window.
     #[serde(default)]
     pub until_ns: u64,
     pub gate: GateCounts,
     pub lockd: Answers,
-    /// Those that are known by name, oldest first; `lockd.violations` counts all.
+    /// Violations with details, oldest first; `lockd.violations` counts all.
     pub violations: Vec<ViolationLine>,
     pub verdict: Verdict,
 }
@@ -51,18 +51,17 @@ pub struct WindowReport {
 /// What the gate did with the VIP's calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateCounts {
-    /// New locks, sent on so that lockd refuses them.
+    /// New locks, passed so that lockd refuses them.
     pub new_locks: u64,
-    /// Reclaims, sent on so that lockd grants them.
+    /// Reclaims, passed so that lockd grants them.
     pub reclaims: u64,
-    /// Calls left as they were: the kernel itself was in grace.
+    /// Calls passed unchanged, because the kernel itself was in grace.
     pub left_to_kernel_grace: u64,
     pub shares_dropped: u64,
     pub packets_dropped: u64,
     pub connections_closed: u64,
     pub packets_fenced: u64,
-    /// Packets that the gate never saw, or did not decide on, and that were dropped at
-    /// lockd's sockets.
+    /// Packets dropped at lockd's sockets, because the gate did not see them or did not decide.
     #[serde(default)]
     pub packets_guarded: u64,
 }
@@ -76,7 +75,7 @@ pub struct Answers {
     pub reclaims_failed: u64,
     pub other: u64,
     pub violations: u64,
-    /// Calls that the gate saw, and lockd's lock code has not answered.
+    /// Calls that the gate saw and lockd's lock code did not answer.
     #[serde(default)]
     pub unanswered: u64,
 }
@@ -92,7 +91,7 @@ pub struct ViolationLine {
     /// The NFS file handle in hexadecimal.
     #[serde(deserialize_with = "foreign::text")]
     pub fh: String,
-    /// Null where it cannot be found.
+    /// Null if it cannot be found.
     #[serde(deserialize_with = "foreign::some_text")]
     pub path: Option<String>,
     pub xid: u32,
@@ -108,7 +107,7 @@ pub enum ViolationKind {
     Queued,
 }
 
-/// Whether the kernel itself is in grace here; `None` where it cannot be asked.
+/// Whether the kernel itself is in grace here; `None` if that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelGrace {
     pub lockd: Option<bool>,
@@ -132,11 +131,11 @@ impl fmt::Display for KernelGrace {
         let word = |state| match state {
             Some(true) => "in grace",
             Some(false) => "not in grace",
-            None => "not known",
+            None => "unknown",
         };
         write!(
             f,
-            "the kernel's own grace: lockd {}, nfsd {}",
+            "kernel grace: lockd {}, nfsd {}",
             word(self.lockd),
             word(self.nfsd)
         )
@@ -144,8 +143,7 @@ impl fmt::Display for KernelGrace {
 }
 
 impl Gate {
-    /// All windows, in the order of their addresses; after them the addresses that
-    /// come into a scope.
+    /// All windows, sorted by address; after them the addresses that a scope covers.
     pub fn report(&self, paths: &mut PathFinder) -> Result<Vec<WindowReport>, GraceError> {
         let now = window::now();
         let is_stale = self.is_of_another_lockd()?;
@@ -192,8 +190,8 @@ impl Gate {
                         .collect(),
                     verdict: audit::judge(
                         match is_stale {
-                            true => audit::Stage::Reloaded,
-                            false => window::stage(window, now),
+                            true => audit::WindowState::Reloaded,
+                            false => window::state(window, now),
                         },
                         &gated,
                         &audited,
@@ -276,9 +274,9 @@ impl fmt::Display for WindowReport {
                 writeln!(f, "{}: in grace{of}, {left} s left", self.vip)?;
             }
             false => {
-                // To a tenth: what was asked for, though it was opened a moment later.
+                // To a tenth of a second: the requested length, though it was opened a moment later.
                 let length = (self.length_ms as f64 / 100.0).round() / 10.0;
-                writeln!(f, "{}: its grace{of} has ended, after {length} s", self.vip)?;
+                writeln!(f, "{}: grace{of} ended after {length} s", self.vip)?;
             }
         }
         let Answers {
@@ -293,7 +291,7 @@ impl fmt::Display for WindowReport {
         let failed = reclaims_refused + reclaims_failed;
         writeln!(
             f,
-            "  lockd: {reclaimed} reclaimed, {refused} new locks refused, {failed} reclaims \
+            "  lockd: {reclaimed} reclaims granted, {refused} new locks refused, {failed} reclaims \
              failed, {other} other answers, {unanswered} calls not answered"
         )?;
         writeln!(
@@ -318,10 +316,10 @@ impl fmt::Display for WindowReport {
 impl fmt::Display for ViolationLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
-            ViolationKind::NewLock => "was granted, and is no reclaim",
-            ViolationKind::Unseen => "was granted to a call that the gate never saw",
-            ViolationKind::Waiter => "was granted to a request that had waited",
-            ViolationKind::Queued => "was put in the queue of waiting requests",
+            ViolationKind::NewLock => "was granted but is not a reclaim",
+            ViolationKind::Unseen => "was granted to a call that the gate did not see",
+            ViolationKind::Waiter => "was granted to a waiter",
+            ViolationKind::Queued => "was queued as a waiter",
         };
         let handle = format!("file handle {}", self.fh);
         write!(

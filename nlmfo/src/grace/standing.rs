@@ -1,4 +1,4 @@
-//! What of ours stands in the kernel for VIPs, and for how long.
+//! The fences and grace windows of VIPs in the kernel, and how long they last.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,13 +11,13 @@ use super::gate::Gate;
 use super::window::{is_open, left, now};
 use crate::causes::chain;
 
-/// One VIP's part.
+/// The fence and window of one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub vip: IpAddr,
-    /// How much longer its grace is open.
+    /// Time left of its grace.
     pub grace: Option<Duration>,
-    /// How much longer its lock traffic is dropped.
+    /// Time left of its fence.
     pub fence: Option<Duration>,
 }
 
@@ -29,7 +29,7 @@ impl Standing {
     }
 }
 
-/// Those of the VIPs for which something stands; of all if none is named.
+/// The VIPs with a fence or window; of all if none is named.
 pub fn of(vips: &[IpAddr]) -> Result<Vec<Standing>, GraceError> {
     let Some(gate) = Gate::in_force()? else {
         return Ok(Vec::new());
@@ -43,16 +43,16 @@ pub fn of(vips: &[IpAddr]) -> Result<Vec<Standing>, GraceError> {
     Ok(standing)
 }
 
-/// [`of`] in words, for the end of a sentence.
+/// [`of`] as text, for the end of a sentence.
 pub fn words(vips: &[IpAddr]) -> String {
     match of(vips) {
-        Ok(standing) if standing.is_empty() => "no fence and no grace stands here".to_owned(),
+        Ok(standing) if standing.is_empty() => "no fence or grace remains on this node".to_owned(),
         Ok(standing) => {
             let words: Vec<String> = standing.iter().map(Standing::to_string).collect();
             words.join(", ")
         }
         Err(error) => format!(
-            "whether a fence or grace stands cannot be seen: {}",
+            "cannot tell whether a fence or grace remains: {}",
             chain(&error)
         ),
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Standing {
         let seconds = |time: Duration| time.as_millis().div_ceil(1000);
         write!(f, "{} is ", self.vip)?;
         if let Some(fence) = self.fence {
-            write!(f, "fenced off for {} s at most", seconds(fence))?;
+            write!(f, "fenced for at most {} s", seconds(fence))?;
         }
         if let Some(grace) = self.grace {
             let and = if self.fence.is_some() { " and " } else { "" };
@@ -94,11 +94,11 @@ mod tests {
     fn what_stands_is_said_with_its_time() {
         assert_eq!(standing(0, 0, 0), None);
         assert_eq!(standing(S, 10 * S, 10 * S), None);
-        let fenced = "10.77.0.1 is fenced off for 33 s at most";
+        let fenced = "10.77.0.1 is fenced for at most 33 s";
         assert_eq!(standing(0, 0, 42 * S + S / 2).as_deref(), Some(fenced));
         let open = "10.77.0.1 is in grace for 20 s";
         assert_eq!(standing(S, 30 * S, 0).as_deref(), Some(open));
-        let both = "10.77.0.1 is fenced off for 1 s at most and in grace for 20 s";
+        let both = "10.77.0.1 is fenced for at most 1 s and in grace for 20 s";
         assert_eq!(standing(S, 30 * S, 11 * S).as_deref(), Some(both));
     }
 }

@@ -1,4 +1,4 @@
-//! Opening and ending windows: the order of steps, and which way this kernel offers.
+//! Opens and ends windows: the order of steps, and the method that this kernel offers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use nlmfo_common::Addr;
 use nlmfo_common::nlm_call::Fsid;
 
 use super::gate::{Coverage, Gate, Origin};
-use super::lock::{Lock, TIMEOUT};
+use super::lock::{ProcessLock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper};
 use crate::kernel::nfsd::{Control, Nfsd};
@@ -17,25 +17,25 @@ use crate::rpc::local::pass_queue;
 
 /// How a VIP gets its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The file of kernels patched with the RFC: the kernel's own per-address grace,
-    /// as long as its own grace period.
+pub enum Method {
+    /// The file of kernels patched with the RFC: per-address grace by the kernel, as long as its
+    /// grace period.
     RfcFile,
     Gate,
 }
 
-impl Way {
-    /// The kernel's own where it has one.
+impl Method {
+    /// The kernel's own file if it has one.
     pub fn choose(facts: &Facts) -> Self {
         match facts.rfc_grace.is_available() {
-            true => Way::RfcFile,
-            false => Way::Gate,
+            true => Method::RfcFile,
+            false => Method::Gate,
         }
     }
 }
 
-/// Starts the kernel's own grace for each address, on kernels that have the RFC's
-/// file. Its end is the kernel's business.
+/// Starts the kernel's own grace for each address, on kernels with the RFC's file. The kernel
+/// ends it.
 pub fn start_by_rfc_file(vips: &[IpAddr]) -> Result<(), GraceError> {
     let nfsd = Nfsd::mounted()?;
     for vip in vips {
@@ -44,18 +44,18 @@ pub fn start_by_rfc_file(vips: &[IpAddr]) -> Result<(), GraceError> {
     Ok(())
 }
 
-/// For what had reached lockd before a window was opened. It answers in microseconds,
-/// unless it waits for somebody else.
+/// Maximum time for lockd to answer earlier calls. It takes microseconds, unless lockd waits for
+/// another service.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Windows to open, or to give another deadline.
+/// Windows to open or to give a new deadline.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     pub vips: Vec<IpAddr>,
     pub lasting: Duration,
     /// New locks on these filesystems are refused through every address.
     pub scope: Vec<Fsid>,
-    /// The window may stand before lockd listens: the gate follows it.
+    /// The window may open before lockd listens: the gate follows lockd.
     pub lockd_later: bool,
 }
 
@@ -75,7 +75,7 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
     if !plan.lockd_later && LockdPorts::look_up()?.is_empty() {
         return Err(GraceError::NotListening);
     }
-    let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
+    let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     // Before anything is loaded: should this process be killed, the keeper tidies up.
     keeper::spawn()?;
     let (mut gate, origin) = Gate::load_or_take_over().await?;
@@ -90,7 +90,7 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
 /// [`window::now`]'s clock, is returned.
 pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
     pass_queue(QUEUE_TIMEOUT).await?;
-    let _lock = Lock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
+    let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     let too_short = || GraceError::EndedEarly(plan.lasting);
     let mut gate = Gate::in_force()?.ok_or_else(too_short)?;
     gate.start_audit(plan)?.ok_or_else(too_short)
@@ -102,7 +102,7 @@ impl Gate {
         let until = after(started, plan.lasting);
         let mut gate = self.maps.gate()?;
         if self.ends()? <= started {
-            // Nothing of earlier windows is of interest to anybody.
+            // The counts of earlier windows are not needed.
             self.maps.forget_violations()?;
             self.maps.forget_scopes()?;
             for (vip, _) in self.maps.windows()? {
@@ -185,7 +185,7 @@ impl Gate {
         Ok(not_open)
     }
 
-    /// When the gate is needed no more.
+    /// When the gate is no longer needed.
     pub fn ends(&self) -> Result<u64, GraceError> {
         let windows = self.maps.windows()?;
         let gate = self.maps.gate()?;

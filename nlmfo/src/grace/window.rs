@@ -6,7 +6,7 @@ use std::time::Duration;
 use nlmfo_common::gate::{Gate, Window};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::audit::Stage;
+use super::audit::WindowState;
 
 /// Nothing is audited until this is set to a moment.
 const NOT_YET: u64 = u64::MAX;
@@ -34,13 +34,13 @@ pub fn is_open(window: &Window, now: u64) -> bool {
     window.opened != 0 && window.until > now
 }
 
-pub fn stage(window: &Window, now: u64) -> Stage {
+pub fn state(window: &Window, now: u64) -> WindowState {
     match window.audited_from {
-        NOT_YET if is_open(window, now) => Stage::Opening,
-        NOT_YET => Stage::EndedEarly,
-        NEVER_AGAIN => Stage::Reloaded,
-        _ if is_open(window, now) => Stage::Stood,
-        _ => Stage::Ended,
+        NOT_YET if is_open(window, now) => WindowState::Opening,
+        NOT_YET => WindowState::EndedEarly,
+        NEVER_AGAIN => WindowState::Reloaded,
+        _ if is_open(window, now) => WindowState::Stood,
+        _ => WindowState::Ended,
     }
 }
 
@@ -133,10 +133,10 @@ mod tests {
         assert_eq!((window.opened, window.until), (5, 100));
         assert!(window.audited_from > window.until);
         assert_eq!(audited(window, 8).audited_from, 8);
-        assert_eq!(stage(&window, 99), Stage::Opening);
-        assert_eq!(stage(&window, 100), Stage::EndedEarly);
-        assert_eq!(stage(&audited(window, 8), 99), Stage::Stood);
-        assert_eq!(stage(&audited(window, 8), 100), Stage::Ended);
+        assert_eq!(state(&window, 99), WindowState::Opening);
+        assert_eq!(state(&window, 100), WindowState::EndedEarly);
+        assert_eq!(state(&audited(window, 8), 99), WindowState::Stood);
+        assert_eq!(state(&audited(window, 8), 100), WindowState::Ended);
     }
 
     #[test]
@@ -148,8 +148,8 @@ mod tests {
         let carried = reloaded(open, 50).unwrap();
         assert_eq!((carried.opened, carried.until), (50, 100));
         assert_eq!(carried.fenced_until, 70);
-        assert_eq!(stage(&carried, 60), Stage::Reloaded);
-        assert_eq!(stage(&carried, 100), Stage::Reloaded);
+        assert_eq!(state(&carried, 60), WindowState::Reloaded);
+        assert_eq!(state(&carried, 100), WindowState::Reloaded);
         let fence = reloaded(ended(open, 20), 50).unwrap();
         assert_eq!((fence.opened, fence.fenced_until), (0, 70));
         assert_eq!(reloaded(open, 100), None);

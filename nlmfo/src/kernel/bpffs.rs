@@ -32,8 +32,8 @@ const OURS: &str = "nlmfo";
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a BPF filesystem, where what must outlive this command is pinned, cannot be mounted \
-     (`mount -t bpf bpf {USUAL}`)"
+    "cannot mount a BPF filesystem, to pin what must outlive this command (`mount -t bpf bpf \
+     {USUAL}`)"
 )]
 pub struct BpffsError {
     source: io::Error,

@@ -22,8 +22,8 @@ pub enum CgroupError {
     #[error("cannot open the root cgroup")]
     Open(#[source] io::Error),
     #[error(
-        "only a part of the cgroup2 hierarchy is mounted here, as in a container; run nlmfo in \
-         the initial cgroup namespace (`nsenter --target 1 --cgroup --mount`)"
+        "only a part of the cgroup2 hierarchy is visible, as in a container: run nlmfo in the \
+         initial cgroup namespace (`nsenter --target 1 --cgroup --mount`)"
     )]
     Namespace,
 }

@@ -23,11 +23,11 @@ pub struct FileId {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandleError {
-    #[error("the NFS file handle is cut off")]
+    #[error("the NFS file handle is truncated")]
     Cut,
-    #[error("the NFS file handle has version {0}, which nlmfo does not know")]
+    #[error("the NFS file handle has the unknown version {0}")]
     Version(u8),
-    #[error("the NFS file handle has a filesystem id of kind {0}, which nlmfo does not know")]
+    #[error("the NFS file handle has a filesystem ID of the unknown kind {0}")]
     Filesystem(u8),
     #[error("the NFS file handle is that of the export's root")]
     Root,

@@ -18,7 +18,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockdError {
-    #[error("lockd is not loaded: {END_GRACE} is not there (`modprobe lockd`, or start nfsd)")]
+    #[error("lockd is not loaded: {END_GRACE} does not exist (`modprobe lockd`, or start nfsd)")]
     NotLoaded,
     #[error("cannot {action} {path}")]
     Io {
@@ -108,7 +108,7 @@ fn waits_for(stack: &str, wchan: &str) -> Option<String> {
     }
     let innermost = frames.first().copied().unwrap_or(wchan);
     let known = !innermost.is_empty() && innermost != "0";
-    known.then(|| format!("something else in the kernel ({innermost})"))
+    known.then(|| format!("another kernel function ({innermost})"))
 }
 
 fn read(path: &'static str) -> Result<String, LockdError> {
@@ -145,7 +145,7 @@ mod tests {
         let other = "[<0>] io_schedule+0x46/0x70\n[<0>] vfs_lock_file+0x1/0x2\n";
         assert_eq!(
             waits_for(other, "io_schedule").as_deref(),
-            Some("something else in the kernel (io_schedule)")
+            Some("another kernel function (io_schedule)")
         );
         assert_eq!(waits_for("", "0"), None);
     }

@@ -35,17 +35,17 @@ pub enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     #[error(
-        "the kernel has no netlink family `{FAMILY}`: nfsd is not loaded (`modprobe nfsd`), or older than 6.7"
+        "the kernel has no netlink family `{FAMILY}`: nfsd is not loaded (`modprobe nfsd`), or is older than 6.7"
     )]
     NoFamily,
-    #[error("this kernel's netlink family `{FAMILY}` has no command {0:?}: that came with 7.2")]
+    #[error("this kernel's netlink family `{FAMILY}` has no command {0:?} (requires 7.2)")]
     NoCommand(Command),
     #[error("netlink: cannot {action}")]
     Io {
         action: &'static str,
         source: io::Error,
     },
-    #[error("netlink: the kernel's answer cannot be understood")]
+    #[error("netlink: cannot parse the kernel's answer")]
     Answer(#[from] DecodeError),
     #[error("the kernel refused {command:?} of {argument} over netlink")]
     Refused {

@@ -21,23 +21,23 @@ const MAX_HANDLE: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum NfsdError {
     #[error(
-        "{0} is not there: nfsd is not loaded or its filesystem is not mounted \
-         (`modprobe nfsd`, then `mount -t nfsd nfsd {ROOT}`)"
+        "{0} does not exist: nfsd is not loaded or its filesystem is not mounted (`modprobe nfsd`, \
+         then `mount -t nfsd nfsd {ROOT}`)"
     )]
     NotMounted(PathBuf),
     /// Before 6.19 `unlock_filesystem` crashes a kernel whose nfsd is stopped.
     #[error(
-        "nothing was written to {0}: nfsd is stopped in this network namespace (its `threads` is 0); \
-         start it first (`systemctl start nfs-server`)"
+        "did not write to {0}: nfsd is stopped in this network namespace (`threads` is 0); start it \
+         first (`systemctl start nfs-server`)"
     )]
     Stopped(PathBuf),
     #[error("this kernel has no {0}")]
     Absent(PathBuf),
-    #[error("{folder} is not exported here (`exportfs -v` lists what is)")]
+    #[error("{folder} is not exported here (`exportfs -v` lists the exports)")]
     NotExported { folder: PathBuf },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} says {text:?}, which is not what it should say")]
+    #[error("{path} contains {text:?}, which nlmfo does not understand")]
     Unexpected { path: PathBuf, text: String },
     #[error("the kernel refused {text:?} written to {path}")]
     Refused {

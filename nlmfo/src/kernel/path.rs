@@ -42,14 +42,14 @@ pub enum NoPath {
     Handle(#[from] HandleError),
     #[error("its filesystem, device {major}:{minor}, is not mounted in this mount namespace")]
     NotMounted { major: u32, minor: u32 },
-    #[error("its filesystem does not open it by its handle: {0}")]
+    #[error("its filesystem cannot open it by handle: {0}")]
     NotOpened(String),
-    #[error("its handle now leads to another inode, {0}")]
+    #[error("its handle now belongs to another inode, {0}")]
     OtherInode(u64),
-    #[error("it was removed while it was open")]
+    #[error("it was removed while open")]
     Removed,
     #[error(
-        "the kernel does not know its name, and a search of {searched} directory entries did not find it"
+        "the kernel does not know its name, and it was not found in {searched} directory entries"
     )]
     NotFound { searched: usize },
 }

@@ -1,5 +1,5 @@
-//! What this kernel and node support, found out before anything is loaded or
-//! written: each capability with the reason why it is missing and the remedy.
+//! What this kernel and node support, checked before anything is loaded or written: each
+//! capability with the reason why it is missing and the fix.
 
 mod found;
 mod list;
@@ -47,10 +47,11 @@ pub enum Capability {
     Available,
     Missing {
         reason: String,
-        /// What the operator can do, in words or as a command.
+        /// What the operator can do, as text or as a command.
         remedy: String,
     },
-    /// Not known, as what it rests on is missing: there stand the cause and the remedy.
+    /// Unknown, because a capability that it needs is missing; that one has the reason and the
+    /// fix.
     Unknown {
         because: &'static str,
     },
@@ -88,7 +89,7 @@ impl Capability {
     }
 }
 
-/// Everything that the choices between ways depend on.
+/// All facts that the choice of methods depends on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Facts {
     /// As `uname -r` prints it.
@@ -101,7 +102,7 @@ pub struct Facts {
     pub kernel_reads: Capability,
     /// `/proc/kallsyms` shows addresses.
     pub symbols: Capability,
-    /// Probes on functions are called.
+    /// Probes on functions run.
     pub ftrace: Capability,
     pub btf: Capability,
     pub lockd: Capability,
@@ -121,28 +122,28 @@ pub struct Facts {
     pub procfs_unlock_filesystem: Capability,
     /// nfsd's netlink command, which takes IPv6 addresses too.
     pub netlink_unlock_ip: Capability,
-    /// Whether those two release anything.
+    /// Whether unlock_ip works.
     pub unlock_ip: Verdict,
-    /// The same in words.
+    /// The same as text.
     #[serde(skip)]
     pub unlock_ip_works: Capability,
     /// The RFC's `/proc/fs/nfsd/nlm_unlock`.
     pub rfc_unlock: Capability,
     /// The RFC's `/proc/fs/nfsd/nlm_set_ip_grace`.
     pub rfc_grace: Capability,
-    /// A place to pin what must outlive the process; it is mounted when it is needed.
+    /// A place to pin what must outlive the process; mounted when needed.
     pub bpffs: Capability,
     /// Probes that can be pinned.
     pub bpf_links: Capability,
     /// The kernel's own grace can be read by programs.
     pub grace_list: Capability,
     pub tcx: Capability,
-    /// The gate's place on kernels without tcx.
+    /// Where the gate is attached on kernels without tcx.
     pub clsact: Capability,
 }
 
 impl Facts {
-    /// Looks at the running kernel; `functions` are those that are to be probed.
+    /// Checks the running kernel; `functions` are those to be probed.
     pub fn gather(functions: &[&str]) -> Facts {
         let release = super::release().unwrap_or_else(|error| format!("unknown ({error})"));
         let wanted = (functions.iter().copied())
@@ -189,7 +190,7 @@ impl Facts {
             true => Capability::Available,
             // It comes with the server.
             false => Capability::unless(&[("nfsd", &nfsd_runs)], || {
-                Capability::missing("lockd is not in the kernel", "`modprobe lockd`")
+                Capability::missing("lockd is not loaded", "`modprobe lockd`")
             }),
         };
         let by_symbols = [("symbols", &symbols_shown)];
@@ -225,7 +226,7 @@ impl Facts {
             ftrace: ftrace(std::fs::read_to_string(FTRACE).ok().as_deref()),
             kprobes: Capability::when(
                 Path::new(KPROBES).exists(),
-                format!("{KPROBES} is not there"),
+                format!("{KPROBES} does not exist"),
                 "boot a kernel with CONFIG_KPROBE_EVENTS=y",
             ),
             functions: functions
@@ -256,7 +257,7 @@ impl Facts {
             bpf_links: Capability::unless(&by_symbols, || {
                 Capability::when(
                     found.has_function(LINK_FUNCTION),
-                    "this kernel gives no links for probes (5.15 and newer do)",
+                    "this kernel has no links for probes (requires 5.15)",
                     "boot a newer kernel",
                 )
             }),
@@ -269,8 +270,8 @@ impl Facts {
             tcx: Capability::unless(&by_symbols, || {
                 Capability::when(
                     found.has_function(TCX_FUNCTION),
-                    "this kernel has no tcx (6.6 and newer have)",
-                    "nothing to do: the gate attaches through a clsact qdisc instead",
+                    "this kernel has no tcx (requires 6.6)",
+                    "nothing to do: the gate uses a clsact qdisc instead",
                 )
             }),
             nfsd: nfsd_runs,
@@ -302,8 +303,8 @@ fn privileges(effective: CapabilitySet) -> Capability {
         .collect();
     Capability::when(
         lacking.is_empty(),
-        format!("this process has no {}", lacking.join(", ")),
-        "run nlmfo as root, outside of unprivileged containers",
+        format!("this process lacks {}", lacking.join(", ")),
+        "run nlmfo as root, not in an unprivileged container",
     )
 }
 
@@ -329,7 +330,7 @@ pub fn nfsd_state(nfsd: &Result<Nfsd, NfsdError>, threads: Option<u32>) -> Capab
         ),
         (Ok(_), Some(_)) => Capability::Available,
         (Ok(_), None) => Capability::missing(
-            "the number of nfsd's threads cannot be read",
+            "cannot read the number of nfsd threads",
             "run nlmfo as root",
         ),
     }
@@ -344,8 +345,8 @@ fn clsact(has_function: impl Fn(&str) -> bool, can_load: impl Fn(&str) -> bool) 
     match lacking {
         None => Capability::Available,
         Some((_, module)) => Capability::missing(
-            format!("the module {module} is neither in the kernel nor among its modules"),
-            "needed only without tcx: install the kernel's full set of modules",
+            format!("the module {module} is not installed"),
+            "needed only without tcx: install all modules of the kernel",
         ),
     }
 }
@@ -354,7 +355,7 @@ fn clsact(has_function: impl Fn(&str) -> bool, can_load: impl Fn(&str) -> bool) 
 fn ftrace(enabled: Option<&str>) -> Capability {
     Capability::when(
         enabled.is_none_or(|enabled| enabled.trim_end() != "0"),
-        "kernel.ftrace_enabled is 0: no probe is called",
+        "kernel.ftrace_enabled is 0: probes do not run",
         "`sysctl kernel.ftrace_enabled=1`",
     )
 }
@@ -363,7 +364,7 @@ fn symbols_state(symbols: &Result<Symbols, SymbolsError>) -> Capability {
     match symbols {
         Ok(_) => Capability::Available,
         Err(SymbolsError::Hidden) => Capability::missing(
-            "/proc/kallsyms shows every address as zero: kernel.kptr_restrict is 2",
+            "/proc/kallsyms shows all addresses as zero: kernel.kptr_restrict is 2",
             "`sysctl kernel.kptr_restrict=1`",
         ),
         Err(error) => Capability::missing(chain(error), "mount /proc"),
@@ -413,7 +414,7 @@ mod tests {
         else {
             panic!("NET_ADMIN was not missed");
         };
-        assert_eq!(reason, "this process has no CAP_NET_ADMIN");
+        assert_eq!(reason, "this process lacks CAP_NET_ADMIN");
     }
 
     #[test]

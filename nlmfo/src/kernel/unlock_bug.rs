@@ -1,5 +1,5 @@
-//! Tells whether this kernel's `unlock_ip` releases anything, without releasing
-//! anything: CVE-2026-93231, `nlmsvc_match_ip()` in fs/lockd/svcsubs.c.
+//! Detects whether this kernel's `unlock_ip` releases anything, without a release:
+//! CVE-2026-93231, `nlmsvc_match_ip()` in fs/lockd/svcsubs.c.
 //!
 //! lockd's walk calls `match(host of a lock, the wanted address)`. From 2008 to
 //! the fix, `nlmsvc_match_ip` took its two arguments the other way round and
@@ -42,11 +42,11 @@ const SOCKADDR_BYTES: i64 = 28;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "lowercase")]
 pub enum Verdict {
-    /// `unlock_ip` says success and releases nothing.
+    /// `unlock_ip` reports success and releases nothing.
     Broken { proof: String },
-    /// `unlock_ip` compares the right things.
+    /// `unlock_ip` compares the right arguments.
     Fixed { proof: String },
-    /// The code cannot be had or read: only a release, looked at, will tell.
+    /// The code cannot be read or understood: only a release shows it.
     Unknown { reason: String },
 }
 
@@ -55,7 +55,7 @@ pub enum Verdict {
 /// `address` is that of [`FUNCTION`], `srcaddr` where `nlm_host.h_srcaddr` lies.
 pub fn judge_running(address: u64, srcaddr: Field) -> Verdict {
     if !cfg!(target_arch = "x86_64") {
-        return unknown("nlmfo reads x86-64 code only".into());
+        return unknown("nlmfo can read x86-64 code only".into());
     }
     if is_live_patched(Path::new(LIVE_PATCHES)) {
         return unknown(format!("a kernel live patch replaces {FUNCTION}"));
@@ -97,9 +97,7 @@ pub fn judge(code: &[u8], srcaddr: Field) -> Verdict {
             proof: proof("second"),
         }
     } else {
-        unknown(format!(
-            "the code of {FUNCTION} is not compiled as nlmfo knows it"
-        ))
+        unknown(format!("nlmfo does not understand the code of {FUNCTION}"))
     }
 }
 

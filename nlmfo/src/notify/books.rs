@@ -1,4 +1,4 @@
-//! The books of the VIPs that this node serves, kept while clients come.
+//! The client books of the VIPs that this node serves.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

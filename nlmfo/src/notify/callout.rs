@@ -20,8 +20,8 @@ use crate::foreign::is_visible;
 
 /// Maximum time until the client book contains a client that statd has just been asked to
 /// monitor: lockd calls statd and triggers `nlmfo serve` at the same moment.
-const PATIENCE: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(20);
+const BOOK_TIMEOUT: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The events that statd reports (`ha_callout` in utils/statd of nfs-utils).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,13 +62,13 @@ pub fn vips_of(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, BookE
 
 /// [`vips_of`], a little patient with a client that is new.
 pub fn vips_of_new(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, BookError> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + BOOK_TIMEOUT;
     loop {
         let vips = vips_of(state, monitored)?;
         if !vips.is_empty() || Instant::now() >= until {
             return Ok(vips);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

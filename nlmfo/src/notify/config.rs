@@ -1,4 +1,4 @@
-//! `/etc/nlmfo.toml`: what nlmfo cannot find out by itself.
+//! `/etc/nlmfo.toml`: settings that nlmfo cannot find out by itself.
 //!
 //! ```toml
 //! [vip."10.77.0.1"]
@@ -36,7 +36,7 @@ struct Vip {
 pub enum ConfigError {
     #[error(transparent)]
     Read(#[from] FileError),
-    #[error("the configuration {} is not as it should be: {reason}", path.display())]
+    #[error("the configuration {} is invalid: {reason}", path.display())]
     Wrong { path: PathBuf, reason: String },
 }
 

@@ -1,9 +1,9 @@
-//! Who is sent what, and when. Pure: the time, answers and network errors come in,
-//! datagrams and outcomes go out.
+//! Decides what to send to whom, and when. Pure: the time, answers and network errors come
+//! in, datagrams and outcomes go out.
 //!
-//! Each client is asked by itself: its rpcbind for statd's port, then its statd under one
-//! name after the other. What is not answered is sent again, at growing intervals, until
-//! the caller gives up; a client that refuses may be starting up, and is asked again too.
+//! For each client: ask its rpcbind for statd's port, then send its statd one name after
+//! the other. What is not answered is sent again, at growing intervals, until the caller
+//! gives up. A client that refuses may be starting up, and is asked again too.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -53,15 +53,15 @@ pub enum Sign {
     /// From this node's network, or a router.
     #[error("{0}")]
     Network(String),
-    #[error("its rpcbind's port is closed")]
+    #[error("rpcbind's port is closed")]
     NoRpcbind,
-    #[error("its rpcbind knows of no statd over UDP")]
+    #[error("statd is not registered with rpcbind over UDP")]
     NotRegistered,
-    #[error("its statd's port {0} is closed")]
+    #[error("statd's port {0} is closed")]
     Closed(u16),
-    #[error("its rpcbind answered, its statd does not")]
+    #[error("rpcbind answered but statd does not")]
     StatdSilent,
-    #[error("its {who} answered: {refusal}")]
+    #[error("{who} answered: {refusal}")]
     Refused { who: &'static str, refusal: Refusal },
 }
 

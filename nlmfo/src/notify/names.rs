@@ -1,4 +1,4 @@
-//! Which names a VIP's clients may know it by.
+//! The names by which a VIP's clients may know it.
 //!
 //! A client's statd acts on SM_NOTIFY if the name in it, or the address that it comes
 //! from, resolves to the same address as the name that its lockd monitors
@@ -26,9 +26,8 @@ use super::config::Config;
 use crate::foreign::is_visible;
 use crate::rpc::nsm::MAX_NAME;
 
-/// How long a reverse lookup may take: a name service that is down must not hold a
-/// failover up.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum time for a reverse lookup: a name service that is down must not delay a failover.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A name, and where it is from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,10 +51,10 @@ pub enum From {
 impl From {
     pub fn words(self) -> &'static str {
         match self {
-            From::Option => "as told",
-            From::Configuration => "from the configuration",
-            From::ReverseLookup => "from a reverse lookup",
-            From::Address => "its address",
+            From::Option => "--name",
+            From::Configuration => "configured",
+            From::ReverseLookup => "reverse lookup",
+            From::Address => "address",
         }
     }
 }
@@ -63,16 +62,16 @@ impl From {
 /// What can stand in SM_NOTIFY as a name.
 pub fn check(name: &str) -> Result<(), String> {
     if name.is_empty() || name.chars().any(|c| c.is_whitespace() || !is_visible(c)) {
-        return Err(format!("{name:?} is no name of a host"));
+        return Err(format!("{name:?} is not a host name"));
     }
     if name.len() > MAX_NAME {
-        return Err(format!("a name of a host has at most {MAX_NAME} bytes"));
+        return Err(format!("a host name has at most {MAX_NAME} bytes"));
     }
     Ok(())
 }
 
-/// The names to tell this VIP's clients: those given, and no others; else those
-/// configured, what its address is called, and the address.
+/// The names to send to this VIP's clients: those given, and no others; otherwise those
+/// configured, the result of a reverse lookup, and the address.
 pub async fn of(vip: IpAddr, given: &[String], config: &Config) -> Vec<Name> {
     if !given.is_empty() {
         return collect(given, &[], None, None);
@@ -124,7 +123,7 @@ async fn reverse(address: IpAddr) -> Option<String> {
     match patiently(move || dns_lookup::getnameinfo(&socket, flags)).await {
         Some(Ok((name, _))) => check(&name).is_ok().then_some(name),
         nothing => {
-            debug!(%address, ?nothing, "no name by reverse lookup");
+            debug!(%address, ?nothing, "reverse lookup found no name");
             None
         }
     }
@@ -136,7 +135,7 @@ async fn addresses(name: String) -> BTreeSet<IpAddr> {
     match patiently(look_up).await {
         Some(Ok(addresses)) => addresses,
         nothing => {
-            debug!(?nothing, "no addresses of a name");
+            debug!(?nothing, "the name has no addresses");
             BTreeSet::new()
         }
     }
@@ -151,10 +150,10 @@ async fn patiently<T: Send + 'static>(look_up: impl FnOnce() -> T + Send + 'stat
         let _ = found.send(look_up());
     };
     if let Err(error) = thread::Builder::new().name("lookup".into()).spawn(work) {
-        debug!(%error, "no thread for a lookup");
+        debug!(%error, "cannot start a thread for a lookup");
         return None;
     }
-    timeout(PATIENCE, answer).await.ok()?.ok()
+    timeout(LOOKUP_TIMEOUT, answer).await.ok()?.ok()
 }
 
 #[cfg(test)]

@@ -34,11 +34,11 @@ const DIGITS: usize = 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NumberError {
-    #[error("claiming a state number in {}", folder.display())]
+    #[error("cannot claim a state number in {}", folder.display())]
     Io { folder: PathBuf, source: io::Error },
     #[error(
-        "no state number is left above {highest}: remove {}/{highest:010}, whose number is \
-         too high to be nlmfo's", folder.display()
+        "no state number is left above {highest}: remove {}/{highest:010}, which is too high to be \
+         from nlmfo", folder.display()
     )]
     Exhausted { folder: PathBuf, highest: u32 },
 }
@@ -139,7 +139,7 @@ impl Numbers {
             let claimed = self.claimed()?;
             // Somebody has chosen at the same time, and must not be followed by less.
             if claimed.range(number + 1..).next().is_some() {
-                debug!(number, "given up for a higher one");
+                debug!(number, "replaced by a higher one");
                 self.remove(number)?;
                 continue;
             }

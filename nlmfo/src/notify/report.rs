@@ -1,4 +1,4 @@
-//! How the telling went, client by client: one value for JSON and for text.
+//! The result of a notification, client by client, as JSON and as text.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,8 +12,8 @@ use super::tell::Order;
 use crate::exit::Exit;
 use crate::kernel::netns;
 
-/// `nlmfo notify --json`: one object, `schema` "nlmfo.notify/1". Addresses as text, times
-/// in milliseconds since the start.
+/// `nlmfo notify --json`: one object, `schema` "nlmfo.notify/1". Addresses are text, times
+/// are in milliseconds since the start.
 #[derive(Clone, Debug, Serialize)]
 pub struct NotifyReport {
     pub schema: &'static str,
@@ -21,13 +21,13 @@ pub struct NotifyReport {
     pub vip: IpAddr,
     /// The NSM state number that was sent.
     pub state: u32,
-    /// The names that the clients were told, in this order.
+    /// The names that were sent to the clients, in this order.
     pub names: Vec<Name>,
     pub clients: Vec<ClientReport>,
     pub took_ms: f64,
 }
 
-/// One client's part.
+/// The result for one client.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClientReport {
     pub client: IpAddr,
@@ -36,7 +36,7 @@ pub struct ClientReport {
     pub names_told: usize,
     /// When it had confirmed the last of them.
     pub told_ms: Option<f64>,
-    /// What was last learned of one that is not told.
+    /// The last answer or error of a client that was not notified.
     pub reason: Option<String>,
     /// Datagrams that were sent to it.
     pub sent: u32,
@@ -44,12 +44,12 @@ pub struct ClientReport {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Outcome {
-    /// Its statd has confirmed every name. That is not to say that it knew one of them.
-    #[serde(rename = "told")]
-    Told,
+    /// Its statd has confirmed every name. It may not have known any of them.
+    #[serde(rename = "notified")]
+    Notified,
     #[serde(rename = "unreachable")]
     Unreachable,
-    /// It is there, but has no statd, or one that takes no SM_NOTIFY.
+    /// It answers, but has no statd, or one that does not accept SM_NOTIFY.
     #[serde(rename = "no statd")]
     NoStatd,
 }
@@ -57,7 +57,7 @@ pub enum Outcome {
 impl Outcome {
     fn word(self) -> &'static str {
         match self {
-            Outcome::Told => "told",
+            Outcome::Notified => "notified",
             Outcome::Unreachable => "unreachable",
             Outcome::NoStatd => "no statd",
         }
@@ -89,38 +89,38 @@ impl NotifyReport {
 
     pub fn not_told(&self) -> impl Iterator<Item = &ClientReport> {
         let clients = self.clients.iter();
-        clients.filter(|client| client.outcome != Outcome::Told)
+        clients.filter(|client| client.outcome != Outcome::Notified)
     }
 
     /// As a part of a takeover's report.
     pub fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (all, left) = (self.clients.len(), self.not_told().count());
         let told = all - left;
-        writeln!(f, "  told {told} of {all} clients: {}", self.as_what())?;
+        writeln!(f, "  notified {told} of {all} clients: {}", self.as_what())?;
         self.blurred(f)
     }
 
-    /// A name by which clients cannot tell the VIP from other addresses.
+    /// A name that the VIP shares with other addresses.
     fn blurred(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in self.names.iter().filter(|name| !name.others.is_empty()) {
             let others: Vec<String> = name.others.iter().map(IpAddr::to_string).collect();
             let (vip, name, others) = (self.vip, &name.name, others.join(", "));
             writeln!(
                 f,
-                "  ! {vip} resolves to {name}, which is also {others}: a client's statd takes them \
-                 for one server, and a client that locks through several reclaims through one \
-                 alone; let each resolve to a name of its own"
+                "  ! {vip} resolves to {name}, which is also {others}: clients take them for one server, \
+                 and a client that locks through several of them reclaims only through one; give \
+                 each address its own name"
             )?;
         }
         Ok(())
     }
 
-    /// Under which number and names the VIP was told of.
+    /// The state number and names of the notification.
     fn as_what(&self) -> String {
         let names: Vec<String> = (self.names.iter())
             .map(|name| format!("{} ({})", name.name, name.from.words()))
             .collect();
-        format!("state number {}, as {}", self.state, names.join(", "))
+        format!("state number {}, names {}", self.state, names.join(", "))
     }
 
     pub fn exit(&self) -> Exit {
@@ -134,7 +134,7 @@ impl NotifyReport {
 impl ClientReport {
     fn of(progress: &Progress) -> Self {
         let outcome = match (progress.told, progress.last.is_of_life()) {
-            (Some(_), _) => Outcome::Told,
+            (Some(_), _) => Outcome::Notified,
             (None, true) => Outcome::NoStatd,
             (None, false) => Outcome::Unreachable,
         };
@@ -166,12 +166,12 @@ impl fmt::Display for NotifyReport {
         match left {
             0 => writeln!(
                 f,
-                "✓ {vip}: all {all} clients told in {:.0} ms",
+                "✓ {vip}: all {all} clients notified in {:.0} ms",
                 self.took_ms
             ),
             _ => writeln!(
                 f,
-                "✗ {vip}: {left} of {all} clients not told in {:.0} ms",
+                "✗ {vip}: {left} of {all} clients not notified in {:.0} ms",
                 self.took_ms
             ),
         }
@@ -186,7 +186,7 @@ impl fmt::Display for ClientReport {
             (None, reason) => writeln!(
                 f,
                 "  ✗ {client}: {word}: {} ({} datagrams sent, {} names confirmed)",
-                reason.as_deref().unwrap_or("nothing is known"),
+                reason.as_deref().unwrap_or("unknown reason"),
                 self.sent,
                 self.names_told
             ),

@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// A port that nobody listens at.
     fn closed(address: IpAddr) -> SocketAddr {
@@ -151,7 +151,7 @@ mod tests {
             if let Some(received) = socket.receive() {
                 return Ok(received);
             }
-            timeout(PATIENCE, socket.readable()).await.unwrap().unwrap();
+            timeout(TIMEOUT, socket.readable()).await.unwrap().unwrap();
         }
     }
 
@@ -172,7 +172,7 @@ mod tests {
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
             }
             let mut heard = [0; 8];
-            open.set_read_timeout(Some(PATIENCE)).unwrap();
+            open.set_read_timeout(Some(TIMEOUT)).unwrap();
             let (length, from) = open.recv_from(&mut heard).unwrap();
             assert_eq!((&heard[..length], from.ip()), (&b"word"[..], address));
             assert!(from.port() < 1024);

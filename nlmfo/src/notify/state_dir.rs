@@ -1,4 +1,4 @@
-//! The state directory: what has to outlive a process, a boot or a node.
+//! The state directory: data that must survive a process, a boot or a node.
 //!
 //! ```text
 //! DIR/vips/10.77.0.1/clients.0000000003   the client book of a VIP, see `book`
@@ -132,7 +132,7 @@ pub fn let_statd_read(file: &File) {
         }
     };
     if let Some(Err(error)) = statd().map(let_read) {
-        warn!(%error, "statd's user cannot be given access to the client book");
+        warn!(%error, "cannot give statd's user access to the client book");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Telling a VIP's clients to reclaim: [`Machine`] decides, this sends and listens.
+//! Notifies a VIP's clients: [`Machine`] decides, this module sends and listens.
 
 use std::future::{Future, pending};
 use std::io;
@@ -24,7 +24,7 @@ const BATCH: usize = 64;
 /// Between two tries to bind to a VIP that is not usable yet.
 const BIND_AGAIN: Duration = Duration::from_millis(100);
 
-/// Who is to be told what.
+/// Whom to notify, and how.
 #[derive(Clone, Debug)]
 pub struct Order {
     pub vip: IpAddr,
@@ -32,29 +32,27 @@ pub struct Order {
     /// At least one.
     pub names: Vec<Name>,
     pub state: u32,
-    /// How long to try; `None` for until told to stop.
+    /// Maximum time; `None` means until stopped.
     pub deadline: Option<Duration>,
 }
 
-/// Why nobody was told.
+/// Why no client was notified.
 #[derive(Debug, thiserror::Error)]
 pub enum TellError {
-    #[error(
-        "{0} is no address of this node, and clients know their server by it: bring it up first"
-    )]
+    #[error("{0} is not an address of this node: bring it up first")]
     NotHere(IpAddr),
-    #[error("{client} cannot be told from {vip}: one is an IPv4 address, the other is not")]
+    #[error("cannot notify {client} from {vip}: one is an IPv4 address, the other is not")]
     Family { client: IpAddr, vip: IpAddr },
-    #[error("reading this node's addresses")]
+    #[error("cannot read this node's addresses")]
     Addresses(#[source] io::Error),
-    #[error("sending from {vip}")]
+    #[error("cannot send from {vip}")]
     Socket { vip: IpAddr, source: io::Error },
-    #[error("the name {name:?} cannot be sent: {reason}")]
+    #[error("cannot send the name {name:?}: {reason}")]
     Name { name: String, reason: String },
 }
 
-/// Tells the clients until all know, the time is up, or `stop` is ready; then says how it
-/// went with each. Dropping it ends it with no report.
+/// Notifies the clients until all have confirmed, the time is over, or `stop` is ready; then
+/// reports the result for each. Dropping it ends it without a report.
 pub async fn run(order: &Order, stop: impl Future<Output = ()>) -> Result<NotifyReport, TellError> {
     let began = Instant::now();
     let vip = order.vip;
@@ -119,7 +117,7 @@ async fn bind(vip: IpAddr) -> io::Result<VipSocket> {
     }
 }
 
-/// Returns when all clients are told.
+/// Returns when all clients are notified.
 async fn converse(machine: &mut Machine, socket: &VipSocket, began: Instant) -> io::Result<()> {
     loop {
         let mut sent = 0;

@@ -173,9 +173,9 @@ fn decode(sockets: &Sockets) -> Result<LockdPorts, ObserveError> {
                 versions: versions.into_iter().filter(serves).collect(),
             });
         }
-        outcome::FOREIGN => "what nlmsvc_serv points to is not the NLM service",
-        outcome::TORN => "their list kept changing while it was read",
-        outcome::FULL => "there are more of them than nlmfo has room for",
+        outcome::FOREIGN => "nlmsvc_serv does not point to the NLM service",
+        outcome::TORN => "their list changed each time it was read",
+        outcome::FULL => "there are too many",
         outcome::FAULT => "their list could not be read",
         _ => "their list has no end",
     };

@@ -18,20 +18,20 @@ pub enum ObserveError {
     #[error(transparent)]
     Layout(#[from] kernel::layout::LayoutError),
     #[error(
-        "struct file_lock needs {0} bytes of this kernel, the programs copy {FL_SPAN_MAX}: nlmfo must be built for it"
+        "struct file_lock needs {0} bytes on this kernel, but the programs copy only {FL_SPAN_MAX}"
     )]
     FileLockTooLarge(u32),
-    #[error("loading the eBPF programs")]
+    #[error("cannot load the eBPF programs")]
     Load(#[source] Box<EbpfError>),
-    #[error("the eBPF program {program} was refused by the kernel")]
+    #[error("the kernel rejected the eBPF program {program}")]
     Refused {
         program: &'static str,
         #[source]
         source: Box<ProgramError>,
     },
     #[error(
-        "the probe {program} cannot be attached to the kernel function {function} (is lockd \
-         loaded, and does /proc/kallsyms list the function?)"
+        "cannot attach the probe {program} to the kernel function {function} (is lockd loaded, and \
+         does /proc/kallsyms list the function?)"
     )]
     Attach {
         program: &'static str,
@@ -41,35 +41,33 @@ pub enum ObserveError {
     },
     #[error("the eBPF object has no {0}: it was built from another version of nlmfo")]
     Foreign(&'static str),
-    #[error("running the eBPF program {program}")]
+    #[error("cannot run the eBPF program {program}")]
     Run {
         program: &'static str,
         #[source]
         source: Box<ProgramError>,
     },
-    #[error("the eBPF map {map}")]
+    #[error("cannot use the eBPF map {map}")]
     Map {
         map: &'static str,
         #[source]
         source: Box<aya::maps::MapError>,
     },
-    #[error("lockd's sockets cannot be told: {0}")]
+    #[error("cannot read lockd's sockets: {0}")]
     LockdSockets(&'static str),
-    #[error("waiting for records of the eBPF programs")]
+    #[error("cannot wait for records of the eBPF programs")]
     Poll(#[source] io::Error),
-    #[error("reading /proc/locks")]
+    #[error("cannot read /proc/locks")]
     ProcLocks(#[source] io::Error),
-    #[error(
-        "{lost} records were lost while the locks were read; this snapshot would not be complete"
-    )]
+    #[error("{lost} records were lost while the locks were read: the snapshot is incomplete")]
     Lost { lost: u64 },
     #[error(
-        "{events} of lockd's events went uncounted: more than 1024 server addresses, or a client \
-         whose address is neither IPv4 nor IPv6"
+        "{events} of lockd's events were not counted: more than 1024 server addresses, or a client \
+         address that is neither IPv4 nor IPv6"
     )]
     Uncounted { events: u64 },
     #[error(
-        "bucket {bucket} of lockd's file table could not be walked: {} each time it was tried",
+        "cannot walk bucket {bucket} of lockd's file table: {} on each try",
         torn(*.at)
     )]
     Torn { bucket: u64, at: u64 },
@@ -78,9 +76,8 @@ pub enum ObserveError {
 }
 
 impl ObserveError {
-    /// Whether the kernel or the node lacks something, as against a failure that
-    /// may be gone the next time.
-    pub fn is_lack(&self) -> bool {
+    /// Whether the kernel or the node lacks something, so that another try would fail too.
+    pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
             ObserveError::Layout(_)
@@ -96,7 +93,7 @@ impl ObserveError {
 /// What a walk ran into, by its `record::walk` number.
 fn torn(at: u64) -> &'static str {
     match at.checked_sub(walk::FAULT) {
-        None => "its list changed underfoot",
+        None => "its list changed",
         Some(0) => "the table could not be read",
         Some(1) => "a file could not be read",
         Some(2) => "the locks of a file could not be read",

@@ -105,13 +105,13 @@ impl Snapshots {
         &mut self.programs
     }
 
-    /// Takes snapshots until one is exact or `patience` runs out; then the last
+    /// Takes snapshots until one is exact or `max_wait` runs out; then the last
     /// one is returned, with the files that kept changing. With `only`, exact
     /// means that VIP's locks: what others do meanwhile does not matter.
     pub fn take(
         &mut self,
         only: Option<IpAddr>,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<Snapshot, ObserveError> {
         let began = Instant::now();
         let mut passes = 0;
@@ -124,7 +124,7 @@ impl Snapshots {
             } = assemble(self.pass(only)?, only);
             let settled = unsettled.is_empty() && orphans == 0;
             // Whoever ends the command does not wait for locks to hold still.
-            let is_over = began.elapsed() >= patience || interrupt::came().is_some();
+            let is_over = began.elapsed() >= max_wait || interrupt::came().is_some();
             if settled || is_over {
                 return Ok(Snapshot {
                     table,

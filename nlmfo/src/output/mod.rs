@@ -1,8 +1,8 @@
 //! The one writer of everything that a command prints.
 //!
-//! Doing never depends on saying. A command that changes something has done it, and knows
-//! how it ends, before it prints; that its words cannot be written changes neither. What is
-//! said while it works ([`note`], [`progress`], the log) is lost rather than waited with.
+//! Output never changes what a command does. A command that changes something has done it,
+//! and knows its exit status, before it prints; a failed write changes neither. Messages
+//! during the work ([`note`], [`progress`], the log) are dropped rather than waited for.
 //!
 //! A listing is there to be read: it ends with status 1 if it cannot be written, but
 //! quietly if its reader has gone, with the status that it would have had.
@@ -149,7 +149,9 @@ fn listed(written: io::Result<()>) -> Result<bool, Failure> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(anyhow!(error).context("writing to standard output").into()),
+        Err(error) => Err(anyhow!(error)
+            .context("cannot write to standard output")
+            .into()),
     }
 }
 
@@ -158,9 +160,11 @@ fn reported(kept: Option<&Path>, written: io::Result<()>) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(error) => {
-            let kept = kept.map_or_else(String::new, |path| format!("; it is in {}", path.shown()));
+            let kept = kept.map_or_else(String::new, |path| {
+                format!("; it is stored in {}", path.shown())
+            });
             note(format_args!(
-                "the report could not be written to standard output: {error}{kept}"
+                "cannot write the report to standard output: {error}{kept}"
             ));
         }
     }

@@ -34,15 +34,15 @@ impl Stream {
 
     /// Whether a write would not block; waits for that at most so long, for ever without a
     /// time.
-    fn is_ready(self, patience: Option<Duration>) -> bool {
-        let patience = patience.and_then(|time| Timespec::try_from(time).ok());
+    fn is_ready(self, max_wait: Option<Duration>) -> bool {
+        let max_wait = max_wait.and_then(|time| Timespec::try_from(time).ok());
         let (out, err) = (io::stdout(), io::stderr());
         let mut fds = [match self {
             Stream::Out => PollFd::new(&out, PollFlags::OUT),
             Stream::Err => PollFd::new(&err, PollFlags::OUT),
         }];
         // A reader that is gone counts as ready: the write says so.
-        matches!(poll(&mut fds, patience.as_ref()), Ok(ready) if ready > 0)
+        matches!(poll(&mut fds, max_wait.as_ref()), Ok(ready) if ready > 0)
     }
 
     /// Writes as much as is taken without waiting for a reader for longer than is left of

@@ -60,13 +60,13 @@ impl Baseline {
             files::read(path, LIMIT).with_context(|| format!("the baseline {}", path.display()))?;
         let report: Report = serde_json::from_slice(&text).with_context(|| {
             format!(
-                "the baseline {} is no report of `nlmfo probe --format json`",
+                "the baseline {} is not a report of `nlmfo probe --format json`",
                 path.display()
             )
         })?;
         ensure!(
             report.schema == SCHEMA,
-            "the baseline {} has the schema {}, this nlmfo reads {SCHEMA}",
+            "the baseline {} has the schema {}, but this nlmfo reads {SCHEMA}",
             path.display(),
             report.schema
         );

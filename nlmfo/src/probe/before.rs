@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::log;
-use crate::bed::command::{finish, run, tool};
-use crate::bed::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
+use crate::testbed::command::{finish, run, tool};
+use crate::testbed::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 
-const POLL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Network namespaces are taken apart by the kernel in its own time.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a probe could change for good.
 #[derive(Debug)]
@@ -68,9 +68,9 @@ impl Before {
     }
 
     /// Unloads what was not loaded before, and tells what else is not as it was. lockd's
-    /// settings are the place's to put back, see [`place`](crate::bed::place).
+    /// settings are the place's to put back, see [`place`](crate::testbed::node).
     pub fn restore(&self) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
             self.unload();
             let mut changes = match State::look() {
@@ -81,7 +81,7 @@ impl Before {
                 changes.extend(log::complaints(log::lines(), self.logged, log::FAULTS));
                 return changes;
             }
-            thread::sleep(POLL);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -119,7 +119,7 @@ impl State {
         for (module, uses) in &now.modules {
             match self.modules.get(module) {
                 None if !LOADED.contains(&module.as_str()) => {}
-                None => changes.push(format!("the module {module} stays, {uses} uses")),
+                None => changes.push(format!("the module {module} is still loaded, {uses} uses")),
                 Some(before) if before != uses && COUNTED.contains(&module.as_str()) => {
                     changes.push(format!("the module {module} has {uses} uses, had {before}"));
                 }
@@ -128,7 +128,7 @@ impl State {
         }
         for (id, name) in &now.programs {
             if !self.programs.contains_key(id) {
-                changes.push(format!("the eBPF program {name} ({id}) stays"));
+                changes.push(format!("the eBPF program {name} ({id}) is still loaded"));
             }
         }
         for (file, value) in &self.settings {
@@ -138,7 +138,7 @@ impl State {
         }
         if self.rules != now.rules {
             changes.push(format!(
-                "the routing rules were\n{}and are\n{}",
+                "the routing rules were\n{}and are now\n{}",
                 self.rules, now.rules
             ));
         }
@@ -209,8 +209,8 @@ mod tests {
             state().changes(&now),
             [
                 "the module lockd has 3 uses, had 2",
-                "the module nfsd stays, 1 uses",
-                "the eBPF program gate (9) stays",
+                "the module nfsd is still loaded, 1 uses",
+                "the eBPF program gate (9) is still loaded",
                 "/proc/sys/fs/nfs/nlm_timeout was 10",
             ]
         );

@@ -1,17 +1,17 @@
-//! What lockd holds on the test bed, to be compared, and everything that a VIP can have.
+//! What lockd holds on the testbed, to be compared, and everything that a VIP can have.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 
+use super::fixture::Fixture;
 use super::known::Symptom;
-use super::stage::Stage;
-use crate::bed::range::Range;
-use crate::bed::raw::RawClient;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::table::{self, LockTable, Mode};
 use crate::rpc::nlm::Status;
+use crate::testbed::range::Range;
+use crate::testbed::raw::RawClient;
 
 /// What lockd holds, to be compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl fmt::Display for Held {
 pub fn answered(what: &str, status: Status, expected: Status) -> Result<()> {
     ensure!(
         status == expected,
-        "{what} was answered {status:?}, not {expected:?}"
+        "{what}: expected {expected:?}, got {status:?}"
     );
     Ok(())
 }
@@ -85,34 +85,34 @@ pub struct Holding {
 impl Holding {
     pub const LOCKS: usize = 5;
 
-    pub fn take(stage: &mut Stage, vip: IpAddr) -> Result<Holding> {
+    pub fn take(fixture: &mut Fixture, vip: IpAddr) -> Result<Holding> {
         use NlmVersion::{V1, V3, V4};
         use Transport::{Tcp, Udp};
-        let file = stage.file(vip)?;
-        let shared = stage.file(vip)?;
+        let file = fixture.file(vip)?;
+        let shared = fixture.file(vip)?;
         let mut clients = Vec::new();
         for (slot, (version, transport)) in [(V1, Udp), (V3, Udp), (V3, Tcp), (V4, Udp), (V4, Tcp)]
             .into_iter()
             .enumerate()
         {
-            let mut client = stage.client(vip, version, transport)?;
+            let mut client = fixture.client(vip, version, transport)?;
             let range = Range::new(10 * slot as u64, 5);
             client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
             clients.push(client);
         }
         let last = clients.last_mut().context("a client")?;
         last.granted(|raw| raw.share(&shared, 1, 0))?;
-        let mut waiter = stage.client(vip, V4, Tcp)?;
+        let mut waiter = fixture.client(vip, V4, Tcp)?;
         let status = waiter.wait(&file, 8, Range::new(0, 5), Mode::Write)?;
         answered("a LOCK that has to wait", status, Status::Blocked)?;
         clients.push(waiter);
-        let held = stage.held(vip)?;
-        if stage.queues() && held.waiters.is_empty() {
+        let held = fixture.held(vip)?;
+        if fixture.queues() && held.waiters.is_empty() {
             return Err(Symptom::NotQueued.into());
         }
         ensure!(
             held.locks.len() == Self::LOCKS && held.shares.len() == 1,
-            "the server granted {} locks and a share, and its lists show {held}",
+            "the server granted {} locks and a share, but its lists show {held}",
             Self::LOCKS
         );
         Ok(Holding {

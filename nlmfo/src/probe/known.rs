@@ -1,5 +1,5 @@
-//! Bugs that kernels are known to have: with each the checks that find it, the kernels
-//! that have it, and how that is known.
+//! Known kernel bugs: the checks that find each, the kernels that have it, and the
+//! evidence.
 
 use std::fmt;
 
@@ -34,13 +34,13 @@ pub struct Kernel {
 /// What a known bug looks like to a check. A failure of any other kind is never one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Symptom {
-    #[error("it said success and released nothing")]
+    #[error("it reported success and released nothing")]
     NothingReleased,
     #[error("an IPv6 address was refused")]
     Ipv6Refused,
-    #[error("the server said that the request waits, and queued nothing")]
+    #[error("the server answered that the request waits, but queued nothing")]
     NotQueued,
-    #[error("a writer was told that the range is free, where a read lock is held")]
+    #[error("TEST told a writer that the range is free, but a read lock is held")]
     ReadLockFree,
 }
 
@@ -55,33 +55,32 @@ struct Bug {
 const BUGS: &[Bug] = &[
     Bug {
         id: "unlock_ip-ipv6",
-        title: "unlock_ip of procfs takes no IPv6 address but a link-local one with its scope",
-        evidence: "fs/nfsd/nfsctl.c gives rpc_pton() a length that counts the newline, so that it \
-                   looks for a scope id: read in 6.1.192 and 6.12.117, seen on 6.1, 6.12 and 7.3",
+        title: "unlock_ip of procfs accepts no IPv6 address except a link-local one with its scope",
+        evidence: "fs/nfsd/nfsctl.c passes rpc_pton() a length that includes the newline, so that it \
+                   expects a scope ID: read in 6.1.192 and 6.12.117, seen on 6.1, 6.12 and 7.3",
         symptom: Symptom::Ipv6Refused,
         has: |kernel| kernel.is_from((6, 1), (7, 4)),
     },
     Bug {
         id: "CVE-2026-93231",
-        title: "unlock_ip says success and releases nothing: nlmsvc_match_ip() takes its \
-                arguments the wrong way round",
-        evidence: "the code of the running function, which compares the host with the h_srcaddr \
-                   of the address; fixed in 6.1.191, 6.12.112 and 7.3",
+        title: "unlock_ip reports success and releases nothing: nlmsvc_match_ip() swaps its arguments",
+        evidence: "the code of the running function compares the host with the h_srcaddr of the address; \
+                   fixed in 6.1.191, 6.12.112 and 7.3",
         symptom: Symptom::NothingReleased,
         has: |kernel| matches!(kernel.unlock_ip, unlock_bug::Verdict::Broken { .. }),
     },
     Bug {
         id: "blocked-not-queued",
-        title: "a LOCK that blocks is answered with `blocked` and never queued: the client has \
-                to ask again",
-        evidence: "no waiter in lockd's lists on 6.12.95 to 6.12.117, from 6.7 on by its sources; \
-                   6.1 and 7.3 queue it",
+        title: "a LOCK that blocks is answered with `blocked` but never queued: the client has to ask \
+                again",
+        evidence: "no waiter in lockd's lists on 6.12.95 to 6.12.117, and by the sources since 6.7; 6.1 \
+                   and 7.3 queue it",
         symptom: Symptom::NotQueued,
         has: |kernel| !kernel.queues(),
     },
     Bug {
         id: "test-ignores-mode",
-        title: "TEST takes no notice of the lock's mode: a read lock looks free to a writer",
+        title: "TEST ignores the mode of the lock: a read lock looks free to a writer",
         evidence: "nlmsvc_testlock() of fs/lockd/svclock.c gives vfs_test_lock() a lock without a \
                    type, which counts as a read lock: read in 6.1.192 and 6.12.117, seen on \
                    6.1.176, 6.1.192, 6.12.107 to 6.12.117, 7.2.12 and 7.3.4",

@@ -1,5 +1,5 @@
 //! The regression probe: what a kernel's NLM server does, seen on a server and raw
-//! clients of its own (see [`bed`](crate::bed)), check by check.
+//! clients of its own (see [`testbed`](crate::testbed)), check by check.
 //!
 //! A check asserts what the kernel *should* do. What it is known to do wrong stands in
 //! [`known`], with kernel ranges and evidence, and names a failure; it never excuses one.
@@ -7,19 +7,19 @@
 pub mod baseline;
 mod before;
 mod checks;
+mod fixture;
 mod held;
 pub mod known;
 mod log;
 pub mod report;
 pub mod run;
-mod stage;
 pub mod version;
 mod worker;
 
 pub use checks::{Check, all};
 
-/// The server addresses of the test bed, which `unlock_ip` is given in all network
+/// The server addresses of the testbed, which `unlock_ip` is given in all network
 /// namespaces.
 pub fn addresses() -> impl Iterator<Item = std::net::IpAddr> {
-    (stage::Family::BOTH.into_iter()).flat_map(stage::Family::vips)
+    (fixture::Family::BOTH.into_iter()).flat_map(fixture::Family::vips)
 }

@@ -1,4 +1,4 @@
-//! Running the checks: one after the other, each with a time limit, on a test bed that is
+//! Running the checks: one after the other, each with a time limit, on a testbed that is
 //! swept between them; and putting the machine back.
 
 use std::fs;
@@ -14,11 +14,11 @@ use super::known::{self, Kernel, Symptom};
 use super::report::{Checked, Report, SCHEMA, Verdict};
 use super::version::Version;
 use super::worker::Worker;
-use crate::bed::command::{run as command, search_path, tool};
 use crate::grace::gate;
 use crate::kernel::preflight::Facts;
 use crate::observe::programs::probed_functions;
 use crate::output;
+use crate::testbed::command::{run as command, search_path, tool};
 
 /// What is to be done, and how patiently.
 pub struct Plan {
@@ -29,11 +29,11 @@ pub struct Plan {
     pub interrupt: Arc<AtomicBool>,
 }
 
-/// Programs that a test bed needs.
+/// Programs that a testbed needs.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "this machine lacks {}: install nfs-kernel-server, nfs-common, rpcbind, iproute2 and kmod \
-     (Debian's names)", .0.join(", ")
+     (Debian's package names)", .0.join(", ")
 )]
 pub struct Missing(Vec<&'static str>);
 
@@ -41,7 +41,7 @@ pub struct Missing(Vec<&'static str>);
 /// number from 1.
 ///
 /// # Errors
-/// If the test bed does not come up, or the operator interrupts. The machine is put back
+/// If the testbed does not come up, or the operator interrupts. The machine is put back
 /// in either case, as far as it can be; what stays is said on standard error.
 pub fn run(plan: Plan, on: impl FnMut(usize, &Checked)) -> Result<Report> {
     let missing = missing_programs();
@@ -97,7 +97,7 @@ struct Run<F> {
 }
 
 impl<F: FnMut(usize, &Checked)> Run<F> {
-    /// Runs checks on a test bed. Returns what nlmfo and lockd would not let go of.
+    /// Runs checks on a testbed. Returns what nlmfo and lockd would not let go of.
     fn on_bed(
         &mut self,
         checks: Vec<Check>,
@@ -105,7 +105,7 @@ impl<F: FnMut(usize, &Checked)> Run<F> {
         interrupt: &Arc<AtomicBool>,
     ) -> Result<Vec<String>> {
         command(tool("modprobe").args(["-a", "lockd", "nfsd"]))
-            .context("loading the NFS server's modules")?;
+            .context("cannot load the NFS server's modules")?;
         let kernel = kernel();
         if let Some(version) = kernel.version {
             self.report.source = version.to_string();
@@ -161,7 +161,7 @@ impl<F: FnMut(usize, &Checked)> Run<F> {
     }
 }
 
-/// The programs that a test bed needs and that no folder has.
+/// The programs that a testbed needs and that no folder has.
 fn missing_programs() -> Vec<&'static str> {
     const NEEDED: &[&str] = &[
         "cp",

@@ -38,7 +38,7 @@ impl fmt::Display for Version {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no kernel version")]
+#[error("{0:?} is not a kernel version")]
 pub struct NoVersion(String);
 
 impl FromStr for Version {

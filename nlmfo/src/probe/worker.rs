@@ -1,4 +1,4 @@
-//! The thread that has the test bed: a check that hangs must not hang us.
+//! The thread that has the testbed: a check that hangs must not hang us.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +13,12 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::checks::{Check, Done};
+use super::fixture::Fixture;
 use super::known::Kernel;
-use super::stage::Stage;
 
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long the bed may take to come up, to be swept between two checks, and to go down.
+/// How long the testbed may take to come up, to be swept between two checks, and to go down.
 const BED: Duration = Duration::from_secs(120);
 
 /// Holders stop nfsd and kill the place's processes, no more.
@@ -35,7 +35,7 @@ enum Event {
     Down(Result<Vec<String>>),
 }
 
-/// A test bed on a thread of its own, which runs all checks in their order.
+/// A testbed on a thread of its own, which runs all checks in their order.
 pub struct Worker {
     events: Receiver<Event>,
     /// Ends the worker before its next check.
@@ -55,7 +55,7 @@ pub struct Outcome {
 }
 
 impl Worker {
-    /// Brings the bed up.
+    /// Brings the testbed up.
     pub fn start(
         checks: Arc<Vec<Check>>,
         kernel: Kernel,
@@ -76,9 +76,9 @@ impl Worker {
         });
         let up = match worker.next(BED) {
             Ok(Some(Event::Up)) => return Ok(worker),
-            Ok(Some(Event::Down(Err(error)))) => error.context("the test bed does not come up"),
-            Ok(Some(_)) => anyhow!("the test bed's thread is out of step"),
-            Ok(None) => anyhow!("the test bed did not come up within {BED:?}"),
+            Ok(Some(Event::Down(Err(error)))) => error.context("the testbed did not come up"),
+            Ok(Some(_)) => anyhow!("unexpected event from the testbed's thread"),
+            Ok(None) => anyhow!("the testbed did not come up within {BED:?}"),
             Err(error) => error,
         };
         let _ = worker.end();
@@ -90,28 +90,29 @@ impl Worker {
     /// # Errors
     /// If the operator interrupts.
     pub fn outcome(&self, timeout: Duration) -> Result<Outcome> {
-        let hangs = |what: &str, limit: Duration| Some(format!("{what} did not end in {limit:?}"));
+        let hangs =
+            |what: &str, limit: Duration| Some(format!("{what} did not finish within {limit:?}"));
         let (done, took) = match self.next(timeout)? {
             Some(Event::Ran { done, took }) => (done, took),
             _ => {
                 return Ok(Outcome {
-                    done: Err(anyhow!("it did not end within {timeout:?}")),
+                    done: Err(anyhow!("it did not finish within {timeout:?}")),
                     took: timeout,
-                    broken: hangs("the check before", timeout),
+                    broken: hangs("the previous check", timeout),
                 });
             }
         };
         let broken = match self.next(BED)? {
             Some(Event::Swept(Ok(()))) => None,
             Some(Event::Swept(Err(error))) => {
-                Some(format!("the server could not be swept: {error:#}"))
+                Some(format!("could not reset the server: {error:#}"))
             }
-            _ => hangs("sweeping the server", BED),
+            _ => hangs("the reset of the server", BED),
         };
         Ok(Outcome { done, took, broken })
     }
 
-    /// Takes the bed down: what nlmfo and lockd would not let go of.
+    /// Takes the testbed down: what nlmfo and lockd would not let go of.
     pub fn end(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + BED;
@@ -124,7 +125,7 @@ impl Worker {
             }
         }
         self.end_holders();
-        vec!["the test bed hung, and was taken down by force".to_owned()]
+        vec!["the testbed hung and was killed".to_owned()]
     }
 
     /// Has the places' holders end them, whatever the worker hangs in.
@@ -140,7 +141,7 @@ impl Worker {
                     .is_ok_and(|status| status == nix::sys::wait::WaitStatus::StillAlive)
             };
             while Instant::now() < deadline && lives() {
-                thread::sleep(POLL);
+                thread::sleep(POLL_INTERVAL);
             }
         }
     }
@@ -149,7 +150,7 @@ impl Worker {
     fn next(&self, limit: Duration) -> Result<Option<Event>> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.events.recv_timeout(POLL) {
+            match self.events.recv_timeout(POLL_INTERVAL) {
                 Ok(event) => return Ok(Some(event)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) if self.interrupt.load(Ordering::Relaxed) => {
@@ -162,7 +163,7 @@ impl Worker {
     }
 }
 
-/// Brings the bed up, runs every check on it, and takes it down.
+/// Brings the testbed up, runs every check on it, and takes it down.
 fn work(
     checks: &[Check],
     kernel: &Kernel,
@@ -170,7 +171,7 @@ fn work(
     holders: &Mutex<Vec<Pid>>,
     events: &Sender<Event>,
 ) -> Result<Vec<String>> {
-    let mut stage = Stage::up(kernel, |holder| {
+    let mut fixture = Fixture::up(kernel, |holder| {
         let mut holders = holders.lock().unwrap_or_else(PoisonError::into_inner);
         holders.extend(i32::try_from(holder).map(Pid::from_raw));
     })?;
@@ -180,16 +181,16 @@ fn work(
             break;
         }
         let start = Instant::now();
-        let done = catch_unwind(AssertUnwindSafe(|| check.run(&mut stage)));
+        let done = catch_unwind(AssertUnwindSafe(|| check.run(&mut fixture)));
         let done = done.unwrap_or_else(|_| Err(anyhow!("it panicked, see standard error")));
         let took = start.elapsed();
         let _ = events.send(Event::Ran { done, took });
-        let swept = stage.sweep();
+        let swept = fixture.sweep();
         let is_broken = swept.is_err();
         let _ = events.send(Event::Swept(swept));
         if is_broken {
             break;
         }
     }
-    stage.down()
+    fixture.down()
 }

@@ -1,24 +1,24 @@
-//! Which way to go next: a pure choice from what the node offers and what was tried.
+//! Chooses the next release method: a pure decision from what the node offers and what was
+//! tried.
 //!
-//! | way | on | passed over when |
+//! | method | on | skipped if |
 //! |---|---|---|
 //! | `nlm_unlock` | kernels patched with the RFC | the VIP is a server address of another network namespace too |
 //! | `unlock_ip` | every kernel, but before 6.1.191, 6.12.112 and 7.2 it releases nothing (CVE-2026-93231) | the same; IPv6 without netlink |
 //! | FREE_ALL | every kernel | - |
 //! | `unlock_filesystem` | every kernel | the operator named no filesystem |
 //! | SM_NOTIFY | every kernel | the operator did not ask for it |
-//!
-//! The next way is gone only if a snapshot after the last one still shows something of
-//! the VIP. While nfsd is stopped nothing is tried: kernels before 6.19 crash on some of
-//! these writes then, and lockd answers FREE_ALL without doing it.
+//! The next method is tried only if a snapshot after the last one still shows something of the
+//! VIP. While nfsd is stopped nothing is tried: kernels before 6.19 crash on some of these
+//! writes, and lockd answers FREE_ALL without acting on it.
 
 use std::net::IpAddr;
 
-use super::WayKind;
+use super::MethodKind;
 use crate::kernel::preflight;
 use crate::kernel::unlock_bug::Verdict;
 
-/// What the choice rests on.
+/// The facts for the choice.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub vip: IpAddr,
@@ -33,12 +33,12 @@ pub struct Facts {
     pub filesystems_named: bool,
     /// The operator allows SM_NOTIFY for clients that use no other VIP.
     pub reboot_allowed: bool,
-    /// Why lockd answers no call. What nfsd's files and commands do, it need not do.
+    /// Why lockd answers no call. nfsd's files and commands work without it.
     pub lockd_blocked: Option<String>,
 }
 
 impl Facts {
-    /// What preflight found, for one VIP, with nothing asked for beyond the ordinary.
+    /// What preflight found for one VIP, without the methods that need an option.
     pub fn of_node(node: &preflight::Facts, vip: IpAddr, in_other_netns: bool) -> Self {
         Facts {
             vip,
@@ -57,25 +57,25 @@ impl Facts {
     }
 }
 
-/// What is known of the kernel's own release by address.
+/// The kernel's own release by address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnlockIp {
     /// Netlink `NFSD_CMD_UNLOCK_IP` exists. It takes IPv6.
     pub netlink: bool,
     /// `/proc/fs/nfsd/unlock_ip` exists. It takes IPv4 only.
     pub file: bool,
-    /// Whether it does what it says, by the code that runs.
+    /// Whether the running code releases locks.
     pub verdict: Verdict,
 }
 
-/// A way that was gone, and what a snapshot showed before and after.
+/// A method that was tried, and what snapshots showed before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    pub way: WayKind,
+    pub method: MethodKind,
     /// Locks, waiting requests and shares of the VIP.
     pub before: usize,
     pub after: usize,
-    /// Why the way could not be gone at all.
+    /// Why the method failed as a whole.
     pub error: Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub enum Decision {
     /// Nothing of the VIP is left.
     Done,
     Go {
-        way: WayKind,
+        method: MethodKind,
         reason: String,
     },
     GiveUp {
@@ -92,8 +92,8 @@ pub enum Decision {
     },
 }
 
-/// FREE_ALL is worth another round while it gets somewhere: a client may have taken a
-/// lock between the snapshot and the call.
+/// FREE_ALL is repeated while it makes progress: a client may have taken a lock between the
+/// snapshot and the call.
 const FREE_ALL_ROUNDS: usize = 3;
 
 /// What to do next, with `left` locks, waiting requests and shares of the VIP in the
@@ -103,19 +103,18 @@ pub fn next(facts: &Facts, left: usize, tried: &[Attempt]) -> Decision {
         return Decision::Done;
     }
     if facts.nfsd_threads == 0 {
-        let reason = "nfsd is stopped in this network namespace, and nothing is written to a \
-                      stopped nfsd: start it (`systemctl start nfs-server`), or stop lockd too, \
-                      which gives up all of its locks"
+        let reason = "nfsd is stopped in this network namespace: start it (`systemctl start nfs-server`), or \
+                      stop lockd too, which releases all of its locks"
             .to_owned();
         return Decision::GiveUp { reason };
     }
     let mut passed_over = Vec::new();
-    for way in WAYS {
-        match suitability(way, facts, tried) {
+    for method in WAYS {
+        match suitability(method, facts, tried) {
             Suitability::Fit => {
-                passed_over.extend(merit(way, facts, tried));
+                passed_over.extend(merit(method, facts, tried));
                 return Decision::Go {
-                    way,
+                    method,
                     reason: passed_over.join("; "),
                 };
             }
@@ -128,51 +127,51 @@ pub fn next(facts: &Facts, left: usize, tried: &[Attempt]) -> Decision {
     }
 }
 
-/// In order of preference: what is made for it, then what is exact, then what is not.
-const WAYS: [WayKind; 5] = [
-    WayKind::RfcFile,
-    WayKind::UnlockIp,
-    WayKind::FreeAll,
-    WayKind::Filesystem,
-    WayKind::Reboot,
+/// In order of preference: made for this purpose, then exact, then not exact.
+const WAYS: [MethodKind; 5] = [
+    MethodKind::RfcFile,
+    MethodKind::UnlockIp,
+    MethodKind::FreeAll,
+    MethodKind::Filesystem,
+    MethodKind::Reboot,
 ];
 
 enum Suitability {
     Fit,
     Unfit(String),
-    /// Not to be had here, and not worth a word.
+    /// Not available here, and not worth a message.
     Absent,
 }
 
-fn suitability(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Suitability {
-    let absent = match way {
-        WayKind::RfcFile => !facts.rfc_file,
-        WayKind::Filesystem => !facts.filesystems_named,
-        WayKind::Reboot => !facts.reboot_allowed,
-        WayKind::UnlockIp | WayKind::FreeAll => false,
+fn suitability(method: MethodKind, facts: &Facts, tried: &[Attempt]) -> Suitability {
+    let absent = match method {
+        MethodKind::RfcFile => !facts.rfc_file,
+        MethodKind::Filesystem => !facts.filesystems_named,
+        MethodKind::Reboot => !facts.reboot_allowed,
+        MethodKind::UnlockIp | MethodKind::FreeAll => false,
     };
     if absent {
         return Suitability::Absent;
     }
-    if let Some(last) = tried.iter().rfind(|attempt| attempt.way == way)
-        && !worth_repeating(way, tried)
+    if let Some(last) = tried.iter().rfind(|attempt| attempt.method == method)
+        && !worth_repeating(method, tried)
     {
         return Suitability::Unfit(outcome(last));
     }
-    let calls_lockd = matches!(way, WayKind::FreeAll | WayKind::Reboot);
+    let calls_lockd = matches!(method, MethodKind::FreeAll | MethodKind::Reboot);
     if let Some(blocked) = &facts.lockd_blocked
         && calls_lockd
     {
-        return Suitability::Unfit(format!("{way} is a call to lockd, and {blocked}"));
+        return Suitability::Unfit(format!("{method} needs lockd, but {blocked}"));
     }
-    let by_address = matches!(way, WayKind::RfcFile | WayKind::UnlockIp);
+    let by_address = matches!(method, MethodKind::RfcFile | MethodKind::UnlockIp);
     if by_address && facts.in_other_netns {
         return Suitability::Unfit(format!(
-            "{way} acts in all network namespaces, and {} is a server address in another one too",
+            "{method} acts in all network namespaces, and {} is a server address in another one too",
             facts.vip
         ));
     }
-    if way == WayKind::UnlockIp
+    if method == MethodKind::UnlockIp
         && let Some(reason) = unlock_ip_is_unfit(facts)
     {
         return Suitability::Unfit(reason);
@@ -186,50 +185,50 @@ fn unlock_ip_is_unfit(facts: &Facts) -> Option<String> {
         return Some("this kernel has no unlock_ip".into());
     }
     (!netlink && facts.vip.is_ipv6())
-        .then(|| "unlock_ip of this kernel takes no IPv6 address".into())
+        .then(|| "unlock_ip of this kernel accepts no IPv6 address".into())
 }
 
-fn worth_repeating(way: WayKind, tried: &[Attempt]) -> bool {
-    let mut rounds = tried.iter().filter(|attempt| attempt.way == way);
-    way == WayKind::FreeAll
+fn worth_repeating(method: MethodKind, tried: &[Attempt]) -> bool {
+    let mut rounds = tried.iter().filter(|attempt| attempt.method == method);
+    method == MethodKind::FreeAll
         && rounds.clone().count() < FREE_ALL_ROUNDS
         && rounds.all(|round| round.error.is_none() && round.after < round.before)
 }
 
 fn outcome(attempt: &Attempt) -> String {
     let Attempt {
-        way,
+        method,
         before,
         after,
         error,
     } = attempt;
     match error {
-        Some(error) => format!("{way} failed: {error}"),
-        None => format!("{way} left {after} of {before} in place"),
+        Some(error) => format!("{method} failed: {error}"),
+        None => format!("{method} left {after} of {before}"),
     }
 }
 
-/// What speaks for a way, where that is not only that the others are unfit.
-fn merit(way: WayKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
-    match way {
-        WayKind::RfcFile => Some("this kernel has the RFC's nlm_unlock".into()),
-        WayKind::UnlockIp => Some(match &facts.unlock_ip.verdict {
+/// Why a method was chosen, beyond the failure of the others.
+fn merit(method: MethodKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
+    match method {
+        MethodKind::RfcFile => Some("this kernel has the RFC's nlm_unlock".into()),
+        MethodKind::UnlockIp => Some(match &facts.unlock_ip.verdict {
             Verdict::Unknown { reason } => {
-                format!("it is not known whether unlock_ip of this kernel works ({reason})")
+                format!("unknown whether unlock_ip of this kernel works ({reason})")
             }
-            // Tried all the same: code that was read is no evidence of what
-            // was released, and the locks are looked at in any case.
+            // Tried anyway: reading code does not prove what it releases, and the locks are
+            // checked in any case.
             Verdict::Broken { .. } => {
-                "its code has the bug of CVE-2026-93231, but only the locks decide".into()
+                "affected by CVE-2026-93231; trying anyway, the locks are checked again".into()
             }
             Verdict::Fixed { .. } => "unlock_ip of this kernel works".into(),
         }),
-        WayKind::FreeAll => tried
+        MethodKind::FreeAll => tried
             .iter()
-            .rfind(|attempt| attempt.way == WayKind::FreeAll)
-            .map(|last| format!("{} and may release the rest", outcome(last))),
-        WayKind::Filesystem => Some("the operator named filesystems to release".into()),
-        WayKind::Reboot => Some("the operator allows SM_NOTIFY".into()),
+            .rfind(|attempt| attempt.method == MethodKind::FreeAll)
+            .map(|last| format!("{}; it may release the rest", outcome(last))),
+        MethodKind::Filesystem => Some("--unlock-filesystem was given".into()),
+        MethodKind::Reboot => Some("--reboot-notice was given".into()),
     }
 }
 
@@ -283,20 +282,20 @@ mod tests {
         }
     }
 
-    fn attempt(way: WayKind, before: usize, after: usize) -> Attempt {
+    fn attempt(method: MethodKind, before: usize, after: usize) -> Attempt {
         Attempt {
-            way,
+            method,
             before,
             after,
             error: None,
         }
     }
 
-    fn way(decision: Decision) -> Option<WayKind> {
+    fn method(decision: Decision) -> Option<MethodKind> {
         match decision {
-            Decision::Go { way, reason } => {
-                assert!(!reason.is_empty(), "{way} without a reason");
-                Some(way)
+            Decision::Go { method, reason } => {
+                assert!(!reason.is_empty(), "{method} without a reason");
+                Some(method)
             }
             _ => None,
         }
@@ -321,26 +320,34 @@ mod tests {
             ..unknown()
         };
         let table = [
-            ("RFC kernel", rfc(V4), WayKind::RfcFile),
-            ("RFC kernel, IPv6", rfc(V6), WayKind::RfcFile),
+            ("RFC kernel", rfc(V4), MethodKind::RfcFile),
+            ("RFC kernel, IPv6", rfc(V6), MethodKind::RfcFile),
             (
                 "RFC kernel, other netns",
                 elsewhere(rfc(V4)),
-                WayKind::FreeAll,
+                MethodKind::FreeAll,
             ),
-            ("7.3", facts(V4, netlink()), WayKind::UnlockIp),
-            ("7.3, IPv6", facts(V6, netlink()), WayKind::UnlockIp),
+            ("7.3", facts(V4, netlink()), MethodKind::UnlockIp),
+            ("7.3, IPv6", facts(V6, netlink()), MethodKind::UnlockIp),
             (
                 "7.3, other netns",
                 elsewhere(facts(V4, netlink())),
-                WayKind::FreeAll,
+                MethodKind::FreeAll,
             ),
-            ("6.1 fixed", facts(V4, fixed()), WayKind::UnlockIp),
-            ("6.1 fixed, IPv6", facts(V6, fixed()), WayKind::FreeAll),
-            ("6.12 broken", facts(V4, broken()), WayKind::UnlockIp),
-            ("6.12 broken, IPv6", facts(V6, broken()), WayKind::FreeAll),
-            ("unknown kernel", facts(V4, unknown()), WayKind::UnlockIp),
-            ("no unlock_ip at all", facts(V4, absent), WayKind::FreeAll),
+            ("6.1 fixed", facts(V4, fixed()), MethodKind::UnlockIp),
+            ("6.1 fixed, IPv6", facts(V6, fixed()), MethodKind::FreeAll),
+            ("6.12 broken", facts(V4, broken()), MethodKind::UnlockIp),
+            (
+                "6.12 broken, IPv6",
+                facts(V6, broken()),
+                MethodKind::FreeAll,
+            ),
+            ("unknown kernel", facts(V4, unknown()), MethodKind::UnlockIp),
+            (
+                "no unlock_ip at all",
+                facts(V4, absent),
+                MethodKind::FreeAll,
+            ),
         ];
         for (name, facts, expected) in table {
             let decision = next(&facts, 6, &[]);
@@ -348,8 +355,8 @@ mod tests {
         }
     }
 
-    fn way_or_panic(decision: &Decision) -> WayKind {
-        way(decision.clone()).unwrap_or_else(|| panic!("no way: {decision:?}"))
+    fn way_or_panic(decision: &Decision) -> MethodKind {
+        method(decision.clone()).unwrap_or_else(|| panic!("no method: {decision:?}"))
     }
 
     #[test]
@@ -385,15 +392,15 @@ mod tests {
         };
         let mut tried = Vec::new();
         let mut seen = Vec::new();
-        while let Decision::Go { way, .. } = next(&facts, 6, &tried) {
-            seen.push(way);
-            tried.push(attempt(way, 6, 6));
+        while let Decision::Go { method, .. } = next(&facts, 6, &tried) {
+            seen.push(method);
+            tried.push(attempt(method, 6, 6));
         }
         let expected = [
-            WayKind::UnlockIp,
-            WayKind::FreeAll,
-            WayKind::Filesystem,
-            WayKind::Reboot,
+            MethodKind::UnlockIp,
+            MethodKind::FreeAll,
+            MethodKind::Filesystem,
+            MethodKind::Reboot,
         ];
         assert_eq!(seen, expected);
     }
@@ -403,13 +410,13 @@ mod tests {
         let decision = next(
             &facts(V4, unknown()),
             6,
-            &[attempt(WayKind::UnlockIp, 6, 6)],
+            &[attempt(MethodKind::UnlockIp, 6, 6)],
         );
-        let reason = "unlock_ip left 6 of 6 in place".to_owned();
+        let reason = "unlock_ip left 6 of 6".to_owned();
         assert_eq!(
             decision,
             Decision::Go {
-                way: WayKind::FreeAll,
+                method: MethodKind::FreeAll,
                 reason
             }
         );
@@ -418,27 +425,27 @@ mod tests {
     #[test]
     fn the_inexact_ways_are_never_gone_unasked() {
         let tried = [
-            attempt(WayKind::UnlockIp, 2, 2),
-            attempt(WayKind::FreeAll, 2, 2),
+            attempt(MethodKind::UnlockIp, 2, 2),
+            attempt(MethodKind::FreeAll, 2, 2),
         ];
         let Decision::GiveUp { reason } = next(&facts(V4, unknown()), 2, &tried) else {
             panic!()
         };
-        assert_eq!(
-            reason,
-            "unlock_ip left 2 of 2 in place; FREE_ALL left 2 of 2 in place"
-        );
+        assert_eq!(reason, "unlock_ip left 2 of 2; FREE_ALL left 2 of 2");
     }
 
     #[test]
     fn free_all_goes_on_while_it_gets_somewhere() {
         // IPv6 through procfs: FREE_ALL is the first way.
         let facts = facts(V6, broken());
-        let round = |before, after| attempt(WayKind::FreeAll, before, after);
-        assert_eq!(way(next(&facts, 1, &[round(9, 1)])), Some(WayKind::FreeAll));
-        assert_eq!(way(next(&facts, 1, &[round(9, 1), round(1, 1)])), None);
+        let round = |before, after| attempt(MethodKind::FreeAll, before, after);
+        assert_eq!(
+            method(next(&facts, 1, &[round(9, 1)])),
+            Some(MethodKind::FreeAll)
+        );
+        assert_eq!(method(next(&facts, 1, &[round(9, 1), round(1, 1)])), None);
         let three = [round(9, 5), round(5, 2), round(2, 1)];
-        assert_eq!(way(next(&facts, 1, &three)), None);
+        assert_eq!(method(next(&facts, 1, &three)), None);
     }
 
     #[test]
@@ -446,14 +453,14 @@ mod tests {
         let error = Some("permission denied".to_owned());
         let tried = [Attempt {
             error,
-            ..attempt(WayKind::UnlockIp, 3, 3)
+            ..attempt(MethodKind::UnlockIp, 3, 3)
         }];
         let decision = next(&facts(V4, fixed()), 3, &tried);
         let reason = "unlock_ip failed: permission denied".to_owned();
         assert_eq!(
             decision,
             Decision::Go {
-                way: WayKind::FreeAll,
+                method: MethodKind::FreeAll,
                 reason
             }
         );

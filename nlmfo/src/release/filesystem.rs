@@ -1,13 +1,13 @@
 //! `/proc/fs/nfsd/unlock_filesystem`, for exports that the operator names.
 //!
-//! It releases every lock on the filesystem, whichever address it was taken through,
-//! and since 6.9 the NFSv4 state too: only on request, and only for a filesystem that
+//! It releases every lock on the filesystem, including those of other addresses, and since
+//! 6.9 the NFSv4 state too. So it is used only on request, and only for a filesystem that
 //! leaves this node.
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{Error, Job, Report, Way, WayKind, blocking};
+use super::{Error, Job, Method, MethodKind, Report, blocking};
 use crate::kernel::nfsd::Nfsd;
 
 #[derive(Clone, Debug)]
@@ -16,9 +16,9 @@ pub struct Filesystem {
     pub paths: Vec<PathBuf>,
 }
 
-impl Way for Filesystem {
-    fn kind(&self) -> WayKind {
-        WayKind::Filesystem
+impl Method for Filesystem {
+    fn kind(&self) -> MethodKind {
+        MethodKind::Filesystem
     }
 
     async fn release(&self, _job: &Job<'_>) -> Result<Report, Error> {

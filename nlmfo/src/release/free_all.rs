@@ -33,7 +33,7 @@ use tracing::debug;
 
 use super::route::Detour;
 use super::target::{Request, RequestKind, Target};
-use super::{Error, HostReport, Job, Report, Way, WayKind};
+use super::{Error, HostReport, Job, Method, MethodKind, Report};
 use crate::causes::chain;
 use crate::kernel::admission::Admission;
 use crate::observe::host::{Host, NlmVersion};
@@ -62,9 +62,9 @@ const CONCURRENT: usize = 32;
 /// source port, or lockd closing it for another.
 const TRIES: u32 = 2;
 
-impl Way for FreeAll {
-    fn kind(&self) -> WayKind {
-        WayKind::FreeAll
+impl Method for FreeAll {
+    fn kind(&self) -> MethodKind {
+        MethodKind::FreeAll
     }
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
@@ -82,7 +82,7 @@ enum Pass {
 }
 
 impl FreeAll {
-    /// Makes lockd forget the waiting requests of the job's targets. Held locks stay.
+    /// Cancels the waiters of the job's targets. Held locks stay.
     pub async fn cancel_waiters(&self, job: &Job<'_>) -> Result<Report, Error> {
         self.call(job, &[Pass::Waiters]).await
     }
@@ -106,8 +106,8 @@ impl FreeAll {
         }
         detour.close().await?;
         Ok(Report {
-            way: WayKind::FreeAll,
-            action: format!("NLM calls over lo in the name of {} hosts", hosts.len()),
+            way: MethodKind::FreeAll,
+            action: format!("NLM calls over lo for {} hosts", hosts.len()),
             hosts,
             took: start.elapsed(),
         })
@@ -139,7 +139,10 @@ impl FreeAll {
             Err(reason) => Err(reason),
             Ok(peer) => match timeout_at(until, self.call_for(target, pass, peer)).await {
                 Ok(outcome) => outcome,
-                Err(_) => Err(format!("not done within {:?} for all hosts", self.overall)),
+                Err(_) => Err(format!(
+                    "not finished within {:?} for all hosts",
+                    self.overall
+                )),
             },
         };
         HostReport {
@@ -164,7 +167,7 @@ impl FreeAll {
                     let admitted = Admission::of_unexported(target.host.client);
                     admission = Some(admitted.map_err(|admitting| {
                         let error = chain(&error);
-                        format!("{error}; no export names the client, and it cannot be admitted: {admitting}")
+                        format!("{error}; no export covers the client, and it could not be admitted: {admitting}")
                     })?);
                 }
                 Err(_) if tries < TRIES => tries += 1,
@@ -173,7 +176,7 @@ impl FreeAll {
         }
     }
 
-    /// The outer error is one that another try may mend.
+    /// The outer error may go away on another try.
     async fn try_call_for(
         &self,
         target: &Target,
@@ -214,14 +217,14 @@ fn is_of_no_export(error: &client::Error) -> bool {
 fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<SocketAddr, String> {
     if host.netns != netns {
         return Err(format!(
-            "it belongs to the network namespace {}: run nlmfo there",
+            "it belongs to network namespace {}; run nlmfo there",
             host.netns
         ));
     }
     if let IpAddr::V6(client) = host.client
         && client.is_unicast_link_local()
     {
-        return Err("link-local clients cannot be called for: which link is not recorded".into());
+        return Err("link-local clients are not supported: lockd does not store their link".into());
     }
     let port = ports
         .port(host.vip, host.version, host.transport)

@@ -1,8 +1,8 @@
 //! How the locks of one VIP are released.
 //!
-//! Several ways lead there, and which of them works depends on the kernel: see the
-//! table in [`choose`], which decides. Each way is a [`Way`] in a file of its own. None
-//! of them is believed: what counts is a snapshot of lockd's locks afterwards.
+//! There are several methods; which of them works depends on the kernel: see the table in
+//! [`choose`], which decides. Each is a [`Method`] in its own file. No return code is
+//! trusted: what counts is a snapshot of lockd's locks afterwards.
 
 pub mod choose;
 pub mod filesystem;
@@ -29,19 +29,18 @@ use crate::observe::host::Host;
 pub use target::Target;
 pub use turn::Turn;
 
-/// A way to release the locks of one VIP.
-pub trait Way {
-    fn kind(&self) -> WayKind;
+/// A method to release the locks of one VIP.
+pub trait Method {
+    fn kind(&self) -> MethodKind;
 
-    /// Does it, once. An error says that the way as a whole could not be gone; what
-    /// failed for single hosts is in the report. Dropping the future leaves nothing
-    /// behind in the kernel.
+    /// Applies the method once. An error means that it failed as a whole; failures of single
+    /// hosts are in the report. Dropping the future leaves nothing behind in the kernel.
     fn release(&self, job: &Job<'_>) -> impl Future<Output = Result<Report, Error>>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WayKind {
+pub enum MethodKind {
     /// `/proc/fs/nfsd/nlm_unlock`, as the RFC for lock failover proposed it.
     RfcFile,
     /// Netlink `NFSD_CMD_UNLOCK_IP` or `/proc/fs/nfsd/unlock_ip`.
@@ -54,14 +53,14 @@ pub enum WayKind {
     Reboot,
 }
 
-impl fmt::Display for WayKind {
+impl fmt::Display for MethodKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            WayKind::RfcFile => "nlm_unlock",
-            WayKind::UnlockIp => "unlock_ip",
-            WayKind::FreeAll => "FREE_ALL",
-            WayKind::Filesystem => "unlock_filesystem",
-            WayKind::Reboot => "SM_NOTIFY",
+            MethodKind::RfcFile => "nlm_unlock",
+            MethodKind::UnlockIp => "unlock_ip",
+            MethodKind::FreeAll => "FREE_ALL",
+            MethodKind::Filesystem => "unlock_filesystem",
+            MethodKind::Reboot => "SM_NOTIFY",
         })
     }
 }
@@ -72,40 +71,40 @@ pub struct Job<'a> {
     pub vip: IpAddr,
     /// Every lockd host with a lock, waiting request or share through `vip`.
     pub targets: &'a [Target],
-    /// Ours for as long as this takes.
+    /// Held while the method runs.
     pub turn: &'a Turn,
 }
 
-/// What one way did. Only a snapshot tells whether it helped.
+/// What one method did. Only a snapshot shows whether it worked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    pub way: WayKind,
-    /// In words: the file or command used, or how many calls were made.
+    pub way: MethodKind,
+    /// As text: the file or command used, or the number of calls.
     pub action: String,
-    /// For ways that go host by host; empty otherwise.
+    /// For methods that work per host; otherwise empty.
     pub hosts: Vec<HostReport>,
     #[serde(rename = "took_ms", serialize_with = "milliseconds")]
     pub took: Duration,
 }
 
 impl Report {
-    /// Hosts for which the way failed.
+    /// Hosts for which the method failed.
     pub fn failures(&self) -> impl Iterator<Item = &HostReport> {
         self.hosts.iter().filter(|report| report.outcome.is_err())
     }
 }
 
-/// What one way did for one host.
+/// What one method did for one host.
 #[derive(Clone, Debug, Serialize)]
 pub struct HostReport {
     pub host: Host,
-    /// What was called, or what went wrong, in words.
+    /// What was called, or what failed, as text.
     pub outcome: Result<String, String>,
     #[serde(rename = "took_ms", serialize_with = "milliseconds")]
     pub took: Duration,
 }
 
-/// Why a way could not be gone at all.
+/// Why a method failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -115,7 +114,7 @@ pub enum Error {
          nfs-server`)"
     )]
     NoLockd,
-    #[error("calls in the clients' names need CAP_NET_ADMIN and a kernel with policy routing")]
+    #[error("NLM calls for clients need CAP_NET_ADMIN and a kernel with policy routing")]
     Route(#[from] route::Error),
     #[error(transparent)]
     Turn(#[from] LockError),
@@ -127,8 +126,8 @@ pub enum Error {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
-/// Runs what blocks in the kernel (a release walks all of lockd's files) beside the
-/// runtime, so that ctrl-C is heard meanwhile.
+/// Runs a blocking kernel call (a release walks all of lockd's files) outside the runtime, so
+/// that signals are handled meanwhile.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

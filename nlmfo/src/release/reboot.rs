@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::target::{Monitored, Target};
-use super::{Error, HostReport, Job, Report, Way, WayKind};
+use super::{Error, HostReport, Job, Method, MethodKind, Report};
 use crate::causes::chain;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::lockd_ports::LockdPorts;
@@ -25,9 +25,9 @@ pub struct Reboot {
     pub deadline: Duration,
 }
 
-impl Way for Reboot {
-    fn kind(&self) -> WayKind {
-        WayKind::Reboot
+impl Method for Reboot {
+    fn kind(&self) -> MethodKind {
+        MethodKind::Reboot
     }
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
@@ -73,11 +73,11 @@ impl Reboot {
         let client = target.host.client;
         if self.elsewhere.contains(&client) {
             return Err(format!(
-                "{client} uses other addresses of this node too, and would lose those locks as well"
+                "{client} also uses other addresses of this node and would lose those locks too"
             ));
         }
         target.monitored.as_ref().ok_or_else(|| {
-            format!("{client} is not monitored, so that lockd has no cookie to know it by")
+            format!("{client} is not monitored by statd, so lockd cannot identify it")
         })
     }
 }

@@ -3,15 +3,15 @@
 
 use std::time::Instant;
 
-use super::{Error, Job, Report, Way, WayKind, blocking};
+use super::{Error, Job, Method, MethodKind, Report, blocking};
 use crate::kernel::nfsd::{Control, Nfsd};
 
 #[derive(Clone, Copy, Debug)]
 pub struct RfcFile;
 
-impl Way for RfcFile {
-    fn kind(&self) -> WayKind {
-        WayKind::RfcFile
+impl Method for RfcFile {
+    fn kind(&self) -> MethodKind {
+        MethodKind::RfcFile
     }
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
@@ -21,7 +21,7 @@ impl Way for RfcFile {
             let nfsd = Nfsd::mounted()?;
             nfsd.write_address(Control::NlmUnlock, vip)?;
             Ok(format!(
-                "{vip} written to {}",
+                "wrote {vip} to {}",
                 nfsd.path(Control::NlmUnlock).display()
             ))
         })

@@ -121,7 +121,7 @@ impl Detour {
         let lo = netlink.link_index(LOOPBACK).await?.ok_or_else(|| {
             Error::new(
                 "find the loopback device",
-                "there is none in this network namespace",
+                "this network namespace has none",
             )
         })?;
         let ours = netlink.addresses().await?;
@@ -165,9 +165,9 @@ impl Drop for Detour {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 let error = crate::causes::chain(&error);
-                tracing::error!("routes of nlmfo remain, run `nlmfo cleanup`: {error}");
+                tracing::error!("routes of nlmfo remain; run `nlmfo cleanup`: {error}");
             }
-            Err(_) => tracing::error!("routes of nlmfo remain, run `nlmfo cleanup`"),
+            Err(_) => tracing::error!("routes of nlmfo remain; run `nlmfo cleanup`"),
         }
     }
 }
@@ -274,7 +274,7 @@ impl Netlink {
 
     async fn remove_route(&self, route: RouteMessage) -> Result<(), Error> {
         let removed = self.handle.route().del(route).execute().await;
-        removed.map_err(|error| Error::new("remove a route of ours", error))
+        removed.map_err(|error| Error::new("remove nlmfo's route", error))
     }
 
     async fn add_rule(&self, packets: Match) -> Result<(), Error> {
@@ -328,7 +328,7 @@ impl Netlink {
         let index = self
             .link_index(DEVICE)
             .await?
-            .ok_or_else(|| Error::new(what(), "it vanished as soon as it was made"))?;
+            .ok_or_else(|| Error::new(what(), "it disappeared after its creation"))?;
         let mut add = self.handle.address().add(index, vip, host_prefix(vip));
         if vip.is_ipv6() {
             // On a device that is down, an address would stay tentative for ever.
@@ -361,7 +361,7 @@ impl Netlink {
         let count = ours.len();
         for rule in ours {
             let removal = self.handle.rule().del(rule).execute().await;
-            removal.map_err(|error| Error::new("remove a routing rule of ours", error))?;
+            removal.map_err(|error| Error::new("remove nlmfo's routing rule", error))?;
         }
         Ok(count)
     }

@@ -1,4 +1,4 @@
-//! What a snapshot shows of one VIP, as the ways to release it need it.
+//! What a snapshot shows of one VIP, in the form that the release methods need.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::rpc::nsm::Cookie;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub host: Host,
-    /// The name that the client calls itself. In calls it only shows in lockd's logs.
+    /// The client's own name. In calls it appears only in lockd's log.
     pub caller: String,
     /// What statd knows the client by, if it is monitored.
     pub monitored: Option<Monitored>,

@@ -1,8 +1,8 @@
-//! One run at a time makes lockd give up locks or waiters: what is gone after a turn is its own
-//! doing, or that of clients. A detour has fixed names for its table and device, and the
-//! kernel's files act on the whole node.
+//! Only one run at a time makes lockd release locks or waiters: what is gone after a turn
+//! was released by it, or by clients. A detour has fixed names for its table and device,
+//! and the kernel's files act on the whole node.
 //!
-//! lockd is one thread, and a turn is a few looks and what is asked of it: runs lose little by
+//! lockd is one thread, and a turn is a few snapshots and calls: runs lose little by
 //! waiting for each other.
 
 use std::time::Duration;
@@ -10,19 +10,19 @@ use std::time::Duration;
 use super::Error;
 use crate::files::lock::{Held, LockFile, Mode};
 
-/// Held while locks are released and looked at.
+/// Held while locks are released and checked.
 #[derive(Debug)]
-#[must_use = "it is over when this is dropped"]
+#[must_use = "the turn ends when this is dropped"]
 pub struct Turn {
     _held: Held,
 }
 
 impl Turn {
-    /// Waits for that long at most.
-    pub async fn take(patience: Duration) -> Result<Self, Error> {
-        let file = LockFile::named("release", "releases locks")?;
+    /// Waits for up to `max_wait`.
+    pub async fn take(max_wait: Duration) -> Result<Self, Error> {
+        let file = LockFile::named("release", "is releasing locks")?;
         Ok(Turn {
-            _held: file.take(Mode::Exclusive, patience).await?,
+            _held: file.take(Mode::Exclusive, max_wait).await?,
         })
     }
 }

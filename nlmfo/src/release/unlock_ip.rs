@@ -8,16 +8,16 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{Error, Job, Report, Way, WayKind, blocking};
+use super::{Error, Job, Method, MethodKind, Report, blocking};
 use crate::kernel::netlink::{Command, NfsdNetlink};
 use crate::kernel::nfsd::{Control, Nfsd, NfsdError};
 
 #[derive(Clone, Copy, Debug)]
 pub struct UnlockIp;
 
-impl Way for UnlockIp {
-    fn kind(&self) -> WayKind {
-        WayKind::UnlockIp
+impl Method for UnlockIp {
+    fn kind(&self) -> MethodKind {
+        MethodKind::UnlockIp
     }
 
     async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
@@ -46,5 +46,5 @@ fn unlock(vip: IpAddr) -> Result<String, Error> {
         return Ok(format!("netlink NFSD_CMD_UNLOCK_IP {vip}"));
     }
     nfsd.write_address(Control::UnlockIp, vip)?;
-    Ok(format!("{vip} written to {}", path.display()))
+    Ok(format!("wrote {vip} to {}", path.display()))
 }

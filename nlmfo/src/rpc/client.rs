@@ -82,7 +82,7 @@ pub enum Cause {
     Io(#[from] io::Error),
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the arguments or results break the protocol")]
+    #[error("the arguments or results violate the protocol")]
     Xdr(#[from] xdr::Error),
 }
 

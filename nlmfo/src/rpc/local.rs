@@ -1,4 +1,4 @@
-//! Calls to the lockd of this network namespace that do nothing but wait for an answer.
+//! Null calls to the lockd of this network namespace, to wait for its answer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

@@ -130,11 +130,11 @@ pub fn decode_reply(record: Bytes) -> Result<Bytes, Refusal> {
 /// Why a peer that did answer gave no results.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("the program is not served there")]
+    #[error("the peer does not serve the program")]
     ProgramUnavailable,
-    #[error("only versions {low} to {high} of the program are served there")]
+    #[error("the peer serves only versions {low} to {high} of the program")]
     VersionUnavailable { low: u32, high: u32 },
-    #[error("that version of the program has no such procedure")]
+    #[error("the peer does not know the procedure")]
     ProcedureUnavailable,
     #[error("the peer could not decode the arguments")]
     GarbageArguments,

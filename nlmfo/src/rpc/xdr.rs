@@ -124,7 +124,7 @@ fn padding(length: usize) -> usize {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("{what} is {length} bytes long, the protocol's limit is {max}")]
+    #[error("{what} is {length} bytes long, but the protocol's limit is {max}")]
     TooLong {
         what: &'static str,
         length: usize,
@@ -136,9 +136,9 @@ pub enum Error {
         wanted: usize,
         left: usize,
     },
-    #[error("{what} has {number}, which the protocol does not know")]
+    #[error("{what} has the unknown value {number}")]
     Unknown { what: &'static str, number: u32 },
-    #[error("{what} is {value}, which does not fit the 32 bits of NLM v1 and v3")]
+    #[error("{what} is {value}, which exceeds the 32 bits of NLM v1 and v3")]
     TooLarge { what: &'static str, value: u64 },
     #[error("{what} is not UTF-8 text")]
     NotText { what: &'static str },

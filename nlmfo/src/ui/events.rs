@@ -1,4 +1,4 @@
-//! What happened between two ticks, in words.
+//! What happened between two ticks, as text.
 
 use std::net::IpAddr;
 
@@ -88,8 +88,8 @@ impl Events {
                 EventKind::Server,
                 match after.server {
                     Server::Serving => "lockd serves again",
-                    Server::Stopped => "nfsd has stopped: lockd serves nobody",
-                    Server::NotLoaded => "lockd is gone from the kernel",
+                    Server::Stopped => "nfsd has stopped, lockd serves no client",
+                    Server::NotLoaded => "lockd was unloaded",
                 },
             );
         }
@@ -98,7 +98,7 @@ impl Events {
         for ((who, then), now) in ["lockd", "nfsd"].into_iter().zip(then).zip(graces(after)) {
             let text = match (then, now) {
                 (Some(false) | None, Some(true)) => "is in grace: new locks are refused",
-                (Some(true), Some(false)) => "has ended its grace",
+                (Some(true), Some(false)) => "has ended grace",
                 _ => continue,
             };
             self.add(None, EventKind::KernelGrace, format!("{who} {text}"));
@@ -112,15 +112,15 @@ impl Events {
                 vip,
                 EventKind::Fence,
                 match after.fenced {
-                    true => "fenced: its packets to lockd are dropped",
-                    false => "its fence is down",
+                    true => "fenced: packets to lockd are dropped",
+                    false => "fence removed",
                 },
             );
         }
         if let (Some(before), Some(number)) = (before, after.state_number)
             && before.state_number != Some(number)
         {
-            let text = format!("its clients are told to reclaim, with state number {number}");
+            let text = format!("clients notified, state number {number}");
             self.add(vip, EventKind::Notify, text);
         }
         let counted = match before {
@@ -166,10 +166,7 @@ impl Events {
             }
             (true, false) => {
                 let reclaimed = after.or(before).map_or(0, |window| window.lockd.reclaimed);
-                let text = format!(
-                    "its grace has ended, {} reclaimed",
-                    plural(reclaimed, "lock")
-                );
+                let text = format!("grace ended, {} reclaimed", plural(reclaimed, "lock"));
                 self.add(vip, EventKind::Grace, text);
             }
             _ => {}
@@ -242,7 +239,7 @@ mod tests {
         assert_eq!(
             texts(Some(&before), &after),
             [
-                "fenced: its packets to lockd are dropped",
+                "fenced: packets to lockd are dropped",
                 "released by unlock_ip: the locks of 1 owner on a file",
                 "released by FREE_ALL: the locks of 4 owners on files",
             ]
@@ -259,7 +256,7 @@ mod tests {
         over.vips[0].window = None;
         assert_eq!(
             texts(Some(&open), &over),
-            ["its grace has ended, 812 locks reclaimed"]
+            ["grace ended, 812 locks reclaimed"]
         );
     }
 
@@ -270,7 +267,7 @@ mod tests {
         after.vips[0].state_number = Some(4_711);
         assert_eq!(
             texts(Some(&before), &after),
-            ["its clients are told to reclaim, with state number 4711"]
+            ["clients notified, state number 4711"]
         );
         assert_eq!(texts(Some(&after), &after), [""; 0]);
     }
@@ -281,7 +278,7 @@ mod tests {
         let violated = ticks::violation();
         let said = texts(Some(&open), &violated);
         assert!(
-            said.iter().any(|text| text.contains("is no reclaim")),
+            said.iter().any(|text| text.contains("is not a reclaim")),
             "{said:?}"
         );
         assert_eq!(texts(Some(&violated), &violated), [""; 0]);
@@ -293,10 +290,7 @@ mod tests {
         let mut after = before.clone();
         after.server = Server::NotLoaded;
         after.kernel_grace.lockd = None;
-        assert_eq!(
-            texts(Some(&before), &after),
-            ["lockd is gone from the kernel"]
-        );
+        assert_eq!(texts(Some(&before), &after), ["lockd was unloaded"]);
         let mut back = before.clone();
         back.kernel_grace.lockd = Some(true);
         assert_eq!(

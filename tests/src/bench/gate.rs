@@ -88,7 +88,7 @@ pub struct GateCost {
 pub fn run(server: &Server, vips: &[IpAddr], effort: Effort) -> Result<GateCost> {
     let client = Client::join(server, 1)?;
     let mount = client.mount(server, vips[0], Transport::Tcp)?;
-    let file = client.place().path(mount.path("bench"));
+    let file = client.node().path(mount.path("bench"));
     let runtime = Builder::new_current_thread().enable_all().build()?;
     settled(&file)?;
     let mut bare = vec![turn(&file)?];

@@ -28,7 +28,7 @@ use serde::Serialize;
 
 use crate::guest::handles::FileHandle;
 use crate::guest::load::{self, Holding, Monitoring};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::RawNet;
 use crate::guest::server::Server;
 
@@ -131,7 +131,7 @@ type Row = (String, String, &'static str, Option<bool>);
 /// and the JSON say so.
 pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort, clock: Clock) -> Result<()> {
     let wanted = |part| parts.is_empty() || parts.contains(&part);
-    let server = Server::start(Place::root(), Path::new("/export"))?;
+    let server = Server::start(TestNode::root(), Path::new("/export"))?;
     let mut vips: Vec<IpAddr> = (1..VIPS).map(|n| [10, 77, 0, n].into()).collect();
     vips.push(IPV6_VIP.parse().context("the IPv6 VIP")?);
     for vip in &vips {

@@ -18,7 +18,7 @@ const DEADLINE: &str = "600";
 /// One way that was gone.
 #[derive(Debug, Serialize)]
 struct Step {
-    way: String,
+    method: String,
     /// Locks released by it.
     released: u64,
     /// With the look at what is left.
@@ -58,7 +58,7 @@ pub fn run(nlmfo: &Path, vip: IpAddr, locks: usize) -> Result<Release> {
         output.status.success() && report["confirmed"] == true,
         "the release of {vip} was not confirmed: {} {}",
         output.status,
-        ours["doubts"]
+        ours["blockers"]
     );
     let released = ours["released"].as_array().map_or(0, Vec::len);
     ensure!(
@@ -69,7 +69,7 @@ pub fn run(nlmfo: &Path, vip: IpAddr, locks: usize) -> Result<Release> {
         .map(|step| {
             let held = |when: &str| step[when]["locks"].as_u64();
             Some(Step {
-                way: step["way"].as_str()?.into(),
+                method: step["method"].as_str()?.into(),
                 released: held("before")?.checked_sub(held("after")?)?,
                 took_ms: step["took_ms"].as_f64()?,
             })
@@ -99,7 +99,7 @@ impl Release {
             None,
         );
         let steps = self.steps.iter().map(|step| -> Row {
-            let what = format!("  by {}, {} locks gone", step.way, step.released);
+            let what = format!("  by {}, {} locks gone", step.method, step.released);
             (what, format!("{:.2} s", step.took_ms / 1e3), "", None)
         });
         std::iter::once(whole).chain(steps).collect()

@@ -14,7 +14,7 @@ use super::measured::Measured;
 use super::{Effort, Row, Spread};
 
 /// Long enough that an exact snapshot is not given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the library took, in a process of its own.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub fn take_snapshot() -> Result<()> {
     let programs = Programs::load(&nlmfo::kernel::layout::load()?)?;
     let mut snapshots = Snapshots::attach(programs)?;
     let began = Instant::now();
-    let snapshot = snapshots.take(None, PATIENCE)?;
+    let snapshot = snapshots.take(None, SNAPSHOT_TIMEOUT)?;
     let seconds = began.elapsed().as_secs_f64();
     ensure!(snapshot.is_exact(), "nobody locks, yet locks changed");
     let status = fs::read_to_string("/proc/self/status")?;

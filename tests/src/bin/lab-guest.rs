@@ -12,7 +12,7 @@ use nix::sys::utsname::uname;
 use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::cluster::{agent, node};
 use nlmfo_tests::demo;
-use nlmfo_tests::guest::{busy, locker, place, reboot, tool};
+use nlmfo_tests::guest::{busy, locker, node, reboot, tool};
 use nlmfo_tests::picture;
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::several;
@@ -162,7 +162,7 @@ fn main() -> Result<ExitCode> {
         } => Ok(rsh(exact, host, command)),
         Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
         Command::Busy { wanted } => busy::serve(&wanted).map(|()| ExitCode::SUCCESS),
-        Command::Hold { name } => place::hold(&name).map(|()| ExitCode::SUCCESS),
+        Command::Hold { name } => node::hold(&name).map(|()| ExitCode::SUCCESS),
     }
 }
 

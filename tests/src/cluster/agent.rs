@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 
 /// This program, on every machine of a cluster.
 pub const AGENT: &str = "/lab-guest";
@@ -56,9 +56,9 @@ impl Kind {
 }
 
 /// Another machine of the cluster, whose agent listens on this address.
-pub fn place(name: &str, address: IpAddr) -> Place {
+pub fn node(name: &str, address: IpAddr) -> TestNode {
     let runner = [AGENT, "rsh", "--exact", &address.to_string()].map(OsString::from);
-    Place::remote(name, runner.into())
+    TestNode::remote(name, runner.into())
 }
 
 fn send(to: &mut impl Write, kind: Kind, bytes: &[u8]) -> io::Result<()> {

@@ -79,8 +79,8 @@ impl Handover<'_> {
     pub fn release(&self) -> Result<Value> {
         let release = self.release_command();
         let released = self.from.tool().json(exit::CONFIRMED, &words(&release))?;
-        let record = self.from.place().read(RECORD)?;
-        self.to.place().write(RECORD, &record)?;
+        let record = self.from.node().read(RECORD)?;
+        self.to.node().write(RECORD, &record)?;
         Ok(released)
     }
 

@@ -23,7 +23,7 @@ use self::service::Service;
 use crate::guest::client::Client;
 use crate::guest::command::{finish, run, silent};
 use crate::guest::lab::MountedClient;
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::server::{BRIDGE, Daemons, OWN_ADDRESS, export_folder, make_bridge};
 use crate::guest::tool::Tool;
 use crate::guest::wait::{Seen, until};
@@ -36,7 +36,7 @@ pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
 
 /// A server, seen from the driver.
 pub struct Node {
-    place: Place,
+    node: TestNode,
     address: IpAddr,
     tool: PathBuf,
 }
@@ -52,7 +52,7 @@ impl Cluster {
     /// A service for each VIP, all on the first server. `nlmfo` is the tool's path there.
     pub fn up(nlmfo: &Path, vips: &[&str]) -> Result<Cluster> {
         run(Command::new("modprobe").args(["-a", "virtio_net", "bridge", "nfsv3"]))?;
-        let driver = Place::root();
+        let driver = TestNode::root();
         make_bridge(&driver)?;
         for port in 0..NODES.len() {
             driver.ip(&format!("link set eth{port} master {BRIDGE} up\n"))?;
@@ -62,7 +62,7 @@ impl Cluster {
         let [a, b] = NODES.map(|(name, address)| -> Result<Node> {
             let address: IpAddr = address.parse()?;
             Ok(Node {
-                place: agent::place(name, address),
+                node: agent::node(name, address),
                 address,
                 tool: nlmfo.into(),
             })
@@ -89,7 +89,7 @@ impl Cluster {
     /// A folder that both servers have at [`STATE`], by NFSv4 from the driver, for as long as
     /// what is returned is kept.
     pub fn share_state(&self) -> Result<Daemons> {
-        let driver = Place::root();
+        let driver = TestNode::root();
         driver.create_dir(STATE)?;
         run(Command::new("mount").args(["-t", "tmpfs", "shared", STATE]))?;
         let daemons = Daemons::start(&driver)?;
@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     fn client(&self, number: u8) -> Result<MountedClient> {
-        let client = Client::join_bridge(&Place::root(), number)?;
+        let client = Client::join_bridge(&TestNode::root(), number)?;
         let mounts = self
             .services
             .iter()
@@ -129,22 +129,22 @@ impl Cluster {
 
 impl Node {
     pub fn name(&self) -> &str {
-        self.place.name()
+        self.node.name()
     }
 
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn node(&self) -> &TestNode {
+        &self.node
     }
 
     /// The tool under test, there.
     pub fn tool(&self) -> Tool<'_> {
-        Tool::new(&self.tool, &self.place)
+        Tool::new(&self.tool, &self.node)
     }
 
     /// Runs lines of shell there, which end at the first that fails, and returns what they
     /// printed.
     pub fn shell(&self, script: &str) -> Result<String> {
-        run(self.place.command("sh").args(["-ec", script]))
+        run(self.node.command("sh").args(["-ec", script]))
             .with_context(|| format!("on node {}", self.name()))
     }
 
@@ -154,13 +154,13 @@ impl Node {
         const PATH: &str = "/tmp/notify";
         let tool = self.tool.display();
         let script = format!("#!/bin/sh\nexec {tool} notify --vip \"$1\" {whom}\n");
-        self.place.write_program(PATH, &script)?;
+        self.node.write_program(PATH, &script)?;
         Ok(PATH)
     }
 
     /// Ends the machine at once: no process, no connection and no disk is told.
     pub fn kill(&self) -> Result<()> {
-        let mut shell = self.place.command("sh");
+        let mut shell = self.node.command("sh");
         shell.args(["-c", "echo b >/proc/sysrq-trigger"]);
         // It gets no answer, nor the end of its connection.
         let mut last = silent(shell).spawn()?;
@@ -182,7 +182,7 @@ impl Node {
 
     fn wait_up(&self) -> Result<()> {
         until(&format!("node {} to be up", self.name()), || {
-            let finished = finish(&mut self.place.command("true"), "")?;
+            let finished = finish(&mut self.node.command("true"), "")?;
             Ok(match finished.code() {
                 0 => Seen::Yes(()),
                 _ => Seen::No(finished.stderr),

@@ -9,7 +9,7 @@ use nix::unistd::sethostname;
 
 use super::agent;
 use crate::guest::command::run;
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::server::Daemons;
 
 /// The one cable of a server.
@@ -30,10 +30,10 @@ pub fn serve(name: &str, address: IpAddr) -> Result<()> {
         "nfsv4",
     ]))?;
     sethostname(name).context("sethostname")?;
-    let place = Place::root();
+    let node = TestNode::root();
     let [.., last] = address.octets();
     let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 2, last.into());
-    place.ip(&format!(
+    node.ip(&format!(
         "link set lo up\n\
          link set {DEVICE} up\n\
          addr add {address}/16 dev {DEVICE}\n\
@@ -41,10 +41,10 @@ pub fn serve(name: &str, address: IpAddr) -> Result<()> {
     ))?;
     // The neighbours of an address that moves here are told, once it is known to be nobody
     // else's; they would look for it at the other node for a minute.
-    place.write(
+    node.write(
         &format!("/proc/sys/net/ipv6/conf/{DEVICE}/ndisc_notify"),
         "1",
     )?;
-    let _daemons = Daemons::start(&place)?;
+    let _daemons = Daemons::start(&node)?;
     agent::serve()
 }

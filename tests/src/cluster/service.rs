@@ -68,7 +68,7 @@ impl Service {
             self.stop_script(),
             quoted(&self.start_script())
         );
-        node.place().write_program(PATH, &script)?;
+        node.node().write_program(PATH, &script)?;
         Ok(PATH)
     }
 

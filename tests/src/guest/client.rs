@@ -12,7 +12,7 @@ use nlmfo::observe::host::Transport;
 use super::busy::{Busy, Wanted};
 use super::command::run;
 use super::locker::{Locker, Mode, Outcome, Range};
-use super::place::Place;
+use super::node::TestNode;
 use super::server::{BRIDGE, MOUNTD_PORT, Server, start_rpc};
 
 /// The netid that `mount -o proto=` and rpcbind use.
@@ -27,7 +27,7 @@ pub fn netid(transport: Transport, address: IpAddr) -> &'static str {
 
 /// A client on a server's bridge.
 pub struct Client {
-    place: Place,
+    node: TestNode,
     number: u8,
     mounts: Mutex<Vec<PathBuf>>,
 }
@@ -46,35 +46,35 @@ impl Client {
     /// Client `number` (1 to 254), with host name `c<number>`, cabled to the
     /// server's bridge and with rpcbind and statd running.
     pub fn join(server: &Server, number: u8) -> Result<Client> {
-        Self::join_bridge(server.place(), number)
+        Self::join_bridge(server.node(), number)
     }
 
     /// [`Client::join`] on the bridge of this place.
-    pub fn join_bridge(bridge: &Place, number: u8) -> Result<Client> {
+    pub fn join_bridge(bridge: &TestNode, number: u8) -> Result<Client> {
         let name = format!("c{number}");
-        let place = Place::create(&name)?;
+        let node = TestNode::create(&name)?;
         bridge.ip(&format!(
             "link add v{name} type veth peer name eth0 netns {pid}\n\
              link set v{name} master {BRIDGE} up\n",
-            pid = place.pid(),
+            pid = node.pid(),
         ))?;
-        place.ip(&format!(
+        node.ip(&format!(
             "link set eth0 up\n\
              addr add {}/16 dev eth0\n\
              addr add {}/64 dev eth0 nodad\n",
             v4(number),
             v6(number),
         ))?;
-        start_rpc(&place)?;
+        start_rpc(&node)?;
         Ok(Client {
-            place,
+            node,
             number,
             mounts: Mutex::new(Vec::new()),
         })
     }
 
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn node(&self) -> &TestNode {
+        &self.node
     }
 
     /// The address that the server sees for a mount through `vip`.
@@ -99,7 +99,7 @@ impl Client {
             "/run/mnt/{}-{netid}",
             vip.to_string().replace(':', "-")
         ));
-        self.place.create_dir(&at)?;
+        self.node.create_dir(&at)?;
         let source = match vip {
             IpAddr::V4(v4) => format!("{v4}:{}", export.display()),
             // The same on every link: its own is named too.
@@ -109,13 +109,13 @@ impl Client {
             IpAddr::V6(v6) => format!("[{v6}]:{}", export.display()),
         };
         run(self
-            .place
+            .node
             .command("mount")
             .args(["-t", "nfs", "-o"])
             .arg(format!("vers=3,proto={netid},nosharecache,noac"))
             .arg(source)
             .arg(&at))
-        .with_context(|| format!("client {} mounting through {vip}", self.place.name()))?;
+        .with_context(|| format!("client {} mounting through {vip}", self.node.name()))?;
         self.mounts
             .lock()
             .expect("no panic while held")
@@ -130,19 +130,19 @@ impl Client {
             "/run/mnt/{}-v4.{minor}",
             vip.to_string().replace(':', "-")
         ));
-        self.place.create_dir(&at)?;
+        self.node.create_dir(&at)?;
         let host = match vip {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         };
         let trunking = if minor > 0 { ",max_connect=4" } else { "" };
         let netid = netid(Transport::Tcp, vip);
-        run((self.place.command("mount"))
+        run((self.node.command("mount"))
             .args(["-t", "nfs", "-o"])
             .arg(format!("vers=4.{minor},proto={netid}{trunking}"))
             .arg(format!("{host}:{}", server.export().display()))
             .arg(&at))
-        .with_context(|| format!("client {} mounting through {vip}", self.place.name()))?;
+        .with_context(|| format!("client {} mounting through {vip}", self.node.name()))?;
         self.mounts
             .lock()
             .expect("no panic while held")
@@ -154,17 +154,17 @@ impl Client {
     /// monitor it.
     pub fn mount_named(&self, server: &Server, name: &str, vip: IpAddr) -> Result<Mount> {
         let at = PathBuf::from(format!("/run/mnt/{vip}-named"));
-        self.place.create_dir(&at)?;
+        self.node.create_dir(&at)?;
         let options = format!(
             "vers=3,proto=tcp,nosharecache,noac,addr={vip},mountaddr={vip},mountvers=3,\
              mountproto=tcp,mountport={MOUNTD_PORT}"
         );
         // Without the helper, which would choose the address.
-        run((self.place.command("mount"))
+        run((self.node.command("mount"))
             .args(["-i", "-t", "nfs", "-o", &options])
             .arg(format!("{name}:{}", server.export().display()))
             .arg(&at))
-        .with_context(|| format!("client {} mounting {name}", self.place.name()))?;
+        .with_context(|| format!("client {} mounting {name}", self.node.name()))?;
         self.mounts
             .lock()
             .expect("no panic while held")
@@ -174,14 +174,14 @@ impl Client {
 
     /// A new lock owner on this client.
     pub fn locker(&self) -> Result<Locker> {
-        let mut command = self.place.command(env::current_exe()?);
+        let mut command = self.node.command(env::current_exe()?);
         command.arg("locker");
         Locker::spawn(command)
     }
 
     /// A new lock owner that asks for these locks all the time.
     pub fn busy(&self, wanted: &[Wanted]) -> Result<Busy> {
-        let mut command = self.place.command(env::current_exe()?);
+        let mut command = self.node.command(env::current_exe()?);
         command.arg("busy");
         Busy::start(command, wanted)
     }
@@ -199,7 +199,7 @@ impl Client {
             other => bail!(
                 "{mode:?} lock on {} {range:?} of {}: {other:?}",
                 path.display(),
-                self.place.name()
+                self.node.name()
             ),
         }
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::place::Place;
+use super::node::TestNode;
 
 pub const UDP: u8 = 17;
 pub const TCP: u8 = 6;
@@ -41,24 +41,24 @@ fn hardware(text: &str) -> Result<[u8; 6]> {
 
 impl Wire {
     /// By `eth0` of `place`, to the device `to` of the root network namespace.
-    pub fn new(place: &Place, to: &str) -> Result<Wire> {
+    pub fn new(node: &TestNode, to: &str) -> Result<Wire> {
         let to = hardware(&std::fs::read_to_string(format!(
             "/sys/class/net/{to}/address"
         ))?)?;
-        let own = place
+        let own = node
             .command("cat")
             .arg("/sys/class/net/eth0/address")
             .output()?;
         // Its /sys may be that of another network namespace, and the switch does not mind.
         let own = hardware(&String::from_utf8_lossy(&own.stdout)).unwrap_or([2, 0, 0, 0, 0, 9]);
         let name = CString::new("eth0")?;
-        let (socket, index) = place.within(|| {
+        let (socket, index) = node.within(|| {
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
             // SAFETY: a string with its end.
             let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
             Ok((socket, index))
         })?;
-        ensure!(index != 0, "no eth0 in {}", place.name());
+        ensure!(index != 0, "no eth0 in {}", node.name());
         let mut addresses = [0; 12];
         addresses[..6].copy_from_slice(&to);
         addresses[6..].copy_from_slice(&own);

@@ -12,7 +12,7 @@ use nlmfo::rpc::message::{Credential, Procedure, decode_reply, encode_call};
 use nlmfo::rpc::xdr::{Decoder, Encoder};
 
 use super::command::run;
-use super::place::Place;
+use super::node::TestNode;
 use super::wait::{Seen, until};
 
 /// Processes of this name in the root network namespace.
@@ -59,7 +59,7 @@ pub fn crash(name: &str) -> Result<()> {
 pub fn cold_rpcbind() -> Result<()> {
     let _ = fs::remove_dir_all("/run/rpcbind");
     fs::create_dir_all("/run/rpcbind")?;
-    run(&mut Place::root().command("rpcbind")).map(drop)
+    run(&mut TestNode::root().command("rpcbind")).map(drop)
 }
 
 /// Registers a program with rpcbind as any local user may.

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::command::run;
-use super::place::Place;
+use super::node::TestNode;
 use super::tool::{Tool, exit};
 use super::wait::{Seen, until};
 
@@ -59,7 +59,7 @@ pub fn filters_on(device: &str) -> Result<usize> {
     let by_tcx = (tcx.iter())
         .filter(|program| program.name_as_str().is_some_and(is_ours))
         .count();
-    let root = Place::root();
+    let root = TestNode::root();
     let listed = run(root
         .command("tc")
         .args(["filter", "show", "dev", device, "ingress"]))?;
@@ -99,7 +99,7 @@ pub fn ensure_gone() -> Result<()> {
         let filters = filters_on(&device)?;
         ensure!(filters == 0, "{device} still has {filters} filters");
     }
-    let qdiscs = run(Place::root().command("tc").args(["qdisc", "show"]))?;
+    let qdiscs = run(TestNode::root().command("tc").args(["qdisc", "show"]))?;
     ensure!(!qdiscs.contains("clsact"), "{qdiscs}");
     let pins = fs::exists("/sys/fs/bpf/nlmfo")?;
     ensure!(!pins, "/sys/fs/bpf/nlmfo is still there");

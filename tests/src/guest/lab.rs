@@ -10,7 +10,7 @@ use nlmfo::observe::host::Transport;
 
 use super::client::{Client, HeldLock, Mount};
 use super::locker::{Mode, Range};
-use super::place::Place;
+use super::node::TestNode;
 use super::server::{Filesystem, Server};
 
 /// One server with VIPs and clients.
@@ -39,7 +39,7 @@ impl Lab {
             .iter()
             .map(|vip| vip.parse().map_err(|error| anyhow!("{vip}: {error}")))
             .collect::<Result<Vec<IpAddr>>>()?;
-        let server = Server::start_with(filesystem, Place::root(), Path::new("/export"))?;
+        let server = Server::start_with(filesystem, TestNode::root(), Path::new("/export"))?;
         for vip in &vips {
             server.add_vip(*vip)?;
         }
@@ -89,7 +89,7 @@ impl Twins {
 
     pub fn up() -> Result<Twins> {
         let here = Lab::up(&["10.77.0.1"], 1)?;
-        let there = Server::start(Place::create("node2")?, Path::new("/export2"))?;
+        let there = Server::start(TestNode::create("node2")?, Path::new("/export2"))?;
         there.add_vip(here.vips[0])?;
         let client = MountedClient::join(&there, 1, &here.vips)?;
         let locks = [

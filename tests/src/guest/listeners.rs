@@ -11,7 +11,7 @@ use nlmfo::rpc::{nsm, portmap};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
-use super::place::Place;
+use super::node::TestNode;
 
 /// Listening until dropped.
 pub struct Listeners {
@@ -25,13 +25,13 @@ impl Listeners {
     /// itself is, so that one socket is both.
     /// Each SM_NOTIFY calls `heard` with the address that it came to.
     pub fn start(
-        place: &Place,
+        node: &TestNode,
         addresses: impl Iterator<Item = IpAddr>,
         heard: impl Fn(IpAddr) + Send + Sync + 'static,
     ) -> Result<Self> {
         let addresses: Vec<IpAddr> = addresses.collect();
         allow_files(addresses.len() as u64 + 1024)?;
-        let sockets: Vec<UdpSocket> = place.within(|| {
+        let sockets: Vec<UdpSocket> = node.within(|| {
             let bind = |&address| {
                 let at = SocketAddr::new(address, portmap::PORT);
                 let socket = UdpSocket::bind(at).with_context(|| at.to_string())?;

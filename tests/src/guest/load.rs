@@ -206,7 +206,7 @@ fn ask(
 }
 
 fn connect(net: &RawNet, source: IpAddr, lockd: SocketAddr) -> Result<TcpStream> {
-    net.place().within(|| {
+    net.node().within(|| {
         let socket = Socket::new(Domain::for_address(lockd), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket

@@ -21,8 +21,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use serde::{Deserialize, Serialize};
 
-pub use nlmfo::bed::range::Range;
 pub use nlmfo::observe::table::Mode;
+pub use nlmfo::testbed::range::Range;
 
 use super::wait::DEADLINE;
 

@@ -2,11 +2,11 @@
 //! with the distribution's own tools, and processes that hold real locks.
 //!
 //! Everything lives in one kernel. The server is in the root network namespace
-//! or in a [`place::Place`] of its own; every client has its own network,
+//! or in a [`node::TestNode`] of its own; every client has its own network,
 //! mount and UTS namespace, and so its own `rpcbind`, `rpc.statd` and lockd
 //! host identity.
 
-pub use nlmfo::bed::{command, handles, place, proc_locks, raw, server, wait};
+pub use nlmfo::testbed::{command, handles, node, proc_locks, raw, server, wait};
 
 pub mod busy;
 pub mod churn;

@@ -1,4 +1,4 @@
-//! Telling clients that their server has rebooted, as a takeover's `--notify` program.
+//! Notification clients that their server has rebooted, as a takeover's `--notify` program.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use nlmfo::rpc::nsm;
 use tokio::runtime::Builder;
 
-use super::place::Place;
+use super::node::TestNode;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -23,7 +23,7 @@ pub fn tell(client: IpAddr, vip: IpAddr, state: u32) -> Result<()> {
 /// A program in `place` that tells these clients, whichever VIP it is given, with that
 /// state number: all at once, as one that is dead would hold up the others. It fails if
 /// any was not told.
-pub fn program(place: &Place, clients: &[IpAddr], state: u32) -> Result<&'static str> {
+pub fn program(node: &TestNode, clients: &[IpAddr], state: u32) -> Result<&'static str> {
     const PATH: &str = "/tmp/notify";
     let this = std::env::current_exe()?;
     let mut script = String::from("#!/bin/sh\n");
@@ -32,6 +32,6 @@ pub fn program(place: &Place, clients: &[IpAddr], state: u32) -> Result<&'static
         script += "tellers=\"$tellers $!\"\n";
     }
     script += "for teller in $tellers; do wait $teller || failed=1; done\nexit ${failed:-0}\n";
-    place.write_program(PATH, &script)?;
+    node.write_program(PATH, &script)?;
     Ok(PATH)
 }

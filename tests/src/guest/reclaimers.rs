@@ -41,7 +41,7 @@ pub fn reclaim_while<T: Send>(
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let addresses: Vec<IpAddr> = numbers.keys().copied().collect();
-    let listeners = Listeners::start(net.place(), addresses.into_iter(), move |address| {
+    let listeners = Listeners::start(net.node(), addresses.into_iter(), move |address| {
         let tell = tell.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody hears when the failover is over.
         let _ = tell.send((address, Instant::now()));

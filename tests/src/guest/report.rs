@@ -101,10 +101,10 @@ pub struct Counters {
     pub granted_later: u64,
 }
 
-/// A way that was gone, by its name in JSON: `unlock_ip`, `free_all`, …
+/// A method that was gone, by its name in JSON: `unlock_ip`, `free_all`, …
 #[derive(Clone, Debug, Deserialize)]
 pub struct Step {
-    pub way: String,
+    pub method: String,
     pub error: Option<String>,
 }
 
@@ -120,7 +120,7 @@ pub struct Other {
 pub struct Releases {
     pub confirmed: bool,
     pub vips: Vec<Release>,
-    pub others: Vec<Other>,
+    pub other_vips: Vec<Other>,
 }
 
 impl Releases {
@@ -144,12 +144,12 @@ impl Release {
         self.released.iter().map(Entry::known).collect()
     }
 
-    /// The ways that were gone without an error, in order.
-    pub fn ways(&self) -> Vec<&str> {
+    /// The methods that did not fail, in order.
+    pub fn methods(&self) -> Vec<&str> {
         self.steps
             .iter()
             .filter(|step| step.error.is_none())
-            .map(|step| step.way.as_str())
+            .map(|step| step.method.as_str())
             .collect()
     }
 }

@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::{finish, run};
-use super::place::Place;
+use super::node::TestNode;
 use super::tool::{Tool, exit};
 use super::traces::Traces;
 use super::wait::{Seen, until_for};
@@ -90,7 +90,7 @@ impl Fresh {
             links: links()?,
             settings: settings()?,
             programs: programs()?.into_keys().collect(),
-            traces: Traces::of(&Place::root())?,
+            traces: Traces::of(&TestNode::root())?,
         })
     }
 
@@ -114,7 +114,7 @@ impl Fresh {
         if let Some(left) = left {
             return Ok(Swept::Left(left));
         }
-        Traces::of(&Place::root())?.ensure_as(&self.traces)?;
+        Traces::of(&TestNode::root())?.ensure_as(&self.traces)?;
         Ok(Swept::Clean)
     }
 
@@ -140,7 +140,7 @@ impl Fresh {
         if self.of_nlmfo()?.is_none() {
             return Ok(None);
         }
-        let root = Place::root();
+        let root = TestNode::root();
         let cleanup = Tool::new(&self.nlmfo, &root).run(&["cleanup"])?;
         if cleanup.code() != exit::CONFIRMED {
             return Ok(Some(format!(
@@ -174,7 +174,7 @@ impl Fresh {
                 .filter(|link| link.contains("nlmfo"))
                 .map(|link| format!("device {link}")),
         );
-        left.extend(Traces::of(&Place::root())?.of_nlmfo_beyond(&self.traces));
+        left.extend(Traces::of(&TestNode::root())?.of_nlmfo_beyond(&self.traces));
         Ok((!left.is_empty()).then(|| left.join(", ")))
     }
 

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::command::{Finished, finish};
-use super::place::Place;
+use super::node::TestNode;
 use super::wait::{Seen, until};
 
 /// Exit codes of every command of `nlmfo`.
@@ -22,7 +22,7 @@ pub mod exit {
     pub const USAGE: i32 = 2;
     pub const NOT_CONFIRMED: i32 = 3;
     /// This kernel or node lacks something needed.
-    pub const LACKING: i32 = 4;
+    pub const UNSUPPORTED: i32 = 4;
     /// Confirmed, with clients unreachable or reclaims missing.
     pub const INCOMPLETE: i32 = 5;
 }
@@ -38,19 +38,19 @@ pub fn seconds() -> f64 {
 /// The tool under test, in one place.
 pub struct Tool<'a> {
     path: PathBuf,
-    place: &'a Place,
+    node: &'a TestNode,
 }
 
 impl<'a> Tool<'a> {
-    pub fn new(path: impl Into<PathBuf>, place: &'a Place) -> Tool<'a> {
+    pub fn new(path: impl Into<PathBuf>, node: &'a TestNode) -> Tool<'a> {
         Tool {
             path: path.into(),
-            place,
+            node,
         }
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.place.command(&self.path);
+        let mut command = self.node.command(&self.path);
         command.args(arguments);
         command
     }

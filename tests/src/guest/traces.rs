@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::command::run;
 use super::known::ensure_same;
-use super::place::Place;
+use super::node::TestNode;
 
 const BPF: &str = "/sys/fs/bpf";
 
@@ -19,7 +19,7 @@ pub struct Traces(BTreeSet<String>);
 
 impl Traces {
     /// Looks now.
-    pub fn of(place: &Place) -> Result<Traces> {
+    pub fn of(node: &TestNode) -> Result<Traces> {
         let mut traces = BTreeSet::new();
         for arguments in [
             &["rule", "show"][..],
@@ -27,7 +27,7 @@ impl Traces {
             &["route", "show", "table", "all"],
             &["-6", "route", "show", "table", "all"],
         ] {
-            let output = run(place.command("ip").args(arguments))?;
+            let output = run(node.command("ip").args(arguments))?;
             let name = arguments.join(" ");
             traces.extend(
                 output

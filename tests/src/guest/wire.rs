@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::handles::FileHandle;
 use super::locker::Range;
-use super::place::Place;
+use super::node::TestNode;
 use super::raw::credential;
 
 /// For an answer, over the worst of networks that scenarios make.
@@ -181,8 +181,8 @@ pub struct Stream(TcpStream);
 impl Stream {
     /// From `source`, or from whichever address `place` takes for this peer. What is
     /// written goes out at once.
-    pub fn connect(place: &Place, source: Option<IpAddr>, peer: SocketAddr) -> Result<Stream> {
-        let socket = place.within(|| socket(Type::STREAM, source, peer))?;
+    pub fn connect(node: &TestNode, source: Option<IpAddr>, peer: SocketAddr) -> Result<Stream> {
+        let socket = node.within(|| socket(Type::STREAM, source, peer))?;
         socket.set_tcp_nodelay(true)?;
         Ok(Stream(socket.into()))
     }
@@ -260,8 +260,8 @@ pub struct Datagrams(UdpSocket);
 
 impl Datagrams {
     /// As [`Stream::connect`].
-    pub fn connect(place: &Place, source: Option<IpAddr>, peer: SocketAddr) -> Result<Datagrams> {
-        let socket = place.within(|| socket(Type::DGRAM, source, peer))?;
+    pub fn connect(node: &TestNode, source: Option<IpAddr>, peer: SocketAddr) -> Result<Datagrams> {
+        let socket = node.within(|| socket(Type::DGRAM, source, peer))?;
         Ok(Datagrams(socket.into()))
     }
 

@@ -84,7 +84,7 @@ impl Wired {
     pub fn stream(&mut self, vip: IpAddr, version: NlmVersion) -> Result<(Caller, Stream)> {
         let (caller, source) = self.client(vip, version);
         let peer = self.net.lockd(vip, version, Transport::Tcp)?;
-        let stream = Stream::connect(self.net.place(), Some(source), peer)?;
+        let stream = Stream::connect(self.net.node(), Some(source), peer)?;
         Ok((caller, stream))
     }
 
@@ -92,7 +92,7 @@ impl Wired {
     pub fn datagrams(&mut self, vip: IpAddr, version: NlmVersion) -> Result<(Caller, Datagrams)> {
         let (caller, source) = self.client(vip, version);
         let peer = self.net.lockd(vip, version, Transport::Udp)?;
-        let datagrams = Datagrams::connect(self.net.place(), Some(source), peer)?;
+        let datagrams = Datagrams::connect(self.net.node(), Some(source), peer)?;
         Ok((caller, datagrams))
     }
 

@@ -13,7 +13,7 @@ use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::RawNet;
 use crate::guest::tool::{Running, Tool, exit};
 use crate::guest::traces::Traces;
@@ -29,33 +29,33 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "not-root",
-        claim: "without root it says so and does nothing",
+        claim: "without root, every command says so and does nothing",
         run: not_root,
-        kernels: Kernels::One("the tool asks for its own user ID, nothing of the kernel's"),
+        kernels: Kernels::One("nlmfo checks its own user ID, which does not depend on the kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "no-lockd",
-        claim: "with lockd not loaded there is nothing to release, and it says so",
+        claim: "without lockd, a release says that lockd is not loaded",
         run: no_lockd,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "nfsd-stopped",
-        claim: "with nfsd stopped it neither crashes the kernel nor claims what it cannot know",
+        claim: "with nfsd stopped, a release does not crash the kernel and confirms nothing unknown",
         run: nfsd_stopped,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "record-impossible",
-        claim: "where no record can or may be written, nothing is done, and what is there stays",
+        claim: "if the record cannot be written, nothing is released, and existing files stay",
         run: record_impossible,
         kernels: Kernels::One("the record is written before anything is released"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "cleanup-nothing",
-        claim: "cleanup on a node without traces of ours is done at once, also without lockd",
+        claim: "cleanup on a clean node succeeds at once, also without lockd",
         run: cleanup_nothing,
         ..Scenario::DEFAULT
     },
@@ -68,14 +68,14 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "two-at-once",
-        claim: "a second release of a VIP waits up to its deadline, and says who runs",
+        claim: "a second release of a VIP waits up to its deadline and names the first one",
         run: two_at_once,
-        kernels: Kernels::One("only the tool's own files are concerned"),
+        kernels: Kernels::One("only nlmfo's own files are involved"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "check",
-        claim: "check says what this kernel supports, and touches nobody's locks",
+        claim: "check reports what this kernel supports and changes no lock",
         run: check,
         ..Scenario::DEFAULT
     },
@@ -83,7 +83,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 fn bad_addresses(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     for bad in [
         "",
         "vip1",
@@ -119,7 +119,7 @@ fn bad_addresses(context: &Context) -> Result<End> {
 fn not_root(context: &Context) -> Result<End> {
     const NOBODY: u32 = 65534;
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
     for arguments in [&arguments[..], &["locks"]] {
         let finished = finish(tool.command(arguments).uid(NOBODY), "")?;
@@ -135,7 +135,7 @@ fn not_root(context: &Context) -> Result<End> {
 }
 
 fn no_lockd(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let before = Traces::of(&root)?;
     let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
@@ -149,7 +149,7 @@ fn no_lockd(context: &Context) -> Result<End> {
             finished.stderr
         );
         ensure!(
-            [exit::CONFIRMED, exit::LACKING].contains(&finished.code()),
+            [exit::CONFIRMED, exit::UNSUPPORTED].contains(&finished.code()),
             "{arguments:?} without lockd: exit code {}",
             finished.code()
         );
@@ -161,26 +161,26 @@ fn no_lockd(context: &Context) -> Result<End> {
 fn nfsd_stopped(context: &Context) -> Result<End> {
     let lab = Lab::up(&["10.77.0.1"], 0)?;
     lab.server.stop_nfsd()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = Traces::of(lab.server.place())?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let before = Traces::of(lab.server.node())?;
     // With nfsd gone so are its clients' locks: nothing is held, and that can
     // be confirmed without a write to nfsd's files.
     let arguments = [&RELEASE[..], &["--vip", "10.77.0.1"]].concat();
     let finished = tool.run(&arguments)?;
     ensure!(
-        [exit::CONFIRMED, exit::LACKING].contains(&finished.code()),
+        [exit::CONFIRMED, exit::UNSUPPORTED].contains(&finished.code()),
         "exit code {}: {}",
         finished.code(),
         finished.stderr
     );
-    Traces::of(lab.server.place())?.ensure_as(&before)?;
+    Traces::of(lab.server.node())?.ensure_as(&before)?;
     Ok(End::Pass)
 }
 
 fn record_impossible(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = Traces::of(lab.server.place())?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let before = Traces::of(lab.server.node())?;
     let (text, link) = ("/tmp/text", "/tmp/link");
     fs::write(text, "other people's")?;
     symlink("/tmp/nowhere", link)?;
@@ -201,7 +201,7 @@ fn record_impossible(context: &Context) -> Result<End> {
             finished.stderr
         );
         // No fence either.
-        Traces::of(lab.server.place())?.ensure_as(&before)?;
+        Traces::of(lab.server.node())?.ensure_as(&before)?;
     }
     ensure!(
         fs::metadata("/dev/null")?.file_type().is_char_device()
@@ -218,7 +218,7 @@ fn record_impossible(context: &Context) -> Result<End> {
 }
 
 fn cleanup_nothing(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let before = Traces::of(&root)?;
     tool.expect(exit::CONFIRMED, &["cleanup"])?;
@@ -284,8 +284,8 @@ pub fn too_fast() -> End {
 
 fn killed(context: &Context) -> Result<End> {
     let (lab, _net) = long_release()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = Traces::of(lab.server.place())?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let before = Traces::of(lab.server.node())?;
     let arguments = [&RELEASE[..], &["--vip", "fd77::1"]].concat();
     let Some(mut running) = in_the_middle(&tool, &lab, &arguments)? else {
         return Ok(too_fast());
@@ -294,7 +294,7 @@ fn killed(context: &Context) -> Result<End> {
     let code = running.code()?;
     ensure!(code != exit::CONFIRMED, "SIGKILL and yet exit code 0");
     tool.expect(exit::CONFIRMED, &["cleanup"])?;
-    Traces::of(lab.server.place())?.ensure_as(&before)?;
+    Traces::of(lab.server.node())?.ensure_as(&before)?;
 
     tool.expect(exit::CONFIRMED, &arguments)?;
     let left = lab.server.locks()?.len();
@@ -304,7 +304,7 @@ fn killed(context: &Context) -> Result<End> {
 
 fn two_at_once(context: &Context) -> Result<End> {
     let (lab, _net) = long_release()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let arguments = [&RELEASE[..], &["--vip", "fd77::1"]].concat();
     let mut first = tool.start(&arguments)?;
     // Stopped, it holds its lock file for as long as we like; it has taken it
@@ -340,10 +340,10 @@ fn fs_locked_by(pid: u32) -> Result<bool> {
 
 fn check(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = (Traces::of(lab.server.place())?, lab.server.locks()?);
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let before = (Traces::of(lab.server.node())?, lab.server.locks()?);
     let report = tool.json(exit::CONFIRMED, &["check"])?;
-    before.0.ensure_as(&Traces::of(lab.server.place())?)?;
+    before.0.ensure_as(&Traces::of(lab.server.node())?)?;
     ensure!(
         lab.server.locks()? == before.1,
         "check touched a lock: {report}"
@@ -352,7 +352,7 @@ fn check(context: &Context) -> Result<End> {
     // The proof is in trying: the kernel's own way, on a lock that is ours.
     run(lab
         .server
-        .place()
+        .node()
         .command("sh")
         .args(["-c", "echo 10.77.0.1 > /proc/fs/nfsd/unlock_ip"]))?;
     let works = lab.server.locks()?.is_empty();

@@ -23,23 +23,23 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "clients-book",
-        claim: "who locks is noted with the VIP, also through a second one, and outlives kill -9",
+        claim: "serve records each client with its VIP, also a second VIP, and survives kill -9",
         run: book,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "clients-callout",
-        claim: "statd's callout tells the site's own which VIP a client uses, at once, under umask \
-                077 too; who else is not root cannot read the book",
+        claim: "statd's callout passes the client's VIP to the site's own at once, also under umask \
+                077; other users cannot read the book",
         run: callout,
-        kernels: Kernels::One("statd calls a program: no kernel is concerned"),
+        kernels: Kernels::One("statd calls a program: it does not depend on the kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "clients-import",
-        claim: "statd's records become a book, and a book becomes statd's records",
+        claim: "statd's records can be imported into a book, and exported from it",
         run: import,
-        kernels: Kernels::One("files are read and written: no kernel is concerned"),
+        kernels: Kernels::One("files are read and written: it does not depend on the kernel"),
         ..Scenario::DEFAULT
     },
 ];
@@ -50,7 +50,7 @@ const NOBODY: u32 = 65534;
 
 fn book(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 2)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let [first, second] = &lab.clients[..] else {
         unreachable!("two clients were asked for");
     };
@@ -143,18 +143,18 @@ fn callout(context: &Context) -> Result<End> {
     const SITES: &str = "/tmp/site-callout";
     const CALLED: &str = "/tmp/called";
     let lab = Lab::up(&VIPS, 2)?;
-    let place = lab.server.place();
-    let tool = Tool::new(&context.nlmfo, place);
+    let node = lab.server.node();
+    let tool = Tool::new(&context.nlmfo, node);
     symlink(&context.nlmfo, CALLOUT).context(CALLOUT)?;
-    place.write_program(SITES, &format!("#!/bin/sh\necho \"$*\" >> {CALLED}\n"))?;
+    node.write_program(SITES, &format!("#!/bin/sh\necho \"$*\" >> {CALLED}\n"))?;
     fs::write(CALLED, "")?;
     // statd has given up root when it calls.
     fs::set_permissions(CALLED, fs::Permissions::from_mode(0o666))?;
     // Not the clients', without which their kernels wait a minute before they lock.
-    run(place
+    run(node
         .command("pkill")
         .args(["-x", "--ns", "1", "--nslist", "net", "rpc.statd"]))?;
-    let mut statd = place.command("rpc.statd");
+    let mut statd = node.command("rpc.statd");
     statd.args(["--no-notify", "--ha-callout", CALLOUT]);
     statd.env("NLMFO_CALLOUT", SITES);
     until("statd to start again", || {
@@ -231,7 +231,7 @@ fn callout(context: &Context) -> Result<End> {
 
 fn import(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let vip = lab.vips[0].to_string();
     let of_statd = "/var/lib/nfs/sm";
     tool.expect(

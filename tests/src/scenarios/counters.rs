@@ -16,7 +16,7 @@ use crate::guest::counted::Counted;
 use crate::guest::handles::FileHandle;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Outcome, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::{RawClient, RawNet};
 use crate::guest::wait::{Seen, until, until_for};
 
@@ -29,19 +29,19 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "counters-linux",
-        claim: "what a Linux client's fcntl calls make of NLM is counted for the VIP it mounted",
+        claim: "the NLM calls of a Linux client's fcntl calls count for the VIP that it mounted",
         run: linux,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "counters-blocked",
-        claim: "a request granted later counts once, however often its client must be told",
+        claim: "a request that is granted later counts once, even if GRANTED is repeated",
         run: blocked,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "counters-grace",
-        claim: "refusals for grace and reclaims are counted apart from other locks",
+        claim: "refusals because of grace, and reclaims, have their own counts",
         run: grace,
         ..Scenario::DEFAULT
     },
@@ -241,7 +241,7 @@ impl Sent {
                 .args(["-t", "tracefs", "tracefs"])
                 .arg(tracing))?;
         }
-        let root = Place::root();
+        let root = TestNode::root();
         root.write(
             &format!("{}/kprobe_events", Sent::TRACING),
             "p:nlmfo_lab/sent nlm_async_call",
@@ -254,7 +254,7 @@ impl Sent {
     }
 
     fn count(&self) -> Result<usize> {
-        let profile = Place::root().read(&format!("{}/kprobe_profile", Sent::TRACING))?;
+        let profile = TestNode::root().read(&format!("{}/kprobe_profile", Sent::TRACING))?;
         let mut words = profile.split_whitespace();
         words
             .find(|word| *word == "sent")
@@ -268,10 +268,10 @@ fn grace(_: &Context) -> Result<End> {
     let server = &lab.server;
     server.stop_nfsd()?;
     server
-        .place()
+        .node()
         .write("/proc/sys/fs/nfs/nlm_grace_period", "100")?;
     run(server
-        .place()
+        .node()
         .command("rpc.nfsd")
         .args(["--tcp", "--udp", "4"]))?;
     let net = RawNet::join(server)?;

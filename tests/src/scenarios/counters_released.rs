@@ -15,21 +15,21 @@ use nlmfo::release::free_all::FreeAll;
 use nlmfo::release::reboot::Reboot;
 use nlmfo::release::target::targets;
 use nlmfo::release::unlock_ip::UnlockIp;
-use nlmfo::release::{Job, Turn, Way};
+use nlmfo::release::{Job, Method, Turn};
 use tokio::runtime::Builder;
 
 use super::{Context, End, Scenario};
 use crate::guest::counted::Counted;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::{RawClient, RawNet};
 use crate::guest::server::Server;
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "counters-released",
-        claim: "each owner whose locks lockd dropped counts for its VIP and the cause",
+        claim: "each owner whose locks lockd dropped counts for its VIP and cause",
         run: released,
         ..Scenario::DEFAULT
     },
@@ -142,7 +142,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Goes `way` for `vip`; how many locks went, by the kernel's own list.
-    fn after(&mut self, way: &impl Way, vip: IpAddr) -> Result<usize> {
+    fn after(&mut self, method: &impl Method, vip: IpAddr) -> Result<usize> {
         let table = self.watch.snapshot()?.table;
         let targets = targets(&table, vip, netns::network()?.inode as u32);
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -153,9 +153,9 @@ impl Case<'_> {
         };
         let before = self.server.locks()?.len();
         self.watch.since()?;
-        let report = runtime.block_on(way.release(&job))?;
+        let report = runtime.block_on(method.release(&job))?;
         let failed: Vec<_> = report.failures().collect();
-        ensure!(failed.is_empty(), "{}: {failed:#?}", way.kind());
+        ensure!(failed.is_empty(), "{}: {failed:#?}", method.kind());
         Ok(before - self.server.locks()?.len())
     }
 
@@ -178,7 +178,7 @@ fn expect_released(
 
 fn shutdown(_: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS[..1], 0)?;
-    let other = Server::start(Place::create("node2")?, Path::new("/export2"))?;
+    let other = Server::start(TestNode::create("node2")?, Path::new("/export2"))?;
     let vip: IpAddr = VIPS[1].parse()?;
     other.add_vip(vip)?;
     let net = RawNet::join(&lab.server)?;

@@ -16,13 +16,13 @@ use crate::guest::tool::exit;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "two-nodes-driven",
-        claim: "one command moves a VIP to another node; one that cannot leaves every lock where it was",
+        claim: "one command moves a VIP to another node; if it fails, every lock stays where it was",
         run: driven,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-driven-killed",
-        claim: "a move by one command that is killed after each of its steps ends well when it is run again",
+        claim: "a move that is killed after any step completes when it is run again",
         run: killed,
         ..Scenario::DEFAULT
     },
@@ -63,17 +63,17 @@ fn driven(context: &Context) -> Result<End> {
     // Nobody is there (TEST-NET-1).
     let refused = drive("192.0.2.1", program, exit::COULD_NOT_RUN)?;
     ensure!(
-        refused["release"].is_null() && refused["steps"][0]["stage"] == "check",
+        refused["release"].is_null() && refused["steps"][0]["action"] == "check",
         "{refused}"
     );
     mine.ensure_on(service, a)?;
     // What would lose the locks there is seen before anything is done.
     let signal = |signal: &str| {
         let kill = format!("kill -{signal} $(pidof rpc.statd)");
-        run(b.place().command("sh").args(["-c", &kill]))
+        run(b.node().command("sh").args(["-c", &kill]))
     };
     signal("STOP")?;
-    let refused = drive(host, program, exit::LACKING)?;
+    let refused = drive(host, program, exit::UNSUPPORTED)?;
     signal("CONT")?;
     let error = refused["steps"][0]["error"].as_str().unwrap_or_default();
     ensure!(
@@ -90,7 +90,7 @@ fn driven(context: &Context) -> Result<End> {
     ensure!(
         failed["release"]["confirmed"] == true
             && failed["takeover"].is_null()
-            && failed["taken_back"]["vips"][0]["missing"]
+            && failed["reclaimed_here"]["vips"][0]["missing"]
                 .as_array()
                 .is_some_and(Vec::is_empty),
         "{failed}"
@@ -107,9 +107,9 @@ fn driven(context: &Context) -> Result<End> {
     ensure!(
         vip["expected"] == mine.known.len()
             && vip["missing"].as_array().is_some_and(Vec::is_empty)
-            && vip["told"]["done"] == true
+            && vip["notified"]["done"] == true
             && vip["window"]["lockd"]["violations"] == 0
-            && moved["standing"].is_null(),
+            && moved["situation"].is_null(),
         "{moved}"
     );
     ensure_nothing_stolen(robbing)?;
@@ -158,7 +158,7 @@ fn killed(context: &Context) -> Result<End> {
         vip["expected"] == mine.known.len()
             && vip["missing"].as_array().is_some_and(Vec::is_empty)
             && vip["window"]["lockd"]["violations"] == 0
-            && moved["standing"].is_null(),
+            && moved["situation"].is_null(),
         "{moved}"
     );
     ensure_nothing_stolen(robbing)?;

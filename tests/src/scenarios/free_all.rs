@@ -12,7 +12,7 @@ use nlmfo::observe::host::{Host, NlmVersion, Transport};
 use nlmfo::release::free_all::FreeAll;
 use nlmfo::release::route::{self, Detour};
 use nlmfo::release::target::{Request, RequestKind};
-use nlmfo::release::{Job, Target, Turn, Way};
+use nlmfo::release::{Job, Method, Target, Turn};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Context, End, Kernels, Scenario};
@@ -39,7 +39,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "free-all-unexported",
-        claim: "the same for clients that no export names any more; none stays admitted",
+        claim: "the same for clients that no export covers any more; none stays admitted",
         run: |_| one_at_a_time(Beforehand::Unexport),
         kernels: Kernels::One(
             "who is admitted is decided by mountd; free-all-exact makes the calls on every kernel",
@@ -131,7 +131,7 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
             }
         }
     }
-    let server = lab.server.place();
+    let server = lab.server.node();
     match beforehand {
         Beforehand::Nothing => {}
         Beforehand::RemoveVips => {
@@ -147,7 +147,7 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
 
     let before = Traces::of(server)?;
     let runtime = runtime()?;
-    let way = FreeAll {
+    let free_all = FreeAll {
         netns: own,
         deadline: Duration::from_secs(20),
         overall: Duration::from_secs(60),
@@ -159,7 +159,7 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
             targets: std::slice::from_ref(&target),
             turn,
         };
-        let report = runtime.block_on(way.release(&job))?;
+        let report = runtime.block_on(free_all.release(&job))?;
         if let Some(failure) = report.failures().next() {
             return Err(anyhow::anyhow!("{}: {:?}", failure.host, failure.outcome));
         }
@@ -194,7 +194,7 @@ fn foreign_to_arp(_: &Context) -> Result<End> {
     );
 
     lab.server.remove_vip(vip)?;
-    run(net.place().command("ip").args(["neigh", "flush", "all"]))?;
+    run(net.node().command("ip").args(["neigh", "flush", "all"]))?;
     let runtime = runtime()?;
     // Not the neighbour itself: packets of the detour's own clients are dropped.
     let clients = BTreeSet::from([raw::address(1, vip)]);
@@ -211,14 +211,14 @@ fn foreign_to_arp(_: &Context) -> Result<End> {
 
 /// What the raw clients' namespace makes of its ARP requests for `vip`.
 fn neighbour_state(net: &RawNet, vip: IpAddr) -> Result<String> {
-    net.place().within(|| {
+    net.node().within(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.send_to(b"who has it?", (vip, 9))?;
         Ok(())
     })?;
     until("an answer to ARP, or none", || {
         let shown = run(net
-            .place()
+            .node()
             .command("ip")
             .args(["neigh", "show", &vip.to_string()]))?;
         let state = shown.split_whitespace().next_back().unwrap_or_default();
@@ -234,21 +234,21 @@ fn leftovers(_: &Context) -> Result<End> {
     for vip in &lab.vips {
         lab.server.remove_vip(*vip)?;
     }
-    let before = Traces::of(lab.server.place())?;
+    let before = Traces::of(lab.server.node())?;
     let runtime = runtime()?;
     let turn = runtime.block_on(Turn::take(Duration::ZERO))?;
     for vip in &lab.vips {
         let clients = BTreeSet::from([raw::address(1, *vip), raw::address(2, *vip)]);
         // A process that is killed runs no destructor either.
         std::mem::forget(runtime.block_on(Detour::open(&turn, *vip, &clients))?);
-        let left = Traces::of(lab.server.place())?;
+        let left = Traces::of(lab.server.node())?;
         ensure!(left != before, "no detour for {vip}");
 
         let removed = runtime.block_on(route::cleanup())?;
         let counts = (removed.rules, removed.routes, removed.devices);
         ensure!(counts == (2, 3, 1), "removed for {vip}: {removed:?}");
-        Traces::of(lab.server.place())?.ensure_as(&before)?;
-        let devices = run(lab.server.place().command("ip").args(["-br", "link"]))?;
+        Traces::of(lab.server.node())?.ensure_as(&before)?;
+        let devices = run(lab.server.node().command("ip").args(["-br", "link"]))?;
         ensure!(
             devices.contains(BRIDGE) && !devices.contains("nlmfo"),
             "devices afterwards: {devices}"

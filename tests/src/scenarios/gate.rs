@@ -9,7 +9,7 @@ use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::gated::{ensure_answers, open, window};
 use crate::guest::locker::{Mode, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::tool::Tool;
 use crate::guest::wait::{Seen, until};
 use crate::guest::wire::Ask;
@@ -18,7 +18,7 @@ use crate::guest::wired::{GRANTED, IN_GRACE, REFUSED, VIP, VIP6, Wired};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "gate-segments",
-        claim: "a client that splits, batches and mixes its calls gains nothing in a window",
+        claim: "splitting, batching and mixing calls does not bypass a window",
         run: segments,
         kernels: Kernels::One(
             "the gate is one program; grace-window and gate-checksums run it on every kernel",
@@ -27,7 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "gate-lossy",
-        claim: "over a network that loses, doubles and reorders, each call is answered as in grace",
+        claim: "over a network that loses, duplicates and reorders packets, each call is answered as in grace",
         run: lossy,
         kernels: Kernels::One(
             "the gate is one program; grace-window and gate-checksums run it on every kernel",
@@ -36,7 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "gate-checksums",
-        claim: "calls that the gate wrote into have right checksums, with offload and without",
+        claim: "calls that the gate changed have correct checksums, with offload and without",
         run: checksums,
         ..Scenario::DEFAULT
     },
@@ -48,7 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "gate-share",
-        claim: "in a window a SHARE through the VIP gets no answer unless it is a reclaim",
+        claim: "in a window, a SHARE through the VIP gets no answer unless it is a reclaim",
         run: share,
         kernels: Kernels::One(
             "the gate is one program; grace-window and gate-checksums run it on every kernel",
@@ -57,7 +57,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "gate-fragments",
-        claim: "in a window a LOCK in IP fragments does not get through",
+        claim: "in a window, a LOCK in IP fragments is dropped",
         run: fragments,
         ..Scenario::DEFAULT
     },
@@ -66,13 +66,13 @@ pub const SCENARIOS: &[Scenario] = &[
 const WHOLE: usize = usize::MAX;
 
 fn segments(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     open(&tool, &[VIP, VIP6])?;
     // Else the kernel joins small writes while one is on its way.
     let autocorking = "/proc/sys/net/ipv4/tcp_autocorking";
-    wired.net.place().write(autocorking, "0")?;
+    wired.net.node().write(autocorking, "0")?;
     for vip in 0..IN_GRACE.len() {
         for version in [NlmVersion::V3, NlmVersion::V4] {
             for (calls, pieces) in [
@@ -95,13 +95,13 @@ fn segments(context: &Context) -> Result<End> {
 }
 
 fn lossy(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     open(&tool, &[VIP, VIP6])?;
     let spoilt = "root netem delay 2ms reorder 3% loss 3% duplicate 5% limit 10000";
-    for (place, device) in [(wired.net.place(), "eth0"), (&root, "vraw")] {
-        let mut tc = place.command("tc");
+    for (node, device) in [(wired.net.node(), "eth0"), (&root, "vraw")] {
+        let mut tc = node.command("tc");
         tc.args(["qdisc", "add", "dev", device]);
         run(tc.args(spoilt.split(' ')))?;
     }
@@ -145,10 +145,10 @@ fn lossy(context: &Context) -> Result<End> {
 
 /// Packets of either family that the server's kernel found to have a wrong checksum.
 fn checksum_errors(wired: &Wired) -> Result<u64> {
-    let place = wired.lab.server.place();
+    let node = wired.lab.server.node();
     let mut errors = 0;
     // Pairs of lines: names, and the numbers below them.
-    let snmp = place.read("/proc/net/snmp")?;
+    let snmp = node.read("/proc/net/snmp")?;
     let lines: Vec<&str> = snmp.lines().collect();
     for [names, numbers] in lines.as_chunks().0 {
         for (name, number) in names.split(' ').zip(numbers.split(' ')) {
@@ -157,7 +157,7 @@ fn checksum_errors(wired: &Wired) -> Result<u64> {
             }
         }
     }
-    for line in place.read("/proc/net/snmp6")?.lines() {
+    for line in node.read("/proc/net/snmp6")?.lines() {
         let mut words = line.split_whitespace();
         if words
             .next()
@@ -171,14 +171,14 @@ fn checksum_errors(wired: &Wired) -> Result<u64> {
 }
 
 fn checksums(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     open(&tool, &[VIP, VIP6])?;
     let before = checksum_errors(&wired)?;
     for offload in ["on", "off"] {
-        for (place, device) in [(wired.net.place(), "eth0"), (&root, "vraw")] {
-            let mut ethtool = place.command("ethtool");
+        for (node, device) in [(wired.net.node(), "eth0"), (&root, "vraw")] {
+            let mut ethtool = node.command("ethtool");
             run(ethtool.args(["-K", device, "tx", offload, "rx", offload]))?;
         }
         for vip in 0..IN_GRACE.len() {
@@ -204,7 +204,7 @@ fn checksums(context: &Context) -> Result<End> {
     // That the counters count what is wrong: datagrams with a flipped bit.
     let (caller, datagrams) = wired.datagrams(wired.lab.vips[1], NlmVersion::V4)?;
     let netem = "qdisc add dev eth0 root netem corrupt 100%";
-    run(wired.net.place().command("tc").args(netem.split(' ')))?;
+    run(wired.net.node().command("tc").args(netem.split(' ')))?;
     until("a checksum error that is counted", || {
         let range = wired.range();
         datagrams.send(&caller.call(Ask::Test, &wired.file, range)?)?;
@@ -217,7 +217,7 @@ fn checksums(context: &Context) -> Result<End> {
 }
 
 fn old_connection(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     let mut old = Vec::new();
@@ -258,7 +258,7 @@ fn old_connection(context: &Context) -> Result<End> {
 }
 
 fn share(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     open(&tool, &[VIP, VIP6])?;
@@ -289,7 +289,7 @@ fn share(context: &Context) -> Result<End> {
 fn fragments(context: &Context) -> Result<End> {
     /// Of a name and of an owner, so that both together exceed a packet.
     const LONG: usize = 1000;
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     // Before the window a call of this length gets through, of either family.

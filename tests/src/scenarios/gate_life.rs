@@ -17,7 +17,7 @@ use crate::guest::gated::{
 use crate::guest::handles::FileHandle;
 use crate::guest::lab::Lab;
 use crate::guest::locker::Range;
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::{RawNet, address};
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
@@ -27,25 +27,25 @@ use crate::guest::wired::{GRANTED, OTHER, REFUSED, VIP, VIP6};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "gate-devices",
-        claim: "a device that appears in a window is held to it, whatever its kind; lo is too",
+        claim: "a device that appears during a window is covered, whatever its type; so is lo",
         run: devices,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-lockd-restart",
-        claim: "a restart of lockd in a window, with grace of its own, neither grants nor refuses wrongly",
+        claim: "a restart of lockd during a window, with its own grace, causes no wrong grant or refusal",
         run: lockd_restart,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-killed",
-        claim: "with every process of nlmfo killed a window holds, ends in time, and is tidied up after",
+        claim: "a window holds, ends in time and is cleaned up even if every nlmfo process is killed",
         run: killed,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "gate-takes-over",
-        claim: "opening a second window after a kill takes the gate over, with all its counts",
+        claim: "a second window after a kill takes over the gate with all its counts",
         run: takes_over,
         kernels: Kernels::One("gate-killed leaves a gate to another process on every kernel"),
         ..Scenario::DEFAULT
@@ -82,7 +82,7 @@ impl Scene {
     /// The answer to one NLM v4 call that a new client sends from `source` in `place`.
     fn ask_from(
         &self,
-        place: &Place,
+        node: &TestNode,
         source: Option<IpAddr>,
         vip: IpAddr,
         transport: Transport,
@@ -90,25 +90,25 @@ impl Scene {
     ) -> Result<Answer> {
         self.asked.set(self.asked.get() + 1);
         let range = Range::new(10 * self.asked.get(), 5);
-        let caller = Caller::new(place.name(), NlmVersion::V4);
+        let caller = Caller::new(node.name(), NlmVersion::V4);
         let call = caller.call(ask, &self.file, range)?;
         let peer = self.net.lockd(vip, NlmVersion::V4, transport)?;
         match transport {
-            Transport::Tcp => Stream::connect(place, source, peer)?.ask(&call),
-            _ => Datagrams::connect(place, source, peer)?.ask(&call),
+            Transport::Tcp => Stream::connect(node, source, peer)?.ask(&call),
+            _ => Datagrams::connect(node, source, peer)?.ask(&call),
         }
-        .with_context(|| format!("{ask:?} from {} to {peer} over {transport}", place.name()))
+        .with_context(|| format!("{ask:?} from {} to {peer} over {transport}", node.name()))
     }
 
     /// Asks by both transports for a new lock and for a reclaim.
-    fn ensure_in_grace(&self, place: &Place, source: Option<IpAddr>, vip: IpAddr) -> Result<()> {
+    fn ensure_in_grace(&self, node: &TestNode, source: Option<IpAddr>, vip: IpAddr) -> Result<()> {
         for transport in [Transport::Tcp, Transport::Udp] {
             for (ask, expected) in [(NEW, REFUSED), (RECLAIM, GRANTED)] {
-                let answer = self.ask_from(place, source, vip, transport, ask)?;
+                let answer = self.ask_from(node, source, vip, transport, ask)?;
                 ensure!(
                     answer == expected,
                     "{ask:?} from {} to {vip} over {transport}: {answer:?}",
-                    place.name()
+                    node.name()
                 );
             }
         }
@@ -129,7 +129,7 @@ fn await_cover(device: &str) -> Result<()> {
 fn devices(context: &Context) -> Result<End> {
     /// Of the server's ends of the late networks.
     const MACVLAN: &str = "02:00:00:00:00:50";
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let lab = Lab::up(&[VIP, OTHER, VIP6], 0)?;
     open(&tool, &[VIP, OTHER])?;
@@ -138,10 +138,10 @@ fn devices(context: &Context) -> Result<End> {
     let scene = Scene::of(lab)?;
     await_cover("vraw")?;
     let vip = scene.lab.vips[0];
-    scene.ensure_in_grace(scene.net.place(), Some(address(1, vip)), vip)?;
+    scene.ensure_in_grace(scene.net.node(), Some(address(1, vip)), vip)?;
 
     // A network of its own, and a macvlan in front of the same device.
-    let late = Place::create("late")?;
+    let late = TestNode::create("late")?;
     root.ip(&format!(
         "link add vlate type veth peer name eth0 netns {pid}\n\
          link set vlate up\n\
@@ -195,7 +195,7 @@ fn devices(context: &Context) -> Result<End> {
 
 fn lockd_restart(context: &Context) -> Result<End> {
     const ROUNDS: usize = 10;
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut scene = Scene::up()?;
     open(&tool, &[VIP, VIP6])?;
@@ -221,7 +221,7 @@ fn lockd_restart(context: &Context) -> Result<End> {
     let vip = scene.lab.vips[0];
     let source = Some(address(2, vip));
     let lockd = scene.net.lockd(vip, NlmVersion::V4, Transport::Udp)?;
-    let datagrams = Datagrams::connect(scene.net.place(), source, lockd)?;
+    let datagrams = Datagrams::connect(scene.net.node(), source, lockd)?;
     let caller = Caller::new("again", NlmVersion::V4);
     let new = caller.call(NEW, &scene.file, Range::new(5, 1))?;
     let reclaim = caller.call(RECLAIM, &scene.file, Range::new(8, 1))?;
@@ -260,7 +260,7 @@ fn lockd_restart(context: &Context) -> Result<End> {
             for vip in [0, 2].map(|index| scene.lab.vips[index]) {
                 let source = Some(address(1, vip));
                 scene
-                    .ensure_in_grace(scene.net.place(), source, vip)
+                    .ensure_in_grace(scene.net.node(), source, vip)
                     .with_context(|| format!("kernel in grace: {kernels_grace}"))?;
             }
         }
@@ -283,7 +283,7 @@ fn lockd_restart(context: &Context) -> Result<End> {
 
 fn killed(context: &Context) -> Result<End> {
     const LASTING: Duration = Duration::from_secs(20);
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let scene = Scene::up()?;
     let (vip, source) = (scene.lab.vips[0], Some(address(1, scene.lab.vips[0])));
@@ -294,9 +294,9 @@ fn killed(context: &Context) -> Result<End> {
         &["grace", "--vip", VIP, "--for", &for_so_long],
     )?;
     kill_all()?;
-    scene.ensure_in_grace(scene.net.place(), source, vip)?;
+    scene.ensure_in_grace(scene.net.node(), source, vip)?;
     until("a new lock after the window", || {
-        let answer = scene.ask_from(scene.net.place(), source, vip, Transport::Tcp, NEW)?;
+        let answer = scene.ask_from(scene.net.node(), source, vip, Transport::Tcp, NEW)?;
         Ok(match answer {
             GRANTED => Seen::Yes(()),
             REFUSED => Seen::No("refused".into()),
@@ -308,7 +308,7 @@ fn killed(context: &Context) -> Result<End> {
         "granted after {:?} of a window of {LASTING:?}",
         begun.elapsed()
     );
-    let answer = scene.ask_from(scene.net.place(), source, vip, Transport::Tcp, RECLAIM)?;
+    let answer = scene.ask_from(scene.net.node(), source, vip, Transport::Tcp, RECLAIM)?;
     ensure!(answer == REFUSED, "a reclaim after the window: {answer:?}");
 
     // It is over, but its gate is still in the kernel: the next one that looks, tidies up.
@@ -331,11 +331,11 @@ fn killed(context: &Context) -> Result<End> {
 }
 
 fn takes_over(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let scene = Scene::up()?;
     let [first, second] = [0, 2].map(|index| scene.lab.vips[index]);
-    let ask_all = |vip| scene.ensure_in_grace(scene.net.place(), Some(address(1, vip)), vip);
+    let ask_all = |vip| scene.ensure_in_grace(scene.net.node(), Some(address(1, vip)), vip);
     open(&tool, &[VIP])?;
     ask_all(first)?;
     let before = window(&tool, VIP)?;

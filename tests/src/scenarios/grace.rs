@@ -13,7 +13,7 @@ use crate::guest::tool::{Tool, exit};
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "grace-window",
-    claim: "in a window new locks through the VIP are refused and reclaims granted; after it, not",
+    claim: "in a window, new locks through the VIP are refused and reclaims granted; after it, the reverse",
     run: window,
     ..Scenario::DEFAULT
 }];
@@ -23,7 +23,7 @@ const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 fn window(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let file = net.file(&lab.server, lab.vips[0], "file")?;
 
     let opened = tool.json(

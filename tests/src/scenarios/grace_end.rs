@@ -18,22 +18,22 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "grace-ends",
-        claim: "a window ends by itself, the gate goes, and how it ended can still be asked",
+        claim: "a window ends by itself, the gate is removed, and its report can still be listed",
         run: ends,
         kernels: Kernels::One("gate-killed shows the end of a window on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-foreign-qdisc",
-        claim: "a clsact qdisc that was there before the gate is there after it, no other is",
+        claim: "a clsact qdisc from before the gate remains after it, and no other does",
         run: foreign_qdisc,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-leftovers",
-        claim: "what a loader left half done is made anew; what is nobody's any more is removed",
+        claim: "a half-loaded gate is loaded again; leftovers of old namespaces are removed",
         run: leftovers,
-        kernels: Kernels::One("only pins are concerned; gate-killed tidies up on every kernel"),
+        kernels: Kernels::One("only pins are involved; gate-killed cleans up on every kernel"),
         ..Scenario::DEFAULT
     },
 ];
@@ -44,7 +44,7 @@ const PINS: &str = "/sys/fs/bpf/nlmfo";
 fn ends(context: &Context) -> Result<End> {
     let lab = Lab::up(&[VIP], 0)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let file = net.file(&lab.server, lab.vips[0], "file")?;
     let mut client = net.client(1, lab.vips[0], NlmVersion::V4, Transport::Tcp)?;
     let range = Range::new(0, 1);
@@ -83,10 +83,10 @@ fn ends(context: &Context) -> Result<End> {
 
 fn foreign_qdisc(context: &Context) -> Result<End> {
     let lab = Lab::up(&[VIP], 0)?;
-    let place = lab.server.place();
-    let tool = Tool::new(&context.nlmfo, place);
-    place.ip("link add foreign type dummy\nlink add none type dummy\n")?;
-    let tc = |arguments: &[&str]| run(place.command("tc").args(arguments));
+    let node = lab.server.node();
+    let tool = Tool::new(&context.nlmfo, node);
+    node.ip("link add foreign type dummy\nlink add none type dummy\n")?;
+    let tc = |arguments: &[&str]| run(node.command("tc").args(arguments));
     tc(&["qdisc", "add", "dev", "foreign", "clsact"])?;
 
     for _ in 0..2 {
@@ -113,7 +113,7 @@ fn foreign_qdisc(context: &Context) -> Result<End> {
 
 fn leftovers(context: &Context) -> Result<End> {
     let lab = Lab::up(&[VIP], 0)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let open = ["grace", "--vip", VIP, "--for", "300s"];
     tool.expect(exit::CONFIRMED, &open)?;
 

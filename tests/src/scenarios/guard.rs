@@ -13,7 +13,7 @@ use super::{Context, End, Scenario};
 use crate::guest::command::run;
 use crate::guest::crafted::{self, Flaw, Wire};
 use crate::guest::gated::{ensure_answers, filters_on, kill_all, open, window};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::tool::Tool;
 use crate::guest::wait::{Seen, until};
 use crate::guest::wire::{Ask, Caller, Datagrams, Stream};
@@ -22,14 +22,14 @@ use crate::guest::wired::{GRANTED, OTHER, REFUSED, VIP, Wired};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "guard-ways-in",
-        claim: "what reaches lockd by a way that the gate does not see is dropped in a window and \
-                in a fence, by TCP and UDP, and other addresses go on",
+        claim: "packets that reach lockd past the gate are dropped in a window and in a fence, over \
+                TCP and UDP; other addresses are not affected",
         run: ways_in,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "guard-discarded",
-        claim: "a call at the place of bytes that TCP has discarded is answered as in grace",
+        claim: "a call that overlaps bytes which TCP discarded is answered as in grace",
         run: discarded,
         ..Scenario::DEFAULT
     },
@@ -83,15 +83,15 @@ fn restart_in_a_cgroup(wired: &mut Wired) -> Result<()> {
                   rpc.nfsd --tcp --udp 4 && echo $$ > /run/cgroup/cgroup.procs && \
                   rmdir /run/cgroup/nfs && umount /run/cgroup";
     wired.lab.server.stop_nfsd()?;
-    run(Place::root().command("sh").args(["-ec", script]))?;
+    run(TestNode::root().command("sh").args(["-ec", script]))?;
     wired.lab.server.end_grace()?;
     wired.net.look_up_ports(&wired.lab.server)
 }
 
 /// A network of its own on a device that appears now.
-fn late_network() -> Result<Place> {
-    let late = Place::create("late")?;
-    Place::root().ip(&format!(
+fn late_network() -> Result<TestNode> {
+    let late = TestNode::create("late")?;
+    TestNode::root().ip(&format!(
         "link add vlate type veth peer name eth0 netns {pid}\n\
          link set vlate up\n\
          addr add 10.79.0.254/24 dev vlate\n\
@@ -113,7 +113,7 @@ fn late_network() -> Result<Place> {
 }
 
 fn ways_in(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     restart_in_a_cgroup(&mut wired)?;
@@ -160,7 +160,7 @@ fn ways_in(context: &Context) -> Result<End> {
     wired.held.insert(range.start);
 
     // Frames with tags of no VLAN: the gate reads behind two, the guard behind all.
-    let wire = Wire::new(wired.net.place(), "br0")?;
+    let wire = Wire::new(wired.net.node(), "br0")?;
     let packet = |wired: &mut Wired, to_port: u16| -> Result<Vec<u8>> {
         let range = wired.range();
         let call = caller.call(NEW, &wired.file, range)?;
@@ -209,9 +209,9 @@ fn ways_in(context: &Context) -> Result<End> {
     let range = wired.range();
     let call = caller.call(NEW, &wired.file, range)?;
     ensure_guarded(&wired, "address translation, UDP", 1, || {
-        Datagrams::connect(wired.net.place(), None, translated)?.send(&call)
+        Datagrams::connect(wired.net.node(), None, translated)?.send(&call)
     })?;
-    let mut stream = Stream::connect(wired.net.place(), None, translated)?;
+    let mut stream = Stream::connect(wired.net.node(), None, translated)?;
     ensure_guarded(&wired, "address translation, TCP", 2, || {
         stream.send(&call.record)
     })?;
@@ -267,11 +267,11 @@ fn fence(vip: IpAddr, lasting: Option<Duration>) -> Result<()> {
 }
 
 fn discarded(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
     open(&tool, &[VIP])?;
-    let wire = Wire::new(wired.net.place(), "br0")?;
+    let wire = Wire::new(wired.net.node(), "br0")?;
     let mut counts = (0, 0);
     for flaw in [Flaw::Checksum, Flaw::Acknowledgement] {
         for (ask, expected) in [(NEW, REFUSED), (RECLAIM, GRANTED)] {

@@ -20,7 +20,7 @@ use crate::guest::command::{finish, run};
 use crate::guest::gated::{ensure_gone, kill_all, processes};
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::RawNet;
 use crate::guest::server::Server;
 use crate::guest::tool::{Tool, exit};
@@ -30,19 +30,19 @@ use crate::guest::wired::VIP;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "half-done-said",
-        claim: "what could not be done leaves nothing, or what it leaves is said; a dry run changes nothing",
+        claim: "a failed command leaves nothing behind, or reports what remains; a dry run changes nothing",
         run: said,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "half-done-lockd-reloaded",
-        claim: "a window holds over a lockd that is unloaded and loaded again, and is not confirmed",
+        claim: "a window holds over a reload of lockd, and is not confirmed",
         run: lockd_reloaded,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "half-done-netns-exec",
-        claim: "windows and fences outlive the command that `ip netns exec` ran, and its keeper",
+        claim: "windows and fences outlive a command of `ip netns exec`, and its keeper",
         run: netns_exec,
         ..Scenario::DEFAULT
     },
@@ -80,7 +80,7 @@ fn of_server(name: &str) -> Result<Vec<Pid>> {
 fn said(context: &Context) -> Result<End> {
     const NEW: Range = Range::new(5000, 5);
     let (lab, held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let command = |line: &str, code| tool.expect(code, &line.split(' ').collect::<Vec<_>>());
     let before = lab.server.locks()?;
     let ensure_untouched = |what: &str| -> Result<()> {
@@ -123,7 +123,7 @@ fn said(context: &Context) -> Result<End> {
     let line = format!("failover --vip {VIP} --phase takeover --grace 20s --dry-run --json");
     let plan: Value = serde_json::from_str(&command(&line, exit::CONFIRMED)?.stdout)?;
     ensure!(
-        plan["schema"] == "nlmfo.takeover-plan/1" && plan["vips"][0]["is_here"] == true,
+        plan["schema"] == "nlmfo.takeover-plan/1" && plan["vips"][0]["address_up"] == true,
         "{plan}"
     );
     ensure_gone()?;
@@ -142,7 +142,7 @@ fn said(context: &Context) -> Result<End> {
 
     let unknown = command("failover --vip 192.0.2.1 --phase release", exit::CONFIRMED)?.stdout;
     ensure!(
-        unknown.starts_with("! 192.0.2.1: this node has never had it"),
+        unknown.starts_with("! 192.0.2.1: this node has never served it"),
         "{unknown}"
     );
     let line = format!("failover --vip {VIP} --phase takeover --grace 1ms --no-notify");
@@ -152,7 +152,8 @@ fn said(context: &Context) -> Result<End> {
     let line = "failover --vip 192.0.2.1 --phase takeover --grace 40s --wait-address 1s";
     let waited = command(line, exit::NOT_CONFIRMED)?.stderr;
     ensure!(
-        waited.contains("192.0.2.1 is no address") && waited.contains("192.0.2.1 is in grace for"),
+        waited.contains("192.0.2.1 is not an address")
+            && waited.contains("192.0.2.1 is in grace for"),
         "{waited}"
     );
     command("grace --end --vip 192.0.2.1", exit::CONFIRMED)?;
@@ -183,12 +184,12 @@ fn said(context: &Context) -> Result<End> {
 
 fn lockd_reloaded(context: &Context) -> Result<End> {
     let vip: IpAddr = VIP.parse()?;
-    let server = Server::start(Place::root(), Path::new("/export"))?;
+    let server = Server::start(TestNode::root(), Path::new("/export"))?;
     server.add_vip(vip)?;
     // No mount of the kernel's own client, which needs lockd too.
     let mut net = RawNet::join(&server)?;
     let file = net.file(&server, vip, "file")?;
-    let tool = Tool::new(&context.nlmfo, server.place());
+    let tool = Tool::new(&context.nlmfo, server.node());
     tool.expect(exit::CONFIRMED, &["grace", "--vip", VIP, "--for", "300s"])?;
 
     server.stop_nfsd()?;
@@ -226,7 +227,7 @@ fn exec(context: &Context, code: i32, arguments: &str) -> Result<Value> {
         "mount -t nfsd nfsd /proc/fs/nfsd && exec {} {arguments} --json",
         context.nlmfo.display()
     );
-    let mut ip = Place::root().command("ip");
+    let mut ip = TestNode::root().command("ip");
     let finished = finish(ip.args(["netns", "exec", "srv", "sh", "-c", &script]), "")?;
     ensure!(
         finished.code() == code,
@@ -242,12 +243,12 @@ fn exec(context: &Context, code: i32, arguments: &str) -> Result<Value> {
 fn netns_exec(context: &Context) -> Result<End> {
     const RECORD: &str = "/tmp/netns-exec.record";
     let vip: IpAddr = VIP.parse()?;
-    let server = Server::start(Place::create("srv")?, Path::new("/export"))?;
+    let server = Server::start(TestNode::create("srv")?, Path::new("/export"))?;
     server.add_vip(vip)?;
     let net = RawNet::join(&server)?;
     let file = net.file(&server, vip, "file")?;
-    let pid = server.place().pid().to_string();
-    run(Place::root()
+    let pid = server.node().pid().to_string();
+    run(TestNode::root()
         .command("ip")
         .args(["netns", "attach", "srv", &pid]))?;
     let client = |number| net.client(number, vip, NlmVersion::V4, Transport::Tcp);

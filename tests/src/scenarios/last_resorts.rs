@@ -20,14 +20,14 @@ use crate::guest::traces::Traces;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "release-reboot-notice",
-        claim: "--reboot-notice releases what no exact way can, and no other client's locks",
+        claim: "--reboot-notice releases what no exact method can, and no other client's locks",
         run: reboot_notice,
         kernels: Kernels::One("counters-released releases by SM_NOTIFY on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-unlock-filesystem",
-        claim: "--unlock-filesystem releases what no exact way can, and tells whom else it hit",
+        claim: "--unlock-filesystem releases what no exact method can, and reports other VIPs that it changed",
         run: unlock_filesystem,
         kernels: Kernels::One("counters-released releases by unlock_filesystem on every kernel"),
         ..Scenario::DEFAULT
@@ -52,7 +52,7 @@ impl LinkLocal {
         let vip = VIP.parse()?;
         lab.server.add_vip(vip)?;
         let client = &lab.clients[0].client;
-        client.place().ip("addr add fe80::11/64 dev eth0 nodad\n")?;
+        client.node().ip("addr add fe80::11/64 dev eth0 nodad\n")?;
         let mount = client.mount(&lab.server, vip, Transport::Tcp)?;
         let held = [
             client.lock(&mount, "link-local", Range::WHOLE, Mode::Write)?,
@@ -73,7 +73,7 @@ impl LinkLocal {
         let report = Releases::of(tool.json(exit::NOT_CONFIRMED, &arguments)?)?;
         let release = report.vip(self.vip)?;
         ensure!(
-            release.ways().last() == Some(&"free_all") && release.remaining.len() == 1,
+            release.methods().last() == Some(&"free_all") && release.remaining.len() == 1,
             "one lock is to remain after FREE_ALL: {release:#?}"
         );
         self.ensure_held(2)
@@ -91,22 +91,22 @@ impl LinkLocal {
 
 fn reboot_notice(context: &Context) -> Result<End> {
     let lab = LinkLocal::up()?;
-    let place = lab.lab.server.place();
-    let tool = Tool::new(&context.nlmfo, place);
-    let before = Traces::of(place)?;
+    let node = lab.lab.server.node();
+    let tool = Tool::new(&context.nlmfo, node);
+    let before = Traces::of(node)?;
     lab.ensure_not_released_unasked(&tool)?;
     let report = confirmed(&tool, &[lab.vip], &["--reboot-notice"])?;
     ensure_last_way(&report, lab.vip, "reboot")?;
-    Traces::of(place)?.ensure_as(&before)?;
+    Traces::of(node)?.ensure_as(&before)?;
     lab.ensure_held(1)?;
     Ok(End::Pass)
 }
 
 fn unlock_filesystem(context: &Context) -> Result<End> {
     let lab = LinkLocal::up()?;
-    let place = lab.lab.server.place();
-    let tool = Tool::new(&context.nlmfo, place);
-    let before = Traces::of(place)?;
+    let node = lab.lab.server.node();
+    let tool = Tool::new(&context.nlmfo, node);
+    let before = Traces::of(node)?;
     lab.ensure_not_released_unasked(&tool)?;
     let export = lab.lab.server.export().to_string_lossy();
     let arguments = arguments(&[lab.vip], &["--unlock-filesystem", &export]);
@@ -119,22 +119,22 @@ fn unlock_filesystem(context: &Context) -> Result<End> {
         release.verdict == "confirmed" && release.remaining.is_empty(),
         "the VIP's own release: {release:#?}"
     );
-    let other = (report.others.iter())
+    let other = (report.other_vips.iter())
         .find(|other| other.vip.to_string() == OTHER_VIP)
         .context("the other VIP is not in the report")?;
     ensure!(other.fate == "disturbed", "the other VIP: {other:?}");
-    Traces::of(place)?.ensure_as(&before)?;
+    Traces::of(node)?.ensure_as(&before)?;
     lab.ensure_held(0)?;
     Ok(End::Pass)
 }
 
 /// The lock went by this way, after the exact ones.
-fn ensure_last_way(report: &Releases, vip: IpAddr, way: &str) -> Result<()> {
+fn ensure_last_way(report: &Releases, vip: IpAddr, method: &str) -> Result<()> {
     let release = report.vip(vip)?;
-    let ways = release.ways();
+    let methods = release.methods();
     ensure!(
-        ways.ends_with(&["free_all", way]) && release.released.len() == 1,
-        "one lock was to go by {way} after FREE_ALL: {release:#?}"
+        methods.ends_with(&["free_all", method]) && release.released.len() == 1,
+        "one lock was to be released by {method} after FREE_ALL: {release:#?}"
     );
     Ok(())
 }

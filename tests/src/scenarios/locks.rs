@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "locks-while-others-lock",
-        claim: "a listing misses no lock that stands, however many others come and go",
+        claim: "a listing misses no held lock, however many others come and go",
         run: while_others_lock,
         ..Scenario::DEFAULT
     },
@@ -56,7 +56,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "locks-other-netns",
-        claim: "locks is of this network namespace; --all-netns adds the others",
+        claim: "locks lists this network namespace; --all-netns adds the others",
         run: other_netns,
         kernels: Kernels::One(
             "release-same-address-elsewhere tells namespaces apart on every kernel",
@@ -65,7 +65,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "locks-none",
-        claim: "locks on a server without locks is an empty list and success",
+        claim: "locks on a server without locks prints an empty list and succeeds",
         run: none,
         kernels: Kernels::One("every other listing shows more"),
         ..Scenario::DEFAULT
@@ -77,7 +77,7 @@ fn exact(context: &Context, filesystem: Filesystem) -> Result<End> {
     let (lockers, known) = many_locks(&lab)?;
     ensure_kernel_holds(&lab.server.locks()?, &known)?;
 
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let report = tool.json(exit::CONFIRMED, &["locks"])?;
     ensure_same("nlmfo locks", &known, &report::known(&report, "locks")?)?;
     for entry in report::entries(&report, "locks")? {
@@ -124,7 +124,7 @@ fn while_others_lock(context: &Context) -> Result<End> {
         }
     }
     let churned = fs::metadata(lab.server.export().join("churn"))?.ino();
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     for _ in 0..LISTINGS {
         let seen = report::known(&tool.json(exit::CONFIRMED, &["locks"])?, "locks")?;
         let standing = only(&seen, |lock| lock.inode != churned);
@@ -210,7 +210,7 @@ fn raw(context: &Context) -> Result<End> {
             }
         }
     }
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let report = tool.json(exit::CONFIRMED, &["locks"])?;
     let seen = report::entries(&report, "locks")?
         .iter()
@@ -238,7 +238,7 @@ fn waiters_and_shares(context: &Context) -> Result<End> {
     );
     holder.granted(|raw| raw.share(&files[1], READ, WRITE))?;
 
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let report = tool.json(exit::CONFIRMED, &["locks"])?;
     let shares: Vec<_> = report::entries(&report, "shares")?
         .into_iter()
@@ -266,7 +266,7 @@ fn waiters_and_shares(context: &Context) -> Result<End> {
 
 fn other_netns(context: &Context) -> Result<End> {
     let twins = Twins::up()?;
-    let tool = Tool::new(&context.nlmfo, twins.here.server.place());
+    let tool = Tool::new(&context.nlmfo, twins.here.server.node());
     let starts = |arguments: &[&str]| -> Result<BTreeSet<u64>> {
         let report = tool.json(exit::CONFIRMED, arguments)?;
         Ok(report::known(&report, "locks")?
@@ -289,7 +289,7 @@ fn other_netns(context: &Context) -> Result<End> {
 
 fn none(context: &Context) -> Result<End> {
     let lab = Lab::up(&["10.77.0.1"], 0)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let nobody: IpAddr = "10.77.0.99".parse()?;
     for arguments in [
         &["locks"][..],

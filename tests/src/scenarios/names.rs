@@ -15,9 +15,9 @@ use crate::guest::tool::{Tool, exit};
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "takeover-names",
-    claim: "two VIPs of one name come together: clients that monitor by name and by address reclaim all, once; one whose resolver cannot tell the VIPs apart loses those of one, which is said",
+    claim: "two VIPs with one name move together: clients that monitor by name and by address reclaim all locks once; a client whose resolver cannot tell the VIPs apart loses those of one, and a warning says so",
     run: names,
-    kernels: Kernels::One("names are the resolver's and statd's: no kernel is concerned"),
+    kernels: Kernels::One("resolver and statd handle names: it does not depend on the kernel"),
     ..Scenario::DEFAULT
 }];
 
@@ -54,9 +54,9 @@ names = ["nfs1"]
 /// client that mounts by an address has the address for a name, as without the setting.
 fn names(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     fs::write("/etc/hosts", HOSTS).context("/etc/hosts")?;
-    (lab.server.place()).write("/proc/sys/fs/nfs/nsm_use_hostnames", "1")?;
+    (lab.server.node()).write("/proc/sys/fs/nfs/nsm_use_hostnames", "1")?;
     let by_name = Client::join(&lab.server, 1)?;
     let by_address = Client::join(&lab.server, 2)?;
     let mut held = lock_through_both(&lab, &by_name, |_| NAME)?;
@@ -73,13 +73,13 @@ fn names(context: &Context) -> Result<End> {
     // takes that for the first one and replaces the cookie, by which alone it could name
     // the first to lockd again.
     let blurred = Client::join(&lab.server, 3)?;
-    blurred.place().write("/run/hosts", BLURRED)?;
-    run((blurred.place().command("mount")).args(["--bind", "/run/hosts", "/etc/hosts"]))?;
+    blurred.node().write("/run/hosts", BLURRED)?;
+    run((blurred.node().command("mount")).args(["--bind", "/run/hosts", "/etc/hosts"]))?;
     held.extend(lock_through_both(&lab, &blurred, |vip| vip)?);
     let taken = move_here(&tool, exit::INCOMPLETE, "30s")?;
     ensure!(missing(&taken) == [(VIPS[0], "10.77.1.3")], "{taken}");
     for vip in vips(&taken) {
-        ensure!(vip["told"]["done"] == true, "{taken}");
+        ensure!(vip["notified"]["done"] == true, "{taken}");
     }
     kernel_log::ensure_no_reclaim_refused()?;
 
@@ -102,7 +102,7 @@ fn lock_through_both(
 ) -> Result<Vec<HeldLock>> {
     let lock = |vip: &'static str| {
         let mount = client.mount_named(&lab.server, server(vip), vip.parse()?)?;
-        let file = format!("{}-{vip}", client.place().name());
+        let file = format!("{}-{vip}", client.node().name());
         client.lock(&mount, &file, Range::new(3, 9), Mode::Write)
     };
     VIPS.into_iter().map(lock).collect()

@@ -23,7 +23,8 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "v4-seen-not-confirmed",
     claim: "opens, locks and delegations of 4.0, 4.1 and 4.2 clients are listed with every VIP; \
-            the release of a VIP that has some, or may have, is not confirmed, but for --nfs 3",
+            the release of a VIP with such state, or possibly with it, is not confirmed, except \
+            with --nfs 3",
     run: seen_not_confirmed,
     machine: Machine::Own("nfsd keeps its NFSv4 clients for longer than their mounts"),
     ..Scenario::DEFAULT
@@ -87,7 +88,7 @@ impl Holders {
 
 fn seen_not_confirmed(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let first = Client::join(&lab.server, 1)?;
     let mut held = Vec::new();
     for (start, vip) in [(1, lab.vips[0]), (3, lab.vips[2])] {
@@ -222,9 +223,9 @@ fn releases(tool: &Tool, lab: &Lab) -> Result<()> {
     ensure!(array(&vip["released"])?.len() == 1 && array(&vip["remaining"])?.is_empty());
     // The 4.0 client and the one with two connections.
     ensure!(vip["nfs4"]["counts"]["clients"] == 2, "{vip}");
-    let doubt = vip["doubts"][0].as_str().unwrap_or_default();
-    ensure!(doubt.contains("a server of its own"), "{vip}");
-    let record: Value = serde_json::from_str(&lab.server.place().read("/tmp/v4-record")?)?;
+    let blocker = vip["blockers"][0].as_str().unwrap_or_default();
+    ensure!(blocker.contains("one server per VIP"), "{vip}");
+    let record: Value = serde_json::from_str(&lab.server.node().read("/tmp/v4-record")?)?;
     ensure!(
         record["nfs4"]
             .as_array()
@@ -261,8 +262,13 @@ fn not_connected(tool: &Tool, lab: &Lab) -> Result<()> {
         unknown["vips"][0]["nfs4"]["not_connected"] == 1,
         "{unknown}"
     );
-    let doubt = unknown["vips"][0]["doubts"][0].as_str().unwrap_or_default();
-    ensure!(doubt.contains("not connected, VIP unknown"), "{unknown}");
+    let blocker = unknown["vips"][0]["blockers"][0]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        blocker.contains("without a connection, VIP unknown"),
+        "{unknown}"
+    );
     tool.json(exit::CONFIRMED, &[&arguments[..], &["--nfs", "3"]].concat())?;
     Ok(())
 }
@@ -319,7 +325,7 @@ fn states_of(listing: &Value) -> Result<BTreeSet<Known>> {
 /// The same out of `clients/N/states`.
 fn kernel_states(lab: &Lab) -> Result<BTreeSet<Known>> {
     let mut known = BTreeSet::new();
-    let clients = lab.server.place().path(Path::new("/proc/fs/nfsd/clients"));
+    let clients = lab.server.node().path(Path::new("/proc/fs/nfsd/clients"));
     for entry in fs::read_dir(clients)? {
         let entry = entry?;
         let number = entry.file_name().to_string_lossy().parse()?;

@@ -1,4 +1,4 @@
-//! Telling a VIP's clients, and no others, that their server has moved.
+//! Notification a VIP's clients, and no others, that their server has moved.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,22 +21,22 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "notify-reclaim",
-        claim: "a VIP's clients, told over IPv4 and IPv6, reclaim; another VIP's client hears nothing",
+        claim: "a VIP's clients, notified over IPv4 and IPv6, reclaim; another VIP's client is not notified",
         run: reclaim,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "notify-dead",
-        claim: "who is dead or has no statd is named in time, and hinders nobody",
+        claim: "a client that is down or has no statd is reported in time and delays no other client",
         run: dead,
-        kernels: Kernels::One("SM_NOTIFY is sent by the tool: no kernel is concerned"),
+        kernels: Kernels::One("nlmfo sends SM_NOTIFY: it does not depend on the kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "notify-many",
-        claim: "a thousand clients are told at once",
+        claim: "a thousand clients are notified at once",
         run: many,
-        kernels: Kernels::One("SM_NOTIFY is sent by the tool: no kernel is concerned"),
+        kernels: Kernels::One("nlmfo sends SM_NOTIFY: it does not depend on the kernel"),
         ..Scenario::DEFAULT
     },
 ];
@@ -48,14 +48,14 @@ const DEAD: &str = "10.77.9.9";
 
 fn reclaim(context: &Context) -> Result<End> {
     let lab = Lab::up(&[VIPS[0], VIP_V6], 2)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let other_vip: IpAddr = VIPS[1].parse()?;
     lab.server.add_vip(other_vip)?;
     let other = Client::join(&lab.server, 3)?;
     let other_mount = other.mount(&lab.server, other_vip, Transport::Tcp)?;
     let mut held = vec![other.lock(&other_mount, "other", Range::WHOLE, Mode::Write)?];
     for mounted in &lab.clients {
-        let name = mounted.client.place().name();
+        let name = mounted.client.node().name();
         for (mount, family) in mounted.mounts.iter().zip(["v4", "v6"]) {
             let file = format!("{name}-{family}");
             held.push((mounted.client).lock(mount, &file, Range::new(3, 9), Mode::Write)?);
@@ -69,7 +69,7 @@ fn reclaim(context: &Context) -> Result<End> {
         ensure!(lab.server.locks()?.len() == 3, "{vip} was not released");
         let report = notify(&tool, exit::CONFIRMED, vip, &["--record", RECORD])?;
         ensure!(
-            outcomes(&report)? == ["told", "told"] && report["names"][0]["name"] == vip,
+            outcomes(&report)? == ["notified", "notified"] && report["names"][0]["name"] == vip,
             "{report}"
         );
         let state = report["state"].as_u64().context("a state number")?;
@@ -90,7 +90,7 @@ fn reclaim(context: &Context) -> Result<End> {
 
 fn dead(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     // Its addresses are there, and nothing listens at them.
     let _net = RawNet::join(&lab.server)?;
     let (vip, alive) = (lab.vips[0], &lab.clients[0].client);
@@ -119,7 +119,7 @@ fn dead(context: &Context) -> Result<End> {
     for (client, outcome) in [
         (DEAD, "unreachable"),
         (&closed, "no statd"),
-        (&alive, "told"),
+        (&alive, "notified"),
     ] {
         let told = client_report(&report, client)?;
         ensure!(told["outcome"] == outcome, "{client}: {told}");
@@ -137,7 +137,7 @@ fn dead(context: &Context) -> Result<End> {
         &["notify", "--vip", VIPS[0], "--client", &alive],
     )?;
     ensure!(
-        gone.stderr.contains("no address of this node"),
+        gone.stderr.contains("not an address of this node"),
         "{}",
         gone.stderr
     );
@@ -147,11 +147,11 @@ fn dead(context: &Context) -> Result<End> {
 fn many(context: &Context) -> Result<End> {
     const CLIENTS: u16 = 1000;
     let lab = Lab::up(&[VIPS[0]], 0)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let net = RawNet::join(&lab.server)?;
     let vip = lab.vips[0];
     let addresses = (0..CLIENTS).map(|n| raw::address(n, vip));
-    let listeners = Listeners::start(net.place(), addresses, |_| {})?;
+    let listeners = Listeners::start(net.node(), addresses, |_| {})?;
     let clients: Vec<String> = (0..CLIENTS)
         .map(|n| raw::address(n, vip).to_string())
         .collect();
@@ -231,7 +231,7 @@ fn all_back(lab: &Lab, before: &[PosixLock]) -> Result<()> {
 /// UDP datagrams that have come to a client, whether or not somebody listened.
 fn udp_heard(client: &Client) -> Result<Vec<u64>> {
     let mut counts = Vec::new();
-    let text = run(client.place().command("cat").args(["/proc/net/snmp"]))?;
+    let text = run(client.node().command("cat").args(["/proc/net/snmp"]))?;
     let line = text.lines().rfind(|line| line.starts_with("Udp: "));
     let numbers = line
         .context("no line of UDP in /proc/net/snmp")?
@@ -240,7 +240,7 @@ fn udp_heard(client: &Client) -> Result<Vec<u64>> {
     for number in numbers.skip(1).take(2) {
         counts.push(number.parse()?);
     }
-    let text = run(client.place().command("cat").args(["/proc/net/snmp6"]))?;
+    let text = run(client.node().command("cat").args(["/proc/net/snmp6"]))?;
     for name in ["Udp6InDatagrams", "Udp6NoPorts"] {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         counts.push(line.with_context(|| format!("no {name}"))?.trim().parse()?);

@@ -21,13 +21,13 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "output-unheard",
-        claim: "a failover whose outputs are full, closed or broken is done, and its report is kept",
+        claim: "a failover whose outputs are full, closed or broken completes, and its report is stored",
         run: unheard,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "output-signals",
-        claim: "SIGINT, SIGTERM and SIGQUIT end a command with 3 and say what stands; SIGHUP ends none",
+        claim: "SIGINT, SIGTERM and SIGQUIT end a command with 3 and a list of what remains; SIGHUP ends none",
         run: signals,
         ..Scenario::DEFAULT
     },
@@ -63,7 +63,7 @@ fn unheard(context: &Context) -> Result<End> {
         (format!("{nlmfo} locks >/dev/full"), exit::COULD_NOT_RUN),
     ] {
         let script = format!("{{ {line}; echo $? >/tmp/status; }} 2>/tmp/said | true");
-        run(lab.server.place().command("sh").args(["-c", &script]))?;
+        run(lab.server.node().command("sh").args(["-c", &script]))?;
         let ended = until(&format!("the end of `{line}`"), || {
             let text = fs::read_to_string("/tmp/status").unwrap_or_default();
             Ok(match text.trim().parse::<i32>() {
@@ -80,7 +80,7 @@ fn unheard(context: &Context) -> Result<End> {
         }
         let report = kept("failover", vip)?;
         ensure!(
-            report["exit"] == exit::CONFIRMED
+            report["exit_status"] == exit::CONFIRMED
                 && report["release"]["confirmed"] == true
                 && report["takeover"]["vips"][0]["expected"] == 1
                 && report["takeover"]["vips"][0]["missing"] == serde_json::json!([]),
@@ -99,9 +99,9 @@ fn unheard(context: &Context) -> Result<End> {
 fn signals(context: &Context) -> Result<End> {
     let lab = Lab::up(&["fd77::1"], 0)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let (vip, address) = (lab.vips[0], "fd77::1");
-    let before = Traces::of(lab.server.place())?;
+    let before = Traces::of(lab.server.node())?;
 
     // A window that stands is said to stand; this is fast on every kernel.
     let takeover = [
@@ -134,7 +134,7 @@ fn signals(context: &Context) -> Result<End> {
     let error = report["error"].as_str().unwrap_or_default();
     ensure!(
         code == exit::NOT_CONFIRMED
-            && report["exit"] == exit::NOT_CONFIRMED
+            && report["exit_status"] == exit::NOT_CONFIRMED
             && error.contains("interrupted by SIGTERM")
             && error.contains("fd77::1 is in grace for 2"),
         "exit status {code}: {report}"
@@ -161,13 +161,13 @@ fn signals(context: &Context) -> Result<End> {
             _ => exit::NOT_CONFIRMED,
         };
         ensure!(
-            code == expected && report["exit"] == expected,
+            code == expected && report["exit_status"] == expected,
             "{signal}: exit status {code}: {report}"
         );
         let error = report["error"].as_str().unwrap_or_default();
         let is_said = error.contains(&format!("interrupted by {signal}"));
         ensure!(is_said == (signal != Signal::SIGHUP), "{signal}: {report}");
-        Traces::of(lab.server.place())?.ensure_as(&before)?;
+        Traces::of(lab.server.node())?.ensure_as(&before)?;
     }
     ensure!(lab.server.locks()?.is_empty(), "SIGHUP: locks are left");
     Ok(End::Pass)

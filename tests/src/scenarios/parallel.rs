@@ -20,16 +20,16 @@ use crate::guest::wait::{Seen, until, until_for};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "parallel-moves",
-        claim: "VIPs that as many processes move at once keep their locks, each by its own run",
+        claim: "VIPs that several processes move at once keep their locks, each by its own run",
         run: moves,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "parallel-beside-grace",
-        claim: "a takeover that lasts hinders no other VIP's, and nobody but root can hinder any",
+        claim: "a long takeover does not delay that of another VIP, and only root can delay any",
         run: beside_grace,
         kernels: Kernels::One(
-            "locks and lock files are nlmfo's own; parallel-moves has both ways of a release",
+            "locks and lock files are nlmfo's own; parallel-moves has both release methods",
         ),
         ..Scenario::DEFAULT
     },
@@ -59,8 +59,8 @@ fn moves(context: &Context) -> Result<End> {
         .collect();
     let vips: Vec<&str> = vips.iter().map(String::as_str).collect();
     let lab = Lab::up(&vips, 0)?;
-    let place = lab.server.place();
-    let tool = Tool::new(&context.nlmfo, place);
+    let node = lab.server.node();
+    let tool = Tool::new(&context.nlmfo, node);
     let net = RawNet::join(&lab.server)?;
     let names: Vec<String> = (0..7).map(|n| format!("file-{n}")).collect();
     let files = net.files(&lab.server, lab.vips[0], &names)?;
@@ -78,7 +78,7 @@ fn moves(context: &Context) -> Result<End> {
         before.len()
     );
     fs::create_dir_all(TOLD)?;
-    place.write_program(TELL, &format!("#!/bin/sh\n: > {TOLD}/$1\n"))?;
+    node.write_program(TELL, &format!("#!/bin/sh\n: > {TOLD}/$1\n"))?;
 
     let began = Instant::now();
     let finished = thread::scope(|scope| {
@@ -148,12 +148,17 @@ fn moved(finished: &Finished) -> Result<()> {
         anyhow::bail!("two reports were expected: {reports:?}");
     };
     let locks = released["vips"][0]["released"].as_array();
-    let credited = locks.map(|locks| locks.iter().filter(|lock| !lock["way"].is_null()).count());
+    let credited = locks.map(|locks| {
+        locks
+            .iter()
+            .filter(|lock| !lock["method"].is_null())
+            .count()
+    });
     ensure!(
         credited == Some(LOCKS as usize),
         "not released by this run: {released}"
     );
-    let others = released["others"].as_array().context("no others")?;
+    let others = released["other_vips"].as_array().context("no others")?;
     let disturbed = others.iter().find(|other| other["fate"] != "untouched");
     // Their clients reclaim beside us.
     let disturbed = disturbed.filter(|other| other["fate"] != "changed_by_clients");
@@ -172,7 +177,7 @@ fn beside_grace(context: &Context) -> Result<End> {
     const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
     const NOBODY: u32 = 65534;
     let lab = Lab::up(&VIPS, 1)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let mounted = &lab.clients[0];
     let held = (mounted.client).lock(
         &mounted.mounts[1],
@@ -195,7 +200,7 @@ fn beside_grace(context: &Context) -> Result<End> {
     // No other user gets at what we wait for.
     let opened = finish(
         lab.server
-            .place()
+            .node()
             .command("sh")
             .args(["-c", "flock -s -n /run/nlmfo true || ls /run/nlmfo"])
             .uid(NOBODY),

@@ -16,7 +16,7 @@ use super::{Context, End, Kernels, Scenario};
 use crate::emulation::PROBE_DEADLINE;
 use crate::guest::command::{finish_within, run};
 use crate::guest::lab::Lab;
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
@@ -24,34 +24,34 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "probe-all",
-        claim: "every check passes, is a known bug of this kernel's or says why it cannot be shown",
+        claim: "every check passes, is a known bug of this kernel, or says why it was skipped",
         run: all,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-baseline",
-        claim: "with an earlier report, only what has become worse fails",
+        claim: "with an earlier report, only regressions fail",
         run: baseline,
         kernels: Kernels::One("two reports are compared; probe-all makes one on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-refuses",
-        claim: "a machine with live clients is left alone, and the clients are named",
+        claim: "the probe refuses to run on a machine with live clients, and names them",
         run: refuses,
         kernels: Kernels::One("the probe looks for clients before it does anything"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-killed",
-        claim: "a killed probe takes its server, its processes and its settings along",
+        claim: "a killed probe removes its server, its processes and its settings",
         run: killed,
         kernels: Kernels::One("a process ends; probe-all shows the probe on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "probe-interrupted",
-        claim: "an interrupted probe leaves the node as it was, modules and all",
+        claim: "an interrupted probe leaves the node as it was, including modules",
         run: interrupted,
         kernels: Kernels::One("a process ends; probe-all shows the probe on every kernel"),
         ..Scenario::DEFAULT
@@ -59,7 +59,7 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 fn probe(context: &Context, code: i32, arguments: &[&str]) -> Result<Report> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let arguments = [&["probe", "--format", "json"], arguments].concat();
     let finished = finish_within(PROBE_DEADLINE, &mut tool.command(&arguments), "")?;
@@ -133,7 +133,7 @@ fn refuses(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
     let client = lab.clients[0].client.address_for(lab.vips[0]).to_string();
     let before = fs::read_to_string("/proc/modules")?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let refused = tool.expect(exit::COULD_NOT_RUN, &["probe"])?;
     ensure!(refused.stderr.contains(&client), "{}", refused.stderr);
     ensure!(

@@ -17,7 +17,7 @@ use crate::guest::daemons::{cold_rpcbind, crash, register, signal};
 use crate::guest::gated::open;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
 use crate::guest::wired::{GRANTED, OTHER, REFUSED, VIP, VIP6, Wired};
@@ -27,24 +27,24 @@ const DAEMONS: &str = "it kills and stops the server's daemons";
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "ready-ports",
-        claim: "grace and fence stand, and NFS is left alone, with rpcbind dead, cold and lying, \
-                and on fixed ports; none is opened where lockd does not listen",
+        claim: "grace and fence hold, and NFS is not affected, with rpcbind dead, empty or wrong, and \
+                with fixed ports; neither starts where lockd does not listen",
         run: ports,
         machine: Machine::Own(DAEMONS),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "ready-statd",
-        claim: "with statd crashed or hung a takeover is refused before anything is done, or \
-                waits for it in grace, and no lock is lost; check says one cause once",
+        claim: "with statd crashed or hung, a takeover is refused before anything changes, or waits in \
+                grace, and no lock is lost; check reports each cause once",
         run: statd,
         machine: Machine::Own(DAEMONS),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "ready-blocked",
-        claim: "a release waits for a lockd that statd blocks, releases what it can without it, \
-                and confirms nothing before lockd answers",
+        claim: "a release waits for a lockd that statd blocks, releases what it can without it, and \
+                confirms nothing before lockd answers",
         run: blocked,
         machine: Machine::Own(DAEMONS),
         ..Scenario::DEFAULT
@@ -92,7 +92,7 @@ fn ensure_in_grace(wired: &mut Wired, when: &str) -> Result<()> {
 }
 
 fn ports(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let mut wired = Wired::up()?;
 
@@ -116,7 +116,7 @@ fn ports(context: &Context) -> Result<End> {
             );
         }
     }
-    let elsewhere = Place::create("nobody")?;
+    let elsewhere = TestNode::create("nobody")?;
     let there = elsewhere.within(|| Ok(LockdPorts::look_up()?))?;
     ensure!(there.is_empty(), "in another namespace: {there:?}");
 
@@ -160,7 +160,7 @@ fn ports(context: &Context) -> Result<End> {
     tool.expect(exit::CONFIRMED, &["cleanup"])?;
 
     wired.lab.server.stop_nfsd()?;
-    let refused = tool.expect(exit::LACKING, &["grace", "--vip", OTHER, "--for", "9s"])?;
+    let refused = tool.expect(exit::UNSUPPORTED, &["grace", "--vip", OTHER, "--for", "9s"])?;
     ensure!(
         refused.stderr.contains("lockd listens on no port")
             && refused.stderr.contains("start the NFS server"),
@@ -199,7 +199,7 @@ fn missing(tool: &Tool) -> Result<Vec<String>> {
 fn ensure_missing(tool: &Tool, when: &str, expected: &str) -> Result<()> {
     let found = missing(tool)?;
     ensure!(found == [expected], "{when}: {found:?} is missing");
-    let shown = tool.expect(exit::LACKING, &["check"])?.stdout;
+    let shown = tool.expect(exit::UNSUPPORTED, &["check"])?.stdout;
     ensure!(
         shown.matches("why: ").count() - shown.matches("– without").count() == 1
             && !shown.contains("please report"),
@@ -218,7 +218,7 @@ fn open_windows(tool: &Tool) -> Result<usize> {
 fn statd(context: &Context) -> Result<End> {
     const RECORD: &str = "/tmp/record.json";
     const STATE: &str = "/var/lib/nlmfo";
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let (lab, _held) = Lab::with_one_lock()?;
     let before = lab.server.locks()?;
@@ -238,7 +238,7 @@ fn statd(context: &Context) -> Result<End> {
             true => signal("rpc.statd", Signal::SIGSTOP)?,
         }
         ensure_missing(&tool, &format!("statd hung: {hung}"), "statd")?;
-        let refused = tool.expect(exit::LACKING, &takeover)?;
+        let refused = tool.expect(exit::UNSUPPORTED, &takeover)?;
         ensure!(
             refused.stderr.contains("systemctl restart rpc-statd"),
             "{}",
@@ -277,8 +277,8 @@ fn statd(context: &Context) -> Result<End> {
     let reports = reports.collect::<Result<Vec<Value>, _>>()?;
     let vip = &reports.last().context("no report")?["vips"][0];
     ensure!(
-        vip["told"]["done"] == true
-            && vip["told"]["unclaimed"].is_string()
+        vip["notified"]["done"] == true
+            && vip["notified"]["state_number_error"].is_string()
             && vip["missing"].as_array().is_some_and(Vec::is_empty),
         "{vip}"
     );
@@ -292,17 +292,17 @@ fn statd(context: &Context) -> Result<End> {
         let good = root.read(file)?;
         root.write(file, bad)?;
         ensure_missing(&tool, file, name)?;
-        tool.expect(exit::LACKING, &takeover)?;
+        tool.expect(exit::UNSUPPORTED, &takeover)?;
         root.write(file, &good)?;
     }
     lab.server.stop_nfsd()?;
     ensure_missing(&tool, "nfsd stopped", "nfsd")?;
-    tool.expect(exit::LACKING, &takeover)?;
+    tool.expect(exit::UNSUPPORTED, &takeover)?;
     Ok(End::Pass)
 }
 
 fn blocked(context: &Context) -> Result<End> {
-    let root = Place::root();
+    let root = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &root);
     let lab = Lab::up(&[VIP], 2)?;
     let _held = lab.clients[0].lock("held", Range::WHOLE)?;
@@ -335,7 +335,7 @@ fn blocked(context: &Context) -> Result<End> {
     );
     let vip = &report["vips"][0];
     ensure!(
-        vip["verdict"] == "not_confirmed" && vip["doubts"].to_string().contains("rpc.statd"),
+        vip["verdict"] == "not_confirmed" && vip["blockers"].to_string().contains("rpc.statd"),
         "{vip}"
     );
     let left = vip["remaining"].as_array().map_or(0, Vec::len);

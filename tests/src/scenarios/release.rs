@@ -26,13 +26,13 @@ use crate::guest::traces::Traces;
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "release-ipv4",
-        claim: "an IPv4 VIP's locks go; other VIPs' stay, while their clients lock and unlock",
+        claim: "the locks of an IPv4 VIP are released; those of other VIPs stay, while their clients lock and unlock",
         run: |context| one_vip(context, 0),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-ipv6",
-        claim: "an IPv6 VIP's locks go; other VIPs' stay, while their clients lock and unlock",
+        claim: "the locks of an IPv6 VIP are released; those of other VIPs stay, while their clients lock and unlock",
         run: |context| one_vip(context, 2),
         ..Scenario::DEFAULT
     },
@@ -45,13 +45,13 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "release-raw",
-        claim: "locks by NLM v1, v3 and v4 over UDP and TCP, waiters and shares go with the VIP",
+        claim: "locks by NLM v1, v3 and v4 over UDP and TCP, waiters and shares are released",
         run: raw,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-nothing",
-        claim: "a VIP without locks is confirmed as released, and nobody's locks are touched",
+        claim: "the release of a VIP without locks is confirmed and changes no lock",
         run: nothing,
         kernels: Kernels::One("release-ipv4 keeps others' locks on every kernel"),
         ..Scenario::DEFAULT
@@ -60,12 +60,12 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "release-dry-run",
         claim: "--dry-run shows the plan and releases nothing",
         run: dry_run,
-        kernels: Kernels::One("nothing is done to the kernel"),
+        kernels: Kernels::One("nothing is changed in the kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "release-record",
-        claim: "--record writes what the node that takes over needs to know",
+        claim: "--record writes what the new node needs",
         run: record,
         kernels: Kernels::One("the record is what locks-exact lists on every kernel"),
         ..Scenario::DEFAULT
@@ -78,7 +78,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "release-vip-gone",
-        claim: "a VIP that was taken off the node first is released all the same",
+        claim: "a VIP that has already left the node is released too",
         run: vip_gone,
         ..Scenario::DEFAULT
     },
@@ -125,7 +125,7 @@ impl Busy {
     }
 
     fn tool<'a>(&'a self, context: &Context) -> Tool<'a> {
-        Tool::new(&context.nlmfo, self.lab.server.place())
+        Tool::new(&context.nlmfo, self.lab.server.node())
     }
 
     /// Everybody else worked on, and the kernel holds what it held, less what
@@ -178,7 +178,7 @@ pub fn confirmed(tool: &Tool<'_>, vips: &[IpAddr], options: &[&str]) -> Result<R
             "{vip}: {release:#?}"
         );
     }
-    for other in &report.others {
+    for other in &report.other_vips {
         ensure!(other.fate != "disturbed", "another VIP: {other:?}");
     }
     Ok(report)
@@ -202,7 +202,7 @@ fn ensure_told(busy: &Busy, report: &Releases, gone: &[IpAddr]) -> Result<()> {
         )?;
         ensure!(
             matches!(
-                release.ways()[..],
+                release.methods()[..],
                 ["unlock_ip"] | ["unlock_ip", "free_all"] | ["free_all"]
             ),
             "{vip} was released by {:?}",
@@ -214,11 +214,11 @@ fn ensure_told(busy: &Busy, report: &Releases, gone: &[IpAddr]) -> Result<()> {
 
 fn one_vip(context: &Context, leaving: usize) -> Result<End> {
     let busy = Busy::up(&[leaving])?;
-    let before = Traces::of(busy.lab.server.place())?;
+    let before = Traces::of(busy.lab.server.node())?;
     let vip = busy.lab.vips[leaving];
     let report = confirmed(&busy.tool(context), &[vip], &[])?;
     ensure_told(&busy, &report, &[vip])?;
-    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    Traces::of(busy.lab.server.node())?.ensure_as(&before)?;
     if vip.is_ipv4() {
         ensure_the_kernels_way(&busy, &report, leaving)?;
     }
@@ -239,7 +239,7 @@ fn ensure_the_kernels_way(busy: &Busy, report: &Releases, leaving: usize) -> Res
     let line = format!("{vip}\n");
     busy.lab
         .server
-        .place()
+        .node()
         .write("/proc/fs/nfsd/unlock_ip", &line)?;
     let works = !busy
         .lab
@@ -250,13 +250,13 @@ fn ensure_the_kernels_way(busy: &Busy, report: &Releases, leaving: usize) -> Res
     if !works {
         trial.release()?;
     }
-    let ways = report.vip(vip)?.ways();
+    let methods = report.vip(vip)?.methods();
     ensure!(
         match works {
-            true => ways == ["unlock_ip"],
-            false => ways.last() == Some(&"free_all"),
+            true => methods == ["unlock_ip"],
+            false => methods.last() == Some(&"free_all"),
         },
-        "unlock_ip {} here, and {vip} was released by {ways:?}",
+        "unlock_ip {} here, and {vip} was released by {methods:?}",
         if works { "works" } else { "releases nothing" }
     );
     Ok(())
@@ -264,11 +264,11 @@ fn ensure_the_kernels_way(busy: &Busy, report: &Releases, leaving: usize) -> Res
 
 fn several(context: &Context) -> Result<End> {
     let busy = Busy::up(&[0, 2])?;
-    let before = Traces::of(busy.lab.server.place())?;
+    let before = Traces::of(busy.lab.server.node())?;
     let leaving = [busy.lab.vips[0], busy.lab.vips[2]];
     let report = confirmed(&busy.tool(context), &leaving, &[])?;
     ensure_told(&busy, &report, &leaving)?;
-    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    Traces::of(busy.lab.server.node())?.ensure_as(&before)?;
     busy.ensure_only_gone(&leaving)?;
     Ok(End::Pass)
 }
@@ -301,10 +301,10 @@ fn raw(context: &Context) -> Result<End> {
         clients.push(waiter);
     }
     let queued = lab.server.locks()?.iter().any(|lock| lock.waiting);
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
-    let before = Traces::of(lab.server.place())?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let before = Traces::of(lab.server.node())?;
     let report = confirmed(&tool, &lab.vips[..2], &[])?;
-    Traces::of(lab.server.place())?.ensure_as(&before)?;
+    Traces::of(lab.server.node())?.ensure_as(&before)?;
     for vip in &lab.vips[..2] {
         let counters = report.vip(*vip)?.counters;
         ensure!(
@@ -351,7 +351,7 @@ fn nothing(context: &Context) -> Result<End> {
         .client
         .lock(&mounted.mounts[0], "held", Range::WHOLE, Mode::Write)?;
     let before = lab.server.locks()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     confirmed(&tool, &lab.vips[1..], &[])?;
     let after = lab.server.locks()?;
     ensure!(after == before, "before {before:?}, after {after:?}");
@@ -360,7 +360,7 @@ fn nothing(context: &Context) -> Result<End> {
 
 fn dry_run(context: &Context) -> Result<End> {
     let busy = Busy::up(&[0])?;
-    let before = Traces::of(busy.lab.server.place())?;
+    let before = Traces::of(busy.lab.server.node())?;
     let vip = busy.lab.vips[0];
     let plan = done(&busy.tool(context), &[vip], &["--dry-run"])?;
     let planned = plan.vip(vip)?;
@@ -368,7 +368,7 @@ fn dry_run(context: &Context) -> Result<End> {
         !plan.confirmed && planned.verdict == "planned" && !planned.steps.is_empty(),
         "the plan: {plan:#?}"
     );
-    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    Traces::of(busy.lab.server.node())?.ensure_as(&before)?;
     busy.ensure_only_gone(&[])?;
     Ok(End::Pass)
 }
@@ -410,7 +410,7 @@ fn record(context: &Context) -> Result<End> {
 fn again(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 1)?;
     let mounted = &lab.clients[0];
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     for (vip, mount) in lab.vips.iter().zip(&mounted.mounts) {
         let file = format!("again-{vip}").replace(':', "_");
         let old = mounted
@@ -437,10 +437,10 @@ fn vip_gone(context: &Context) -> Result<End> {
     for vip in leaving {
         busy.lab.server.remove_vip(vip)?;
     }
-    let before = Traces::of(busy.lab.server.place())?;
+    let before = Traces::of(busy.lab.server.node())?;
     let report = confirmed(&busy.tool(context), &leaving, &[])?;
     ensure_told(&busy, &report, &leaving)?;
-    Traces::of(busy.lab.server.place())?.ensure_as(&before)?;
+    Traces::of(busy.lab.server.node())?.ensure_as(&before)?;
     busy.ensure_only_gone(&leaving)?;
     Ok(End::Pass)
 }
@@ -448,10 +448,10 @@ fn vip_gone(context: &Context) -> Result<End> {
 fn same_address_elsewhere(context: &Context) -> Result<End> {
     let twins = Twins::up()?;
     let server = &twins.here.server;
-    let tool = Tool::new(&context.nlmfo, server.place());
-    let before = Traces::of(server.place())?;
+    let tool = Tool::new(&context.nlmfo, server.node());
+    let before = Traces::of(server.node())?;
     confirmed(&tool, &twins.here.vips, &[])?;
-    Traces::of(server.place())?.ensure_as(&before)?;
+    Traces::of(server.node())?.ensure_as(&before)?;
     let (here, there) = (server.locks()?.len(), twins.there.locks()?.len());
     ensure!(
         (here, there) == (0, 1),

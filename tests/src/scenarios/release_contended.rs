@@ -16,10 +16,10 @@ use crate::guest::tool::{Tool, exit};
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "release-contended",
-    claim: "while clients go on locking through the VIP, its release is not confirmed",
+    claim: "while clients continue to lock through the VIP, its release is not confirmed",
     run: contended,
     kernels: Kernels::One(
-        "the last looks are the tool's; release-ipv4 has others at work on every kernel",
+        "the last snapshots do not depend on the kernel; release-ipv4 has busy clients on every kernel",
     ),
     ..Scenario::DEFAULT
 }];
@@ -33,7 +33,7 @@ fn contended(context: &Context) -> Result<End> {
     let net = RawNet::join(&lab.server)?;
     let names: Vec<String> = (0..4).map(|i| format!("contended{i}")).collect();
     let files = net.files(&lab.server, vip, &names)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let arguments = arguments(&[vip], &["--deadline", "5", "--json"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
 

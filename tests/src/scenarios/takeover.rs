@@ -19,20 +19,20 @@ use crate::guest::wait::{Seen, until};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "takeover-reclaim",
-        claim: "release and takeover: real clients reclaim every lock, grace ends early, who waits goes on",
+        claim: "release and takeover: real clients reclaim every lock, grace ends early, waiters continue",
         run: reclaim,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "takeover-missing",
-        claim: "locks that are not reclaimed in time are named, and the exit code says so",
+        claim: "locks that are not reclaimed in time are listed, and the exit status is 5",
         run: missing,
         kernels: Kernels::One("takeover-reclaim compares with the record on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "fence",
-        claim: "from before the record on nothing reaches lockd through the VIP, until it leaves",
+        claim: "from before the record until the VIP leaves, nothing reaches lockd through it",
         run: fence,
         ..Scenario::DEFAULT
     },
@@ -44,13 +44,13 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "grace-violation",
-        claim: "a lock that goes past the gate is found by the audit, and named",
+        claim: "the audit finds and lists a lock that bypassed the gate",
         run: violation,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "grace-scope",
-        claim: "with the filesystem's scope new locks on it are refused through other VIPs too",
+        claim: "with --scope filesystem, new locks on it are refused through other VIPs too",
         run: scope,
         kernels: Kernels::One("the gate is one program; grace-window runs it on every kernel"),
         ..Scenario::DEFAULT
@@ -61,7 +61,7 @@ const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
 fn reclaim(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 2)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let [owner, other] = &lab.clients[..] else {
         unreachable!("two clients were asked for");
     };
@@ -105,9 +105,14 @@ fn reclaim(context: &Context) -> Result<End> {
     ensure!(
         vip["expected"] == 4
             && vip["missing"].as_array().is_some_and(Vec::is_empty)
-            && vip["told"]["done"] == true
-            && vip["told"]["notify"]["clients"].as_array().map(Vec::len) == Some(2)
-            && vip["all_back_ms"].as_f64().is_some_and(|at| at < 80_000.0)
+            && vip["notified"]["done"] == true
+            && vip["notified"]["notify"]["clients"]
+                .as_array()
+                .map(Vec::len)
+                == Some(2)
+            && vip["reclaimed_after_ms"]
+                .as_f64()
+                .is_some_and(|at| at < 80_000.0)
             && vip["window"]["open"] == false
             && vip["window"]["lockd"]["reclaimed"].as_u64() >= Some(4)
             && vip["window"]["lockd"]["violations"] == 0,
@@ -131,7 +136,7 @@ fn reclaim(context: &Context) -> Result<End> {
 
 fn missing(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let record = "/tmp/record.json";
     let vip = lab.vips[0].to_string();
     let release = [
@@ -166,7 +171,7 @@ fn missing(context: &Context) -> Result<End> {
 fn fence(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 1)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let file = net.file(&lab.server, lab.vips[0], "file")?;
     let range = |number: u16| Range::new(10 * u64::from(number), 5);
     let mut clients = Vec::new();
@@ -214,7 +219,7 @@ fn fence(context: &Context) -> Result<End> {
 fn waiter(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let file = net.file(&lab.server, lab.vips[0], "file")?;
     let client = |number| net.client(number, lab.vips[0], NlmVersion::V4, Transport::Tcp);
     let mut holder = client(1)?;
@@ -240,7 +245,7 @@ fn waiter(context: &Context) -> Result<End> {
 fn violation(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let file = net.file(&lab.server, lab.vips[0], "file")?;
     tool.expect(
         exit::CONFIRMED,
@@ -267,7 +272,7 @@ fn violation(context: &Context) -> Result<End> {
 fn scope(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
     let net = RawNet::join(&lab.server)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let file = net.file(&lab.server, lab.vips[0], "file")?;
     let open = [
         "grace",
@@ -315,7 +320,7 @@ fn take_gate_off(lab: &Lab) -> Result<()> {
                   rm -f /sys/fs/bpf/nlmfo/*/*/links/tc-* /sys/fs/bpf/nlmfo/*/*/links/guard\n\
                   for d in /sys/class/net/*; do tc qdisc del dev ${d##*/} clsact 2>/dev/null; done\n\
                   true\n";
-    let mut shell = lab.server.place().command("sh");
+    let mut shell = lab.server.node().command("sh");
     run(shell.args(["-c", script]))?;
     Ok(())
 }
@@ -330,7 +335,7 @@ fn ensure_no_gate(lab: &Lab) -> Result<()> {
         if gate_is_gone() {
             return Ok(Seen::Yes(()));
         }
-        let mut find = lab.server.place().command("find");
+        let mut find = lab.server.node().command("find");
         Ok(Seen::No(run(find.arg("/sys/fs/bpf"))?))
     })
 }

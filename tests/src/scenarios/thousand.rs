@@ -14,7 +14,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "takeover-thousand",
     claim: "a thousand clients reclaim ten locks each, and grace ends with the last of them",
     run: thousand,
-    kernels: Kernels::One("it shows numbers; takeover-reclaim shows the same on every kernel"),
+    kernels: Kernels::One("it measures; takeover-reclaim shows the same on every kernel"),
     ..Scenario::DEFAULT
 }];
 
@@ -27,7 +27,7 @@ const FIXED_GRACE: f64 = 90.0;
 
 fn thousand(context: &Context) -> Result<End> {
     let lab = Lab::up(&[VIP], 0)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let net = RawNet::join(&lab.server)?;
     let names: Vec<String> = (0..FILES).map(|n| format!("file-{n}")).collect();
     let files = net.files(&lab.server, lab.vips[0], &names)?;
@@ -71,12 +71,12 @@ fn thousand(context: &Context) -> Result<End> {
     ensure!(
         vip["expected"] == before.len()
             && vip["missing"].as_array().is_some_and(Vec::is_empty)
-            && vip["told"]["done"] == true
+            && vip["notified"]["done"] == true
             && vip["window"]["lockd"]["violations"] == 0,
         "{} expected, {} missing, {} told, window {}",
         vip["expected"],
         vip["missing"].as_array().map_or(0, Vec::len),
-        vip["told"]["done"],
+        vip["notified"]["done"],
         vip["window"]
     );
     ensure!(lab.server.locks()? == before, "other locks than before");

@@ -18,7 +18,7 @@ use crate::guest::handles::FileHandle;
 use crate::guest::lab::Lab;
 use crate::guest::load::{self, Holding, Monitoring};
 use crate::guest::locker::{Mode, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::raw::{RawClient, RawNet};
 use crate::guest::server::Server;
 
@@ -27,33 +27,29 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "topology",
         claim: "two clients' locks through two IPv4 VIPs and an IPv6 VIP are in the server's list",
         run: topology,
-        kernels: Kernels::One(
-            "the lab without the tool; release-ipv4 uses the same on every kernel",
-        ),
+        kernels: Kernels::One("the lab without nlmfo; release-ipv4 uses the same on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-raw",
         claim: "raw NLM v1, v3 and v4 over UDP and TCP, IPv4 and IPv6, lock and share",
         run: raw,
-        kernels: Kernels::One(
-            "the lab without the tool; release-raw uses the same on every kernel",
-        ),
+        kernels: Kernels::One("the lab without nlmfo; release-raw uses the same on every kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-load",
-        claim: "the load generator holds the locks that it was told to, and cycles pairs",
+        claim: "the load generator holds the requested locks and cycles pairs",
         run: load,
-        kernels: Kernels::One("the lab without the tool"),
+        kernels: Kernels::One("the lab without nlmfo"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "topology-two-servers",
-        claim: "two servers in network namespaces serve the same address, each its own locks",
+        claim: "two servers in network namespaces serve the same address, each with its own locks",
         run: two_servers,
         kernels: Kernels::One(
-            "the lab without the tool; release-same-address-elsewhere uses the same on every kernel",
+            "the lab without nlmfo; release-same-address-elsewhere uses the same on every kernel",
         ),
         ..Scenario::DEFAULT
     },
@@ -192,7 +188,7 @@ fn load(_: &Context) -> Result<End> {
 fn two_servers(_: &Context) -> Result<End> {
     let vip: IpAddr = "10.77.0.1".parse()?;
     let lab = Lab::up(&["10.77.0.1"], 1)?;
-    let other = Server::start(Place::create("node2")?, Path::new("/export2"))?;
+    let other = Server::start(TestNode::create("node2")?, Path::new("/export2"))?;
     other.add_vip(vip)?;
     let client = Client::join(&other, 1)?;
     let mount = client.mount(&other, vip, Transport::Tcp)?;

@@ -16,32 +16,32 @@ use crate::cluster::{Cluster, Node, STATE};
 use crate::emulation::RECLAIMED;
 use crate::guest::lab::MountedClient;
 use crate::guest::locker::{Mode, Outcome, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::tool::exit;
 use crate::guest::wait::{Seen, until};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "two-nodes-planned",
-        claim: "an IPv6 VIP moves to another server and back: every lock stays its client's, no thief gets one, who uses another VIP does not notice",
+        claim: "an IPv6 VIP moves to another server and back: every client keeps its locks, no other client gets one, and clients of another VIP are not affected",
         run: planned,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-crash",
-        claim: "a node ends with no warning: the other takes its VIPs over by the client book alone, and every lock is its client's again",
+        claim: "a node dies: the other takes over its VIPs with the client book alone, and every client reclaims its locks",
         run: crash,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-dead-client",
-        claim: "a client that is dead during the takeover is named, holds nobody up, and works when it is back",
+        claim: "a client that is down during the takeover is reported, delays no other client, and works when it is back",
         run: dead_client,
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "two-nodes-killed-command",
-        claim: "a failover whose command is killed at each of its steps ends well when it is run again",
+        claim: "a failover that is killed at any step completes when it is run again",
         run: killed_command,
         ..Scenario::DEFAULT
     },
@@ -124,7 +124,7 @@ fn planned(context: &Context) -> Result<End> {
             from.name(),
             to.name(),
             done.took,
-            vip["all_back_ms"]
+            vip["reclaimed_after_ms"]
         );
         mine.ensure_on(moving, to)?;
         others.ensure_on(staying, &cluster.a)?;
@@ -187,7 +187,7 @@ fn crash(context: &Context) -> Result<End> {
         let reports = taken["vips"].as_array().into_iter().flatten();
         let is_clean = |report: &Value| {
             report["vip"] == service.vip.to_string()
-                && report["told"]["done"] == true
+                && report["notified"]["done"] == true
                 && report["window"]["lockd"]["violations"] == 0
         };
         ensure!(
@@ -209,7 +209,7 @@ fn dead_client(context: &Context) -> Result<End> {
     let service = &cluster.services[0];
     let theirs = Holdings::take(living, 0, service, &cluster.a)?;
     let lost = dead.lock("lost", Range::WHOLE)?;
-    let driver = Place::root();
+    let driver = TestNode::root();
     driver.ip("link set vc3 down\n")?;
 
     let handover = Handover {
@@ -293,7 +293,7 @@ fn killed_command(context: &Context) -> Result<End> {
     service.start(&cluster.b)?;
     // As the program, but says that it was there.
     let marking = format!("#!/bin/sh\n{program} \"$@\"; status=$?; touch {told}; exit $status\n");
-    cluster.b.place().write_program("/tmp/marking", &marking)?;
+    cluster.b.node().write_program("/tmp/marking", &marking)?;
     let marked = handover.takeover_command("/tmp/marking");
     cluster.b.kill_at(&Step::file_there(told), &marked)?;
     let taken = cluster.b.tool().json(exit::CONFIRMED, &words(&takeover))?;

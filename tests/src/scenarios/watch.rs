@@ -18,7 +18,7 @@ use crate::guest::tool::{Tool, exit};
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "watch-failover",
-        claim: "the screen shows a failover from the locks to the last reclaim, and gives the terminal back",
+        claim: "the screen shows a failover from the locks to the last reclaim, and restores the terminal",
         run: failover,
         kernels: Kernels::One(
             "what the screen shows; locks-exact and counters-calls show where it comes from on every kernel",
@@ -27,7 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "watch-restart",
-        claim: "the screen goes on when nfsd stops and comes back, and a signal gives the terminal back",
+        claim: "the screen continues when nfsd stops and comes back, and a signal restores the terminal",
         run: restart,
         kernels: Kernels::One("what the screen shows; watch-unload restarts lockd on every kernel"),
         ..Scenario::DEFAULT
@@ -40,7 +40,7 @@ const STATE: u32 = 4711;
 
 fn failover(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 2)?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let [first, second] = &lab.clients[..] else {
         unreachable!("two clients were asked for");
     };
@@ -97,14 +97,9 @@ fn failover(context: &Context) -> Result<End> {
 
     watch.press("e")?;
     watch.shows("what happened", |text| {
-        [
-            "released by",
-            "in grace for",
-            "reclaimed",
-            "its grace has ended",
-        ]
-        .iter()
-        .all(|words| text.contains(words))
+        ["released by", "in grace for", "reclaimed", "grace ended"]
+            .iter()
+            .all(|words| text.contains(words))
     })?;
     watch.press("q")?;
     ensure!(
@@ -130,14 +125,14 @@ fn failover(context: &Context) -> Result<End> {
 
 fn restart(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
-    let tool = Tool::new(&context.nlmfo, lab.server.place());
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
     let mut watch = Pty::spawn(tool.command(&["watch"]), 80, 24)?;
     row_shows(&watch, lab.vips[0], &["1", "serving"])?;
     lab.server.stop_nfsd()?;
     watch.shows("that nfsd has stopped", |text| {
         text.contains("nfsd has stopped")
     })?;
-    run(lab.server.place().command("rpc.nfsd").arg("4"))?;
+    run(lab.server.node().command("rpc.nfsd").arg("4"))?;
     watch.shows("that it is back", |text| {
         text.contains("kernel grace") && !text.contains("nfsd has stopped")
     })?;

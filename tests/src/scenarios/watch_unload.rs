@@ -13,7 +13,7 @@ use super::watch::row_shows;
 use super::{Context, End, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::locker::{Mode, Range};
-use crate::guest::place::Place;
+use crate::guest::node::TestNode;
 use crate::guest::pty::Pty;
 use crate::guest::raw::RawNet;
 use crate::guest::server::{MOUNTD_PORT, Server};
@@ -22,7 +22,7 @@ use crate::guest::wait::{Seen, until};
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "watch-unload",
-    claim: "the screen goes on when lockd leaves the kernel and another one comes; SIGHUP gives the terminal back",
+    claim: "the screen continues when lockd is unloaded and loaded again; SIGHUP restores the terminal",
     run: unload,
     ..Scenario::DEFAULT
 }];
@@ -33,7 +33,7 @@ const LOCKD: &str = "/sys/module/lockd";
 
 fn unload(context: &Context) -> Result<End> {
     let vip: IpAddr = VIP.parse()?;
-    let server = Server::start(Place::root(), Path::new("/export"))?;
+    let server = Server::start(TestNode::root(), Path::new("/export"))?;
     server.add_vip(vip)?;
     // No mount of the kernel's own client, which needs lockd too.
     let mut net = RawNet::join(&server)?;
@@ -44,14 +44,14 @@ fn unload(context: &Context) -> Result<End> {
     };
     lock(&net, 1)?;
     lock(&net, 2)?;
-    let tool = Tool::new(&context.nlmfo, server.place());
+    let tool = Tool::new(&context.nlmfo, server.node());
     let mut watch = Pty::spawn(tool.command(&["watch"]), 80, 24)?;
     row_shows(&watch, vip, &["2", "serving"])?;
 
     server.stop_nfsd()?;
     take_out(&server, &net)?;
     watch.shows("that lockd is gone", |text| {
-        text.contains("lockd is gone from the kernel; waiting for it")
+        text.contains("lockd was unloaded; waiting for it")
     })?;
 
     put_in(&server)?;
@@ -61,7 +61,7 @@ fn unload(context: &Context) -> Result<End> {
     row_shows(&watch, vip, &["1", "serving"])?;
     watch.press("e")?;
     watch.shows("both in the events", |text| {
-        text.contains("lockd is gone from the kernel") && text.contains("lockd serves again")
+        text.contains("lockd was unloaded") && text.contains("lockd serves again")
     })?;
     watch.signal(Signal::SIGHUP)?;
     ensure!(
@@ -75,9 +75,9 @@ fn unload(context: &Context) -> Result<End> {
 /// Unloads nfsd and lockd, and with them every module that needs them.
 pub(super) fn take_out(server: &Server, net: &RawNet) -> Result<()> {
     // It holds files of nfsd's open.
-    run(server.place().command("pkill").args(["-x", "rpc.mountd"]))?;
-    for place in [server.place(), net.place()] {
-        run(place.command("umount").args(["-a", "-t", "nfsd"]))?;
+    run(server.node().command("pkill").args(["-x", "rpc.mountd"]))?;
+    for node in [server.node(), net.node()] {
+        run(node.command("umount").args(["-a", "-t", "nfsd"]))?;
     }
     until("lockd to leave the kernel", || {
         let mut modprobe = Command::new("modprobe");
@@ -91,13 +91,13 @@ pub(super) fn take_out(server: &Server, net: &RawNet) -> Result<()> {
 
 /// Loads them again and serves; what is exported, the distribution's tools remember.
 pub(super) fn put_in(server: &Server) -> Result<()> {
-    let place = server.place();
+    let node = server.node();
     run(Command::new("modprobe").arg("nfsd"))?;
-    run(place
+    run(node
         .command("mount")
         .args(["-t", "nfsd", "nfsd", "/proc/fs/nfsd"]))?;
-    run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
+    run(node.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
     let port = MOUNTD_PORT.to_string();
-    run(place.command("rpc.mountd").args(["--port", &port]))?;
+    run(node.command("rpc.mountd").args(["--port", &port]))?;
     server.end_grace()
 }

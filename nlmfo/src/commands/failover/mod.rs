@@ -22,7 +22,7 @@ use crate::failover::report::ReleaseReport;
 use crate::failover::services::{self, Purpose, look};
 use crate::failover::takeover_plan::PlanReport;
 use crate::failover::takeover_report::TakeoverReport;
-use crate::failover::telling::Teller;
+use crate::failover::telling::Notifier;
 use crate::failover::watch::Watch;
 use crate::failover::{release, takeover, window};
 use crate::files::Place;
@@ -51,15 +51,15 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
         .context("starting the asynchronous runtime")?;
     let mut outcome = Outcome::new(args, &vips);
     let exit = runtime.block_on(work(args, &mut outcome));
-    // A write to the kernel that a signal found under way ends by itself.
+    // A write to the kernel that a signal interrupted ends by itself.
     runtime.shutdown_background();
     outcome.end(exit.map_err(|failure| with_standing(failure, &vips)))
 }
 
-/// The failure with what still stands for the VIPs, if anything does.
+/// Adds the remaining fences and windows of the VIPs to the failure.
 fn with_standing(failure: Failure, vips: &[IpAddr]) -> Failure {
     match standing::of(vips) {
-        // What a signal leaves is said already.
+        // After a signal the error contains them already.
         _ if interrupt::came().is_some() => failure,
         Ok(standing) if standing.is_empty() => failure,
         _ => {
@@ -69,8 +69,8 @@ fn with_standing(failure: Failure, vips: &[IpAddr]) -> Failure {
     }
 }
 
-/// Waits until nobody else works on the VIPs; none for a dry run. What a takeover waits for,
-/// it waits for in grace: the VIPs may be up at any moment.
+/// Waits until no other run works on the VIPs; none for a dry run. A takeover waits in grace:
+/// the VIPs may come up at any moment.
 async fn working(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Working>, Failure> {
     if args.release.dry_run {
         return Ok(None);
@@ -106,17 +106,17 @@ fn window_plan(args: &FailoverArgs, vips: &[IpAddr]) -> Result<way::Plan, Failur
     })
 }
 
-/// Between two looks whether lockd is in the kernel.
+/// Time between two checks whether lockd is loaded.
 const LOCKD_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-const RELEASING: &str = "locks may be released in part: run it again";
-const TAKING: &str = "clients may not have all their locks yet: run the takeover again, or \
-                      `nlmfo grace --end` ends the grace";
+const RELEASING: &str = "some locks may be released; run the command again";
+const TAKING: &str = "clients may not have all their locks yet; run the takeover again, or end grace with \
+                      `nlmfo grace --end`";
 
-/// Does what is asked for. What came of it is in `outcome`, whatever is returned.
+/// Runs the requested phases. The results are in `outcome`, also after an error.
 async fn work(args: &FailoverArgs, outcome: &mut Outcome) -> Result<Exit, Failure> {
     let vips = outcome.vips.clone();
-    // Kept until the work is done; not while the report is printed.
+    // Held until the work is done, but not while the report is printed.
     let working = or_interrupt(working(args, &vips), &vips, "no lock was released").await?;
     if let Some(host) = &args.pair.to {
         let standing = pair::if_interrupted(args, &vips, host);
@@ -135,7 +135,7 @@ async fn work(args: &FailoverArgs, outcome: &mut Outcome) -> Result<Exit, Failur
     }
 }
 
-/// With how it ended, what it recorded.
+/// Returns the exit status and the record.
 async fn release_phase(
     args: &FailoverArgs,
     outcome: &mut Outcome,
@@ -167,7 +167,7 @@ async fn takeover_phase(
     Ok(exit)
 }
 
-/// Release and takeover on one node: the VIP's clients get their locks anew.
+/// Release and takeover on one node: the VIP's clients lose and reclaim their locks.
 async fn both(
     args: &FailoverArgs,
     outcome: &mut Outcome,
@@ -177,7 +177,7 @@ async fn both(
     if !args.release.dry_run {
         ensure_ready(args, &outcome.vips).await?;
     }
-    // Two phases are one move: of what the first has released, a second run is to know.
+    // Both phases are one move: a repeated run must know what the first phase released.
     let own = own_record(args);
     let mut args = args.clone();
     args.release.record = args.release.record.or_else(|| own.clone());
@@ -186,7 +186,7 @@ async fn both(
         return Ok(released);
     }
     if !args.release.dry_run {
-        // Should this process be killed meanwhile.
+        // In case this process is killed.
         outcome.keep(None, None);
         output::progress(format_args!(
             "{}: released; taking over",
@@ -202,8 +202,8 @@ async fn both(
     Ok(exit)
 }
 
-/// Where a failover on this node records what is to come back, if nobody has named a file and
-/// one can be written: a run that is killed between the phases leaves nothing else to go by.
+/// The record of a failover on this node, unless a file is named: a run that is killed between
+/// the phases leaves no other trace of what it released.
 fn own_record(args: &FailoverArgs) -> Option<PathBuf> {
     let is_wanted = args.release.record.is_none() && args.takeover.expect.is_none();
     if !is_wanted || args.release.dry_run {
@@ -214,8 +214,8 @@ fn own_record(args: &FailoverArgs) -> Option<PathBuf> {
     is_writable.then_some(path)
 }
 
-/// The record that is named, if one is; an error if it is not of all the VIPs: of others
-/// nothing would be expected, and their grace would end at once.
+/// The record that `--expect` names. An error if it does not cover all the VIPs: the grace of
+/// the others would end at once.
 fn expected(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Record>, Failure> {
     let Some(path) = args.takeover.expect.as_deref() else {
         return Ok(None);
@@ -226,7 +226,7 @@ fn expected(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Record>, Fail
         Some(vip) => Err(Failure::new(
             Exit::CouldNotRun,
             anyhow!(
-                "the record {} is not of {vip}, but of {}",
+                "the release record {} does not cover {vip}, only {}",
                 path.display(),
                 listed(&record.vips)
             ),
@@ -239,13 +239,13 @@ fn listed(vips: &[IpAddr]) -> String {
     vips.join(", ")
 }
 
-/// A release, and what it has recorded for the takeover.
+/// The result of a release, and the record for the takeover.
 struct Released {
     report: ReleaseReport,
     record: Option<Record>,
 }
 
-/// `working` is ours unless this is a dry run.
+/// `working` is none in a dry run.
 async fn release(
     args: &FailoverArgs,
     vips: &[IpAddr],
@@ -256,7 +256,7 @@ async fn release(
     let (facts, mut watch) = observe()?;
     let mut begun = begun(vips)?;
     if args.phase.is_none() {
-        // Nor was anything but reclaims granted since a takeover here has begun.
+        // Since a takeover started here, only reclaims were granted.
         let standing = standing::of(vips)?;
         let in_grace = standing.iter().filter(|one| one.grace.is_some());
         begun.fenced.extend(in_grace.map(|one| one.vip));
@@ -268,13 +268,13 @@ async fn release(
     let mut fences = raise_fence(&args.release, vips).await?;
     let mut plan = plan(args, vips);
     if !args.release.dry_run {
-        // What had reached lockd before the fence is granted or refused by then.
+        // By then lockd has answered what reached it before the fence.
         let passed = pass_queue(args.release.deadline).await;
         plan.blocked = passed.err().map(|error| crate::causes::chain(&error));
     }
     plan.record = record;
     plan.begun = begun;
-    let mut paths = PathFinder::new(0).context("reading the mounted filesystems")?;
+    let mut paths = PathFinder::new(0).context("cannot read the list of mounted filesystems")?;
     let outcome = release::run(&plan, &facts, &mut watch, &mut paths, &mut fences).await;
     let (mut report, record) = outcome.map_err(|error| {
         let exit = match error {
@@ -306,7 +306,7 @@ fn plan(args: &FailoverArgs, vips: &[IpAddr]) -> release::Plan {
     }
 }
 
-/// Which of the VIPs an earlier run has closed to new locks.
+/// The VIPs that an earlier run has closed to new locks.
 fn begun(vips: &[IpAddr]) -> Result<Begun, Failure> {
     let fenced = match Gate::in_force()? {
         Some(gate) => gate.fenced()?,
@@ -319,13 +319,13 @@ fn begun(vips: &[IpAddr]) -> Result<Begun, Failure> {
     })
 }
 
-/// Where the record goes, if one is asked for; an error if something else is there.
+/// Where the record goes, if requested; an error if another file is there.
 fn record_place(args: &ReleaseArgs) -> Result<Option<Place<Record>>, Failure> {
     let place = args.record.as_deref().map(Record::place).transpose();
     place.map_err(|error| Failure::new(Exit::CouldNotRun, error))
 }
 
-/// Fences off those of the VIPs that clients can reach here, unless told not to.
+/// Fences the VIPs that clients can reach here, unless `--no-fence` is given.
 async fn raise_fence(args: &ReleaseArgs, vips: &[IpAddr]) -> Result<Fences, Failure> {
     if args.no_fence || args.dry_run {
         return Ok(Fences::default());
@@ -337,13 +337,13 @@ async fn raise_fence(args: &ReleaseArgs, vips: &[IpAddr]) -> Result<Fences, Fail
     }
     (fence::raise(&here, args.fence, args.deadline).await).map_err(|error| {
         let Failure { exit, error } = error.into();
-        let remedy = "nothing was released: the VIP's lock traffic cannot be held off; cut it off \
-                      yourself and give --no-fence";
+        let remedy = "nothing was released: the VIP cannot be fenced; block its lock traffic yourself and \
+                      give --no-fence";
         Failure::new(exit, error.context(remedy))
     })
 }
 
-/// Says what a takeover would do.
+/// Reports what a takeover would do.
 async fn plan_takeover(
     args: &FailoverArgs,
     vips: &[IpAddr],
@@ -367,7 +367,7 @@ fn takeover_plan(
         scope: scope::of_folders(&args.takeover.filesystem)?,
         wait_services: args.takeover.wait_services,
         wait_address: args.takeover.wait_address,
-        teller: teller(args)?,
+        notifier: notifier(args)?,
         state: StateDir::new(&args.state.state_dir),
     })
 }
@@ -377,8 +377,8 @@ async fn takeover(
     vips: &[IpAddr],
     expect: Option<Record>,
 ) -> Result<TakeoverReport, Failure> {
-    if let Some(patience) = args.takeover.wait_services {
-        wait_for_lockd(patience).await;
+    if let Some(max_wait) = args.takeover.wait_services {
+        wait_for_lockd(max_wait).await;
     }
     let (facts, mut watch) = observe()?;
     let plan = takeover_plan(args, vips, expect)?;
@@ -386,26 +386,30 @@ async fn takeover(
         .await
         .map_err(|error| match error {
             error @ takeover::RunError::NotReady(_) => {
-                let context = "nothing was done: no grace is open, and no client was told";
-                Failure::new(Exit::Lacking, anyhow::Error::new(error).context(context))
+                let context =
+                    "nothing was changed: grace was not started, and no client was notified";
+                Failure::new(
+                    Exit::Unsupported,
+                    anyhow::Error::new(error).context(context),
+                )
             }
             takeover::RunError::Before(error) => {
                 let Failure { exit, error } = error.into();
-                Failure::new(exit, error.context("grace was not opened"))
+                Failure::new(exit, error.context("grace was not started"))
             }
             error => Failure::new(Exit::NotConfirmed, error),
         })
 }
 
-/// It comes into the kernel with the NFS server, and what is to observe it then.
-async fn wait_for_lockd(patience: Duration) {
-    let until = Instant::now() + patience;
+/// Waits until lockd is loaded, so that it can be observed.
+async fn wait_for_lockd(max_wait: Duration) {
+    let until = Instant::now() + max_wait;
     while !lockd::is_loaded() && Instant::now() < until {
         sleep(LOCKD_POLL_INTERVAL).await;
     }
 }
 
-/// An error if this node's services would lose the locks that it takes over.
+/// An error if services on this node are not ready.
 async fn ensure_ready(args: &FailoverArgs, vips: &[IpAddr]) -> Result<(), Failure> {
     let purpose = Purpose {
         vips: vips.to_vec(),
@@ -413,46 +417,49 @@ async fn ensure_ready(args: &FailoverArgs, vips: &[IpAddr]) -> Result<(), Failur
         unseen: None,
     };
     let state = StateDir::new(&args.state.state_dir);
-    let patience = args.takeover.wait_services.unwrap_or_default();
-    let blockers = services::blockers(&look::wait(&state, &purpose, patience).await);
+    let max_wait = args.takeover.wait_services.unwrap_or_default();
+    let blockers = services::blockers(&look::wait(&state, &purpose, max_wait).await);
     if blockers.is_empty() {
         return Ok(());
     }
     let error = anyhow::Error::new(takeover::RunError::NotReady(blockers));
     Err(Failure::new(
-        Exit::Lacking,
-        error.context("nothing was done"),
+        Exit::Unsupported,
+        error.context("nothing was changed"),
     ))
 }
 
-fn teller(args: &FailoverArgs) -> Result<Teller, Failure> {
+fn notifier(args: &FailoverArgs) -> Result<Notifier, Failure> {
     let takeover = &args.takeover;
     if takeover.no_notify {
-        return Ok(Teller::Nobody);
+        return Ok(Notifier::Disabled);
     }
     if let Some(program) = &takeover.notify {
-        return Ok(Teller::Program(program.clone()));
+        return Ok(Notifier::Program(program.clone()));
     }
     let config = Config::read(takeover.config.as_deref());
-    Ok(Teller::Own {
+    Ok(Notifier::Own {
         state: StateDir::new(&args.state.state_dir),
         config: config.map_err(|error| Failure::new(Exit::CouldNotRun, error))?,
     })
 }
 
-/// What this node is, and the probes on it.
+/// Gathers the facts of this node and attaches the probes.
 pub fn observe() -> Result<(Facts, Watch), Failure> {
     let functions: Vec<&str> = probed_functions().collect();
     let facts = Facts::gather(&functions);
     if !lockd::is_loaded() {
-        return Err(Failure::new(Exit::Lacking, LockdError::NotLoaded));
+        return Err(Failure::new(Exit::Unsupported, LockdError::NotLoaded));
     }
     if let Capability::Missing { reason, remedy } = &facts.ftrace {
-        return Err(Failure::new(Exit::Lacking, anyhow!("{reason}: {remedy}")));
+        return Err(Failure::new(
+            Exit::Unsupported,
+            anyhow!("{reason}: {remedy}"),
+        ));
     }
     let layout = match &facts.layout {
         Some(layout) => *layout,
-        // Once more, for the error with its reason.
+        // Load it again, for the error.
         None => kernel::layout::load().map_err(ObserveError::from)?,
     };
     let snapshots = Snapshots::attach(Programs::load(&layout)?)?;

@@ -1,4 +1,4 @@
-//! What came of a failover: kept first, then printed, then told by the exit status.
+//! The result of a failover: stored first, then printed, then returned as the exit status.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use crate::failover::takeover_plan::PlanReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::{interrupt, output};
 
-/// The reports of what was done, as far as it was.
+/// The reports so far.
 pub struct Outcome {
     pub vips: Vec<IpAddr>,
     pub release: Option<ReleaseReport>,
     pub takeover: Option<TakeoverReport>,
     pub pair: Option<PairReport>,
-    /// Of a dry run of a takeover.
+    /// The plan of a takeover's dry run.
     pub plan: Option<PlanReport>,
-    what: &'static str,
+    operation: &'static str,
     json: bool,
-    /// A dry run has no report to keep.
+    /// False for a dry run.
     is_kept: bool,
 }
 
@@ -36,7 +36,7 @@ impl Outcome {
             takeover: None,
             pair: None,
             plan: None,
-            what: match (&args.pair.to, args.phase) {
+            operation: match (&args.pair.to, args.phase) {
                 (Some(_), _) => "move",
                 (None, Some(Phase::Release)) => "release",
                 (None, Some(Phase::Takeover)) => "takeover",
@@ -47,14 +47,14 @@ impl Outcome {
         }
     }
 
-    /// Writes down what came of it so far.
+    /// Stores the result so far.
     pub fn keep(&self, exit: Option<Exit>, error: Option<&str>) -> Option<PathBuf> {
         let kept = Kept {
             schema: Kept::SCHEMA,
-            what: self.what,
+            operation: self.operation,
             vips: &self.vips,
             at: kept::now(),
-            exit: exit.map(|exit| exit as u8),
+            exit_status: exit.map(|exit| exit as u8),
             error,
             release: self.release.as_ref(),
             takeover: self.takeover.as_ref(),
@@ -63,7 +63,7 @@ impl Outcome {
         self.is_kept.then(|| kept.keep()).flatten()
     }
 
-    /// Keeps it, prints it, and passes on how it ended.
+    /// Stores and prints the result, and returns the exit status.
     pub fn end(self, ended: Result<Exit, Failure>) -> Result<Exit, Failure> {
         let (exit, error) = match &ended {
             Ok(exit) => (*exit, None),

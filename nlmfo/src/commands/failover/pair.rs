@@ -1,4 +1,5 @@
-//! `nlmfo failover --to HOST`: both nodes, from the one that gives up.
+//! `nlmfo failover --to HOST`: moves VIPs to another node, run on the one that gives them
+//! up.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -18,7 +19,7 @@ use crate::failover::milliseconds;
 use crate::failover::pair::report::{PairReport, Step};
 use crate::failover::pair::rsh::Rsh;
 use crate::failover::pair::{
-    HandOverError, MARGIN, REMOTE, Remedy, Stage, Standing, There, hand_over, remedy,
+    Action, HandOverError, MARGIN, REMOTE, Remedy, Standing, There, hand_over, remedy,
 };
 use crate::failover::record::Record;
 use crate::files::{self, LIMIT};
@@ -28,7 +29,7 @@ use crate::kernel::netns;
 use crate::notify::state_dir::{self, Readers};
 use crate::output;
 
-/// Runs it. What has been done is in the report at any moment.
+/// Runs it. The report always contains what has been done so far.
 pub async fn run(
     args: &FailoverArgs,
     vips: &[IpAddr],
@@ -40,10 +41,10 @@ pub async fn run(
     let mut args = args.clone();
     let is_ours = args.release.record.is_none();
     let record = record_path(&mut args)?;
-    // Before anything is changed, there or here.
+    // Before anything is changed on either node.
     super::record_place(&args.release)?;
     let before = before_takeover(&args, vips);
-    // While the VIPs may still be here, nothing is granted that nobody has recorded.
+    // While the VIPs may still be here, no lock is granted that is not in the record.
     args.release.fence = args.release.fence.max(before);
     let there = there(&args, vips, host, before)?;
     let released = !super::begun(vips)?.fenced.is_empty();
@@ -62,8 +63,8 @@ pub async fn run(
             steps: Vec::new(),
             release: None,
             takeover: None,
-            taken_back: None,
-            standing: None,
+            reclaimed_here: None,
+            situation: None,
             took_ms: 0.0,
         }),
     };
@@ -75,18 +76,19 @@ pub async fn run(
     Ok(exit)
 }
 
-/// What may stand if a signal ends it.
+/// What may remain if a signal ends the command.
 pub fn if_interrupted(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> String {
     let grace = before_takeover(args, vips) + args.takeover.grace + MARGIN;
     format!(
-        "locks may be released here, and grace may stand on {host} for {} s at most: run it again",
+        "locks may be released here, and grace may continue on {host} for at most {} s; run the \
+         command again",
         grace.as_secs()
     )
 }
 
-/// How long it may take until the takeover begins there.
+/// Maximum time until the takeover starts there.
 fn before_takeover(args: &FailoverArgs, vips: &[IpAddr]) -> Duration {
-    // With the wait for other runs.
+    // Includes the wait for other runs.
     let times = u32::try_from(vips.len())
         .unwrap_or(u32::MAX)
         .saturating_add(1);
@@ -103,7 +105,7 @@ fn there(
 ) -> Result<There, Failure> {
     let Some(program) = words(&args.pair.rsh) else {
         let error = anyhow!(
-            "--rsh {} is no command: a quote is not closed",
+            "--rsh {} is not a command: a quote is not closed",
             args.pair.rsh.shown()
         );
         return Err(Failure::new(Exit::Usage, error));
@@ -144,14 +146,14 @@ fn there(
     })
 }
 
-/// The words of a command as a shell would split it; none if it has none or no end.
+/// Splits a command into words as a shell does; none if it is empty or a quote is open.
 fn words(command: &OsStr) -> Option<Vec<OsString>> {
     let words = shlex::bytes::split(command.as_bytes())?;
     (!words.is_empty()).then(|| words.into_iter().map(OsString::from_vec).collect())
 }
 
-/// Where the release records what is to come back: on the disk, so that an interrupted
-/// failover can be run again.
+/// Where the release writes its record: on disk, so that an interrupted failover can be
+/// repeated.
 fn record_path(args: &mut FailoverArgs) -> Result<PathBuf, Failure> {
     if let Some(path) = &args.release.record {
         return Ok(path.clone());
@@ -161,23 +163,23 @@ fn record_path(args: &mut FailoverArgs) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
-/// In the state directory, which is made if it is not there.
+/// The default record in the state directory, which is created if it is missing.
 pub fn default_record(args: &FailoverArgs) -> Result<PathBuf, Failure> {
     let folder = args.state.state_dir.clone();
     state_dir::create(&folder, Readers::Statd)
-        .with_context(|| format!("creating the state directory {}", folder.display()))?;
+        .with_context(|| format!("cannot create the state directory {}", folder.display()))?;
     let mut vips = args.vip.clone();
     vips.sort_unstable();
     let names: Vec<String> = vips.iter().map(IpAddr::to_string).collect();
     Ok(folder.join(format!("record-{}.json", names.join("-"))))
 }
 
-/// Removes a record of ours: the move that it is of is over.
+/// Removes our own record after the move.
 pub fn forget_record(record: &Path) {
     if let Err(error) = fs::remove_file(record) {
         let path = record.shown();
         output::note(format_args!(
-            "the record {path} could not be removed: {error}"
+            "could not remove the release record {path}: {error}"
         ));
     }
 }
@@ -186,12 +188,12 @@ struct Pair<'a> {
     args: &'a FailoverArgs,
     vips: &'a [IpAddr],
     there: &'a There,
-    /// Held while this node is changed; not while the other one is, which may be at a
-    /// failover to this node.
+    /// Held while this node is changed, but not while the other node is: it may be moving VIPs
+    /// to this node.
     working: Option<Working>,
-    /// Locks may have been released, by this run or an interrupted one before.
+    /// Locks may have been released, by this run or an interrupted earlier one.
     released: bool,
-    /// The site's program may not have ended.
+    /// The hand-over program may still be running.
     moving: bool,
     report: &'a mut PairReport,
 }
@@ -201,12 +203,12 @@ impl Pair<'_> {
         let (step, checked) = self.there.check().await;
         self.report.steps.push(step);
         if checked != Exit::Done {
-            return self.mend(Stage::Check, checked).await;
+            return self.mend(Action::Check, checked).await;
         }
         let (step, armed) = self.there.arm().await;
         self.report.steps.push(step);
         if armed != Exit::Done {
-            return self.mend(Stage::Arm, armed).await;
+            return self.mend(Action::Arm, armed).await;
         }
         let began = Instant::now();
         match release(self.args, self.vips, self.working.as_ref()).await {
@@ -214,16 +216,16 @@ impl Pair<'_> {
                 self.released = true;
                 let confirmed = is_good(&done.report);
                 let error = (!confirmed).then(|| "not confirmed, see below".to_owned());
-                self.step(Stage::Release, began, error);
+                self.step(Action::Release, began, error);
                 self.report.release = Some(done.report);
                 if !confirmed {
-                    return self.mend(Stage::Release, Exit::NotConfirmed).await;
+                    return self.mend(Action::Release, Exit::NotConfirmed).await;
                 }
             }
             Err(Failure { exit, error }) => {
-                self.step(Stage::Release, began, Some(format!("{error:#}")));
+                self.step(Action::Release, began, Some(format!("{error:#}")));
                 self.released |= exit == Exit::NotConfirmed;
-                return self.mend(Stage::Release, exit).await;
+                return self.mend(Action::Release, exit).await;
             }
         }
         if let Some(program) = &self.args.pair.hand_over {
@@ -233,9 +235,9 @@ impl Pair<'_> {
             self.moving = matches!(done, Err(HandOverError::Deadline { .. }));
             let error = done.err().map(|error| chain(&error));
             let failed = error.is_some();
-            self.step(Stage::HandOver, began, error);
+            self.step(Action::HandOver, began, error);
             if failed {
-                return self.mend(Stage::HandOver, Exit::NotConfirmed).await;
+                return self.mend(Action::HandOver, Exit::NotConfirmed).await;
             }
         }
         self.working = None;
@@ -244,8 +246,8 @@ impl Pair<'_> {
             Ok(text) => text,
             Err(error) => {
                 let error = format!("{:#}", anyhow!(error));
-                self.step(Stage::TakeOver, began, Some(error));
-                return self.mend(Stage::TakeOver, Exit::NotConfirmed).await;
+                self.step(Action::TakeOver, began, Some(error));
+                return self.mend(Action::TakeOver, Exit::NotConfirmed).await;
             }
         };
         let (step, taken, exit) = self.there.take_over(&text).await;
@@ -253,23 +255,23 @@ impl Pair<'_> {
         self.report.steps.push(step);
         self.report.takeover = taken;
         match failed {
-            true => self.mend(Stage::TakeOver, exit).await,
+            true => self.mend(Action::TakeOver, exit).await,
             false => exit,
         }
     }
 
-    fn step(&mut self, stage: Stage, began: Instant, error: Option<String>) {
+    fn step(&mut self, action: Action, began: Instant, error: Option<String>) {
         self.report.steps.push(Step {
-            stage,
+            action,
             node: self.report.from.clone(),
             error,
             took_ms: milliseconds(began.elapsed()),
         });
     }
 
-    /// After a failed step: leaves both nodes as safe as they were, and says how things
-    /// stand. The failover has not been done, whatever comes of this.
-    async fn mend(&mut self, failed: Stage, exit: Exit) -> Exit {
+    /// After a failed step: restores a safe state on both nodes and reports it. The failover has
+    /// failed in any case.
+    async fn mend(&mut self, failed: Action, exit: Exit) -> Exit {
         let to = self.report.to.clone();
         let is_here = |vip: &IpAddr| netns::has_address(*vip).unwrap_or(false);
         let standing = Standing {
@@ -277,39 +279,40 @@ impl Pair<'_> {
             all_here: self.vips.iter().all(is_here),
             moving: self.moving,
         };
-        let standing = match remedy(failed, standing) {
-            Remedy::Nothing => format!("nothing was changed, here or on {to}"),
+        let situation = match remedy(failed, standing) {
+            Remedy::Nothing => format!("nothing was changed here or on {to}"),
             Remedy::EndThere => {
                 let fence = match fence::lower(self.vips).await {
                     Ok(()) => String::new(),
-                    Err(error) => format!("; the fence here lasts for its time: {}", chain(&error)),
+                    Err(error) => format!(
+                        "; the fence here remains until its time is over: {}",
+                        chain(&error)
+                    ),
                 };
                 match self.end_there().await {
-                    true => format!("nothing was released, and no grace is left on {to}{fence}"),
+                    true => format!("nothing was released, and grace on {to} was ended{fence}"),
                     false => format!(
-                        "nothing was released; if grace was opened on {to}, it lasts for its \
-                         time{fence}"
+                        "nothing was released; if grace was started on {to}, it remains until its time is \
+                         over{fence}"
                     ),
                 }
             }
             Remedy::TakeBack => {
                 self.end_there().await;
                 match self.take_back().await {
-                    true => "the VIPs are still on this node, and their clients have their locks \
-                             here again"
+                    true => "the VIPs are still on this node, and their clients have reclaimed their locks here"
                         .to_owned(),
-                    false => "the VIPs are still on this node, and their clients may have lost \
-                              locks: see above"
+                    false => "the VIPs are still on this node, and their clients may have lost locks; see above"
                         .to_owned(),
                 }
             }
             Remedy::LeaveThere => format!(
-                "locks are released here, and grace stands on {to} for its time: bring the VIPs \
-                 up there (not here), and run this again or, on {to}, `nlmfo failover --phase \
-                 takeover`"
+                "locks are released here, and grace on {to} remains until its time is over; bring the \
+                 VIPs up there (not here), then run this command again, or `nlmfo failover --phase \
+                 takeover` on {to}"
             ),
         };
-        self.report.standing = Some(standing);
+        self.report.situation = Some(situation);
         exit
     }
 
@@ -319,7 +322,7 @@ impl Pair<'_> {
         exit == Exit::Done
     }
 
-    /// The VIPs' clients reclaim here what was released here.
+    /// Lets the VIPs' clients reclaim here what was released here.
     async fn take_back(&mut self) -> bool {
         let began = Instant::now();
         let path = self.args.release.record.as_deref();
@@ -330,12 +333,12 @@ impl Pair<'_> {
             Ok(report) => {
                 let exit = report.exit();
                 let error = (exit != Exit::Done).then(|| "not complete, see below".to_owned());
-                self.step(Stage::TakeBack, began, error);
-                self.report.taken_back = Some(report);
+                self.step(Action::TakeBack, began, error);
+                self.report.reclaimed_here = Some(report);
                 exit == Exit::Done
             }
             Err(Failure { error, .. }) => {
-                self.step(Stage::TakeBack, began, Some(format!("{error:#}")));
+                self.step(Action::TakeBack, began, Some(format!("{error:#}")));
                 false
             }
         }

@@ -1,14 +1,14 @@
-//! A failover of two nodes, driven from the one that gives VIPs up.
+//! A failover between two nodes, run on the one that gives up the VIPs.
 //!
 //! | step | where | if it fails |
 //! |---|---|---|
-//! | check: look at the services | there | nothing has changed |
-//! | arm: open the VIPs' grace | there | it is ended again; nothing else has changed |
-//! | release, behind the fence | here | grace there is ended; if locks are released, their clients get them back here |
-//! | hand over: the site's program moves the filesystem and the address | here | the same, unless a VIP has left, or nobody knows what the program still does: then grace stays open there |
-//! | take over: notify, follow the reclaims, audit | there | grace there lasts for its time; run again |
+//! | check: check the services | there | nothing has changed |
+//! | arm: start grace for the VIPs | there | grace is ended; nothing else has changed |
+//! | release, behind the fence | here | grace there is ended; if locks are released, their clients reclaim them here |
+//! | hand over: the site's program moves the filesystem and the address | here | the same, unless a VIP has left or the program may still run: then grace there continues |
+//! | take over: notify, follow the reclaims, audit | there | grace there continues until its deadline; run again |
 //!
-//! Each step may be done twice: after an interruption the whole is run again.
+//! Each step can be repeated: after an interruption, the whole command is run again.
 
 pub mod report;
 pub mod rsh;
@@ -31,52 +31,52 @@ use crate::causes::chain;
 use crate::exit::Exit;
 use crate::foreign::on_one_line;
 
-/// For a command there that changes a map and returns.
+/// Maximum time for a short command there.
 pub const REMOTE: Duration = Duration::from_secs(60);
 
-/// For the remote node's start, probes and report, besides its grace.
+/// Time for the remote node's start, probes and report, in addition to grace.
 pub const MARGIN: Duration = Duration::from_secs(60);
 
 /// A step of the failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stage {
+pub enum Action {
     Check,
     Arm,
     Release,
     HandOver,
     TakeOver,
-    /// The window there, after a failure.
+    /// End the window there, after a failure.
     EndThere,
-    /// Locks come back to this node, after a failure.
+    /// Let clients reclaim on this node, after a failure.
     TakeBack,
 }
 
-/// What is done about a step that failed.
+/// What to do after a failed step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Nothing was done.
+    /// Nothing was changed.
     Nothing,
-    /// Nothing was released: the window there goes, and the fence here.
+    /// Nothing was released: end the window there, and the fence here.
     EndThere,
-    /// The VIPs are still here: their clients get back what was released.
+    /// The VIPs are still here: let their clients reclaim what was released.
     TakeBack,
-    /// A VIP has left, or may be leaving: whoever brings it up there needs the window.
+    /// A VIP has left, or may be leaving: it needs the window when it comes up there.
     LeaveThere,
 }
 
-/// How things stand when a step has failed.
+/// The situation after a failed step.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
-    /// Locks may have been released, by this run or an interrupted one before.
+    /// Locks may have been released, by this run or an interrupted earlier one.
     pub released: bool,
     /// Every VIP is still an address of this node.
     pub all_here: bool,
-    /// Somebody may still be moving them.
+    /// A program may still be moving them.
     pub moving: bool,
 }
 
-pub fn remedy(failed: Stage, standing: Standing) -> Remedy {
+pub fn remedy(failed: Action, standing: Standing) -> Remedy {
     let Standing {
         released,
         all_here,
@@ -84,12 +84,12 @@ pub fn remedy(failed: Stage, standing: Standing) -> Remedy {
     } = standing;
     match failed {
         _ if !all_here || moving => Remedy::LeaveThere,
-        Stage::Check if !released => Remedy::Nothing,
-        Stage::Check | Stage::Arm | Stage::Release | Stage::HandOver if released => {
+        Action::Check if !released => Remedy::Nothing,
+        Action::Check | Action::Arm | Action::Release | Action::HandOver if released => {
             Remedy::TakeBack
         }
-        Stage::Arm | Stage::Release | Stage::HandOver => Remedy::EndThere,
-        // Both nodes have them, or nobody moved them: not ours to guess.
+        Action::Arm | Action::Release | Action::HandOver => Remedy::EndThere,
+        // Both nodes have them, or they were not moved: we cannot know.
         _ => Remedy::LeaveThere,
     }
 }
@@ -99,20 +99,20 @@ pub fn remedy(failed: Stage, standing: Standing) -> Remedy {
 pub struct There {
     pub rsh: Rsh,
     pub vips: Vec<IpAddr>,
-    /// How long grace may last once the VIPs are given up here.
+    /// Maximum grace time once the VIPs are given up here.
     pub grace: Duration,
-    /// How long the release and the hand-over may take before that.
+    /// Maximum time for the release and the hand-over before that.
     pub before: Duration,
-    /// How long the VIPs may take to come up there.
+    /// Maximum time for the VIPs to come up there.
     pub wait_address: Duration,
-    /// How long its services may take until they can carry the takeover.
+    /// Maximum time for its services to become ready.
     pub wait_services: Option<Duration>,
     /// Further arguments of the takeover.
     pub takeover: Vec<OsString>,
 }
 
 impl There {
-    /// Looks whether the VIPs can be taken over there, before anything is changed.
+    /// Checks whether the VIPs can be taken over there, before anything is changed.
     pub async fn check(&self) -> (Step, Exit) {
         let began = Instant::now();
         let mut arguments = self.command("check");
@@ -122,12 +122,12 @@ impl There {
         let (error, exit) = match self.rsh.nlmfo(&arguments, &[], deadline).await {
             Ok(finished) => match of_code(finished.code).unwrap_or(Exit::CouldNotRun) {
                 Exit::Done => (None, Exit::Done),
-                Exit::Lacking => (Some(missing(&finished.stdout)), Exit::Lacking),
+                Exit::Unsupported => (Some(missing(&finished.stdout)), Exit::Unsupported),
                 exit => (Some(self.said(&finished)), exit),
             },
             Err(error) => (Some(chain(&error)), Exit::CouldNotRun),
         };
-        (self.step(Stage::Check, began, error), exit)
+        (self.step(Action::Check, began, error), exit)
     }
 
     fn waiting_for_services(&self) -> Vec<OsString> {
@@ -135,24 +135,24 @@ impl There {
         wait.map_or_else(Vec::new, |wait| vec!["--wait-services".into(), wait.into()])
     }
 
-    /// Opens the VIPs' grace, before anything is given up here.
+    /// Starts grace for the VIPs, before anything is given up here.
     pub async fn arm(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
         arguments.push("--for".into());
-        // The takeover sets the real end; until it has begun, grace must not be over.
+        // The takeover sets the real end. Grace must not end before the takeover starts.
         arguments.push(seconds(self.before + self.grace + MARGIN).into());
-        self.simple(Stage::Arm, arguments).await
+        self.simple(Action::Arm, arguments).await
     }
 
     /// Ends it again.
     pub async fn end(&self) -> (Step, Exit) {
         let mut arguments = self.command("grace");
         arguments.push("--end".into());
-        self.simple(Stage::EndThere, arguments).await
+        self.simple(Action::EndThere, arguments).await
     }
 
-    /// Takes the VIPs over; the record goes over the wire. What it reports there, and the
-    /// exit code that it ended with.
+    /// Takes over the VIPs. The record is sent on standard input. Returns the other node's report
+    /// and exit code.
     pub async fn take_over(&self, record: &[u8]) -> (Step, Option<serde_json::Value>, Exit) {
         let mut arguments = self.command("failover");
         arguments.extend(["--phase", "takeover", "--json", "--expect", "-"].map(OsString::from));
@@ -174,7 +174,7 @@ impl There {
                 Err(_) => (Some(self.said(&finished)), None, Exit::NotConfirmed),
             },
         };
-        (self.step(Stage::TakeOver, began, error), report, exit)
+        (self.step(Action::TakeOver, began, error), report, exit)
     }
 
     fn command(&self, name: &str) -> Vec<OsString> {
@@ -185,18 +185,18 @@ impl There {
         arguments
     }
 
-    /// A command whose exit code is all that is wanted of it.
-    async fn simple(&self, stage: Stage, arguments: Vec<OsString>) -> (Step, Exit) {
+    /// Runs a command of which only the exit code matters.
+    async fn simple(&self, action: Action, arguments: Vec<OsString>) -> (Step, Exit) {
         let began = Instant::now();
         let (error, exit) = match self.rsh.nlmfo(&arguments, &[], REMOTE).await {
-            // Nothing has begun where it is not nlmfo that answers.
+            // nlmfo did not run there, so nothing has started.
             Ok(finished) => match of_code(finished.code).unwrap_or(Exit::CouldNotRun) {
                 Exit::Done => (None, Exit::Done),
                 exit => (Some(self.said(&finished)), exit),
             },
             Err(error) => (Some(chain(&error)), Exit::CouldNotRun),
         };
-        (self.step(stage, began, error), exit)
+        (self.step(action, began, error), exit)
     }
 
     fn said(&self, finished: &Finished) -> String {
@@ -205,15 +205,15 @@ impl There {
             None => "a signal".to_owned(),
         };
         let said = match finished.stderr.as_str() {
-            "" => "it said nothing",
+            "" => "no error message",
             said => said,
         };
-        format!("on {} it ended with {code}: {said}", self.rsh.host)
+        format!("failed on {} with {code}: {said}", self.rsh.host)
     }
 
-    fn step(&self, stage: Stage, began: Instant, error: Option<String>) -> Step {
+    fn step(&self, action: Action, began: Instant, error: Option<String>) -> Step {
         Step {
-            stage,
+            action,
             node: self.rsh.host.clone(),
             error,
             took_ms: milliseconds(began.elapsed()),
@@ -221,28 +221,30 @@ impl There {
     }
 }
 
-/// Why the site's program has not handed over.
+/// Why the hand-over program failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandOverError {
-    /// Nothing of it is left running.
+    /// The program has ended.
     #[error("{0}")]
     Failed(String),
-    /// It was killed with what it had started here; what it had started elsewhere may go on.
-    #[error("{program} did not end within {} s", .after.as_secs())]
+    /// It was killed with its child processes here; what it started on other nodes may still run.
+    #[error("{program} did not finish within {} s", .after.as_secs())]
     Deadline { program: String, after: Duration },
 }
 
-/// Runs the site's program that moves the filesystem and the address: `PROGRAM HOST VIP…`.
+/// Runs the hand-over program, which moves the filesystem and the address: `PROGRAM HOST VIP…`.
 pub async fn hand_over(
     program: &Path,
     host: &str,
     vips: &[IpAddr],
     deadline: Duration,
 ) -> Result<(), HandOverError> {
-    let mut said = tempfile::tempfile()
-        .map_err(|error| HandOverError::Failed(format!("a file for its errors: {error}")))?;
-    let errors = (said.try_clone())
-        .map_err(|error| HandOverError::Failed(format!("a file for its errors: {error}")))?;
+    let mut said = tempfile::tempfile().map_err(|error| {
+        HandOverError::Failed(format!("cannot create a temporary file: {error}"))
+    })?;
+    let errors = (said.try_clone()).map_err(|error| {
+        HandOverError::Failed(format!("cannot create a temporary file: {error}"))
+    })?;
     let mut child = Command::new(program)
         .arg(host)
         .args(vips.iter().map(IpAddr::to_string))
@@ -252,9 +254,9 @@ pub async fn hand_over(
         .process_group(0)
         .spawn()
         .map_err(|error| {
-            HandOverError::Failed(format!("{} cannot be run: {error}", program.display()))
+            HandOverError::Failed(format!("cannot run {}: {error}", program.display()))
         })?;
-    // Whatever ends our waiting ends what it has started, too.
+    // When the wait ends, its child processes end too.
     let group = Group(child.id());
     match timeout(deadline, child.wait()).await {
         Err(_) => Err(HandOverError::Deadline {
@@ -262,11 +264,11 @@ pub async fn hand_over(
             after: deadline,
         }),
         Ok(Err(error)) => Err(HandOverError::Failed(format!(
-            "waiting for {}: {error}",
+            "cannot wait for {}: {error}",
             program.display()
         ))),
         Ok(Ok(status)) => {
-            // It may leave something running on purpose.
+            // It may leave a process running on purpose.
             std::mem::forget(group);
             if status.success() {
                 return Ok(());
@@ -275,30 +277,30 @@ pub async fn hand_over(
             let read = said.rewind().and_then(|()| said.read_to_string(&mut text));
             let text = match read {
                 Ok(_) => on_one_line(text.trim_end()).into_owned(),
-                Err(error) => format!("its errors cannot be read: {error}"),
+                Err(error) => format!("its error messages cannot be read: {error}"),
             };
             let program = program.display();
             Err(HandOverError::Failed(format!(
-                "{program} ended with {status}: {text}"
+                "{program} failed with {status}: {text}"
             )))
         }
     }
 }
 
-/// A process and those that it has started, killed when this is dropped.
+/// A process and its children, killed on drop.
 struct Group(Option<u32>);
 
 impl Drop for Group {
     fn drop(&mut self) {
         let leader = (self.0.and_then(|id| i32::try_from(id).ok())).and_then(Pid::from_raw);
         if let Some(leader) = leader {
-            // Gone already, or it goes now.
+            // It may have ended already.
             let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }
 
-/// What `nlmfo check --json` found missing, in words.
+/// What `nlmfo check --json` found missing, as text.
 fn missing(checked: &str) -> String {
     let checked: serde_json::Value = serde_json::from_str(checked).unwrap_or_default();
     let checks = checked["checks"].as_array().into_iter().flatten();
@@ -310,24 +312,24 @@ fn missing(checked: &str) -> String {
         })
         .collect();
     match words.is_empty() {
-        true => "it cannot take the VIPs over, and did not say why".to_owned(),
+        true => "it cannot take over the VIPs and gave no reason".to_owned(),
         false => words.join(", "),
     }
 }
 
-/// As the command line takes times.
+/// A time in the form of the command line.
 fn seconds(time: Duration) -> String {
     format!("{}s", time.as_secs_f64())
 }
 
-/// The other node's exit code; none if it is not nlmfo's, but a signal's, a shell's or that
-/// of the program that runs commands there (ssh has 255).
+/// The exit code of nlmfo on the other node; none if it is that of a signal, a shell or ssh
+/// (255).
 fn of_code(code: Option<i32>) -> Option<Exit> {
     match code? {
         0 => Some(Exit::Done),
         1 | 2 => Some(Exit::CouldNotRun),
         3 => Some(Exit::NotConfirmed),
-        4 => Some(Exit::Lacking),
+        4 => Some(Exit::Unsupported),
         5 => Some(Exit::Incomplete),
         _ => None,
     }
@@ -346,21 +348,21 @@ mod tests {
             moving,
         };
         for (failed, released, all_here, moving, expected) in [
-            (Stage::Check, false, true, false, Nothing),
-            (Stage::Check, true, true, false, TakeBack),
-            (Stage::Arm, false, true, false, EndThere),
+            (Action::Check, false, true, false, Nothing),
+            (Action::Check, true, true, false, TakeBack),
+            (Action::Arm, false, true, false, EndThere),
             // An interrupted run has released them.
-            (Stage::Arm, true, true, false, TakeBack),
-            (Stage::Arm, true, false, false, LeaveThere),
-            (Stage::Release, false, true, false, EndThere),
+            (Action::Arm, true, true, false, TakeBack),
+            (Action::Arm, true, false, false, LeaveThere),
+            (Action::Release, false, true, false, EndThere),
             // They are there already, and clients may be reclaiming.
-            (Stage::Release, false, false, false, LeaveThere),
-            (Stage::Release, true, true, false, TakeBack),
-            (Stage::HandOver, true, true, false, TakeBack),
-            (Stage::HandOver, true, true, true, LeaveThere),
-            (Stage::HandOver, true, false, false, LeaveThere),
-            (Stage::TakeOver, true, false, false, LeaveThere),
-            (Stage::TakeOver, true, true, false, LeaveThere),
+            (Action::Release, false, false, false, LeaveThere),
+            (Action::Release, true, true, false, TakeBack),
+            (Action::HandOver, true, true, false, TakeBack),
+            (Action::HandOver, true, true, true, LeaveThere),
+            (Action::HandOver, true, false, false, LeaveThere),
+            (Action::TakeOver, true, false, false, LeaveThere),
+            (Action::TakeOver, true, true, false, LeaveThere),
         ] {
             let found = remedy(failed, standing(released, all_here, moving));
             assert_eq!(found, expected, "{failed:?} {released} {all_here} {moving}");
@@ -411,6 +413,6 @@ mod tests {
             {"name": "statd", "need": "required", "state": "missing", "reason": "it hangs",
              "remedy": "restart it"}]}"#;
         assert_eq!(missing(checked), "statd: it hangs; restart it");
-        assert!(missing("").contains("did not say why"));
+        assert!(missing("").contains("gave no reason"));
     }
 }

@@ -1,4 +1,4 @@
-//! Running nlmfo on the other node.
+//! Runs nlmfo on the other node.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,18 +12,17 @@ use tokio::time::timeout;
 
 use crate::foreign::{Name, Shown, on_one_line};
 
-/// The other node, and how to get there.
+/// The other node, and how to run commands there.
 #[derive(Clone, Debug)]
 pub struct Rsh {
-    /// The program and its first arguments; it takes a host and a line for the shell there,
-    /// as ssh does.
+    /// The program and its first arguments. Like ssh, it takes a host and a shell command line.
     pub program: Vec<OsString>,
     pub host: String,
-    /// nlmfo's path there.
+    /// Path of nlmfo there.
     pub nlmfo: OsString,
 }
 
-/// What a command on the other node came to.
+/// The result of a command on the other node.
 #[derive(Debug)]
 pub struct Finished {
     /// None if a signal ended it.
@@ -34,18 +33,18 @@ pub struct Finished {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RshError {
-    #[error("{program} cannot be run")]
+    #[error("cannot run {program}")]
     Start {
         program: Name,
         source: std::io::Error,
     },
-    #[error("`{command}` did not end on {host} within {} s; what came of it there is not known", .after.as_secs())]
+    #[error("`{command}` did not finish on {host} within {} s; its result is unknown", .after.as_secs())]
     Deadline {
         command: Name,
         host: String,
         after: Duration,
     },
-    #[error("what came of `{command}` on {host} is not known")]
+    #[error("the result of `{command}` on {host} is unknown")]
     Lost {
         command: Name,
         host: String,
@@ -65,11 +64,10 @@ impl Rsh {
         let Some((program, first)) = self.program.split_first() else {
             return Err(RshError::Start {
                 program: Name::from("the remote shell"),
-                source: std::io::Error::other("--rsh names none"),
+                source: std::io::Error::other("--rsh is empty"),
             });
         };
-        // ssh takes an option wherever it finds one before the host; other programs may not
-        // know what ends options.
+        // ssh parses options up to the host; other programs may not know `--`.
         let is_ssh = Path::new(program).file_name() == Some(OsStr::new("ssh"));
         let mut child = Command::new(program)
             .args(first)
@@ -87,9 +85,9 @@ impl Rsh {
             })?;
         let mut input = child.stdin.take().expect("it is piped");
         let feed = async move {
-            // Whoever ends without reading says why by its exit code.
+            // A program that does not read its input reports that by its exit code.
             let _ = input.write_all(stdin).await;
-            // With it, the input ends.
+            // This closes the input.
             drop(input);
         };
         let run = async { tokio::join!(child.wait_with_output(), feed).0 };
@@ -113,15 +111,15 @@ impl Rsh {
     }
 }
 
-/// A line for a shell that makes these words of it.
+/// Quotes the words as one shell command line.
 fn command_line(program: &OsStr, arguments: &[OsString]) -> OsString {
     let words = std::iter::once(program).chain(arguments.iter().map(OsString::as_os_str));
-    // Words have no NUL: they were arguments of ours.
+    // Command-line arguments contain no NUL.
     let line = shlex::bytes::try_join(words.map(OsStr::as_bytes)).unwrap_or_default();
     OsString::from_vec(line)
 }
 
-/// What another program said, with what could pretend to be our words escaped.
+/// Another program's output on one line, escaped so that it cannot imitate ours.
 pub fn said(bytes: &[u8]) -> String {
     on_one_line(String::from_utf8_lossy(bytes).trim_end()).into_owned()
 }
@@ -166,7 +164,7 @@ mod tests {
         let hangs = sh("exec sleep 600");
         let run = hangs.nlmfo(&[], b"", Duration::from_millis(50));
         let error = block_on(run).unwrap_err().to_string();
-        assert!(error.contains("did not end on b"), "{error}");
+        assert!(error.contains("did not finish on b"), "{error}");
         let large = vec![b'x'; 1 << 20];
         let deaf = sh("exec <&-; exit 4");
         let run = deaf.nlmfo(&[], &large, Duration::from_secs(30));

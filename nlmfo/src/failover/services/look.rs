@@ -1,4 +1,4 @@
-//! Looking at the services, each within a deadline.
+//! Checks the services, each within a deadline.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -19,22 +19,21 @@ use crate::rpc::message::{Credential, Procedure};
 use crate::rpc::portmap::Registered;
 use crate::rpc::{local, nsm};
 
-/// For the answer to a call that does nothing. statd is one thread, and a callout or a
-/// name server may hold it up for a while.
+/// Maximum time for the answer to a null call. statd has one thread, and a callout or a name
+/// server may delay it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two looks at services that are waited for.
+/// Time between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The kernel calls statd so: over TCP and IPv4 (`nsm_create`, fs/lockd/mon.c, 6.1 to
-/// 7.3).
+/// The kernel calls statd over TCP and IPv4 (`nsm_create`, fs/lockd/mon.c, 6.1 to 7.3).
 const STATD: Procedure = Procedure {
     number: 0,
     name: "NULL",
     ..nsm::STATD
 };
 
-/// Looks once.
+/// Checks once.
 pub async fn facts(state: &StateDir) -> Facts {
     let nfsd = nfsd::Nfsd::mounted();
     let threads = nfsd.as_ref().ok().and_then(|nfsd| nfsd.threads().ok());
@@ -59,9 +58,9 @@ pub async fn facts(state: &StateDir) -> Facts {
     }
 }
 
-/// Looks until nothing blocks, for that long at most: the findings of the last look.
-pub async fn wait(state: &StateDir, purpose: &Purpose, patience: Duration) -> Vec<Check> {
-    let until = Instant::now() + patience;
+/// Checks until nothing blocks, for up to `max_wait`. Returns the last findings.
+pub async fn wait(state: &StateDir, purpose: &Purpose, max_wait: Duration) -> Vec<Check> {
+    let until = Instant::now() + max_wait;
     loop {
         let checks = decide(&facts(state).await, purpose);
         if blockers(&checks).is_empty() || Instant::now() >= until {
@@ -71,7 +70,7 @@ pub async fn wait(state: &StateDir, purpose: &Purpose, patience: Duration) -> Ve
     }
 }
 
-/// What rpcbind knows, and whether the statd that it knows answers.
+/// What is registered with rpcbind, and whether the registered statd answers.
 async fn registered() -> (Result<Registered, String>, Option<Result<(), String>>) {
     let registered = match Registered::look_up(TIMEOUT).await {
         Ok(registered) => registered,
@@ -101,10 +100,10 @@ async fn call_statd(port: u16) -> Result<(), String> {
     call.await.map(drop).map_err(|error| chain(&error))
 }
 
-/// Nothing is written: the folder may not be wanted yet.
+/// Writes nothing: the directory may not be needed yet.
 fn writable(folder: &Path) -> Result<(), String> {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let folder = existing.unwrap_or(Path::new("/"));
     rustix::fs::access(folder, Access::WRITE_OK)
-        .map_err(|error| format!("{} cannot be written to: {error}", folder.display()))
+        .map_err(|error| format!("cannot write to {}: {error}", folder.display()))
 }

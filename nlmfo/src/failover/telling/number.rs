@@ -1,4 +1,5 @@
-//! The state number of a telling: claimed, or the clock's where nothing can be written.
+//! The state number of a notification: claimed, or made from the clock if nothing can be
+//! written.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -9,8 +10,7 @@ use crate::kernel::netns;
 use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 
-/// The state number under which all of a takeover's VIPs are told of: claimed with the
-/// first of them that is up.
+/// The state number of all VIPs of a takeover, claimed when the first of them is up.
 #[derive(Debug)]
 pub struct Number {
     vips: Vec<IpAddr>,
@@ -22,8 +22,8 @@ pub struct Number {
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub number: u32,
-    /// Why it is the clock's, and nobody else is kept from it.
-    pub unclaimed: Option<String>,
+    /// Why it was made from the clock, so that another node could use it too.
+    pub state_number_error: Option<String>,
 }
 
 impl Number {
@@ -43,13 +43,13 @@ impl Number {
             match numbers.continue_or_claim(&claim, self.within) {
                 Ok(number) => Claimed {
                     number,
-                    unclaimed: None,
+                    state_number_error: None,
                 },
-                // Clients that are not told lose their locks; a number that nobody else is
-                // kept from is all but certain to be new to them.
+                // Clients that are not notified lose their locks. An state_number_error number is almost
+                // certainly new to them.
                 Err(error) => Claimed {
                     number: numbers.by_clock(&claim),
-                    unclaimed: Some(chain(&error)),
+                    state_number_error: Some(chain(&error)),
                 },
             }
         };

@@ -1,4 +1,4 @@
-//! One capability at a time, from what was read of the kernel.
+//! Finds single capabilities from what was read of the kernel.
 
 use super::Capability;
 use crate::causes::chain;
@@ -40,7 +40,7 @@ impl Found<'_> {
     pub fn function(&self, name: &str) -> Capability {
         Capability::when(
             self.has_function(name),
-            format!("the kernel has no function {name}: it is inlined or renamed"),
+            format!("the kernel has no function {name}: it was inlined or renamed"),
             PLEASE_REPORT,
         )
     }

@@ -20,28 +20,28 @@ impl Facts {
         use Need::{Option, Required};
         let mut checks = vec![
             check("privileges", "everything", Required, &self.privileges),
-            check(
-                "kernel_reads",
-                "reading the kernel's lock lists",
-                Required,
-                &self.kernel_reads,
-            ),
+            check("kernel_reads", "snapshots", Required, &self.kernel_reads),
             check(
                 "symbols",
-                "finding the kernel's functions and lists",
+                "addresses of functions and lists",
                 Required,
                 &self.symbols,
             ),
-            check("ftrace", "counting and proving", Required, &self.ftrace),
-            check("btf", "finding the kernel's fields", Required, &self.btf),
-            check("lockd", "the NLM service", Required, &self.lockd),
             check(
-                "layouts",
-                "reading the kernel's lock lists",
+                "ftrace",
+                "counters and verification",
                 Required,
-                &self.layouts,
+                &self.ftrace,
             ),
-            check("kprobes", "counting and proving", Required, &self.kprobes),
+            check("btf", "layout of kernel structs", Required, &self.btf),
+            check("lockd", "the NLM service", Required, &self.lockd),
+            check("layouts", "snapshots", Required, &self.layouts),
+            check(
+                "kprobes",
+                "counters and verification",
+                Required,
+                &self.kprobes,
+            ),
         ];
         for (name, capability) in &self.functions {
             checks.push(check(
@@ -54,13 +54,13 @@ impl Facts {
         checks.extend([
             check(
                 "procfs_unlock_ip",
-                "releasing an IPv4 VIP",
+                "release of an IPv4 VIP",
                 Option,
                 &self.procfs_unlock_ip,
             ),
             check(
                 "netlink_unlock_ip",
-                "releasing an IPv4 or IPv6 VIP",
+                "release of an IPv4 or IPv6 VIP",
                 Option,
                 &self.netlink_unlock_ip,
             ),
@@ -72,53 +72,48 @@ impl Facts {
             ),
             check(
                 "procfs_unlock_filesystem",
-                "releasing a filesystem, on request",
+                "release of a filesystem, on request",
                 Option,
                 &self.procfs_unlock_filesystem,
             ),
             check(
                 "rfc_unlock",
-                "releasing as the RFC proposes",
+                "release by the RFC's file",
                 Option,
                 &self.rfc_unlock,
             ),
             check(
                 "rfc_grace",
-                "grace as the RFC proposes",
+                "grace by the RFC's file",
                 Option,
                 &self.rfc_grace,
             ),
             check(
                 "bpffs",
-                "a grace period that outlives the command",
+                "grace after the command exits",
                 Option,
                 &self.bpffs,
             ),
             check(
                 "bpf_links",
-                "a grace period that outlives the command",
+                "grace after the command exits",
                 Option,
                 &self.bpf_links,
             ),
             check(
                 "grace_list",
-                "the per-VIP grace keeping out of the kernel's own",
+                "no gate during kernel grace",
                 Option,
                 &self.grace_list,
             ),
-            check("tcx", "the per-VIP grace gate", Option, &self.tcx),
-            check(
-                "clsact",
-                "the per-VIP grace gate, without tcx",
-                Option,
-                &self.clsact,
-            ),
+            check("tcx", "the gate", Option, &self.tcx),
+            check("clsact", "the gate, without tcx", Option, &self.clsact),
         ]);
         checks
     }
 }
 
-/// The verdict on `unlock_ip` in the words of a capability.
+/// The verdict on `unlock_ip` as a capability.
 pub(super) fn unlock_ip_works(verdict: &Verdict) -> Capability {
     match verdict {
         Verdict::Fixed { .. } => Capability::Available,
@@ -126,12 +121,12 @@ pub(super) fn unlock_ip_works(verdict: &Verdict) -> Capability {
             format!(
                 "CVE-2026-93231: unlock_ip reports success and releases nothing; proof: {proof}"
             ),
-            "nlmfo releases by NLM FREE_ALL instead; the fix is in 6.1.191, 6.12.112, 6.18.50, \
-             7.2 and newer kernels of those series",
+            "nlmfo uses NLM FREE_ALL instead; fixed in 6.1.191, 6.12.112, 6.18.50, 7.2 and newer \
+                 kernels of those series",
         ),
         Verdict::Unknown { reason } => Capability::missing(
-            format!("whether unlock_ip works is not known: {reason}"),
-            "nothing to do: nlmfo looks at the locks afterwards and escalates by what it sees",
+            format!("unknown whether unlock_ip works: {reason}"),
+            "nothing to do: nlmfo checks the locks afterwards and tries the next method if needed",
         ),
     }
 }
@@ -150,9 +145,9 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Need {
-    /// Without it a failover cannot be done and proved.
+    /// Without it, a failover cannot be done and verified.
     Required,
-    /// There is another way.
+    /// There is an alternative.
     Option,
 }
 
@@ -202,7 +197,7 @@ mod tests {
     fn a_check_reads_as_a_list() {
         let mut check = Check {
             name: "bpffs".into(),
-            purpose: "a grace period that outlives the command",
+            purpose: "grace after the command exits",
             need: Need::Option,
             capability: Capability::missing("not mounted", "mount -t bpf bpf /sys/fs/bpf"),
         };

@@ -1,5 +1,5 @@
-//! The client book: who has used lockd through which VIP, kept so that the node that
-//! takes the VIP over knows whom to tell, even if the other one died.
+//! The client book: which client has used lockd through which VIP, stored so that the node
+//! that takes over the VIP knows whom to notify, even if the old node died.
 //!
 //! A VIP's book is a row of files in its folder of the state directory,
 //! `clients.0000000001` and so on: one for each *term*, the time in which one node owns
@@ -37,23 +37,23 @@ pub const NOTED_AGAIN: u64 = 600;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
-    #[error("the client book {}", path.display())]
+    #[error("cannot access the client book {}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Read(#[from] FileError),
     #[error(
-        "the client book {} does not begin as one: it is damaged, or no client book; move it \
-         away, and {} is rebuilt from the clients that lock from now on", path.display(), path.display()
+        "{} is damaged, or not a client book: move it away; {} is then rebuilt from the clients that \
+         lock from now on", path.display(), path.display()
     )]
     Damaged { path: PathBuf },
     #[error(
-        "the client book {} has the schema {schema:?}, and this nlmfo reads {:?}: use the same \
+        "the client book {} has the schema {schema:?}, but this nlmfo reads {:?}: use the same nlmfo \
          version on all nodes", path.display(), line::SCHEMA
     )]
     Foreign { path: PathBuf, schema: String },
     #[error(
-        "the client book of {vip} belongs to node {node} (term {term}), and only its owner writes: \
-         a takeover on this node makes it ours"
+        "the client book of {vip} belongs to node {node} (term {term}); only its owner can write, \
+         and a takeover on this node makes it the owner"
     )]
     Owned {
         vip: IpAddr,

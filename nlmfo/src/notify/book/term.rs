@@ -136,7 +136,7 @@ impl Folder {
         }
         Err(BookError::File {
             path: self.path.clone(),
-            source: io::Error::other("its files come and go faster than they can be read"),
+            source: io::Error::other("its files change faster than they can be read"),
         })
     }
 

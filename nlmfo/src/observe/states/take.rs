@@ -43,18 +43,18 @@ pub enum StatesError {
     #[error(transparent)]
     Observe(#[from] ObserveError),
     #[error(
-        "/proc/fs/nfsd shows the server of another network namespace ({there}, this one is \
-         {here}): mount it here (`mount -t nfsd nfsd /proc/fs/nfsd`)"
+        "/proc/fs/nfsd belongs to another network namespace ({there}, this one is {here}): mount it \
+         here (`mount -t nfsd nfsd /proc/fs/nfsd`)"
     )]
     OtherServer { here: u32, there: u64 },
-    #[error("reading {path}")]
+    #[error("cannot read {path}")]
     Read {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("the probe on states_start did not see {path} being read")]
+    #[error("the probe on states_start did not run while {path} was read")]
     Unseen { path: PathBuf },
-    #[error("nfsd was loaded after nlmfo was started: run nlmfo again")]
+    #[error("nfsd was loaded after nlmfo was started: run the command again")]
     Late,
     #[error("the lists of NFSv4 clients changed each time they were read")]
     Changing,
@@ -83,7 +83,7 @@ type Reading = Option<Vec<ReadClient>>;
 
 impl Snapshots {
     /// What the NFSv4 clients of the server in network namespace `netns`, this process's
-    /// own, hold. Taken again until it is exact or `patience` runs out. With `only`, that
+    /// own, hold. Taken again until it is exact or `max_wait` runs out. With `only`, that
     /// VIP's clients, and those whose VIP is not known, need to hold still.
     ///
     /// A server without clients costs one look at an empty folder.
@@ -91,7 +91,7 @@ impl Snapshots {
         &mut self,
         netns: u32,
         only: Option<IpAddr>,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Result<StateSnapshot, StatesError> {
         let began = Instant::now();
         let Some(clients) = Clients::open()? else {
@@ -124,7 +124,7 @@ impl Snapshots {
                 }
                 last = Some(table);
             }
-            if began.elapsed() >= patience {
+            if began.elapsed() >= max_wait {
                 return Ok(StateSnapshot {
                     table: last.ok_or(StatesError::Changing)?,
                     exact: false,

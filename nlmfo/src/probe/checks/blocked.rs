@@ -6,15 +6,15 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use super::{Check, Done, for_both};
-use crate::bed::range::Range;
-use crate::bed::raw::RawClient;
-use crate::bed::wait::{Seen, until_for};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::answered;
 use crate::probe::known::Symptom;
-use crate::probe::stage::{Family, Stage};
 use crate::rpc::nlm::{Status, Test};
+use crate::testbed::range::Range;
+use crate::testbed::raw::RawClient;
+use crate::testbed::wait::{Seen, until_for};
 
 /// A freed lock goes to its waiter at once.
 const SOON: Duration = Duration::from_secs(10);
@@ -23,21 +23,21 @@ pub fn checks() -> Vec<Check> {
     let mut checks: Vec<Check> = for_both(|family| {
         Check::new(
             format!("blocked-granted-{family}"),
-            "a lock that is freed goes to the request that waits for it",
-            move |stage| granted(stage, family),
+            "a freed lock is granted to its waiter",
+            move |fixture| granted(fixture, family),
         )
     })
     .collect();
     checks.extend(for_both(|family| {
         Check::new(
             format!("blocked-cancelled-{family}"),
-            "a request that was cancelled does not come back when the lock is freed",
-            move |stage| cancelled(stage, family),
+            "a cancelled waiter is not granted when the lock is freed",
+            move |fixture| cancelled(fixture, family),
         )
     }));
     checks.push(Check::new(
         "test-read-lock",
-        "TEST tells a writer of a read lock, and a reader of none",
+        "TEST reports a read lock to a writer, and none to a reader",
         test_call,
     ));
     checks
@@ -45,7 +45,7 @@ pub fn checks() -> Vec<Check> {
 
 /// A lock, and a request of another client's that waits for it.
 struct Pair {
-    file: crate::bed::handles::FileHandle,
+    file: crate::testbed::handles::FileHandle,
     holder: RawClient,
     waiter: RawClient,
     waiters_address: IpAddr,
@@ -55,31 +55,31 @@ const RANGE: Range = Range::new(0, 10);
 const HOLDERS_SVID: u32 = 1;
 const WAITERS_SVID: u32 = 2;
 
-fn pair(stage: &mut Stage, vip: IpAddr) -> Result<Pair> {
-    let file = stage.file(vip)?;
-    let mut holder = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+fn pair(fixture: &mut Fixture, vip: IpAddr) -> Result<Pair> {
+    let file = fixture.file(vip)?;
+    let mut holder = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     holder.granted(|raw| raw.lock(&file, HOLDERS_SVID, RANGE, Mode::Write))?;
-    let mut waiter = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let mut waiter = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     let status = waiter.wait(&file, WAITERS_SVID, RANGE, Mode::Write)?;
     answered("a LOCK that has to wait", status, Status::Blocked)?;
-    if stage.held(vip)?.waiters.is_empty() {
+    if fixture.held(vip)?.waiters.is_empty() {
         return Err(Symptom::NotQueued.into());
     }
     Ok(Pair {
         file,
         holder,
         waiter,
-        waiters_address: stage.client_address(vip),
+        waiters_address: fixture.client_address(vip),
     })
 }
 
-fn granted(stage: &mut Stage, family: Family) -> Result<Done> {
+fn granted(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let [vip, _] = family.vips();
-    let mut pair = pair(stage, vip)?;
+    let mut pair = pair(fixture, vip)?;
     pair.holder
         .granted(|raw| raw.unlock(&pair.file, HOLDERS_SVID, RANGE))?;
     until_for(SOON, "the waiter's lock", || {
-        let held = stage.held(vip)?;
+        let held = fixture.held(vip)?;
         let is_waiters = held.locks.iter().any(|(host, _, svid, ..)| {
             host.client == pair.waiters_address && *svid == WAITERS_SVID
         });
@@ -91,38 +91,38 @@ fn granted(stage: &mut Stage, family: Family) -> Result<Done> {
     Ok(Done::Shown)
 }
 
-fn cancelled(stage: &mut Stage, family: Family) -> Result<Done> {
+fn cancelled(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let [vip, _] = family.vips();
-    let mut pair = pair(stage, vip)?;
+    let mut pair = pair(fixture, vip)?;
     let status = pair
         .waiter
         .cancel(&pair.file, WAITERS_SVID, RANGE, Mode::Write)?;
     answered("CANCEL", status, Status::Granted)?;
-    let held = stage.held(vip)?;
+    let held = fixture.held(vip)?;
     ensure!(held.waiters.is_empty(), "{held} after CANCEL");
     pair.holder
         .granted(|raw| raw.unlock(&pair.file, HOLDERS_SVID, RANGE))?;
     // Whoever asks now gets it: had the waiter come back, it would stand in the way.
-    let mut next = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let mut next = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     next.granted(|raw| raw.lock(&pair.file, 3, RANGE, Mode::Write))?;
-    let held = stage.held(vip)?;
+    let held = fixture.held(vip)?;
     ensure!(
         held.locks.len() == 1 && held.waiters.is_empty(),
-        "{held} where one lock is held"
+        "expected one lock, found {held}"
     );
     Ok(Done::Shown)
 }
 
-fn test_call(stage: &mut Stage) -> Result<Done> {
+fn test_call(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    let mut reader = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let file = fixture.file(vip)?;
+    let mut reader = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     reader.granted(|raw| raw.lock(&file, HOLDERS_SVID, RANGE, Mode::Read))?;
-    let mut other = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let mut other = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     let to_reader = other.test(&file, 2, RANGE, Mode::Read)?;
     ensure!(
         matches!(to_reader, Test::Free),
-        "a reader was told of {to_reader:?}"
+        "TEST told a reader {to_reader:?}"
     );
     match other.test(&file, 2, RANGE, Mode::Write)? {
         Test::Held(_) => Ok(Done::Shown),

@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 
 use super::{Check, Done, for_both};
-use crate::bed::range::Range;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
-use crate::probe::stage::{Family, Stage};
+use crate::probe::fixture::{Family, Fixture};
+use crate::testbed::range::Range;
 
 pub fn checks() -> Vec<Check> {
     let mut checks = Vec::new();
@@ -19,7 +19,7 @@ pub fn checks() -> Vec<Check> {
                         "FREE_ALL by NLM {version} over {transport} releases exactly one host of \
                          lockd's: that client, VIP, version and transport"
                     ),
-                    move |stage| free_all(stage, family, version, transport),
+                    move |fixture| free_all(fixture, family, version, transport),
                 )
             }));
         }
@@ -28,13 +28,13 @@ pub fn checks() -> Vec<Check> {
 }
 
 fn free_all(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     family: Family,
     version: NlmVersion,
     transport: Transport,
 ) -> Result<Done> {
     let [vip, other] = family.vips();
-    let file = stage.file(vip)?;
+    let file = fixture.file(vip)?;
     let other_version = match version {
         NlmVersion::V4 => NlmVersion::V3,
         NlmVersion::V1 | NlmVersion::V3 => NlmVersion::V4,
@@ -45,27 +45,27 @@ fn free_all(
     };
     // Everything but one of a host's marks is the same in each of these.
     let mut bystanders = [
-        stage.client(vip, version, transport)?,
-        stage.client(other, version, transport)?,
-        stage.same_client(vip, other_version, transport)?,
-        stage.same_client(vip, version, other_transport)?,
+        fixture.client(vip, version, transport)?,
+        fixture.client(other, version, transport)?,
+        fixture.same_client(vip, other_version, transport)?,
+        fixture.same_client(vip, version, other_transport)?,
     ];
     for (slot, client) in bystanders.iter_mut().enumerate() {
         let range = Range::new(100 + 10 * slot as u64, 5);
         client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
     }
-    let kept = (stage.held(vip)?, stage.held(other)?);
-    let mut client = stage.same_client(vip, version, transport)?;
+    let kept = (fixture.held(vip)?, fixture.held(other)?);
+    let mut client = fixture.same_client(vip, version, transport)?;
     for svid in 1..=3 {
         let range = Range::new(10 * u64::from(svid), 5);
         client.granted(|raw| raw.lock(&file, svid, range, Mode::Write))?;
     }
     client.granted(|raw| raw.share(&file, 1, 0))?;
     client.free_all()?;
-    let left = (stage.held(vip)?, stage.held(other)?);
+    let left = (fixture.held(vip)?, fixture.held(other)?);
     ensure!(
         left == kept,
-        "{} and {} should be left, and {} and {} are",
+        "expected {} and {} to remain, found {} and {}",
         kept.0,
         kept.1,
         left.0,

@@ -6,40 +6,40 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{Check, Done, for_both};
-use crate::bed::command::Finished;
-use crate::bed::range::Range;
-use crate::bed::wait::{Seen, until_for};
 use crate::exit::Exit;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
 use crate::probe::before;
+use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::answered;
-use crate::probe::stage::{Family, Stage};
 use crate::rpc::nlm::Status;
+use crate::testbed::command::Finished;
+use crate::testbed::range::Range;
+use crate::testbed::wait::{Seen, until_for};
 
 pub fn checks() -> Vec<Check> {
     let mut checks: Vec<Check> = for_both(|family| {
         Check::new(
             format!("gate-{family}"),
-            "in a VIP's window its new locks are refused and its reclaims granted, over TCP and \
-             UDP, by NLM v3 and v4; another VIP's new locks are granted",
-            move |stage| window(stage, family),
+            "in a VIP's grace window, its new locks are refused and its reclaims granted, over TCP and \
+             UDP, by NLM v3 and v4; new locks of another VIP are granted",
+            move |fixture| window(fixture, family),
         )
     })
     .collect();
     checks.push(Check::new(
         "gate-ends-on-time",
-        "a window ends by itself when its time is up, and the gate leaves with it",
+        "a window ends by itself when its time is over, and the gate is removed with it",
         ends_on_time,
     ));
     checks.push(Check::new(
         "gate-kernel-grace",
-        "in a window that lockd's own grace overlaps, no reclaim is refused and no new lock granted",
+        "in a window that overlaps lockd's own grace, no reclaim is refused and no new lock granted",
         kernel_grace,
     ));
     checks.push(Check::new(
         "gate-waiter",
-        "a request that waited before the window is not granted in it",
+        "a request that waited before the window is not granted in the window",
         waiter,
     ));
     checks
@@ -47,43 +47,43 @@ pub fn checks() -> Vec<Check> {
 
 /// Does `work` in a window of the VIP's: its answer, or why this node has no window.
 fn in_window(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     vip: IpAddr,
-    work: impl FnOnce(&mut Stage) -> Result<()>,
+    work: impl FnOnce(&mut Fixture) -> Result<()>,
 ) -> Result<Done> {
-    if let Some(reason) = open(stage, vip, "90s")? {
+    if let Some(reason) = open(fixture, vip, "90s")? {
         return Ok(Done::Unsupported(reason));
     }
-    let worked = work(stage).context("in the window");
-    let ended = stage.nlmfo_done(&["grace", "--vip", &vip.to_string(), "--end"]);
+    let worked = work(fixture).context("in the window");
+    let ended = fixture.nlmfo_done(&["grace", "--vip", &vip.to_string(), "--end"]);
     worked.and(ended)?;
     Ok(Done::Shown)
 }
 
 /// Opens a window of the VIP's; the reason if this node has none.
-fn open(stage: &Stage, vip: IpAddr, time: &str) -> Result<Option<String>> {
+fn open(fixture: &Fixture, vip: IpAddr, time: &str) -> Result<Option<String>> {
     let arguments = ["grace", "--vip", &vip.to_string(), "--for", time];
-    let Finished { status, stderr, .. } = stage.nlmfo(&arguments)?;
+    let Finished { status, stderr, .. } = fixture.nlmfo(&arguments)?;
     let said = stderr.trim();
-    if status.code() == Some(Exit::Lacking as i32) {
+    if status.code() == Some(Exit::Unsupported as i32) {
         return Ok(Some(said.to_owned()));
     }
     ensure!(status.success(), "nlmfo grace --vip {vip}: {said}");
     Ok(None)
 }
 
-fn window(stage: &mut Stage, family: Family) -> Result<Done> {
+fn window(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let [vip, other] = family.vips();
-    let file = stage.file(vip)?;
+    let file = fixture.file(vip)?;
     let range = |slot: usize| Range::new(10 * slot as u64, 5);
     // A connection that is older than the gate cannot be followed, and may be closed.
-    let mut older = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let mut older = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     let mut clients = Vec::new();
-    let done = in_window(stage, vip, |stage| {
+    let done = in_window(fixture, vip, |fixture| {
         for version in [NlmVersion::V3, NlmVersion::V4] {
             for transport in [Transport::Tcp, Transport::Udp] {
                 let name = format!("by NLM {version} over {transport}");
-                clients.push((name, stage.client(vip, version, transport)?));
+                clients.push((name, fixture.client(vip, version, transport)?));
             }
         }
         for (slot, (name, client)) in clients.iter_mut().enumerate() {
@@ -97,7 +97,7 @@ fn window(stage: &mut Stage, family: Family) -> Result<Done> {
             let what = "a new lock over an older connection";
             answered(what, status, Status::DeniedGracePeriod)?;
         }
-        let mut bystander = stage.client(other, NlmVersion::V4, Transport::Tcp)?;
+        let mut bystander = fixture.client(other, NlmVersion::V4, Transport::Tcp)?;
         let status = bystander.lock(&file, 7, range(60), Mode::Write)?;
         answered("another VIP's new lock", status, Status::Granted)
     })?;
@@ -117,18 +117,18 @@ fn window(stage: &mut Stage, family: Family) -> Result<Done> {
     Ok(done)
 }
 
-fn ends_on_time(stage: &mut Stage) -> Result<Done> {
+fn ends_on_time(fixture: &mut Fixture) -> Result<Done> {
     const TIME: Duration = Duration::from_secs(4);
     /// The end is the kernel's, of which the first packet after it tells.
     const LATE: Duration = Duration::from_secs(5);
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
+    let file = fixture.file(vip)?;
     let before = Instant::now();
-    if let Some(reason) = open(stage, vip, &format!("{}s", TIME.as_secs()))? {
+    if let Some(reason) = open(fixture, vip, &format!("{}s", TIME.as_secs()))? {
         return Ok(Done::Unsupported(reason));
     }
     let opened = Instant::now();
-    let mut client = stage.client(vip, NlmVersion::V4, Transport::Udp)?;
+    let mut client = fixture.client(vip, NlmVersion::V4, Transport::Udp)?;
     until_for(TIME + LATE, "the window's end", || {
         Ok(match client.lock(&file, 7, Range::WHOLE, Mode::Write)? {
             Status::Granted => Seen::Yes(()),
@@ -138,7 +138,7 @@ fn ends_on_time(stage: &mut Stage) -> Result<Done> {
     let ended = Instant::now();
     ensure!(
         ended - before >= TIME && ended - opened <= TIME + LATE,
-        "a window of {TIME:?} ended {:?} after it was open, {:?} after it was asked for",
+        "a window of {TIME:?} ended {:?} after it was open, {:?} after it was requested",
         ended - opened,
         ended - before
     );
@@ -154,14 +154,14 @@ fn ends_on_time(stage: &mut Stage) -> Result<Done> {
     Ok(Done::Shown)
 }
 
-fn kernel_grace(stage: &mut Stage) -> Result<Done> {
+fn kernel_grace(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    in_window(stage, vip, |stage| {
-        stage.restart_into_grace(90)?;
+    let file = fixture.file(vip)?;
+    in_window(fixture, vip, |fixture| {
+        fixture.restart_into_grace(90)?;
         // The restart gives lockd new ports, which the gate has to follow.
         for is_kernels in [true, false] {
-            let mut client = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+            let mut client = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
             let start = if is_kernels { 0 } else { 10 };
             let when = if is_kernels { "in" } else { "after" };
             let status = client.lock(&file, 7, Range::new(start, 5), Mode::Write)?;
@@ -171,31 +171,31 @@ fn kernel_grace(stage: &mut Stage) -> Result<Done> {
             let what = format!("a reclaim {when} lockd's grace");
             answered(&what, status, Status::Granted)?;
             if is_kernels {
-                stage.end_lockds_grace()?;
+                fixture.end_lockds_grace()?;
             }
         }
         Ok(())
     })
 }
 
-fn waiter(stage: &mut Stage) -> Result<Done> {
+fn waiter(fixture: &mut Fixture) -> Result<Done> {
     let [vip, other] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    let mut holder = stage.client(other, NlmVersion::V4, Transport::Tcp)?;
+    let file = fixture.file(vip)?;
+    let mut holder = fixture.client(other, NlmVersion::V4, Transport::Tcp)?;
     holder.granted(|raw| raw.lock(&file, 1, Range::WHOLE, Mode::Write))?;
-    let mut waiter = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let mut waiter = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     let status = waiter.wait(&file, 2, Range::WHOLE, Mode::Write)?;
     answered("a LOCK that has to wait", status, Status::Blocked)?;
-    if stage.held(vip)?.waiters.is_empty() {
+    if fixture.held(vip)?.waiters.is_empty() {
         return Ok(Done::Unsupported(
             "this kernel queues no NLM request".into(),
         ));
     }
-    in_window(stage, vip, |stage| {
-        let held = stage.held(vip)?;
+    in_window(fixture, vip, |fixture| {
+        let held = fixture.held(vip)?;
         ensure!(held.is_empty(), "{held} when it had opened");
         holder.granted(|raw| raw.unlock(&file, 1, Range::WHOLE))?;
-        let held = stage.held(vip)?;
+        let held = fixture.held(vip)?;
         ensure!(held.is_empty(), "{held} when the lock was freed");
         Ok(())
     })

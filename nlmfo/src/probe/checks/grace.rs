@@ -7,15 +7,15 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::{Check, Done};
-use crate::bed::range::Range;
-use crate::bed::raw::RawClient;
-use crate::bed::server::{NFSD_GRACE, end_grace_of};
-use crate::bed::wait::{Seen, until_for};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::{Holding, answered};
-use crate::probe::stage::{Family, Stage};
 use crate::rpc::nlm::{Status, Test};
+use crate::testbed::range::Range;
+use crate::testbed::raw::RawClient;
+use crate::testbed::server::{NFSD_GRACE, end_grace_of};
+use crate::testbed::wait::{Seen, until_for};
 
 /// Seconds of a grace that is ended by our word.
 const LONG: u32 = 90;
@@ -27,13 +27,13 @@ pub fn checks() -> Vec<Check> {
     vec![
         Check::new(
             "lockd-restart",
-            "a restart of lockd lets go of everything, and it serves again",
+            "a restart of lockd releases everything, and lockd serves again",
             restart,
         ),
         Check::new(
             "grace-new-refused",
-            "in grace, new locks are refused to NLM v1, v3 and v4, over TCP and UDP, IPv4 and IPv6, \
-             until grace has ended",
+            "in grace, new locks by NLM v1, v3 and v4, over TCP and UDP, IPv4 and IPv6, are refused until \
+             grace has ended",
             new_refused,
         ),
         Check::new(
@@ -53,59 +53,59 @@ pub fn checks() -> Vec<Check> {
         ),
         Check::new(
             "grace-ended-by-lockd",
-            "a word to nlm_end_grace ends lockd's grace at once",
+            "a write to nlm_end_grace ends lockd's grace at once",
             ended_by_lockd,
         ),
         Check::new(
             "grace-ended-by-nfsd",
-            "nfsd's grace refuses NLM locks too, and a word to v4_end_grace ends it at once",
+            "nfsd's grace refuses NLM locks too, and a write to v4_end_grace ends it at once",
             ended_by_nfsd,
         ),
         Check::new(
             "grace-blocked-not-queued",
-            "a request that would wait is refused in grace, and gets nothing when the lock is freed",
+            "a request that would wait is refused in grace, and is not granted when the lock is freed",
             blocked_in_grace,
         ),
     ]
 }
 
-fn tcp(stage: &mut Stage, version: NlmVersion) -> Result<RawClient> {
+fn tcp(fixture: &mut Fixture, version: NlmVersion) -> Result<RawClient> {
     let [vip, _] = Family::Ipv4.vips();
-    stage.client(vip, version, Transport::Tcp)
+    fixture.client(vip, version, Transport::Tcp)
 }
 
-fn restart(stage: &mut Stage) -> Result<Done> {
+fn restart(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    Holding::take(stage, vip)?;
-    stage.restart_into_grace(LONG)?;
-    let left = stage.held(vip)?;
+    Holding::take(fixture, vip)?;
+    fixture.restart_into_grace(LONG)?;
+    let left = fixture.held(vip)?;
     ensure!(left.is_empty(), "{left} outlived lockd");
-    stage.end_lockds_grace()?;
-    Holding::take(stage, vip)?;
+    fixture.end_lockds_grace()?;
+    Holding::take(fixture, vip)?;
     Ok(Done::Shown)
 }
 
 /// A client of each NLM version that has the calls, transport and family.
-fn one_of_each(stage: &mut Stage, versions: &[NlmVersion]) -> Result<Vec<(String, RawClient)>> {
+fn one_of_each(fixture: &mut Fixture, versions: &[NlmVersion]) -> Result<Vec<(String, RawClient)>> {
     let mut clients = Vec::new();
     for family in Family::BOTH {
         let [vip, _] = family.vips();
         for version in versions {
             for transport in [Transport::Tcp, Transport::Udp] {
                 let name = format!("by NLM {version} over {transport} and {family}");
-                clients.push((name, stage.client(vip, *version, transport)?));
+                clients.push((name, fixture.client(vip, *version, transport)?));
             }
         }
     }
     Ok(clients)
 }
 
-fn new_refused(stage: &mut Stage) -> Result<Done> {
+fn new_refused(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    stage.restart_into_grace(LONG)?;
+    let file = fixture.file(vip)?;
+    fixture.restart_into_grace(LONG)?;
     let versions = [NlmVersion::V1, NlmVersion::V3, NlmVersion::V4];
-    let mut clients = one_of_each(stage, &versions)?;
+    let mut clients = one_of_each(fixture, &versions)?;
     let mut ask = |expected: Status| -> Result<()> {
         for (slot, (name, client)) in clients.iter_mut().enumerate() {
             let range = Range::new(10 * slot as u64, 5);
@@ -115,17 +115,17 @@ fn new_refused(stage: &mut Stage) -> Result<Done> {
         Ok(())
     };
     ask(Status::DeniedGracePeriod).context("in grace")?;
-    stage.end_lockds_grace()?;
+    fixture.end_lockds_grace()?;
     ask(Status::Granted).context("after grace")?;
     Ok(Done::Shown)
 }
 
-fn calls_refused(stage: &mut Stage) -> Result<Done> {
+fn calls_refused(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    stage.restart_into_grace(LONG)?;
+    let file = fixture.file(vip)?;
+    fixture.restart_into_grace(LONG)?;
     let refused = Status::DeniedGracePeriod;
-    for (name, mut client) in one_of_each(stage, &[NlmVersion::V4])? {
+    for (name, mut client) in one_of_each(fixture, &[NlmVersion::V4])? {
         let status = client.share(&file, 1, 0)?;
         answered(&format!("SHARE {name}"), status, refused)?;
         let status = client.unlock(&file, 7, Range::WHOLE)?;
@@ -135,16 +135,16 @@ fn calls_refused(stage: &mut Stage) -> Result<Done> {
         let told = client.test(&file, 7, Range::WHOLE, Mode::Write)?;
         ensure!(told == Test::Refused(refused), "TEST {name}: {told:?}");
     }
-    let held = stage.held(vip)?;
+    let held = fixture.held(vip)?;
     ensure!(held.is_empty(), "{held} in grace");
     Ok(Done::Shown)
 }
 
-fn reclaim_granted(stage: &mut Stage) -> Result<Done> {
+fn reclaim_granted(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    stage.restart_into_grace(LONG)?;
-    let mut clients = one_of_each(stage, &[NlmVersion::V3, NlmVersion::V4])?;
+    let file = fixture.file(vip)?;
+    fixture.restart_into_grace(LONG)?;
+    let mut clients = one_of_each(fixture, &[NlmVersion::V3, NlmVersion::V4])?;
     let mut ask = |offset: u64, expected: Status| -> Result<()> {
         for (slot, (name, client)) in clients.iter_mut().enumerate() {
             let range = Range::new(offset + 10 * slot as u64, 5);
@@ -154,12 +154,12 @@ fn reclaim_granted(stage: &mut Stage) -> Result<Done> {
         Ok(())
     };
     ask(0, Status::Granted).context("in grace")?;
-    stage.end_lockds_grace()?;
+    fixture.end_lockds_grace()?;
     ask(1000, Status::DeniedGracePeriod).context("after grace")?;
     Ok(Done::Shown)
 }
 
-fn ends_on_time(stage: &mut Stage) -> Result<Done> {
+fn ends_on_time(fixture: &mut Fixture) -> Result<Done> {
     /// A multiple of the server's nlm_timeout, to which lockd rounds it up.
     /// and far from the default of 50 s and from what others set.
     const SECONDS: u32 = 12;
@@ -167,11 +167,11 @@ fn ends_on_time(stage: &mut Stage) -> Result<Done> {
     /// The end is the kernel's deferred work, on a machine that may be busy.
     const LATE: Duration = Duration::from_secs(10);
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
+    let file = fixture.file(vip)?;
     let before = Instant::now();
-    stage.restart_into_grace(SECONDS)?;
+    fixture.restart_into_grace(SECONDS)?;
     let after = Instant::now();
-    let mut client = tcp(stage, NlmVersion::V4)?;
+    let mut client = tcp(fixture, NlmVersion::V4)?;
     until_for(LIMIT + LATE, "the end of grace", || {
         let status = client.lock(&file, 7, Range::WHOLE, Mode::Write)?;
         Ok(match status {
@@ -182,12 +182,12 @@ fn ends_on_time(stage: &mut Stage) -> Result<Done> {
     let ended = Instant::now();
     ensure!(
         ended - before >= LIMIT,
-        "it ended {:?} after the restart began, before the {LIMIT:?} that were set",
+        "it ended {:?} after the restart began, earlier than the configured {LIMIT:?}",
         ended - before
     );
     ensure!(
         ended - after <= LIMIT + LATE,
-        "it lasted {:?} and more, where {LIMIT:?} were set",
+        "it lasted {:?} and more, longer than the configured {LIMIT:?}",
         ended - after
     );
     Ok(Done::Shown)
@@ -197,13 +197,13 @@ fn ends_on_time(stage: &mut Stage) -> Result<Done> {
 ///
 /// nfsd's file says that its grace has ended before locks are granted: first nfsd tells
 /// nfsdcld (`nfsd4_end_grace()`, fs/nfsd/nfs4state.c, 6.12.117).
-fn ended_by(stage: &mut Stage, end: impl FnOnce(&mut Stage) -> Result<()>) -> Result<Done> {
+fn ended_by(fixture: &mut Fixture, end: impl FnOnce(&mut Fixture) -> Result<()>) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    let mut client = tcp(stage, NlmVersion::V4)?;
+    let file = fixture.file(vip)?;
+    let mut client = tcp(fixture, NlmVersion::V4)?;
     let status = client.lock(&file, 7, Range::WHOLE, Mode::Write)?;
     answered("a new lock in grace", status, Status::DeniedGracePeriod)?;
-    end(stage)?;
+    end(fixture)?;
     until_for(AT_ONCE, "a new lock after grace", || {
         let status = client.lock(&file, 7, Range::WHOLE, Mode::Write)?;
         Ok(match status {
@@ -214,33 +214,33 @@ fn ended_by(stage: &mut Stage, end: impl FnOnce(&mut Stage) -> Result<()>) -> Re
     Ok(Done::Shown)
 }
 
-fn ended_by_lockd(stage: &mut Stage) -> Result<Done> {
-    stage.restart_into_grace(LONG)?;
-    ended_by(stage, |stage| stage.end_lockds_grace())
+fn ended_by_lockd(fixture: &mut Fixture) -> Result<Done> {
+    fixture.restart_into_grace(LONG)?;
+    ended_by(fixture, |fixture| fixture.end_lockds_grace())
 }
 
-fn ended_by_nfsd(stage: &mut Stage) -> Result<Done> {
-    let ended = stage.in_nfsds_grace(LONG, |stage| {
-        ended_by(stage, |stage| {
-            end_grace_of(stage.server.place(), NFSD_GRACE)
+fn ended_by_nfsd(fixture: &mut Fixture) -> Result<Done> {
+    let ended = fixture.in_nfsds_grace(LONG, |fixture| {
+        ended_by(fixture, |fixture| {
+            end_grace_of(fixture.server.node(), NFSD_GRACE)
         })
     })?;
     Ok(ended.unwrap_or_else(Done::Unsupported))
 }
 
-fn blocked_in_grace(stage: &mut Stage) -> Result<Done> {
+fn blocked_in_grace(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
     // A program on the server itself: its lock outlives lockd.
-    let (file, path) = stage.file_and_path(vip)?;
+    let (file, path) = fixture.file_and_path(vip)?;
     let local = OpenOptions::new().write(true).open(&path)?;
     fcntl_lock(&local, FlockOperation::NonBlockingLockExclusive)
         .with_context(|| format!("a lock on {}", path.display()))?;
-    stage.restart_into_grace(LONG)?;
-    let mut client = tcp(stage, NlmVersion::V4)?;
+    fixture.restart_into_grace(LONG)?;
+    let mut client = tcp(fixture, NlmVersion::V4)?;
     let status = client.wait(&file, 7, Range::WHOLE, Mode::Write)?;
     answered("a LOCK that would wait", status, Status::DeniedGracePeriod)?;
     drop(local);
-    let held = stage.held(vip)?;
+    let held = fixture.held(vip)?;
     ensure!(held.is_empty(), "{held} in grace");
     Ok(Done::Shown)
 }

@@ -11,7 +11,7 @@ mod unlock;
 
 use anyhow::Result;
 
-use super::stage::{Family, Stage};
+use super::fixture::{Family, Fixture};
 
 /// A check that ran to its end.
 pub enum Done {
@@ -21,17 +21,17 @@ pub enum Done {
     Unsupported(String),
 }
 
-/// The name of the last check, which comes when the test bed is gone.
+/// The name of the last check, which comes when the testbed is gone.
 pub const LEAKS: &str = "leaks";
 
-type Run = Box<dyn Fn(&mut Stage) -> Result<Done> + Send + Sync>;
+type Run = Box<dyn Fn(&mut Fixture) -> Result<Done> + Send + Sync>;
 
 /// Something that a kernel should do.
 pub struct Check {
     pub name: String,
     /// What a pass proves, in a sentence.
     pub proves: String,
-    /// None: [`LEAKS`], which needs no test bed.
+    /// None: [`LEAKS`], which needs no testbed.
     run: Option<Run>,
 }
 
@@ -39,7 +39,7 @@ impl Check {
     fn new(
         name: impl Into<String>,
         proves: impl Into<String>,
-        run: impl Fn(&mut Stage) -> Result<Done> + Send + Sync + 'static,
+        run: impl Fn(&mut Fixture) -> Result<Done> + Send + Sync + 'static,
     ) -> Check {
         Check {
             name: name.into(),
@@ -49,9 +49,9 @@ impl Check {
     }
 
     /// Runs it; an error is what was seen instead of what it proves.
-    pub(super) fn run(&self, stage: &mut Stage) -> Result<Done> {
+    pub(super) fn run(&self, fixture: &mut Fixture) -> Result<Done> {
         match &self.run {
-            Some(run) => run(stage),
+            Some(run) => run(fixture),
             None => Ok(Done::Shown),
         }
     }
@@ -69,7 +69,7 @@ pub fn all() -> Vec<Check> {
     checks.extend(release::checks());
     checks.push(Check {
         name: LEAKS.into(),
-        proves: "nothing stays behind: modules and their uses, lockd's hosts, eBPF programs, routing rules, \
+        proves: "nothing is left behind: modules and their uses, lockd's hosts, eBPF programs, routing rules, \
                  settings; and the kernel logged no fault".into(),
         run: None,
     });

@@ -9,25 +9,24 @@ use crate::kernel::contract;
 use crate::kernel::preflight::{Capability, Facts};
 use crate::kernel::symbols::Symbols;
 use crate::observe::programs::{Programs, probed_functions};
-use crate::probe::stage::Stage;
+use crate::probe::fixture::Fixture;
 
 pub fn checks() -> Vec<Check> {
     vec![
         Check::new(
             "probe-points",
-            "every function that nlmfo probes is there, and every field and prototype is as it \
-             expects",
+            "every function that nlmfo probes exists, with the expected prototype and fields",
             points,
         ),
         Check::new(
             "verifier",
-            "the kernel's verifier takes every eBPF program of nlmfo's",
+            "the kernel's verifier accepts every eBPF program of nlmfo",
             verifier,
         ),
     ]
 }
 
-fn points(_: &mut Stage) -> Result<Done> {
+fn points(_: &mut Fixture) -> Result<Done> {
     let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
     let facts = Facts::gather(&functions);
     let mut wrong: Vec<String> = (facts.functions.iter())
@@ -47,7 +46,7 @@ fn points(_: &mut Stage) -> Result<Done> {
     Ok(Done::Shown)
 }
 
-fn verifier(_: &mut Stage) -> Result<Done> {
+fn verifier(_: &mut Fixture) -> Result<Done> {
     let layout = crate::kernel::layout::load()?;
     let refused: Vec<String> = Programs::load(&layout)?
         .verify()

@@ -3,48 +3,48 @@
 use anyhow::{Result, ensure};
 
 use super::{Check, Done, for_both};
-use crate::bed::range::Range;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
-use crate::probe::stage::{Family, Stage};
+use crate::probe::fixture::{Family, Fixture};
+use crate::testbed::range::Range;
 
 pub fn checks() -> Vec<Check> {
     for_both(|family| {
         Check::new(
             format!("merge-split-{family}"),
-            "locks of one owner that touch become one, a hole makes two, and snapshot and \
-             /proc/locks show the same",
-            move |stage| merge_and_split(stage, family),
+            "adjacent locks of one owner merge, an unlocked hole splits them, and snapshot and \
+             /proc/locks agree",
+            move |fixture| merge_and_split(fixture, family),
         )
     })
     .collect()
 }
 
-fn merge_and_split(stage: &mut Stage, family: Family) -> Result<Done> {
+fn merge_and_split(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let [vip, _] = family.vips();
-    let file = stage.file(vip)?;
-    let mut client = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let file = fixture.file(vip)?;
+    let mut client = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     for range in [Range::new(0, 10), Range::new(10, 10), Range::new(5, 10)] {
         client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
     }
-    ensure_ranges(stage, family, &[(0, 19)])?;
+    ensure_ranges(fixture, family, &[(0, 19)])?;
     client.granted(|raw| raw.unlock(&file, 7, Range::new(5, 5)))?;
-    ensure_ranges(stage, family, &[(0, 4), (10, 19)])?;
+    ensure_ranges(fixture, family, &[(0, 4), (10, 19)])?;
     // Another mode splits, too.
     client.granted(|raw| raw.lock(&file, 7, Range::new(12, 2), Mode::Read))?;
-    ensure_ranges(stage, family, &[(0, 4), (10, 11), (12, 13), (14, 19)])?;
+    ensure_ranges(fixture, family, &[(0, 4), (10, 11), (12, 13), (14, 19)])?;
     client.granted(|raw| raw.unlock(&file, 7, Range::WHOLE))?;
-    ensure_ranges(stage, family, &[])?;
+    ensure_ranges(fixture, family, &[])?;
     Ok(Done::Shown)
 }
 
-fn ensure_ranges(stage: &mut Stage, family: Family, expected: &[(u64, u64)]) -> Result<()> {
+fn ensure_ranges(fixture: &mut Fixture, family: Family, expected: &[(u64, u64)]) -> Result<()> {
     let [vip, _] = family.vips();
-    let mut seen: Vec<(u64, u64)> = (stage.held(vip)?.locks.iter())
+    let mut seen: Vec<(u64, u64)> = (fixture.held(vip)?.locks.iter())
         .map(|(_, _, _, range, _)| (range.start, range.end))
         .collect();
     seen.sort_unstable();
-    let listed: Vec<(u64, u64)> = (stage.server.locks()?.iter())
+    let listed: Vec<(u64, u64)> = (fixture.server.locks()?.iter())
         .map(|lock| (lock.start, lock.end.unwrap_or(u64::MAX)))
         .collect();
     ensure!(

@@ -7,15 +7,15 @@ use anyhow::{Result, bail, ensure};
 use tokio::runtime::Builder;
 
 use super::{Check, Done, for_both};
-use crate::bed::command::run;
-use crate::bed::range::Range;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::{Held, Holding};
-use crate::probe::stage::{Family, Stage};
 use crate::release::free_all::FreeAll;
 use crate::release::reboot::Reboot;
-use crate::release::{Job, Target, Turn, Way, target};
+use crate::release::{Job, Method, Target, Turn, target};
+use crate::testbed::command::run;
+use crate::testbed::range::Range;
 
 /// In the server's own `/run`.
 const STATE: &str = "/run/nlmfo-probe-state";
@@ -29,16 +29,16 @@ pub fn checks() -> Vec<Check> {
             format!("release-{family}"),
             "nlmfo failover --phase release releases exactly one VIP's locks, waiters and shares, \
              and leaves no route behind",
-            move |stage| release(stage, family),
+            move |fixture| release(fixture, family),
         )
     })
     .collect();
     checks.extend(for_both(|family| {
         Check::new(
             format!("release-free-all-{family}"),
-            "calls in clients' names release exactly one VIP's locks, waiters and shares, those \
-             of NLM v1 too",
-            move |stage| free_all(stage, family),
+            "FREE_ALL calls for clients release exactly one VIP's locks, waiters and shares, \
+             including those of NLM v1",
+            move |fixture| free_all(fixture, family),
         )
     }));
     checks.push(Check::new(
@@ -49,50 +49,55 @@ pub fn checks() -> Vec<Check> {
     checks
 }
 
-fn free_all(stage: &mut Stage, family: Family) -> Result<Done> {
+fn free_all(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let [vip, other] = family.vips();
-    let _mine = Holding::take(stage, vip)?;
-    let others = Holding::take(stage, other)?;
-    let before = routes(stage)?;
+    let _mine = Holding::take(fixture, vip)?;
+    let others = Holding::take(fixture, other)?;
+    let before = routes(fixture)?;
     let way = FreeAll {
-        netns: stage.netns(),
+        netns: fixture.netns(),
         deadline: CALL,
         overall: 3 * CALL,
     };
-    let targets = target::targets(&stage.table()?, vip, stage.netns());
-    by_way(stage, &way, vip, &targets)?;
-    ensure_released(stage, vip, &Held::default(), other, &others.held)?;
-    ensure_same_routes(stage, &before)?;
+    let targets = target::targets(&fixture.table()?, vip, fixture.netns());
+    by_way(fixture, &way, vip, &targets)?;
+    ensure_released(fixture, vip, &Held::default(), other, &others.held)?;
+    ensure_same_routes(fixture, &before)?;
     Ok(Done::Shown)
 }
 
-fn reboot_notice(stage: &mut Stage) -> Result<Done> {
+fn reboot_notice(fixture: &mut Fixture) -> Result<Done> {
     let [vip, other] = Family::Ipv4.vips();
-    let file = stage.file(vip)?;
-    let mut bystander = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let file = fixture.file(vip)?;
+    let mut bystander = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     bystander.granted(|raw| raw.lock(&file, 7, Range::new(100, 5), Mode::Write))?;
-    let kept = stage.held(vip)?;
-    let mut client = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let kept = fixture.held(vip)?;
+    let mut client = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     for start in [0, 10, 20] {
         client.granted(|raw| raw.lock(&file, 7, Range::new(start, 5), Mode::Write))?;
     }
-    let address = stage.client_address(vip);
-    let table = stage.table()?;
+    let address = fixture.client_address(vip);
+    let table = fixture.table()?;
     let way = Reboot {
-        elsewhere: target::clients_of_others(&table, vip, stage.netns()),
+        elsewhere: target::clients_of_others(&table, vip, fixture.netns()),
         deadline: CALL,
     };
-    let mut targets = target::targets(&table, vip, stage.netns());
+    let mut targets = target::targets(&table, vip, fixture.netns());
     targets.retain(|target| target.host.client == address);
-    by_way(stage, &way, vip, &targets)?;
-    ensure_released(stage, vip, &kept, other, &Held::default())?;
+    by_way(fixture, &way, vip, &targets)?;
+    ensure_released(fixture, vip, &kept, other, &Held::default())?;
     Ok(Done::Shown)
 }
 
 /// Releases by one way alone, each of whose calls must succeed.
-fn by_way<W: Way + Sync>(stage: &Stage, way: &W, vip: IpAddr, targets: &[Target]) -> Result<()> {
+fn by_way<W: Method + Sync>(
+    fixture: &Fixture,
+    way: &W,
+    vip: IpAddr,
+    targets: &[Target],
+) -> Result<()> {
     ensure!(!targets.is_empty(), "the snapshot shows no host of {vip}");
-    let report = stage.server.place().within(|| {
+    let report = fixture.server.node().within(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(runtime.block_on(async {
             let turn = &Turn::take(CALL).await?;
@@ -105,12 +110,12 @@ fn by_way<W: Way + Sync>(stage: &Stage, way: &W, vip: IpAddr, targets: &[Target]
     Ok(())
 }
 
-fn release(stage: &mut Stage, family: Family) -> Result<Done> {
+fn release(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let [vip, other] = family.vips();
-    let _mine = Holding::take(stage, vip)?;
-    let others = Holding::take(stage, other)?;
-    let before = routes(stage)?;
-    stage.nlmfo_done(&[
+    let _mine = Holding::take(fixture, vip)?;
+    let others = Holding::take(fixture, other)?;
+    let before = routes(fixture)?;
+    fixture.nlmfo_done(&[
         "failover",
         "--vip",
         &vip.to_string(),
@@ -120,21 +125,21 @@ fn release(stage: &mut Stage, family: Family) -> Result<Done> {
         "--state-dir",
         STATE,
     ])?;
-    ensure_released(stage, vip, &Held::default(), other, &others.held)?;
-    ensure_same_routes(stage, &before)?;
+    ensure_released(fixture, vip, &Held::default(), other, &others.held)?;
+    ensure_same_routes(fixture, &before)?;
     Ok(Done::Shown)
 }
 
 /// Of `vip`'s, `kept` must be left, and of `other`'s all.
 fn ensure_released(
-    stage: &mut Stage,
+    fixture: &mut Fixture,
     vip: IpAddr,
     kept: &Held,
     other: IpAddr,
     others: &Held,
 ) -> Result<()> {
-    let (left, others_left) = (stage.held(vip)?, stage.held(other)?);
-    ensure!(left == *kept, "{left} are left, {kept} should be");
+    let (left, others_left) = (fixture.held(vip)?, fixture.held(other)?);
+    ensure!(left == *kept, "expected {kept} to remain, found {left}");
     ensure!(
         others_left == *others,
         "another VIP's {others} became {others_left}"
@@ -142,8 +147,8 @@ fn ensure_released(
     Ok(())
 }
 
-fn ensure_same_routes(stage: &Stage, before: &str) -> Result<()> {
-    let after = routes(stage)?;
+fn ensure_same_routes(fixture: &Fixture, before: &str) -> Result<()> {
+    let after = routes(fixture)?;
     ensure!(
         before == after,
         "the rules and routes were\n{before}and are now\n{after}"
@@ -152,8 +157,8 @@ fn ensure_same_routes(stage: &Stage, before: &str) -> Result<()> {
 }
 
 /// The server's rules, and its routes but for those in the kernel's cache.
-fn routes(stage: &Stage) -> Result<String> {
-    let place = stage.server.place();
+fn routes(fixture: &Fixture) -> Result<String> {
+    let node = fixture.server.node();
     let mut text = String::new();
     for arguments in [
         &["rule", "show"][..],
@@ -162,7 +167,7 @@ fn routes(stage: &Stage) -> Result<String> {
         &["-6", "route", "show", "table", "all"],
         &["-brief", "link", "show"],
     ] {
-        text += &run(place.command("ip").args(arguments))?;
+        text += &run(node.command("ip").args(arguments))?;
     }
     Ok(text)
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail, ensure};
 
 use super::{Check, Done, for_both};
-use crate::bed::range::Range;
-use crate::bed::wait::{Seen, until_for};
 use crate::kernel::netlink::{Command, NetlinkError, NfsdNetlink};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
+use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::Holding;
 use crate::probe::known::Symptom;
-use crate::probe::stage::{Family, Stage};
 use crate::rpc::nsm;
+use crate::testbed::range::Range;
+use crate::testbed::wait::{Seen, until_for};
 
 const UNLOCK_IP: &str = "/proc/fs/nfsd/unlock_ip";
 const UNLOCK_FILESYSTEM: &str = "/proc/fs/nfsd/unlock_filesystem";
@@ -38,16 +38,16 @@ pub fn checks() -> Vec<Check> {
             Check::new(
                 format!("unlock-{name}-{family}"),
                 format!(
-                    "{means} releases exactly one {family} VIP's locks, waiters and shares, and \
-                     tells the truth about it"
+                    "{means} releases exactly one {family} VIP's locks, waiters and shares, and reports it \
+             correctly"
                 ),
-                move |stage| unlock_ip(stage, family, by),
+                move |fixture| unlock_ip(fixture, family, by),
             )
         }));
     }
     checks.push(Check::new(
         "unlock-ip-bad-strings",
-        "unlock_ip refuses what is no address, and releases nothing by it or by another address",
+        "unlock_ip refuses invalid addresses, and releases nothing for them or for another address",
         bad_strings,
     ));
     for (by, name, means) in [
@@ -57,56 +57,54 @@ pub fn checks() -> Vec<Check> {
         checks.push(Check::new(
             format!("unlock-filesystem-{name}"),
             format!("{means} releases exactly one filesystem's locks, waiters and shares"),
-            move |stage| unlock_filesystem(stage, by),
+            move |fixture| unlock_filesystem(fixture, by),
         ));
     }
     checks.extend(for_both(|family| {
         Check::new(
             format!("reboot-notice-{family}"),
-            "a client's SM_NOTIFY releases what it has, through every VIP, and no other client's",
-            move |stage| reboot_notice(stage, family),
+            "a client's SM_NOTIFY releases its locks through every VIP, and no other client's",
+            move |fixture| reboot_notice(fixture, family),
         )
     }));
     checks
 }
 
 impl By {
-    fn unlock(self, stage: &Stage, vip: IpAddr) -> Result<()> {
-        let place = stage.server.place();
+    fn unlock(self, fixture: &Fixture, vip: IpAddr) -> Result<()> {
+        let node = fixture.server.node();
         match self {
-            By::Procfs => place.write(UNLOCK_IP, &format!("{vip}\n")),
-            By::Netlink => place.within(|| Ok(NfsdNetlink::open()?.unlock_ip(vip)?)),
+            By::Procfs => node.write(UNLOCK_IP, &format!("{vip}\n")),
+            By::Netlink => node.within(|| Ok(NfsdNetlink::open()?.unlock_ip(vip)?)),
         }
     }
 
-    fn unlock_export(self, stage: &Stage) -> Result<()> {
+    fn unlock_export(self, fixture: &Fixture) -> Result<()> {
         match self {
-            By::Procfs => stage.unlock_export(),
-            By::Netlink => stage
+            By::Procfs => fixture.unlock_export(),
+            By::Netlink => fixture
                 .server
-                .place()
-                .within(|| Ok(NfsdNetlink::open()?.unlock_filesystem(&stage.export_path())?)),
+                .node()
+                .within(|| Ok(NfsdNetlink::open()?.unlock_filesystem(&fixture.export_path())?)),
         }
     }
 
     /// Why this kernel does not have it.
-    fn missing(self, stage: &Stage, command: Command) -> Result<Option<String>> {
-        let place = stage.server.place();
+    fn missing(self, fixture: &Fixture, command: Command) -> Result<Option<String>> {
+        let node = fixture.server.node();
         match self {
             By::Procfs => {
                 let file = match command {
                     Command::UnlockIp => UNLOCK_IP,
                     _ => UNLOCK_FILESYSTEM,
                 };
-                let is_missing = !place.path(file).exists();
+                let is_missing = !node.path(file).exists();
                 Ok(is_missing.then(|| format!("this kernel has no {file}")))
             }
-            By::Netlink => place.within(|| {
+            By::Netlink => node.within(|| {
                 Ok(match NfsdNetlink::open() {
                     Ok(netlink) if netlink.offers(command) => None,
-                    Ok(_) => {
-                        Some("this kernel's nfsd has no such command: it came with 7.2".into())
-                    }
+                    Ok(_) => Some("this kernel's nfsd has no such command (requires 7.2)".into()),
                     Err(error @ NetlinkError::NoFamily) => Some(error.to_string()),
                     Err(error) => return Err(error.into()),
                 })
@@ -115,33 +113,30 @@ impl By {
     }
 }
 
-fn unlock_ip(stage: &mut Stage, family: Family, by: By) -> Result<Done> {
-    if let Some(reason) = by.missing(stage, Command::UnlockIp)? {
+fn unlock_ip(fixture: &mut Fixture, family: Family, by: By) -> Result<Done> {
+    if let Some(reason) = by.missing(fixture, Command::UnlockIp)? {
         return Ok(Done::Unsupported(reason));
     }
     let [vip, other] = family.vips();
-    let (mine, others) = (Holding::take(stage, vip)?, Holding::take(stage, other)?);
-    let said = by.unlock(stage, vip);
-    let (left, others_left) = (stage.held(vip)?, stage.held(other)?);
+    let (mine, others) = (Holding::take(fixture, vip)?, Holding::take(fixture, other)?);
+    let said = by.unlock(fixture, vip);
+    let (left, others_left) = (fixture.held(vip)?, fixture.held(other)?);
     ensure!(
         others_left == others.held,
-        "it took what was held through another address: {} became {others_left}",
+        "it released locks of another address: {} became {others_left}",
         others.held
     );
     match said {
         Ok(()) if left.is_empty() => Ok(Done::Shown),
         Ok(()) if left == mine.held => {
-            Err(Error::from(Symptom::NothingReleased).context(format!("{left} are left")))
+            Err(Error::from(Symptom::NothingReleased).context(format!("{left} remain")))
         }
-        Ok(()) => bail!(
-            "it said success, and of {} there are {left} left",
-            mine.held
-        ),
-        Err(error) if left.is_empty() => bail!("it released everything, and said {error:#}"),
+        Ok(()) => bail!("it reported success, but {left} of {} remain", mine.held),
+        Err(error) if left.is_empty() => bail!("it released everything but reported {error:#}"),
         Err(error) if left == mine.held && is_invalid(&error) && vip.is_ipv6() => {
-            Err(Error::from(Symptom::Ipv6Refused).context(format!("{error:#}; {left} are left")))
+            Err(Error::from(Symptom::Ipv6Refused).context(format!("{error:#}; {left} remain")))
         }
-        Err(error) => bail!("it was refused: {error:#}; {left} are left"),
+        Err(error) => bail!("it was refused: {error:#}; {left} remain"),
     }
 }
 
@@ -153,12 +148,12 @@ fn is_invalid(error: &Error) -> bool {
     .any(|error| error.kind() == io::ErrorKind::InvalidInput)
 }
 
-fn bad_strings(stage: &mut Stage) -> Result<Done> {
-    if let Some(reason) = By::Procfs.missing(stage, Command::UnlockIp)? {
+fn bad_strings(fixture: &mut Fixture) -> Result<Done> {
+    if let Some(reason) = By::Procfs.missing(fixture, Command::UnlockIp)? {
         return Ok(Done::Unsupported(reason));
     }
     let [vip, other] = Family::Ipv4.vips();
-    let holding = Holding::take(stage, vip)?;
+    let holding = Holding::take(fixture, vip)?;
     let strings = [
         vip.to_string(),
         "\n".into(),
@@ -172,65 +167,65 @@ fn bad_strings(stage: &mut Stage) -> Result<Done> {
     ];
     let taken: Vec<&String> = strings
         .iter()
-        .filter(|text| stage.server.place().write(UNLOCK_IP, text).is_ok())
+        .filter(|text| fixture.server.node().write(UNLOCK_IP, text).is_ok())
         .collect();
-    ensure!(taken.is_empty(), "it took {taken:?} for an address");
+    ensure!(taken.is_empty(), "it accepted {taken:?} as an address");
     // Addresses of nobody may be taken, and must hit nobody.
     for text in ["10.77.0.99\n", "0.0.0.0\n"] {
-        let _ = stage.server.place().write(UNLOCK_IP, text);
+        let _ = fixture.server.node().write(UNLOCK_IP, text);
     }
-    let left = stage.held(vip)?;
+    let left = fixture.held(vip)?;
     ensure!(
         left == holding.held,
-        "none was this VIP's address, and {} became {left}",
+        "none was the address of this VIP, but {} became {left}",
         holding.held
     );
     Ok(Done::Shown)
 }
 
-fn unlock_filesystem(stage: &mut Stage, by: By) -> Result<Done> {
-    if let Some(reason) = by.missing(stage, Command::UnlockFilesystem)? {
+fn unlock_filesystem(fixture: &mut Fixture, by: By) -> Result<Done> {
+    if let Some(reason) = by.missing(fixture, Command::UnlockFilesystem)? {
         return Ok(Done::Unsupported(reason));
     }
     let [vip, other] = Family::Ipv4.vips();
-    let _here = [Holding::take(stage, vip)?, Holding::take(stage, other)?];
-    let elsewhere = stage.file_elsewhere(vip)?;
-    let mut client = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let _here = [Holding::take(fixture, vip)?, Holding::take(fixture, other)?];
+    let elsewhere = fixture.file_elsewhere(vip)?;
+    let mut client = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     client.granted(|raw| raw.lock(&elsewhere, 7, Range::WHOLE, Mode::Write))?;
-    let address = stage.client_address(vip);
+    let address = fixture.client_address(vip);
 
-    by.unlock_export(stage)?;
-    let left = stage.held(other)?;
-    ensure!(left.is_empty(), "{left} are left on that filesystem");
-    let left = stage.held(vip)?;
+    by.unlock_export(fixture)?;
+    let left = fixture.held(other)?;
+    ensure!(left.is_empty(), "{left} remain on that filesystem");
+    let left = fixture.held(vip)?;
     ensure!(
         left.locks.len() == 1
             && left.locks[0].0.client == address
             && left.waiters.is_empty()
             && left.shares.is_empty(),
-        "one lock is held on another filesystem, and {left} are left"
+        "expected one lock on the other filesystem to remain, found {left}"
     );
     Ok(Done::Shown)
 }
 
-fn reboot_notice(stage: &mut Stage, family: Family) -> Result<Done> {
+fn reboot_notice(fixture: &mut Fixture, family: Family) -> Result<Done> {
     const DEADLINE: Duration = Duration::from_secs(10);
     let [vip, other] = family.vips();
-    let file = stage.file(vip)?;
-    let mut bystander = stage.client(vip, NlmVersion::V4, Transport::Tcp)?;
+    let file = fixture.file(vip)?;
+    let mut bystander = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     bystander.granted(|raw| raw.lock(&file, 7, Range::new(100, 5), Mode::Write))?;
-    let kept = stage.held(vip)?;
+    let kept = fixture.held(vip)?;
     let mut clients = [
-        stage.client(vip, NlmVersion::V4, Transport::Tcp)?,
-        stage.same_client(vip, NlmVersion::V3, Transport::Udp)?,
-        stage.same_client(other, NlmVersion::V4, Transport::Tcp)?,
+        fixture.client(vip, NlmVersion::V4, Transport::Tcp)?,
+        fixture.same_client(vip, NlmVersion::V3, Transport::Udp)?,
+        fixture.same_client(other, NlmVersion::V4, Transport::Tcp)?,
     ];
     for (slot, client) in clients.iter_mut().enumerate() {
         let range = Range::new(10 * slot as u64, 5);
         client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
     }
-    let address = stage.client_address(vip);
-    let notified = stage.clients_place().within(|| {
+    let address = fixture.client_address(vip);
+    let notified = fixture.clients_place().within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -238,9 +233,9 @@ fn reboot_notice(stage: &mut Stage, family: Family) -> Result<Done> {
         let tell = nsm::tell(vip, address, &name, 3, DEADLINE);
         runtime.block_on(tell).context("SM_NOTIFY to the server")
     })?;
-    ensure!(notified, "the server's statd is not to be found");
+    ensure!(notified, "the server's statd was not found");
     until_for(DEADLINE, "the client's locks to go", || {
-        let (left, elsewhere) = (stage.held(vip)?, stage.held(other)?);
+        let (left, elsewhere) = (fixture.held(vip)?, fixture.held(other)?);
         Ok(match left == kept && elsewhere.is_empty() {
             true => Seen::Yes(()),
             false => Seen::No(format!(

@@ -18,7 +18,7 @@ pub(super) fn draw(app: &App, theme: &Theme, line: usize, canvas: &mut Canvas) {
         super::filter(app, theme),
     );
     if events.is_empty() {
-        canvas.line("Nothing has happened since the watch began.");
+        canvas.line("No events since the watch started.");
     }
     let width = canvas.width();
     if canvas.area.height >= ROOM_FOR_MORE && width > 0 {

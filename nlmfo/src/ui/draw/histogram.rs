@@ -19,7 +19,7 @@ pub(super) const WIDTH: usize = BAR * BARS;
 pub(super) fn draw(buckets: &Buckets, height: usize, theme: &Theme, canvas: &mut Canvas) {
     let calls: u64 = buckets.iter().sum();
     let title = format!(
-        "LOCK latency, {} calls since the watch began",
+        "LOCK latency, {} calls since the watch started",
         text::count(calls)
     );
     canvas.line(Span::styled(title, theme.dim()));

@@ -122,7 +122,7 @@ fn first_seen(count: usize, selected: usize, height: usize) -> usize {
 /// What holds for the whole node: two lines, and more if something is wrong.
 fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
     let Some(tick) = &app.world().tick else {
-        canvas.line("nlmfo watch: taking the first look");
+        canvas.line("nlmfo watch: taking the first snapshot");
         return;
     };
     let sum = |of: fn(&super::tick::VipTick) -> u64| tick.vips.iter().map(of).sum::<u64>();
@@ -144,8 +144,8 @@ fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
     canvas.line(Span::styled(second_line(tick), theme.dim()));
     let server = match tick.server {
         Server::Serving => None,
-        Server::Stopped => Some("nfsd has stopped: lockd serves nobody; waiting for it"),
-        Server::NotLoaded => Some("lockd is gone from the kernel; waiting for it"),
+        Server::Stopped => Some("nfsd has stopped; waiting for it"),
+        Server::NotLoaded => Some("lockd was unloaded; waiting for it"),
     };
     let troubles = tick.troubles.iter().map(String::as_str);
     for trouble in server.into_iter().chain(troubles).take(2) {
@@ -160,7 +160,7 @@ fn second_line(tick: &Tick) -> String {
         (Some(true), Some(true)) => "lockd+nfsd",
         (Some(true), _) => "lockd",
         (_, Some(true)) => "nfsd",
-        (None, None) => "not known",
+        (None, None) => "unknown",
         _ => "none",
     };
     let pace = &tick.pace;

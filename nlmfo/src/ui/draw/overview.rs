@@ -77,8 +77,8 @@ pub(super) fn draw(app: &App, theme: &Theme, canvas: &mut Canvas) {
     canvas.line_and_right(headings, notes);
     if rows.is_empty() {
         canvas.line(match app.world().vips().is_empty() {
-            true => "No VIP has locks, waiters or shares, and none was used since the watch began.",
-            false => "No VIP is taken by the filter; Esc clears it.",
+            true => "No VIP has locks, waiters or shares, or was used since the watch started.",
+            false => "No VIP matches the filter; Esc clears it.",
         });
     }
     canvas.list(rows.len(), selected, |place| {
@@ -196,7 +196,7 @@ pub(super) fn what_goes_on(vip: &VipTick) -> String {
     if let Some(window) = &vip.window {
         let when = match window.open {
             true => format!("grace: {} s left", window.left_ms.div_ceil(1000)),
-            false => "grace has ended".to_owned(),
+            false => "grace ended".to_owned(),
         };
         let lockd = &window.lockd;
         return format!(

@@ -22,7 +22,7 @@ const BEFORE_FILE: usize = 2 + 13 + 16 + 11 + 6 + 6 + 1;
 pub(super) fn draw(app: &App, theme: &Theme, vip: IpAddr, line: usize, canvas: &mut Canvas) {
     let Some(tick) = app.world().vip(vip) else {
         canvas.line(format!(
-            "{vip} has no locks any more, and was not used since; Esc goes back"
+            "{vip} has no locks and was not used since; Esc goes back"
         ));
         return;
     };
@@ -68,8 +68,8 @@ pub(super) fn draw(app: &App, theme: &Theme, vip: IpAddr, line: usize, canvas: &
     let now = app.world().tick.as_ref().map_or(0, |tick| tick.elapsed_ms);
     let Some(detail) = app.world().details.get(&vip).filter(|_| !lines.is_empty()) else {
         canvas.line(match app.filter() {
-            "" => "Nothing is held, waited for or reserved.",
-            _ => "Nothing is taken by the filter.",
+            "" => "No locks, waiters or shares.",
+            _ => "Nothing matches the filter.",
         });
         return;
     };
@@ -149,7 +149,7 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
             Text::raw(cells.line(width, theme))
         }
         Line::More(count) => {
-            let text = format!("  and {count} more, which found no room");
+            let text = format!("  and {count} more");
             Text::styled(text, theme.dim())
         }
     }

@@ -162,7 +162,9 @@ impl Live {
             }
         };
         if let Err(error) = self.locks.take(table, at_ms, self.first) {
-            troubles.push(format!("reading the list of mounted filesystems: {error}"));
+            troubles.push(format!(
+                "cannot read the list of mounted filesystems: {error}"
+            ));
         }
         let cost = thread_time() - began;
         self.look = Look {

@@ -13,20 +13,20 @@ use crate::ui::tick::{SCHEMA, Tick};
 pub enum RecordingError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("writing the recording {}", path.display())]
+    #[error("cannot write the recording {}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("reading the recording {}", path.display())]
+    #[error("cannot read the recording {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("the recording {} has no tick in it", path.display())]
+    #[error("the recording {} contains no tick", path.display())]
     Empty { path: PathBuf },
-    #[error("the recording {}, line {line}, is damaged, or none of nlmfo's", path.display())]
+    #[error("{}, line {line}, is damaged or not a recording of nlmfo", path.display())]
     Damaged {
         path: PathBuf,
         line: usize,
         source: serde_json::Error,
     },
     #[error(
-        "the recording {}, line {line}, has the schema {schema:?}, and this nlmfo reads {SCHEMA:?}: \
+        "the recording {}, line {line}, has the schema {schema:?}, but this nlmfo reads {SCHEMA:?}: \
          replay it with the version that wrote it", path.display()
     )]
     Foreign {
@@ -180,7 +180,7 @@ mod tests {
         for text in ["old", "", "{\"schema\":\"nlmfo.record/1\"}\n"] {
             let (_folder, path) = written(text);
             let error = Recorder::create(&path).unwrap_err().to_string();
-            assert!(error.contains("is not replaced"), "{error}");
+            assert!(error.contains("exists and is not a recording"), "{error}");
             assert_eq!(std::fs::read(&path).unwrap(), text.as_bytes());
         }
     }
@@ -199,7 +199,7 @@ mod tests {
             let (_folder, path) = written(text);
             Reader::open(&path).unwrap_err().to_string()
         };
-        assert!(error("").contains("has no tick"));
+        assert!(error("").contains("contains no tick"));
         assert!(error("# text\n").contains("line 1"));
         let record = "{\"schema\":\"nlmfo.record/1\"}\n";
         assert!(error(record).contains("\"nlmfo.record/1\""));

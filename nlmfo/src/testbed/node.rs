@@ -4,7 +4,7 @@
 //! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket, statd's records
 //! and exportfs's tables would be shared otherwise; and a configuration without the
 //! node's own, which may name ports and addresses. It is kept alive by a holder process.
-//! The holder ends with the [`Place`], or with the process that made it, however that
+//! The holder ends with the [`TestNode`], or with the process that made it, however that
 //! ends, takes the place's NFS server and processes with it, and sets lockd back as it
 //! was for the whole machine.
 
@@ -45,7 +45,7 @@ const READY: &str = "ready";
 
 /// Where commands run. Dropping a place that is not the root ends its
 /// namespaces, and with them their interfaces and mounts.
-pub struct Place {
+pub struct TestNode {
     name: String,
     kind: Kind,
 }
@@ -70,10 +70,10 @@ impl Drop for Holder {
     }
 }
 
-impl Place {
+impl TestNode {
     /// This machine's own namespaces.
-    pub fn root() -> Place {
-        Place {
+    pub fn root() -> TestNode {
+        TestNode {
             name: "root".into(),
             kind: Kind::Root,
         }
@@ -81,15 +81,15 @@ impl Place {
 
     /// Another machine, on which `runner` (a program with its first arguments, as
     /// `ssh host`) runs the program and the arguments that it is given.
-    pub fn remote(name: &str, runner: Vec<OsString>) -> Place {
-        Place {
+    pub fn remote(name: &str, runner: Vec<OsString>) -> TestNode {
+        TestNode {
             name: name.into(),
             kind: Kind::Remote(runner),
         }
     }
 
     /// New namespaces with `name` as host name, loopback up and nothing else.
-    pub fn create(name: &str) -> Result<Place> {
+    pub fn create(name: &str) -> Result<TestNode> {
         let mut child = Command::new(env::current_exe()?)
             .args([COMMAND, name])
             .stdin(Stdio::piped())
@@ -109,12 +109,12 @@ impl Place {
         if line.trim() != READY {
             bail!("namespace {name} was not made; its holder's errors are above");
         }
-        let place = Place {
+        let node = TestNode {
             name: name.into(),
             kind: Kind::Namespaces(holder),
         };
-        run(place.command("ip").args(["link", "set", "lo", "up"]))?;
-        Ok(place)
+        run(node.command("ip").args(["link", "set", "lo", "up"]))?;
+        Ok(node)
     }
 
     pub fn name(&self) -> &str {
@@ -290,14 +290,14 @@ pub fn hold(name: &str) -> Result<()> {
 
 /// Returns when standard input ends, or SIGTERM has come.
 fn wait_for_end(is_told: &AtomicBool) -> Result<()> {
-    const LOOK: Timespec = Timespec {
+    const POLL_INTERVAL: Timespec = Timespec {
         tv_sec: 1,
         tv_nsec: 0,
     };
     let mut stdin = io::stdin().lock();
     while !is_told.load(Ordering::Relaxed) {
         let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
-        match poll(&mut fds, Some(&LOOK)) {
+        match poll(&mut fds, Some(&POLL_INTERVAL)) {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) if stdin.read(&mut [0; 64])? == 0 => return Ok(()),
             Ok(_) => {}

@@ -14,20 +14,20 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::held::Held;
 use super::known::Kernel;
 use super::log;
-use crate::bed::command::{Finished, finish, run, run_with_input};
-use crate::bed::handles::FileHandle;
-use crate::bed::place::Place;
-use crate::bed::raw::{RawClient, RawNet};
-use crate::bed::server::{
-    LOCKD_GRACE, NFSD_GRACE, NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, Server,
-    end_grace_of, export_folder, mount,
-};
-use crate::bed::wait::{Seen, until_for};
 use crate::kernel;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::programs::Programs;
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::LockTable;
+use crate::testbed::command::{Finished, finish, run, run_with_input};
+use crate::testbed::handles::FileHandle;
+use crate::testbed::node::TestNode;
+use crate::testbed::raw::{RawClient, RawNet};
+use crate::testbed::server::{
+    LOCKD_GRACE, NFSD_GRACE, NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, Server,
+    end_grace_of, export_folder, mount,
+};
+use crate::testbed::wait::{Seen, until_for};
 
 /// The export and a second one; both lie in the server's own `/run`.
 const EXPORT: &str = "/run/nlmfo-probe";
@@ -44,7 +44,7 @@ const NO_NFSV4: &[&str] = &[
 ];
 
 /// How long to read again while locks change underfoot.
-const PATIENCE: Duration = Duration::from_secs(5);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// lockd calls a client for so long at the most that does not answer.
 const HOSTS: Duration = Duration::from_secs(60);
@@ -77,8 +77,8 @@ impl fmt::Display for Family {
     }
 }
 
-/// The test bed with all that the checks need.
-pub struct Stage {
+/// The testbed with all that the checks need.
+pub struct Fixture {
     net: RawNet,
     pub server: Server,
     snapshots: Snapshots,
@@ -88,24 +88,24 @@ pub struct Stage {
     files: u32,
 }
 
-impl Stage {
+impl Fixture {
     /// lockd must be in the kernel. `on_place` is told the process that holds a place, as
     /// soon as there is one.
-    pub fn up(kernel: &Kernel, mut on_place: impl FnMut(u32)) -> Result<Stage> {
+    pub fn up(kernel: &Kernel, mut on_place: impl FnMut(u32)) -> Result<Fixture> {
         let layout = kernel::layout::load()?;
         let snapshots = Snapshots::attach(Programs::load(&layout)?)?;
-        let place = Place::create("nlmfo-probe")?;
-        on_place(place.pid());
-        let netns = fs::metadata(format!("/proc/{}/ns/net", place.pid()))?.ino();
-        let server = Server::start(place, Path::new(EXPORT))?;
-        mount("tmpfs", server.place(), Path::new(OTHER_EXPORT))?;
-        export_folder(server.place(), Path::new(OTHER_EXPORT), 2)?;
+        let node = TestNode::create("nlmfo-probe")?;
+        on_place(node.pid());
+        let netns = fs::metadata(format!("/proc/{}/ns/net", node.pid()))?.ino();
+        let server = Server::start(node, Path::new(EXPORT))?;
+        mount("tmpfs", server.node(), Path::new(OTHER_EXPORT))?;
+        export_folder(server.node(), Path::new(OTHER_EXPORT), 2)?;
         for vip in Family::BOTH.iter().flat_map(|family| family.vips()) {
             server.add_vip(vip)?;
         }
         let net = RawNet::join(&server)?;
-        on_place(net.place().pid());
-        Ok(Stage {
+        on_place(net.node().pid());
+        Ok(Fixture {
             net,
             server,
             snapshots,
@@ -127,7 +127,7 @@ impl Stage {
         self.same_client(vip, version, transport)
     }
 
-    /// The last [`Stage::client`] again: another host of lockd's at the same address.
+    /// The last [`Fixture::client`] again: another host of lockd's at the same address.
     pub fn same_client(
         &self,
         vip: IpAddr,
@@ -137,14 +137,14 @@ impl Stage {
         self.net.client(self.clients, vip, version, transport)
     }
 
-    /// The address of the last [`Stage::client`].
+    /// The address of the last [`Fixture::client`].
     pub fn client_address(&self, vip: IpAddr) -> IpAddr {
-        crate::bed::raw::address(self.clients, vip)
+        crate::testbed::raw::address(self.clients, vip)
     }
 
     /// The namespace of all clients.
-    pub fn clients_place(&self) -> &Place {
-        self.net.place()
+    pub fn clients_place(&self) -> &TestNode {
+        self.net.node()
     }
 
     /// A new file in the export.
@@ -180,10 +180,10 @@ impl Stage {
 
     /// All that the server's lockd holds.
     pub fn table(&mut self) -> Result<LockTable> {
-        let snapshot = self.snapshots.take(None, PATIENCE)?;
+        let snapshot = self.snapshots.take(None, SNAPSHOT_TIMEOUT)?;
         ensure!(
             snapshot.is_exact(),
-            "the kernel's lists changed each time they were read, for {PATIENCE:?}"
+            "the kernel's lists changed each time they were read, for {SNAPSHOT_TIMEOUT:?}"
         );
         let netns = self.netns;
         Ok(snapshot.table.part(|host| host.netns == netns))
@@ -202,10 +202,10 @@ impl Stage {
     /// This nlmfo, on the server, whatever comes of it.
     pub fn nlmfo(&self, arguments: &[&str]) -> Result<Finished> {
         let this = env::current_exe().context("this program's path")?;
-        finish(self.server.place().command(this).args(arguments), "")
+        finish(self.server.node().command(this).args(arguments), "")
     }
 
-    /// [`Stage::nlmfo`], which must succeed.
+    /// [`Fixture::nlmfo`], which must succeed.
     pub fn nlmfo_done(&self, arguments: &[&str]) -> Result<()> {
         let finished = self.nlmfo(arguments)?;
         ensure!(
@@ -257,11 +257,11 @@ impl Stage {
     /// Stops nfsd and starts it again, with `seconds` of grace before lockd grants new
     /// locks. nfsd's own grace is ended at once, so that lockd's alone counts.
     pub fn restart_into_grace(&mut self, seconds: u32) -> Result<()> {
-        let place = self.server.place();
-        place.write(NLM_GRACE_PERIOD, &seconds.to_string())?;
+        let node = self.server.node();
+        node.write(NLM_GRACE_PERIOD, &seconds.to_string())?;
         self.server.stop_nfsd()?;
         self.server.start_nfsd()?;
-        end_grace_of(self.server.place(), NFSD_GRACE)?;
+        end_grace_of(self.server.node(), NFSD_GRACE)?;
         self.net.look_up_ports(&self.server)
     }
 
@@ -273,13 +273,13 @@ impl Stage {
     pub fn in_nfsds_grace<T>(
         &mut self,
         seconds: u32,
-        work: impl FnOnce(&mut Stage) -> Result<T>,
+        work: impl FnOnce(&mut Fixture) -> Result<T>,
     ) -> Result<Result<T, String>> {
         let [vip, _] = Family::Ipv4.vips();
         let [was_lease, was_grace] =
             self.set_v4_times([seconds; 2].map(|time| time.to_string()))?;
         self.server.end_grace()?;
-        let clients = self.net.place();
+        let clients = self.net.node();
         clients.create_dir(V4_MOUNT)?;
         let mounted = finish(
             (clients.command("mount"))
@@ -292,7 +292,7 @@ impl Stage {
             false if NO_NFSV4.iter().any(|words| said.contains(words)) => {
                 Ok(Err(format!("this machine has no NFSv4 client: {said}")))
             }
-            false => Err(anyhow!("mounting by NFSv4: {said}")),
+            false => Err(anyhow!("NFSv4 mount failed: {said}")),
             true => self.restart_for_nfsds_grace().and_then(|is_in_grace| {
                 ensure!(
                     is_in_grace,
@@ -303,7 +303,7 @@ impl Stage {
         };
         self.server.end_grace()?;
         if mounted.status.success() {
-            run((self.net.place().command("umount")).args(["-f", V4_MOUNT]))?;
+            run((self.net.node().command("umount")).args(["-f", V4_MOUNT]))?;
         }
         self.set_v4_times([was_lease, was_grace])?;
         done
@@ -315,29 +315,29 @@ impl Stage {
         self.server.start_nfsd()?;
         self.end_lockds_grace()?;
         self.net.look_up_ports(&self.server)?;
-        Ok(!self.server.place().read(NFSD_GRACE)?.starts_with('Y'))
+        Ok(!self.server.node().read(NFSD_GRACE)?.starts_with('Y'))
     }
 
     /// Sets NFSv4's lease and grace times, for which nfsd has to stop: what they were.
     fn set_v4_times(&mut self, times: [String; 2]) -> Result<[String; 2]> {
-        let place = self.server.place();
-        let were = [place.read(NFSD_LEASE_TIME)?, place.read(NFSD_GRACE_TIME)?];
+        let node = self.server.node();
+        let were = [node.read(NFSD_LEASE_TIME)?, node.read(NFSD_GRACE_TIME)?];
         self.server.stop_nfsd()?;
-        place.write(NFSD_LEASE_TIME, &times[0])?;
-        place.write(NFSD_GRACE_TIME, &times[1])?;
+        node.write(NFSD_LEASE_TIME, &times[0])?;
+        node.write(NFSD_GRACE_TIME, &times[1])?;
         self.server.start_nfsd()?;
         self.net.look_up_ports(&self.server)?;
         Ok(were.map(|text| text.trim().to_owned()))
     }
 
     pub fn end_lockds_grace(&self) -> Result<()> {
-        end_grace_of(self.server.place(), LOCKD_GRACE)
+        end_grace_of(self.server.node(), LOCKD_GRACE)
     }
 
     /// Brings the server back to serving, with nothing held.
     pub fn sweep(&mut self) -> Result<()> {
-        let place = self.server.place();
-        if place.read("/proc/fs/nfsd/threads")?.trim() == "0" {
+        let node = self.server.node();
+        if node.read("/proc/fs/nfsd/threads")?.trim() == "0" {
             self.server.start_nfsd()?;
         }
         self.server.end_grace()?;
@@ -355,7 +355,7 @@ impl Stage {
     }
 
     fn until_empty(&mut self) -> Result<()> {
-        until_for(PATIENCE, "an empty server", || {
+        until_for(SNAPSHOT_TIMEOUT, "an empty server", || {
             let held = Held::of(&self.table()?);
             Ok(match held.is_empty() {
                 true => Seen::Yes(()),
@@ -371,13 +371,13 @@ impl Stage {
 
     /// The export, as programs of this machine reach it.
     pub fn export_path(&self) -> PathBuf {
-        self.server.place().path(EXPORT)
+        self.server.node().path(EXPORT)
     }
 
     fn unlock_filesystem(&self, path: &str) -> Result<()> {
-        let place = self.server.place();
+        let node = self.server.node();
         // The kernel looks the path up in the mount namespace of whoever writes.
-        let mut tee = place.command("tee");
+        let mut tee = node.command("tee");
         tee.arg("/proc/fs/nfsd/unlock_filesystem");
         run_with_input(&mut tee, &format!("{path}\n"))?;
         Ok(())

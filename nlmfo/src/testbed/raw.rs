@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::runtime::{Builder, Runtime};
 
 use super::handles::{self, FileHandle, NFS_PORT};
-use super::place::Place;
+use super::node::TestNode;
 use super::range::Range;
 use super::server::{BRIDGE, MOUNTD_PORT, Server};
 
@@ -31,7 +31,7 @@ const OLD_HANDLE: usize = 32;
 
 /// The namespace of the raw clients, on one server's bridge.
 pub struct RawNet {
-    place: Place,
+    node: TestNode,
     ports: Registered,
 }
 
@@ -49,23 +49,23 @@ pub fn address(number: u16, vip: IpAddr) -> IpAddr {
 impl RawNet {
     /// Cables the namespace to the server and looks up the ports of its lockd.
     pub fn join(server: &Server) -> Result<RawNet> {
-        let place = Place::create("raw")?;
-        server.place().ip(&format!(
+        let node = TestNode::create("raw")?;
+        server.node().ip(&format!(
             "link add vraw type veth peer name eth0 netns {pid}\n\
              link set vraw master {BRIDGE} up\n",
-            pid = place.pid(),
+            pid = node.pid(),
         ))?;
         // IPv6 has no AnyIP in bind(2) without this.
-        place.write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?;
-        place.ip("link set eth0 up\n\
+        node.write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1")?;
+        node.ip("link set eth0 up\n\
              addr add 10.77.2.1/16 dev eth0\n\
              addr add fd77::2:1/64 dev eth0 nodad\n\
              route add local 10.78.0.0/16 dev lo\n\
              route add local fd78::/64 dev lo\n")?;
-        server.place().ip("route add 10.78.0.0/16 via 10.77.2.1\n\
+        server.node().ip("route add 10.78.0.0/16 via 10.77.2.1\n\
              route add fd78::/64 via fd77::2:1\n")?;
         let ports = ports(server)?;
-        Ok(RawNet { place, ports })
+        Ok(RawNet { node, ports })
     }
 
     /// Asks again for the ports of a lockd that has restarted.
@@ -74,8 +74,8 @@ impl RawNet {
         Ok(())
     }
 
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn node(&self) -> &TestNode {
+        &self.node
     }
 
     /// Where the lockd of `vip` takes calls of this kind.
@@ -125,7 +125,7 @@ impl RawNet {
         names: &[String],
     ) -> Result<Vec<FileHandle>> {
         for name in names {
-            let path = server.place().path(export).join(name);
+            let path = server.node().path(export).join(name);
             std::fs::File::create(&path).with_context(|| path.display().to_string())?;
         }
         let address = address(0, vip);
@@ -163,7 +163,7 @@ impl RawNet {
         transport: Transport,
         source: IpAddr,
     ) -> Result<(Runtime, Client)> {
-        self.place.within(|| {
+        self.node.within(|| {
             let runtime = runtime()?;
             let rpc = runtime.block_on(Client::connect(Endpoint {
                 peer,
@@ -187,7 +187,7 @@ pub fn credential() -> Credential {
 }
 
 fn ports(server: &Server) -> Result<Registered> {
-    server.place().within(|| {
+    server.node().within(|| {
         runtime()?
             .block_on(Registered::look_up(DEADLINE))
             .context("ports of the server's lockd")

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 /// up on the virtual machine.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-const POLL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a condition saw when it was looked at.
 pub enum Seen<T> {
@@ -41,7 +41,7 @@ pub fn until_for<T>(
             Seen::No(seen) if Instant::now() >= deadline => {
                 bail!("waited {limit:?} for {what}; seen last: {seen}")
             }
-            Seen::No(_) => thread::sleep(POLL),
+            Seen::No(_) => thread::sleep(POLL_INTERVAL),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! A test bed: an NFS server and its raw clients in namespaces of their own, with the
+//! A testbed: an NFS server and its raw clients in namespaces of their own, with the
 //! node's own nfs-utils. `nlmfo probe` runs on it, and the lab's scenarios.
 
 pub mod command;
 pub mod handles;
-pub mod place;
+pub mod node;
 pub mod proc_locks;
 pub mod range;
 pub mod raw;

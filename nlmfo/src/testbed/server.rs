@@ -8,7 +8,7 @@ use std::process::Child;
 use anyhow::{Context, Result};
 
 use super::command::{run, silent, tool};
-use super::place::Place;
+use super::node::TestNode;
 use super::proc_locks::{self, PosixLock};
 use super::wait::{Seen, until};
 
@@ -50,7 +50,7 @@ pub enum Filesystem {
 
 /// A running nfsd and lockd, with everything they need.
 pub struct Server {
-    place: Place,
+    node: TestNode,
     export: PathBuf,
     daemons: Daemons,
 }
@@ -58,29 +58,29 @@ pub struct Server {
 impl Server {
     /// Starts the server with a new tmpfs on `export`, and ends both grace
     /// periods, so that locks can be taken at once.
-    pub fn start(place: Place, export: &Path) -> Result<Server> {
-        Self::start_with(Filesystem::Tmpfs, place, export)
+    pub fn start(node: TestNode, export: &Path) -> Result<Server> {
+        Self::start_with(Filesystem::Tmpfs, node, export)
     }
 
     /// [`Server::start`] with another filesystem.
-    pub fn start_with(filesystem: Filesystem, place: Place, export: &Path) -> Result<Server> {
+    pub fn start_with(filesystem: Filesystem, node: TestNode, export: &Path) -> Result<Server> {
         run(tool("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
-        make_bridge(&place)?;
+        make_bridge(&node)?;
         match filesystem {
-            Filesystem::Tmpfs => mount("tmpfs", &place, export)?,
-            Filesystem::Ext4 => mount_ext4(&place, export)?,
+            Filesystem::Tmpfs => mount("tmpfs", &node, export)?,
+            Filesystem::Ext4 => mount_ext4(&node, export)?,
         }
-        let daemons = Daemons::start(&place)?;
-        export_folder(&place, export, 1)?;
+        let daemons = Daemons::start(&node)?;
+        export_folder(&node, export, 1)?;
         Ok(Server {
-            place,
+            node,
             export: export.into(),
             daemons,
         })
     }
 
-    pub fn place(&self) -> &Place {
-        &self.place
+    pub fn node(&self) -> &TestNode {
+        &self.node
     }
 
     /// The exported directory.
@@ -90,7 +90,7 @@ impl Server {
 
     /// Adds a virtual server address.
     pub fn add_vip(&self, vip: IpAddr) -> Result<()> {
-        self.place.ip(&match vip {
+        self.node.ip(&match vip {
             IpAddr::V4(v4) => format!("addr add {v4}/32 dev {BRIDGE}\n"),
             IpAddr::V6(v6) => format!("addr add {v6}/128 dev {BRIDGE} nodad\n"),
         })
@@ -98,29 +98,29 @@ impl Server {
 
     pub fn remove_vip(&self, vip: IpAddr) -> Result<()> {
         let prefix = if vip.is_ipv4() { 32 } else { 128 };
-        self.place
+        self.node
             .ip(&format!("addr del {vip}/{prefix} dev {BRIDGE}\n"))
     }
 
     /// What the kernel holds on the exported filesystem, in order.
     pub fn locks(&self) -> Result<Vec<PosixLock>> {
-        proc_locks::on_filesystem_of(&self.place.path(&self.export))
+        proc_locks::on_filesystem_of(&self.node.path(&self.export))
     }
 
     /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
     pub fn end_grace(&self) -> Result<()> {
-        self.daemons.end_grace(&self.place)
+        self.daemons.end_grace(&self.node)
     }
 
     /// Stops nfsd's threads, and with them lockd's serving of this place.
     pub fn stop_nfsd(&self) -> Result<()> {
-        run(self.place.command("rpc.nfsd").arg("0"))?;
+        run(self.node.command("rpc.nfsd").arg("0"))?;
         Ok(())
     }
 
     /// Starts nfsd again after [`Server::stop_nfsd`], in its grace and lockd's.
     pub fn start_nfsd(&self) -> Result<()> {
-        start_nfsd(&self.place)
+        start_nfsd(&self.node)
     }
 }
 
@@ -131,12 +131,12 @@ pub struct Daemons {
 
 impl Daemons {
     /// Starts them, and ends both grace periods, so that locks can be taken at once.
-    pub fn start(place: &Place) -> Result<Daemons> {
-        start_rpc(place)?;
-        mount("nfsd", place, Path::new("/proc/fs/nfsd"))?;
-        mount("rpc_pipefs", place, Path::new("/run/rpc_pipefs"))?;
+    pub fn start(node: &TestNode) -> Result<Daemons> {
+        start_rpc(node)?;
+        mount("nfsd", node, Path::new("/proc/fs/nfsd"))?;
+        mount("rpc_pipefs", node, Path::new("/run/rpc_pipefs"))?;
         let daemons = Daemons {
-            nfsdcld: start_nfsdcld(place)?,
+            nfsdcld: start_nfsdcld(node)?,
         };
         // Short periods: whatever cannot be ended by hand ends soon.
         for (file, seconds) in [
@@ -145,32 +145,32 @@ impl Daemons {
             (NFSD_LEASE_TIME, "10"),
             (NFSD_GRACE_TIME, "10"),
         ] {
-            place.write(file, seconds)?;
+            node.write(file, seconds)?;
         }
-        start_nfsd(place)?;
-        run(place
+        start_nfsd(node)?;
+        run(node
             .command("rpc.mountd")
             .args(["--port", &MOUNTD_PORT.to_string()]))?;
-        daemons.end_grace(place)?;
+        daemons.end_grace(node)?;
         Ok(daemons)
     }
 
     /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
-    fn end_grace(&self, place: &Place) -> Result<()> {
-        end_grace_of(place, LOCKD_GRACE)?;
-        end_grace_of(place, NFSD_GRACE)
+    fn end_grace(&self, node: &TestNode) -> Result<()> {
+        end_grace_of(node, LOCKD_GRACE)?;
+        end_grace_of(node, NFSD_GRACE)
     }
 }
 
 /// Ends the grace whose control file this is ([`LOCKD_GRACE`] or [`NFSD_GRACE`]).
-pub fn end_grace_of(place: &Place, control: &str) -> Result<()> {
+pub fn end_grace_of(node: &TestNode, control: &str) -> Result<()> {
     until(&format!("the end of grace by {control}"), || {
-        let state = place.read(control)?;
+        let state = node.read(control)?;
         if state.starts_with('Y') {
             return Ok(Seen::Yes(()));
         }
         // EBUSY while client tracking still starts: look again.
-        let said = place.write(control, "Y").err();
+        let said = node.write(control, "Y").err();
         Ok(Seen::No(format!(
             "{control} reads {state:?}; write: {said:?}"
         )))
@@ -184,16 +184,16 @@ impl Drop for Daemons {
     }
 }
 
-fn start_nfsd(place: &Place) -> Result<()> {
-    run(place.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
+fn start_nfsd(node: &TestNode) -> Result<()> {
+    run(node.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
     Ok(())
 }
 
 /// Exports a folder to everyone; file handles begin with `fsid`.
-pub fn export_folder(place: &Place, folder: &Path, fsid: u32) -> Result<()> {
+pub fn export_folder(node: &TestNode, folder: &Path, fsid: u32) -> Result<()> {
     // exportfs reads this file even when the export is on its command line.
-    run(place.command("touch").arg("/etc/exports"))?;
-    run(place
+    run(node.command("touch").arg("/etc/exports"))?;
+    run(node
         .command("exportfs")
         .args(["-o", &export_options(fsid)])
         .arg(format!("*:{}", folder.display())))?;
@@ -206,8 +206,8 @@ pub fn export_options(fsid: u32) -> String {
 }
 
 /// The bridge for clients, with an address of the place's own.
-pub fn make_bridge(place: &Place) -> Result<()> {
-    place.ip(&format!(
+pub fn make_bridge(node: &TestNode) -> Result<()> {
+    node.ip(&format!(
         "link set lo up\n\
          link add {BRIDGE} address {BRIDGE_MAC} type bridge\n\
          link set {BRIDGE} up\n\
@@ -217,13 +217,13 @@ pub fn make_bridge(place: &Place) -> Result<()> {
 }
 
 /// Mounts a filesystem of this kind, which needs no device.
-pub fn mount(kind: &str, place: &Place, at: &Path) -> Result<()> {
-    place.create_dir(at)?;
-    run(place.command("mount").args(["-t", kind, kind]).arg(at))?;
+pub fn mount(kind: &str, node: &TestNode, at: &Path) -> Result<()> {
+    node.create_dir(at)?;
+    run(node.command("mount").args(["-t", kind, kind]).arg(at))?;
     Ok(())
 }
 
-fn mount_ext4(place: &Place, at: &Path) -> Result<()> {
+fn mount_ext4(node: &TestNode, at: &Path) -> Result<()> {
     const IMAGE: &str = "/tmp/export.img";
     const BYTES: u64 = 32 << 20;
     File::create(IMAGE)
@@ -231,9 +231,9 @@ fn mount_ext4(place: &Place, at: &Path) -> Result<()> {
         .context(IMAGE)?;
     // Without udev nothing loads it when its control device is missing.
     run(tool("modprobe").arg("loop"))?;
-    run(place.command("mkfs.ext4").args(["-q", "-F", IMAGE]))?;
-    place.create_dir(at)?;
-    run(place
+    run(node.command("mkfs.ext4").args(["-q", "-F", IMAGE]))?;
+    node.create_dir(at)?;
+    run(node
         .command("mount")
         .args(["-t", "ext4", "-o", "loop", IMAGE])
         .arg(at))?;
@@ -242,17 +242,17 @@ fn mount_ext4(place: &Place, at: &Path) -> Result<()> {
 
 /// rpcbind and statd, which an NFSv3 server and client both need. Each returns
 /// once it serves.
-pub fn start_rpc(place: &Place) -> Result<()> {
-    run(place.command("rpcbind").arg("-w"))?;
-    run(place.command("rpc.statd").arg("--no-notify"))?;
+pub fn start_rpc(node: &TestNode) -> Result<()> {
+    run(node.command("rpcbind").arg("-w"))?;
+    run(node.command("rpc.statd").arg("--no-notify"))?;
     Ok(())
 }
 
 /// With nfsdcld up before nfsd, nfsd knows that no NFSv4 client can reclaim
 /// and skips a grace of 90 s, which would refuse NLM locks too. nfsd looks for
 /// its pipe's reader at start: wait until nfsdcld watches the directory.
-fn start_nfsdcld(place: &Place) -> Result<Child> {
-    let mut nfsdcld = silent(place.command("nfsdcld"))
+fn start_nfsdcld(node: &TestNode) -> Result<Child> {
+    let mut nfsdcld = silent(node.command("nfsdcld"))
         .args(["-F", "-p", "/run/rpc_pipefs"])
         .spawn()
         .context("cannot start nfsdcld")?;
