@@ -2,7 +2,7 @@
 //! under their own names.
 //!
 //! The compiler and the linker are those that `cargo xtask toolchain` prepared,
-//! in the folder that `xtask/src/toolchain` describes. `NLMFO_EBPF_ELF` names a folder
+//! in the directory that `xtask/src/toolchain` describes. `NLMFO_EBPF_ELF` names a directory
 //! with ready-made ELFs instead; then nothing is compiled here.
 
 use std::{
@@ -72,7 +72,7 @@ fn without_dwarf(elf: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
-/// Runs cargo for the kernel side and returns the folder with its objects; a rebuild
+/// Runs cargo for the kernel side and returns the directory with its objects; a rebuild
 /// after a change takes seconds.
 fn build(out_dir: &Path) -> Result<PathBuf> {
     let workspace = workspace()?;
@@ -89,7 +89,7 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
     );
 
     // One for all profiles of the host: the kernel side is always optimised. Not
-    // the folder that the outer cargo has locked.
+    // the directory that the outer cargo has locked.
     let target_dir = target_dir(out_dir)?.join("ebpf");
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
@@ -145,15 +145,15 @@ fn toolchain(workspace: &Path) -> Result<PathBuf> {
     let toolchain = cache.join("ebpf-toolchain");
     if !toolchain.join("about").exists() {
         bail!(
-            "there is no eBPF toolchain in {}: run `cargo xtask build`, \
-             or name a folder of ready-made ELFs in NLMFO_EBPF_ELF",
+            "no eBPF toolchain in {}: run `cargo xtask build`, or name a directory with built objects \
+             in NLMFO_EBPF_ELF",
             toolchain.display()
         );
     }
     Ok(toolchain)
 }
 
-/// The folder of the outer cargo's output, from `TARGET/PROFILE/build/PACKAGE/out`.
+/// The directory of the outer cargo's output, from `TARGET/PROFILE/build/PACKAGE/out`.
 fn target_dir(out_dir: &Path) -> Result<&Path> {
     out_dir
         .ancestors()

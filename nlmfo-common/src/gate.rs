@@ -1,5 +1,5 @@
 //! What the grace gate and the audit share with the tool: what is to be done for
-//! which VIP, and what came of it. Times are nanoseconds of `CLOCK_MONOTONIC`, the
+//! which VIP, and the result of it. Times are nanoseconds of `CLOCK_MONOTONIC`, the
 //! clock of `bpf_ktime_get_ns`; 0 means never.
 
 use crate::Addr;

@@ -1,11 +1,11 @@
-//! What the objects of the kernel side have in common: `nlmfo-ebpf`, which observes
+//! What the eBPF objects share: `nlmfo-ebpf`, which observes
 //! lockd while nlmfo runs, `nlmfo-gate`, which stays in the kernel for as long as a
 //! grace window is open, and `nlmfo-sockets`, which reads lockd's ports.
 //!
 //! # Contracts
 //!
-//! Above each program stands what it relies on, in a comment that is read by machine
-//! (`nlmfo/src/kernel/contract`) and compared with kernels by `cargo xtask contracts`:
+//! A comment above each program states what it relies on. It is machine-readable
+//! (`nlmfo/src/kernel/contract`), and `cargo xtask contracts` compares it with kernels:
 //!
 //! ```text
 //! // kernel: int f(struct old *x)
@@ -14,16 +14,16 @@
 //! // seen: 7.2 7.3
 //! // context: lockd's thread, no lock held
 //! //
-//! // Whatever else is to be said of it.
+//! // Other remarks.
 //! #[kprobe]
 //! ```
 //!
 //! | entry | says |
 //! |---|---|
 //! | `kernel` | the function's prototype, on one line, as BTF has it: names count as types do, integers are called as the compiler calls them (`short unsigned int`). A program on return may write `(...)` for the parameters |
-//! | `hook` | in place of it, in words: what a program sits on that is on no kernel function |
+//! | `hook` | in place of it, as text: what a program sits on that is on no kernel function |
 //! | `seen` | the kernel series on which that was compared (`kernel`) or run (`hook`), ascending; a prototype holds from its first one up to the next prototype's |
-//! | `context` | who runs it, and what is held meanwhile |
+//! | `context` | the thread that runs it, and the locks it holds |
 //!
 //! An entry may go on over several lines, but for `kernel`; an empty comment line ends
 //! them. A program without them fails the tests, as does one that nlmfo attaches to

@@ -1,7 +1,7 @@
-//! `cargo xtask contracts` behind the scenes: compares what nlmfo relies on with
-//! kernels that are not running.
+//! The comparison of `cargo xtask contracts`: what nlmfo uses against kernels that are not
+//! running.
 //!
-//! Arguments in pairs: a kernel's release, and the folder that `xtask/src/lab/types.rs`
+//! Arguments in pairs: a kernel's release, and the directory that `xtask/src/lab/types.rs`
 //! made of its files. Exit status 1 if anything differs.
 
 use std::fs::File;
@@ -56,18 +56,14 @@ fn check(contracts: &[Contract], release: &str, folder: &Path) -> Result<Checked
 fn print(release: &str, checked: &Checked) {
     let functions = checked.functions;
     match checked.mismatches.len() {
-        0 => println!(
-            "✓ {release}: {functions} functions, and all fields and objects, are as nlmfo relies on"
-        ),
-        count => println!(
-            "✗ {release}: {count} mismatches; {functions} functions are as nlmfo relies on"
-        ),
+        0 => println!("✓ {release}: all {functions} functions, fields and objects match"),
+        count => println!("✗ {release}: {count} mismatches; {functions} functions match"),
     }
     for mismatch in &checked.mismatches {
         println!("  - {}", mismatch.to_string().replace('\n', "\n  "));
     }
     if !checked.unseen.is_empty() {
         let programs = checked.unseen.join(" ");
-        println!("  this series is new to the comments of {programs}");
+        println!("  this kernel series is not yet in the contract comments of {programs}");
     }
 }

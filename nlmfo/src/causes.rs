@@ -1,9 +1,9 @@
-//! Errors with their causes. A message of ours does not repeat its cause; whoever shows it
-//! in a report or a sentence shows it with [`chain`].
+//! Errors with their causes. A message does not repeat its cause; [`chain`] shows both in a
+//! report or sentence.
 
 use std::error::Error;
 
-/// An error and its causes on one line, each once: others' messages often end with their
+/// An error and its causes on one line, each once: messages of other crates often end with their
 /// cause.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -210,12 +210,12 @@ pub struct ReleaseArgs {
     /// Show the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// If locks remain, also release all locks on this exported filesystem, including those of
-    /// other VIPs (repeatable)
+    /// Release all locks on this exported filesystem if locks remain, including those of other
+    /// VIPs (repeatable)
     #[arg(long, value_name = "PATH")]
     pub unlock_filesystem: Vec<PathBuf>,
-    /// If locks remain, also tell lockd that their clients rebooted; clients that use other
-    /// VIPs are left out
+    /// Tell lockd that clients rebooted if their locks remain; clients that use other VIPs are
+    /// left out
     #[arg(long)]
     pub reboot_notice: bool,
     /// Maximum time for the release
@@ -268,7 +268,7 @@ pub struct TakeoverArgs {
     /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Which new locks to refuse during grace
+    /// New locks to refuse during grace
     #[arg(long, value_enum, default_value = "vip")]
     pub scope: Scope,
     /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
@@ -291,7 +291,7 @@ pub struct GraceArgs {
     /// List grace windows with time left, reclaims, refused locks and violations
     #[arg(long)]
     pub list: bool,
-    /// Which new locks to refuse during grace
+    /// New locks to refuse during grace
     #[arg(long, value_enum, default_value = "vip", conflicts_with_all = ["end", "list"])]
     pub scope: Scope,
     /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
@@ -413,7 +413,7 @@ pub struct WatchArgs {
     /// Print one JSON object per line and tick instead of the screen
     #[arg(long, conflicts_with = "replay")]
     pub json: bool,
-    /// Also write each tick to FILE, for --replay
+    /// Write each tick to FILE too, for --replay
     #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "once"])]
     pub record: Option<PathBuf>,
     /// Play a recording instead of showing this node; works without root

@@ -1,11 +1,9 @@
-//! Names that others chose: file names, the names that clients call themselves, statd's
-//! names, and the names of nodes in records, books and recordings.
-//!
-//! A name is any bytes. It is shown, on a terminal, in JSON, in a log line and on the
-//! dashboard, as the same text: what could move a cursor, end a line, reorder text or is
-//! no UTF-8 is escaped, as in bash's `$'…'`, and so is the backslash. The text therefore
-//! leads back to the bytes, and a record carries a name unharmed from one node to the
-//! other.
+//! Names that others chose: file names, client names, statd's names, and node names in records,
+//! books and recordings.
+//! A name is a sequence of bytes. Terminal, JSON, log and dashboard show it as the same text:
+//! control characters, characters that change the text direction, bytes that are not UTF-8, and
+//! backslashes are escaped as in bash's `$'…'`. The text can be converted back to the bytes, so a
+//! record carries names unchanged between nodes.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -16,16 +14,16 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The longest name that is taken from a file that somebody else wrote, in bytes. The
+/// Maximum length of a name read from a file, in bytes. The
 /// kernel's own names have at most 1024 (`NLM_MAXSTRLEN`), its paths 4096; a path that a
 /// search put together may be longer.
 const LONGEST: usize = 64 * 1024;
 
-/// What stands behind a name of which only the beginning is known. It cannot be part of a
-/// name: there, a backslash has another one behind it, or begins an escape.
+/// Marks a name of which only the beginning is known. It cannot be part of a name, where a
+/// backslash is followed by another one or by an escape.
 const CUT: &str = "\\…(cut)";
 
-/// Bytes that somebody else chose, shown escaped.
+/// Bytes that another party chose, shown escaped.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name {
     bytes: Vec<u8>,
@@ -33,7 +31,7 @@ pub struct Name {
 }
 
 impl Name {
-    /// The beginning of a name that was too long to keep.
+    /// The beginning of a name that was too long to store.
     pub fn cut(bytes: &[u8]) -> Self {
         Name {
             bytes: bytes.to_vec(),
@@ -41,7 +39,7 @@ impl Name {
         }
     }
 
-    /// A C string in an array that it may have been too long for.
+    /// A C string in an array that may have truncated it.
     pub fn from_c(array: &[u8]) -> Self {
         match array.iter().position(|&byte| byte == 0) {
             Some(end) => Name::from(&array[..end]),
@@ -167,7 +165,7 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// For a field with a [`Name`] as it is shown: what somebody else wrote is shown so, too.
+/// Reads a field that contains a [`Name`] as shown, and escapes it again.
 pub fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     Name::deserialize(from).map(|name| name.to_string())
 }
@@ -178,7 +176,7 @@ pub fn some_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D
     Ok(name.map(|name| name.to_string()))
 }
 
-/// Shows a path as a [`Name`] is shown.
+/// Shows a path like a [`Name`].
 pub trait Shown {
     fn shown(&self) -> Name;
 }
@@ -189,8 +187,8 @@ impl<T: AsRef<OsStr> + ?Sized> Shown for T {
     }
 }
 
-/// Whether a character is shown as it is: none that moves the cursor, ends a line or turns
-/// the direction of writing around.
+/// Whether a character is shown unescaped: it does not move the cursor, end a line or change the
+/// text direction.
 pub fn is_visible(c: char) -> bool {
     !(c.is_control()
         || matches!(
@@ -200,7 +198,7 @@ pub fn is_visible(c: char) -> bool {
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
 }
 
-/// The bytes as text that leads back to them.
+/// The bytes as text that can be converted back.
 pub fn escaped(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(bytes)
         && text.chars().all(|c| c != '\\' && is_visible(c))
@@ -223,8 +221,8 @@ pub fn escaped(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// Text that is escaped already, or is ours, on one line: only what must not reach a
-/// terminal is escaped.
+/// Puts text that is escaped already, or our own, on one line: escapes only what must not reach
+/// a terminal.
 pub fn on_one_line(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_visible) {
         return Cow::Borrowed(text);
@@ -254,11 +252,11 @@ pub fn escape(c: char, text: &mut String) {
 }
 
 fn escape_byte(byte: u8, text: &mut String) {
-    // A string takes everything.
+    // Writing to a string cannot fail.
     let _ = write!(text, "\\x{byte:02x}");
 }
 
-/// What [`escaped`] was given. A backslash that begins no escape stands for itself.
+/// The inverse of [`escaped`]. A backslash that begins no escape is kept.
 pub fn unescaped(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,9 +1,8 @@
 //! Signals during a command that changes the kernel.
-//!
-//! SIGINT, SIGTERM and SIGQUIT end it, as soon as the step that it is at lets it: what it
-//! holds is put back, and what still stands is said. SIGHUP does not: an operator whose
-//! connection breaks wants the VIP moved, and finds the report where it is kept. The
-//! programs that such a command starts inherit that.
+//! SIGINT, SIGTERM and SIGQUIT end it as soon as the current step allows: temporary state is
+//! removed, and remaining fences and windows are reported. SIGHUP does not: an operator whose
+//! connection breaks wants the VIP moved, and finds the stored report. Programs that such a
+//! command starts inherit that.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,20 +13,20 @@ use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::flag::{register_conditional_shutdown, register_usize};
 use tokio::signal::unix::{self, SignalKind};
 
-/// Those that end a command.
+/// The signals that end a command.
 const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGQUIT];
 
-/// The signal that has come; 0 if none has.
+/// The received signal; 0 if none.
 static CAME: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// Hears the signals that end a command.
+/// Receives the signals that end a command.
 pub struct Interrupts([unix::Signal; 3]);
 
 impl Interrupts {
-    /// From now on these signals are heard, and a hangup is not. To be called within a
-    /// tokio runtime.
+    /// From now on, receives these signals and ignores SIGHUP. Must be called within a tokio
+    /// runtime.
     pub fn listen() -> io::Result<Self> {
-        // SAFETY: no handler of ours is installed, so none can do what a handler must not.
+        // SAFETY: this installs no handler of ours, so none can do what a handler must not.
         unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
         let came = CAME.get_or_init(Arc::default);
         for number in ENDING {
@@ -37,7 +36,7 @@ impl Interrupts {
         Ok(Interrupts([int?, term?, quit?]))
     }
 
-    /// Waits for one.
+    /// Waits for a signal.
     pub async fn next(&mut self) {
         let [int, term, quit] = &mut self.0;
         tokio::select! {
@@ -48,7 +47,7 @@ impl Interrupts {
     }
 }
 
-/// The signal that has come, for work that asks between its steps.
+/// The received signal, for work that checks between its steps.
 pub fn came() -> Option<&'static str> {
     let number = CAME.get()?.load(Ordering::Relaxed);
     match i32::try_from(number).ok()? {
@@ -59,15 +58,15 @@ pub fn came() -> Option<&'static str> {
     }
 }
 
-/// All is done that is to be done, and `status` is how the command ends, whatever signal
-/// comes while it prints: to a reader that does not read, that may take for ever.
+/// The work is done: from now on a signal ends the command with `status`, since printing to a
+/// reader that does not read may take for ever.
 pub fn only_words_are_left(status: u8) {
     for number in ENDING {
-        // Without it, a signal does not end a command that waits for its reader.
+        // Without the handler, a signal does not end a command that waits for its reader.
         if let Err(error) =
             register_conditional_shutdown(number, status.into(), Arc::new(AtomicBool::new(true)))
         {
-            tracing::debug!(%error, number, "no handler for the end");
+            tracing::debug!(%error, number, "cannot install the final signal handler");
         }
     }
 }

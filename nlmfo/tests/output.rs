@@ -66,7 +66,7 @@ fn run(arguments: &[OsString], out: To, err: To) -> Output {
     command.output().unwrap()
 }
 
-/// What the commands work with: a state directory with a client book, a folder like
+/// What the commands work with: a state directory with a client book, a directory like
 /// statd's, and a recording.
 struct Files {
     folder: TempDir,

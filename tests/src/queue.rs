@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// Scenarios that share a machine, at the most: a kernel in trouble ends one machine.
+/// Scenarios that share a machine, at most: a kernel in trouble ends one machine.
 const AT_MOST: usize = 8;
 
 /// Clusters at once, while there is other work: each is three machines.

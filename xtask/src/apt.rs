@@ -86,7 +86,7 @@ impl Apt {
     pub fn new(cache: &Cache) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
-            "{KEYRING} is missing, so no package could be verified: install debian-archive-keyring"
+            "{KEYRING} is missing, so packages cannot be verified: install debian-archive-keyring"
         );
         let root = cache.dir("apt")?;
         for dir in ["lists/partial", "debs"] {
@@ -133,7 +133,7 @@ impl Apt {
                 fs::write(&stamp, "").with_context(|| format!("write {}", stamp.display()))
             }
             Err(error) if stamp.exists() => {
-                eprintln!("the package index of {suite} stays as it was: {error:#}");
+                eprintln!("keeping the old package index of {suite}: {error:#}");
                 Ok(())
             }
             Err(error) => Err(error.context(format!(
@@ -269,7 +269,7 @@ impl Index {
                     .args(&missing))
                 .with_context(|| {
                     format!(
-                        "download {} from {}; if the archive has moved on, remove {} and try again",
+                        "download {} from {}; if the archive has changed, remove {} and try again",
                         missing.join(" "),
                         join(&self.suites),
                         self.apt.root.join("updated").display()
@@ -301,8 +301,8 @@ impl Index {
     }
 }
 
-/// Unpacks packages into a folder, one over the other, following links to
-/// folders that are already there (a merged `/usr` stays merged).
+/// Unpacks packages into a directory, one over the other, following links to
+/// directories that are already there (a merged `/usr` stays merged).
 pub fn unpack<P: AsRef<Path>>(debs: impl IntoIterator<Item = P>, into: &Path) -> Result<()> {
     fs::create_dir_all(into).with_context(|| format!("create {}", into.display()))?;
     for deb in debs {

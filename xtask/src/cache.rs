@@ -1,9 +1,9 @@
-//! The folder that keeps what was downloaded or built, so that a second run
+//! The directory that keeps what was downloaded or built, so that a second run
 //! reuses it.
 //!
-//! `target/lab` of the workspace, or the folder named by `NLMFO_CACHE` (several
+//! `target/lab` of the workspace, or the directory named by `NLMFO_CACHE` (several
 //! worktrees can share it). An entry appears under its final name only when it
-//! is complete: it is built in a temporary folder beside it and renamed, under
+//! is complete: it is built in a temporary directory beside it and renamed, under
 //! a file lock, so an interrupted run leaves nothing that looks done and two
 //! runs at once build it once.
 
@@ -27,7 +27,7 @@ pub struct Cache {
 pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
 impl Cache {
-    /// The folder named by `NLMFO_CACHE`, else `target/lab` of the workspace.
+    /// The directory named by `NLMFO_CACHE`, else `target/lab` of the workspace.
     pub fn open() -> Result<Self> {
         let root = match env::var_os("NLMFO_CACHE") {
             Some(dir) if !dir.is_empty() => PathBuf::from(dir),
@@ -36,19 +36,19 @@ impl Cache {
         Self::at(root)
     }
 
-    /// A cache in a folder of the caller's choice, created where missing.
+    /// A cache in a directory of the caller's choice, created where missing.
     pub fn at(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)
-            .with_context(|| format!("create the cache folder {}", root.display()))?;
+            .with_context(|| format!("create the cache directory {}", root.display()))?;
         // apt, tar and QEMU run with other working directories.
         let root = root
             .canonicalize()
-            .with_context(|| format!("resolve the cache folder {}", root.display()))?;
+            .with_context(|| format!("resolve the cache directory {}", root.display()))?;
         Ok(Self { root })
     }
 
-    /// The folder itself, absolute.
+    /// The directory itself, absolute.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -58,7 +58,7 @@ impl Cache {
         self.root.join(entry)
     }
 
-    /// A folder of the cache, created where missing.
+    /// A directory of the cache, created where missing.
     pub fn dir(&self, entry: impl AsRef<Path>) -> Result<PathBuf> {
         let dir = self.path(entry);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
@@ -88,11 +88,11 @@ impl Cache {
         Ok(Lock(file))
     }
 
-    /// The entry (a file or a folder), built by `build` if it is not there yet.
+    /// The entry (a file or a directory), built by `build` if it is not there yet.
     ///
     /// `build` gets a path that does not exist, and must create a file or a
-    /// folder there; it is renamed to the entry's name. The path lies in a
-    /// folder of its own, where `build` may leave what it needs on the way.
+    /// directory there; it is renamed to the entry's name. The path lies in a
+    /// directory of its own, where `build` may leave what it needs on the way.
     pub fn once(&self, entry: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.path(entry);
         if path.exists() {
@@ -114,11 +114,11 @@ impl Cache {
     }
 }
 
-/// An empty temporary folder of this name. The caller holds the lock that makes
+/// An empty temporary directory of this name. The caller holds the lock that makes
 /// it the only one to use the name, so what is there is of an interrupted run.
 pub(crate) fn scratch(parent: &Path, name: &str) -> Result<TempDir> {
     let stale = parent.join(name);
-    let context = || format!("make the temporary folder {}", stale.display());
+    let context = || format!("make the temporary directory {}", stale.display());
     if stale.try_exists().with_context(context)? {
         fs::remove_dir_all(&stale).with_context(context)?;
     }
@@ -129,7 +129,7 @@ pub(crate) fn scratch(parent: &Path, name: &str) -> Result<TempDir> {
         .with_context(context)
 }
 
-/// The workspace's folder, as it was when xtask was built.
+/// The workspace's directory, as it was when xtask was built.
 pub fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()

@@ -34,7 +34,7 @@ const NLM_PROGRAM: u32 = 100_021;
 /// Versions of NLM that are looked for; 4 is the highest.
 const VERSIONS: u32 = 8;
 
-/// Sockets of all network namespaces that are looked at, at the most.
+/// Sockets of all network namespaces that are looked at, at most.
 const STEPS: u32 = 1 << 16;
 
 const CONTINUE: i64 = 0;

@@ -54,7 +54,7 @@ fn paint(recording: &Path, picture: &Path) -> Result<()> {
         next = reader.next_tick()?;
     }
     let Some(cells) = shown else {
-        bail!("{}: no VIP is reclaiming in it", recording.display());
+        bail!("{}: no VIP reclaims in this recording", recording.display());
     };
     std::fs::write(picture, svg::of(&cells)).with_context(|| picture.display().to_string())
 }

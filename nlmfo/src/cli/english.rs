@@ -80,7 +80,7 @@ fn complaints(path: &str, command: &Command) -> Vec<String> {
         .get_about()
         .map(ToString::to_string)
         .unwrap_or_default();
-    let verb = about.split(' ').next().unwrap_or_default();
+    let verb = about.split([' ', ',']).next().unwrap_or_default();
     if !VERBS.contains(&verb) {
         found.push(format!(
             "{path}: {about:?} does not begin with a verb of the list"
@@ -103,7 +103,7 @@ fn complaints(path: &str, command: &Command) -> Vec<String> {
         }
         found.extend(unclear(&place, &help));
     }
-    for sub in command.get_subcommands() {
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         found.extend(complaints(&format!("{path} {}", sub.get_name()), sub));
     }
     found

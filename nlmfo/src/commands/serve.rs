@@ -76,7 +76,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Which lockd is loaded: its folder in sysfs is another one each time. None if it is
+/// Which lockd is loaded: its directory in sysfs is another one each time. None if it is
 /// built in.
 #[derive(Debug, PartialEq, Eq)]
 struct Lockd(Option<u64>);

@@ -1,7 +1,7 @@
-//! Lock files in [`run`](super::run). The files stay; the kernel's lock on one goes with the
-//! process that has it, however that ends.
+//! Lock files in [`run`](super::run). The files stay; the kernel releases the lock on one when
+//! its process ends, for whatever reason.
 //!
-//! What a lock file holds is not trusted to tell who has it: the kernel's list of locks does.
+//! The kernel's list of locks tells who holds a lock, not the content of the file.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -24,7 +24,7 @@ const LIST: &str = "/proc/locks";
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Longest command line of a holder that is shown, in characters.
+/// Maximum length of a holder's command line in messages, in characters.
 const COMMAND_SHOWN: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 pub struct LockFile {
     path: PathBuf,
-    /// What its holder does, in words: "is running".
+    /// What its holder does, for messages: "is running".
     does: String,
 }
 
@@ -65,7 +65,7 @@ pub struct Held {
 }
 
 impl LockFile {
-    /// `NAME.lock` in our folder. Its holder does something: "is running".
+    /// `NAME.lock` in our directory. `does` is for messages: "is running".
     pub fn named(name: &str, does: impl Into<String>) -> Result<Self, LockError> {
         Ok(LockFile {
             path: run::file(&format!("{name}.lock"))?,
@@ -91,7 +91,7 @@ impl LockFile {
         }
     }
 
-    /// Waits for it, for that long at most.
+    /// Waits for up to `max_wait`.
     pub async fn take(&self, mode: Mode, max_wait: Duration) -> Result<Held, LockError> {
         let until = Instant::now() + max_wait;
         loop {
@@ -109,14 +109,14 @@ impl LockFile {
         }
     }
 
-    /// The processes that have it now.
+    /// The processes that hold it now.
     pub fn holders(&self) -> Holders {
         let list = std::fs::read_to_string(LIST).unwrap_or_default();
         let Ok(file) = self.open().and_then(|file| file.metadata()) else {
             return Holders::default();
         };
         let holders = holders(&list, file.dev(), file.ino()).into_iter();
-        // One that has ended since has no command line, and holds nothing.
+        // A process that has ended has no command line and holds nothing.
         Holders(
             holders
                 .filter_map(|pid| Some((pid, command(pid)?)))
@@ -137,7 +137,7 @@ impl LockFile {
 }
 
 impl Held {
-    /// What the holder before, or this one, has left in the file.
+    /// The note of the previous holder, or of this one.
     pub fn note(&self) -> Result<String, FileError> {
         let mut note = String::new();
         let mut file = &self.file;
@@ -155,12 +155,12 @@ impl Held {
     }
 }
 
-/// Who has a lock: process ids with command lines. Empty if nobody can be named.
+/// The holders of a lock: process IDs with command lines. Empty if none is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders(Vec<(u32, String)>);
 
 impl fmt::Display for Holders {
-    /// Goes behind words: ` (pid 7: nlmfo …)`, or nothing.
+    /// Formatted to be appended: ` (pid 7: nlmfo …)`, or nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = self
             .0
@@ -180,12 +180,12 @@ fn after(time: &Duration) -> String {
     }
 }
 
-/// The processes that the list has with a lock on the file.
+/// The processes with a lock on the file, from the kernel's list.
 fn holders(list: &str, device: u64, inode: u64) -> Vec<u32> {
     let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
     let holder = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        // One that waits has an arrow behind its number.
+        // A waiter has an arrow after its number.
         match words[..] {
             [_, "FLOCK", _, _, pid, there, ..] if there == file => pid.parse().ok(),
             _ => None,
@@ -194,7 +194,7 @@ fn holders(list: &str, device: u64, inode: u64) -> Vec<u32> {
     list.lines().filter_map(holder).collect()
 }
 
-/// A process's command line for people; none if it is gone.
+/// The command line of a process for display; none if it has ended.
 fn command(pid: u32) -> Option<String> {
     let line = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
     let words = line.strip_suffix(b"\0")?.split(|&byte| byte == 0);

@@ -1,13 +1,13 @@
-//! Files that a command takes or writes. One rule for all of them:
+//! Files that a command reads or writes. The same rules apply to all of them:
 //!
-//! - What is read is a regular file, up to a limit: a device, a fifo or a folder is refused
+//! - What is read is a regular file, up to a limit: a device, a fifo or a directory is refused
 //!   before it is opened.
 //! - What is written is written whole: into a temporary file beside it, synced, and then given
 //!   its name. A crash leaves the old file or the new one. It has the mode that is named,
 //!   whatever the umask.
 //! - Only a file of ours is replaced: see [`Place`].
 //!
-//! Whatever lives in `/run` is in one folder of ours, see [`run`].
+//! Whatever lives in `/run` is in one directory of ours, see [`run`].
 
 pub mod lock;
 mod place;
@@ -22,14 +22,14 @@ use tempfile::NamedTempFile;
 
 pub use place::Place;
 
-/// For root alone.
+/// For root only.
 pub const PRIVATE: u32 = 0o600;
 
-/// More than any file of ours has: a record of some million locks.
+/// Larger than any file of ours: enough for a record of some million locks.
 pub const LIMIT: u64 = 1 << 30;
 
-/// Why a file is not read, written or replaced. A message names the file; the cause is the
-/// source.
+/// Why a file was not read, written or replaced. The message names the file; the source has the
+/// cause.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     #[error("{} is {kind}, not a regular file", path.display())]
@@ -93,7 +93,7 @@ pub fn read_from(source: impl Read, path: &Path, limit: u64) -> Result<Vec<u8>, 
 
 /// Opens a regular file for reading.
 pub fn open(path: &Path) -> Result<File, FileError> {
-    // Before it is opened: opening a device may do something, and a fifo waits.
+    // Checked before it is opened: opening a device may have effects, and a fifo blocks.
     let named = fs::metadata(path).map_err(FileError::io("reading", path))?;
     ensure_regular(path, &named)?;
     let file = OpenOptions::new()
@@ -101,23 +101,23 @@ pub fn open(path: &Path) -> Result<File, FileError> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(FileError::io("reading", path))?;
-    // It may be another one by now.
+    // It may have been replaced by now.
     let opened = file.metadata().map_err(FileError::io("reading", path))?;
     ensure_regular(path, &opened)?;
     Ok(file)
 }
 
-/// Writes a file whole, in place of what has the name. For files in folders of ours; where
-/// somebody names the file, use [`Place`].
+/// Writes a file in one step and replaces an existing one. For files in our own directories; for
+/// a file that the operator names, use [`Place`].
 pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = written_beside(path, content, mode)?;
     temporary.persist(path).map_err(|error| error.error)?;
     sync_folder(folder_of(path))
 }
 
-/// Creates a file with this content, durably and in one step; `AlreadyExists` if it is
-/// there. Of several nodes that try, one succeeds: a hard link is made or not. `prepare` gets
-/// the file before it has its name.
+/// Creates a file with this content, durably and in one step; `AlreadyExists` if it exists. If
+/// several nodes try, exactly one succeeds, by a hard link. `prepare` gets the file before it has
+/// its name.
 pub fn create_new(
     path: &Path,
     content: &[u8],
@@ -131,12 +131,12 @@ pub fn create_new(
     sync_folder(folder_of(path))
 }
 
-/// Makes what was created, renamed or removed in a folder durable.
+/// Syncs a directory, after a file in it was created, renamed or removed.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A temporary file in the folder of `path`, complete and synced.
+/// A temporary file in the directory of `path`, complete and synced.
 fn written_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
     let mut temporary = tempfile::Builder::new()
         .prefix(".nlmfo-")

@@ -1,5 +1,5 @@
-//! `/run/nlmfo`: lock files, and reports of what has ended. Root's alone: whoever can open a
-//! lock file can lock it.
+//! `/run/nlmfo`: lock files and stored reports. Only root can open it: a user who can open a lock
+//! file can lock it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::FileError;
 
-/// Nothing in it outlives a boot.
+/// Its content does not survive a reboot.
 const FOLDER: &str = "/run/nlmfo";
 
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum RunError {
     NotOurs { path: PathBuf, found: String },
 }
 
-/// The path of a file in the folder, which is there afterwards.
+/// The path of a file in the directory; creates the directory if needed.
 pub fn file(name: &str) -> Result<PathBuf, RunError> {
     let folder = Path::new(FOLDER);
     create(folder)?;
@@ -30,7 +30,7 @@ pub fn file(name: &str) -> Result<PathBuf, RunError> {
 
 fn create(folder: &Path) -> Result<(), RunError> {
     match DirBuilder::new().mode(0o700).create(folder) {
-        // Whatever the umask took away.
+        // Independent of the umask.
         Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o700)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
@@ -38,7 +38,7 @@ fn create(folder: &Path) -> Result<(), RunError> {
     .map_err(FileError::io("creating", folder))?;
     let found = fs::symlink_metadata(folder).map_err(FileError::io("reading", folder))?;
     let (is_folder, owner, mode) = (found.is_dir(), found.uid(), found.mode() & 0o7777);
-    // Only root gets here; tests have folders of their own.
+    // Only root gets here; tests use their own directories.
     let us = rustix::process::geteuid().as_raw();
     if is_folder && owner == us && mode == 0o700 {
         return Ok(());

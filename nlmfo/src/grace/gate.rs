@@ -1,4 +1,4 @@
-//! The gate in the kernel: loaded once, pinned, taken over by whoever comes next.
+//! The gate in the kernel: loaded once, pinned, taken over by the one that comes next.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -136,7 +136,7 @@ impl Gate {
             State::Ready(hash) if hash == pins::hash(&layout) => Origin::TakenOver,
             State::Absent => Origin::Loaded,
             state => {
-                // A loader died, or lockd was loaded anew and is not where it was.
+                // A loader died, or lockd was loaded again and is not where it was.
                 if let State::Ready(_) = state {
                     carried = Self::carried(&pins)
                         .inspect_err(|error| warn!(%error, "windows were lost with their gate"))

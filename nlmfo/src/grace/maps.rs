@@ -106,7 +106,7 @@ impl Maps {
         gated.chain(audited).collect()
     }
 
-    /// Counts of this VIP begin anew.
+    /// Counts of this VIP begin again.
     pub fn forget_counts(&mut self, vip: Addr) -> Result<(), GraceError> {
         removed(self.gated.remove(&vip)).map_err(GraceError::map("GATED"))?;
         removed(self.audited.remove(&vip)).map_err(GraceError::map("AUDITED"))

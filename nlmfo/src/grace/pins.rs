@@ -2,7 +2,7 @@
 //!
 //! `BPFFS/nlmfo/NETNS/vN/` has `maps/NAME`, `progs/NAME`, `links/NAME` for the
 //! probes, `links/tc-IFINDEX` for the devices with tcx, `clsact/IFINDEX` (an empty
-//! folder) for the devices that got their qdisc from us, `lockd-N` for the lockd that it is
+//! directory) for the devices that got their qdisc from us, `lockd-N` for the lockd that it is
 //! of, and at last `ready-HASH`, made when all is in place: without it, a loader died on its
 //! way.
 //!
@@ -23,7 +23,7 @@ const READY: &str = "ready-";
 const LOCKD: &str = "lockd-";
 const DEVICE_LINK: &str = "tc-";
 
-/// The folder of one network namespace and version.
+/// The directory of one network namespace and version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pins {
     folder: PathBuf,
@@ -54,7 +54,7 @@ impl Pins {
         }
     }
 
-    /// The folders of all versions in this network namespace.
+    /// The directories of all versions in this network namespace.
     pub fn all_versions_here() -> Result<Vec<Self>, GraceError> {
         let namespace = namespace_folder(netns::cookie().map_err(GraceError::Namespace)?);
         Ok(versions(&namespace)?.into_iter().map(Pins::at).collect())
@@ -106,7 +106,7 @@ impl Pins {
         self.folder.join("clsact").join(index.to_string())
     }
 
-    /// Makes the empty folders.
+    /// Makes the empty directories.
     pub fn create(&self) -> Result<(), GraceError> {
         bpffs::mount()?;
         ["maps", "progs", "links", "clsact"]
@@ -191,7 +191,7 @@ fn versions(namespace: &Path) -> Result<Vec<PathBuf>, GraceError> {
     Ok(names.into_iter().map(|name| namespace.join(name)).collect())
 }
 
-/// Empty where the folder is not there.
+/// Empty where the directory is not there.
 fn names_in(folder: &Path) -> Result<Vec<String>, GraceError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -233,7 +233,7 @@ pub(super) fn hash(layout: &GateLayout) -> u64 {
 mod tests {
     use super::*;
 
-    /// On an ordinary filesystem: folders and files work alike.
+    /// On an ordinary filesystem: directories and files work alike.
     #[test]
     fn it_is_ready_only_when_all_is_in_place() {
         let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `--scope filesystem`: the filesystems whose files nobody may lock anew, through
+//! `--scope filesystem`: the filesystems whose files nobody may lock again, through
 //! whichever address.
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use nlmfo_common::nlm_call::{Fsid, HANDLE_WORDS};
 use super::GraceError;
 use crate::kernel::nfsd::Nfsd;
 
-/// The filesystems of exported folders, as knfsd's file handles name them.
+/// The filesystems of exported directories, as knfsd's file handles name them.
 pub fn of_folders(folders: &[PathBuf]) -> Result<Vec<Fsid>, GraceError> {
     folders
         .iter()

@@ -244,7 +244,7 @@ async fn remove_filter(netlink: &Netlink, device: u32, found: &Filter) -> Result
     not_there_is_fine(request(netlink, remove).await)
 }
 
-/// None where the device has no clsact qdisc, or has gone.
+/// None if the device has no clsact qdisc, or has gone.
 async fn filters(netlink: &Netlink, device: u32, side: Side) -> Result<Vec<Filter>, Failed> {
     let mut message = TcMessage::with_index(device as i32);
     message.header.parent = side.parent();

@@ -11,7 +11,7 @@ use super::audit::WindowState;
 /// Nothing is audited until this is set to a moment.
 const NOT_YET: u64 = u64::MAX;
 
-/// Nothing is audited any more: lockd was unloaded and loaded again.
+/// The audit has ended: lockd was reloaded.
 const NEVER_AGAIN: u64 = u64::MAX - 1;
 
 /// The moment by the gate's clock.
@@ -44,7 +44,7 @@ pub fn state(window: &Window, now: u64) -> WindowState {
     }
 }
 
-/// A window that opens now, or an open one with another deadline.
+/// A window that opens now, or an open one with a new deadline.
 pub fn opened(before: Option<Window>, now: u64, until: u64) -> Window {
     match before {
         Some(open) if is_open(&open, now) => Window { until, ..open },
@@ -104,7 +104,7 @@ pub fn fenced(window: Window, until: u64) -> Window {
     }
 }
 
-/// When the last of them ends that the gate has to act for.
+/// When the last of them ends for which the gate has to act.
 pub fn latest_end<'a>(gate: &Gate, windows: impl IntoIterator<Item = &'a Window>) -> u64 {
     windows
         .into_iter()

@@ -1,4 +1,4 @@
-//! Whom nfsd and lockd take calls from: sunrpc's cache `auth.unix.ip`.
+//! The clients that nfsd and lockd accept calls from: sunrpc's cache `auth.unix.ip`.
 //!
 //! It maps a client's address to the export entry that names it, and is filled by
 //! rpc.mountd. A call from an address without one is refused before the service sees
@@ -12,13 +12,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Of the network namespace that this thread is in.
 const CHANNEL: &str = "/proc/thread-self/net/rpc/auth.unix.ip/channel";
 
-/// Stands for no export: a client that is mapped to it can call, and reach no file.
+/// Stands for no export: a client mapped to it can call lockd, but reach no file.
 const DOMAIN: &str = "nlmfo";
 
-/// How long an admission lasts if nobody ends it.
+/// Maximum time of an admission.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// A client that no export names may call lockd while this lives.
+/// While this exists, a client that no export covers may call lockd.
 #[derive(Debug)]
 pub struct Admission {
     client: IpAddr,

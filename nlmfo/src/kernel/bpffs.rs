@@ -59,7 +59,7 @@ impl Owner {
 
 static OWNER: LazyLock<Owner> = LazyLock::new(|| {
     let namespace = |path| std::fs::read_link(path).ok();
-    // Of a process 1 that we may not look at, nothing can be used.
+    // If process 1 cannot be inspected, its BPF filesystem cannot be used.
     let is_init = namespace(INIT_NAMESPACE).is_none_or(|init| {
         namespace(OUR_NAMESPACE).is_some_and(|ours| ours == init) || !Path::new(OF_INIT).is_dir()
     });
@@ -113,7 +113,7 @@ fn mount_in_init() -> io::Result<()> {
         .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
 }
 
-/// The folder of everything that nlmfo pins; it need not be there.
+/// The directory of everything that nlmfo pins; it need not be there.
 pub fn folder() -> &'static Path {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| root().join(OURS));
     &FOLDER

@@ -9,7 +9,7 @@ use super::mounts::unquote;
 
 const TABLES: [&str; 2] = ["/var/lib/nfs/etab", "/proc/fs/nfsd/exports"];
 
-/// An exported folder, in the order of paths, each once.
+/// An exported directory, in the order of paths, each once.
 pub fn exported() -> io::Result<BTreeSet<PathBuf>> {
     let mut folders = BTreeSet::new();
     for table in TABLES {
@@ -22,7 +22,7 @@ pub fn exported() -> io::Result<BTreeSet<PathBuf>> {
     Ok(folders)
 }
 
-/// A client that the folder, or one that it lies in, is exported to, as nfs-utils
+/// A client that the directory, or one that it lies in, is exported to, as nfs-utils
 /// names it: an address, a network, a name, `*`.
 pub fn client_of(folder: &Path) -> Option<String> {
     let table = std::fs::read_to_string(TABLES[0]).ok()?;
@@ -37,13 +37,13 @@ fn client_in(table: &str, folder: &Path) -> Option<String> {
             .starts_with(&exported)
             .then(|| (exported, client.split('(').next().unwrap_or(client)))
     });
-    // The innermost export is the one that the folder belongs to.
+    // The innermost export is the one that the directory belongs to.
     exports
         .max_by_key(|(exported, _)| exported.components().count())
         .map(|(_, client)| client.to_owned())
 }
 
-/// Both tables have the folder first, then a blank or tab and what the clients may.
+/// Both tables have the directory first, then a blank or tab and what the clients may.
 fn parse(table: &str) -> impl Iterator<Item = PathBuf> {
     let lines = table.lines().filter(|line| line.starts_with('/'));
     lines.filter_map(|line| line.split([' ', '\t']).next().map(unquote))

@@ -34,7 +34,7 @@ pub fn is_loaded() -> bool {
 }
 
 /// Which loading of lockd is in the kernel: another number after it was unloaded and
-/// loaded again, when its functions and lists are elsewhere. None where it is not there.
+/// loaded again, when its functions and lists are elsewhere. None if it is not there.
 pub fn incarnation() -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     // Not there for a lockd that is built in and has no parameters.
@@ -68,7 +68,7 @@ pub fn configured_tcp_port() -> Result<Option<u16>, LockdError> {
 }
 
 /// What lockd's thread waits for, as its stack in the kernel tells: it serves every
-/// network namespace. None where that cannot be seen, as from a container, or where it
+/// network namespace. None if that cannot be seen, as from a container, or where it
 /// waits for calls.
 pub fn blocked_on() -> Option<String> {
     let thread = thread()?;
@@ -76,7 +76,7 @@ pub fn blocked_on() -> Option<String> {
     waits_for(&read("stack"), &read("wchan"))
 }
 
-/// The kernel thread's folder: kernel threads have no command line.
+/// The kernel thread's directory: kernel threads have no command line.
 fn thread() -> Option<PathBuf> {
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     let mut folders = processes.map(|process| process.path());

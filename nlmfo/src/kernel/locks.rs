@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-/// Opens the list. Each read of it takes the kernel's lock on the list anew and
+/// Opens the list. Each read of it takes the kernel's lock on the list again and
 /// gives at most a page of text.
 pub fn open() -> io::Result<File> {
     File::open("/proc/locks")

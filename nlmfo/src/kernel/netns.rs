@@ -90,7 +90,7 @@ pub fn living_cookies() -> io::Result<BTreeSet<u64>> {
     Ok(living)
 }
 
-/// The folders of all threads of all processes.
+/// The directories of all threads of all processes.
 fn threads() -> io::Result<impl Iterator<Item = PathBuf>> {
     let processes = std::fs::read_dir("/proc")?.flatten();
     let tasks = processes.filter_map(|process| std::fs::read_dir(process.path().join("task")).ok());

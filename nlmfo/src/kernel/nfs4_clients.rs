@@ -12,7 +12,7 @@ use super::nfsd::{Nfsd, NfsdError};
 pub const PATH: &str = "/proc/fs/nfsd/clients";
 const FILESYSTEMS: &str = "/proc/filesystems";
 
-/// The folder with one folder for each client, also for one without any state.
+/// The directory with one directory for each client, also for one without any state.
 #[derive(Debug)]
 pub struct Clients {
     path: PathBuf,
@@ -20,7 +20,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// None where nfsd is not in the kernel, which then has no NFSv4 clients.
+    /// None if nfsd is not in the kernel, which then has no NFSv4 clients.
     pub fn open() -> Result<Option<Self>, NfsdError> {
         let read = |path: &Path, source| NfsdError::Read {
             path: path.to_owned(),
@@ -44,7 +44,7 @@ impl Clients {
         }
     }
 
-    /// The open folder, which tells whose server it is.
+    /// The open directory, which tells whose server it is.
     pub fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
@@ -80,7 +80,7 @@ impl Clients {
     }
 }
 
-/// nfsd answers ENXIO in the moment between a client's end and its folder's.
+/// nfsd answers ENXIO in the moment between a client's end and its directory's.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(there) => Ok(Some(there)),

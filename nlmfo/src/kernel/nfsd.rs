@@ -92,7 +92,7 @@ impl Nfsd {
     }
 
     fn at(root: &Path) -> Result<Self, NfsdError> {
-        // The folder alone is there as soon as the module is loaded.
+        // The directory alone is there as soon as the module is loaded.
         match root.join("threads").exists() {
             true => Ok(Nfsd {
                 root: root.to_owned(),
@@ -146,7 +146,7 @@ impl Nfsd {
         self.write(Control::UnlockFilesystem, line.as_bytes())
     }
 
-    /// The file handle of an exported folder (`write_filehandle` in fs/nfsd/nfsctl.c,
+    /// The file handle of an exported directory (`write_filehandle` in fs/nfsd/nfsctl.c,
     /// 6.1 to 7.3), asked for in the name of a client that it is exported to.
     pub fn root_handle(&self, folder: &Path) -> Result<Vec<u8>, NfsdError> {
         let path = self.root.join("filehandle");

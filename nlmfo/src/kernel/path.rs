@@ -4,7 +4,7 @@
 //! filesystem, and the kernel names what was opened; the name counts only if it
 //! leads back to the same file. A file that was reached by its handle alone, as
 //! after a takeover, has no name in the kernel's cache: such files are looked for
-//! in the exported folders of their filesystem, within a limit.
+//! in the exported directories of their filesystem, within a limit.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{CString, c_int, c_uint};
@@ -207,12 +207,12 @@ impl PathFinder {
             .collect()
     }
 
-    /// The exported folders of a filesystem, but none that is inside of another.
+    /// The exported directories of a filesystem, but none that is inside of another.
     fn exported_from(&self, device: Device) -> Vec<PathBuf> {
         let mut roots: Vec<PathBuf> = Vec::new();
         for folder in &self.exported {
             let is_on = |m: Metadata| (major(m.dev()), minor(m.dev())) == device;
-            // In the order of paths an outer folder comes before what is inside.
+            // In the order of paths an outer directory comes before what is inside.
             if fs::metadata(folder).is_ok_and(is_on) && !roots.iter().any(|r| folder.starts_with(r))
             {
                 roots.push(folder.clone());
@@ -236,7 +236,7 @@ fn walk(root: &Path, limit: &mut usize, mut visit: impl FnMut(u64, &Path) -> Con
     };
     let mut folders = VecDeque::from([root.to_owned()]);
     while let Some(folder) = folders.pop_front() {
-        // Folders come and go during the walk, and some cannot be read: the file
+        // Directories come and go during the walk, and some cannot be read: the file
         // may be elsewhere.
         let Ok(entries) = fs::read_dir(&folder) else {
             continue;

@@ -27,7 +27,7 @@ use serde::Serialize;
 use super::btf::Field;
 
 const KCORE: &str = "/proc/kcore";
-/// One folder for each live patch, in it one for each object ("vmlinux" or a
+/// One directory for each live patch, in it one for each object ("vmlinux" or a
 /// module), in it one for each function, `NAME,N`.
 const LIVE_PATCHES: &str = "/sys/kernel/livepatch";
 /// The function that has the bug, or the fix.

@@ -85,7 +85,7 @@ impl Books {
 
 impl Kept {
     fn flush(&mut self, state: &StateDir, vip: IpAddr, node: &str) -> Result<(), BookError> {
-        // After an error it is opened anew: the disk may be another one.
+        // After an error it is opened again: the disk may be another one.
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => Writer::open(state, vip, node)?,

@@ -18,7 +18,7 @@ use crate::rpc::message::{
 };
 use crate::rpc::{nsm, portmap};
 
-/// Unanswered SM_NOTIFYs after which rpcbind is asked anew: statd may have moved.
+/// Unanswered SM_NOTIFYs after which rpcbind is asked again: statd may have moved.
 const TRIES_AT_A_PORT: u32 = 4;
 
 /// How long to wait for an answer.

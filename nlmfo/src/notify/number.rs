@@ -4,9 +4,9 @@
 //! that name (`sm_notify_1_svc` of nfs-utils' statd; `next_host_state` in
 //! fs/lockd/host.c, 6.1), so that VIPs that move at different times must not have the same
 //! one. Those that move together do: a client that knows several of them by one name
-//! reclaims through all of them at the first word, and must not begin anew at the second,
+//! reclaims through all of them at the first word, and must not begin again at the second,
 //! when their grace may be over. Each number is claimed by a file of its name, which makes
-//! it safe for nodes that share the folder; nodes that do not share it are kept apart by
+//! it safe for nodes that share the directory; nodes that do not share it are kept apart by
 //! the clock, as no number is below the seconds since 1970.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use crate::files::{self, LIMIT, PRIVATE};
 /// `nsm_get_state`): where it may be.
 const STATD: [&str; 2] = ["/var/lib/nfs/statd/state", "/var/lib/nfs/state"];
 
-/// A VIP's numbers that are kept, for whoever reads the folder.
+/// A VIP's numbers that are kept, for whoever reads the directory.
 const KEPT: usize = 3;
 
 /// Digits of a file's name, so that the order of names is that of numbers.
@@ -83,13 +83,13 @@ impl Claim {
 }
 
 /// Seconds, up to two minutes, by which VIPs are kept apart that are moved at the same
-/// moment by nodes that share no folder: they may have one name. The same for a VIP on
+/// moment by nodes that share no directory: they may have one name. The same for a VIP on
 /// every node, so that its own numbers grow with the clock.
 fn apart(vip: IpAddr) -> u32 {
     2 * (crc32fast::hash(vip.to_string().as_bytes()) % 64)
 }
 
-/// The folder of the claimed numbers, created when it is first needed.
+/// The directory of the claimed numbers, created when it is first needed.
 #[derive(Clone, Debug)]
 pub struct Numbers {
     folder: PathBuf,
@@ -102,7 +102,7 @@ impl Numbers {
         }
     }
 
-    /// A number for the VIPs that nobody has had: higher than every one in the folder,
+    /// A number for the VIPs that nobody has had: higher than every one in the directory,
     /// this node's statd's and the time of day. It is durable on return.
     pub fn claim(&self, claim: &Claim) -> Result<u32, NumberError> {
         self.claim_above(floor(claim), claim)
@@ -117,7 +117,7 @@ impl Numbers {
     }
 
     /// The number of a telling that was interrupted less than `within` ago, if this is the
-    /// same one: who has begun to reclaim then must not begin anew. Else a new one.
+    /// same one: who has begun to reclaim then must not begin again. Else a new one.
     pub fn continue_or_claim(&self, claim: &Claim, within: Duration) -> Result<u32, NumberError> {
         match claim.continued(&self.claims(BTreeMap::new())?, within) {
             Some(number) => Ok(number),
@@ -171,7 +171,7 @@ impl Numbers {
         Ok(claims.collect())
     }
 
-    /// The numbers in the folder, with their files.
+    /// The numbers in the directory, with their files.
     fn claimed(&self) -> Result<BTreeMap<u32, PathBuf>, NumberError> {
         let mut claimed = BTreeMap::new();
         for entry in fs::read_dir(&self.folder).map_err(|source| self.io(source))? {

@@ -1,4 +1,4 @@
-//! statd's own records of whom it monitors: a file for each client in its folder `sm`,
+//! statd's own records of whom it monitors: a file for each client in its directory `sm`,
 //! named as the client is monitored. They do not say through which VIP.
 //!
 //! A file has a line for each service that wants to know (nfs-utils, support/nsm/file.c):
@@ -29,7 +29,7 @@ pub struct Monitored {
     pub address: Option<IpAddr>,
 }
 
-/// Reads statd's folder. Names are looked up, which may take the resolver's time.
+/// Reads statd's directory. Names are looked up, which may take the resolver's time.
 pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -72,7 +72,7 @@ fn address_of(name: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// Writes a record of each client into a folder, for `sm-notify -P`: named by address,
+/// Writes a record of each client into a directory, for `sm-notify -P`: named by address,
 /// with a cookie of zeros, as no lockd gave one. Records that are there stay.
 pub fn write<'a>(
     folder: &Path,

@@ -35,12 +35,12 @@ impl StateDir {
         &self.root
     }
 
-    /// The folder of a VIP.
+    /// The directory of a VIP.
     pub fn vip(&self, vip: IpAddr) -> PathBuf {
         self.vips_folder().join(vip.to_canonical().to_string())
     }
 
-    /// The VIPs that have a folder, in order.
+    /// The VIPs that have a directory, in order.
     pub fn vips(&self) -> io::Result<Vec<IpAddr>> {
         let entries = match fs::read_dir(self.vips_folder()) {
             Ok(entries) => entries,
@@ -80,7 +80,7 @@ impl StateDir {
     }
 }
 
-/// Who may read a folder, besides root.
+/// Who may read a directory, besides root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
     Nobody,
@@ -88,8 +88,8 @@ pub enum Readers {
     Statd,
 }
 
-/// Creates a folder of the state directory, with all above it, which statd's user may list.
-/// Folders that are there stay as they are.
+/// Creates a directory of the state directory, with all above it, which statd's user may list.
+/// Directories that are there stay as they are.
 pub fn create(folder: &Path, readers: Readers) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -115,7 +115,7 @@ pub fn create(folder: &Path, readers: Readers) -> io::Result<()> {
     }
 }
 
-/// Lets statd's user read a file or folder of root's, and nobody else. Where that cannot be,
+/// Lets statd's user read a file or directory of root's, and nobody else. Where that cannot be,
 /// the callout says that it cannot read.
 pub fn let_statd_read(file: &File) {
     let let_read = |statd: Statd| {

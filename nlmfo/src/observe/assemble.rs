@@ -1,7 +1,6 @@
 //! Puts the table together from a snapshot's records.
-//!
-//! Everything here is pure: records in, table out. [`assemble`] is also the
-//! judge of whether the two walks of a snapshot agree.
+//! Pure: records in, table out. [`assemble`] also decides whether the two walks of a snapshot
+//! agree.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -58,8 +57,8 @@ pub struct Assembled {
     pub table: LockTable,
     /// Files whose locks changed while they were read.
     pub unsettled: Vec<FileId>,
-    /// Locks, waiters and shares of which a part was gone before it could be
-    /// read: their file or host is unknown. With one VIP to look at, only its own.
+    /// Locks, waiters and shares whose file or host was gone before it could be read. With one
+    /// VIP, only its own.
     pub orphans: usize,
 }
 
@@ -102,7 +101,7 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
         }
     }
 
-    // Who is unknown may be of the VIP.
+    // An unknown host may belong to the VIP.
     let matters = |known: &[HostInfo], host: Option<HostId>| match (only, host) {
         (Some(vip), Some(host)) => known[host.0 as usize].key.vip == vip,
         _ => true,
@@ -204,7 +203,7 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
         }
     }
 
-    // Hosts and files are sorted already, so their places sort by name.
+    // Hosts and files are sorted already, so indices sort by name.
     (table.locks).sort_unstable_by_key(|lock| (lock.host, lock.file, lock.range, lock.svid));
     (table.waiters)
         .sort_unstable_by_key(|waiter| (waiter.host, waiter.file, waiter.range, waiter.svid));

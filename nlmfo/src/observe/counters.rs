@@ -62,7 +62,7 @@ impl Released {
 /// One VIP's counters, added up over the CPUs. Calls, not locks: POSIX locks of
 /// one owner merge and split, so how many are held only a snapshot can tell.
 ///
-/// Calls that lockd answers before it comes to its lock path, no counter sees: a
+/// No counter sees calls that lockd answers before its lock path: a
 /// stale or unknown file handle, a host or file for which there is no memory, and,
 /// while in grace, UNLOCK and CANCEL (`nlm4svc_retrieve_args` and its callers,
 /// fs/lockd/svc4proc.c, 6.1 and 6.12). None of these changes what is held. SHARE and
@@ -118,7 +118,7 @@ impl Counters {
         self.granted + self.granted_later + self.reclaimed
     }
 
-    /// Calls of the VIP's own clients that change what is held or waited for.
+    /// Calls of the VIP's own clients that change locks or waiters.
     pub fn client_changes(&self) -> u64 {
         self.grants() + self.blocked + self.cancelled + self.unlocked
     }
@@ -159,7 +159,7 @@ impl AddAssign for Counters {
     }
 }
 
-/// What happened between two readings, the later one on the left.
+/// The difference of two readings; the later one is on the left.
 impl Sub for Counters {
     type Output = Self;
 
@@ -218,8 +218,7 @@ impl CounterProbes {
         })
     }
 
-    /// Reads every VIP's counters. An error if anything went uncounted: then they
-    /// prove nothing.
+    /// Reads every VIP's counters. An error if an event was not counted: then they prove nothing.
     pub fn read(&self) -> Result<PerVip, ObserveError> {
         match self.uncounted.get(&0, 0).map_err(map_error)? {
             0 => {}

@@ -1,5 +1,4 @@
-//! Locks, waiters and shares as people and JSON readers see them: with the host,
-//! the file and its path in each line.
+//! Locks, waiters and shares for display and JSON: each line has the host, the file and its path.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -12,12 +11,12 @@ use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
 use crate::foreign::{self, Shown};
 use crate::kernel::path::{LockedFile, PathFinder};
 
-/// What a line says of the host.
+/// The host in a line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HostLine {
     pub vip: IpAddr,
     pub client: IpAddr,
-    /// The name that the client calls itself, as [`foreign::Name`] shows it.
+    /// The client's own name, as [`foreign::Name`] shows it.
     #[serde(deserialize_with = "foreign::text")]
     pub client_name: String,
     pub version: NlmVersion,
@@ -25,7 +24,7 @@ pub struct HostLine {
     pub netns: u32,
 }
 
-/// What a line says of the file.
+/// The file in a line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileLine {
     /// `major:minor`, in decimal.
@@ -66,7 +65,7 @@ pub struct LockLine {
 pub struct WaiterLine {
     #[serde(flatten)]
     pub lock: LockLine,
-    /// The lock is granted already, and the client is being told.
+    /// The lock is granted, and lockd is notifying the client.
     pub granted: bool,
 }
 
@@ -77,7 +76,7 @@ pub struct ShareLine {
     pub host: HostLine,
     /// 0 none, 1 read, 2 write, 3 both.
     pub access: u32,
-    /// What others are denied: the same numbers.
+    /// What is denied to others: the same numbers.
     pub deny: u32,
     /// The owner handle in hexadecimal, its first 64 bytes.
     #[serde(deserialize_with = "foreign::text")]

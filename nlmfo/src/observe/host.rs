@@ -1,4 +1,4 @@
-//! Who is who in a lock: lockd's host, and the files and ranges of its locks.
+//! The host of a lock, as lockd identifies it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -72,7 +72,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// What makes one `struct nlm_host` on the server: lockd keys it on these four
+/// What identifies a `struct nlm_host` on the server: lockd looks it up by these four
 /// (and the network namespace), in `nlmsvc_lookup_host` of fs/lockd/host.c, 6.1
 /// to 7.3. Both addresses are canonical: never an IPv4-mapped IPv6 one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,9 +1,7 @@
 //! Where lockd listens: its own sockets, read in the kernel.
-//!
-//! rpcbind is not asked. It forgets lockd's ports when it is restarted without `-w`, it
-//! may be dead, and any local user may register what it does not have. A program of
-//! ours walks the sockets of lockd's `svc_serv` instead (`nlmsvc_serv`): a port in that
-//! list is lockd's, and one that is not there is not.
+//! Not from rpcbind: it loses lockd's ports when it is restarted without `-w`, it may be dead, and
+//! any local user may register ports with it. An eBPF program walks the sockets of lockd's
+//! `svc_serv` instead (`nlmsvc_serv`): exactly the ports in that list are lockd's.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,7 +29,7 @@ const TORN_TIMEOUT: Duration = Duration::from_secs(2);
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// One socket that lockd listens on. Those of IPv6 take no IPv4.
+/// One socket that lockd listens on. IPv6 sockets accept no IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockdPort {
     pub transport: Transport,
@@ -47,7 +45,7 @@ pub struct LockdPorts {
 }
 
 impl LockdPorts {
-    /// Those of this network namespace; empty where lockd serves nobody.
+    /// Those of this network namespace; empty if lockd serves nobody.
     pub fn look_up() -> Result<Self, ObserveError> {
         if !lockd::is_loaded() {
             return Ok(LockdPorts::default());
@@ -160,7 +158,7 @@ impl Reader {
     }
 }
 
-/// What a run found, or why that says nothing.
+/// The result of a run, or why it has none.
 fn decode(sockets: &Sockets) -> Result<LockdPorts, ObserveError> {
     let reason = match sockets.outcome {
         outcome::NOT_SERVING => return Ok(LockdPorts::default()),

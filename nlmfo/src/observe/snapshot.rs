@@ -1,5 +1,4 @@
-//! Taking a snapshot: exact for locks of any age, at any moment, and it costs
-//! lockd's clients nothing.
+//! Takes a snapshot: exact for locks of any age, at any moment, at no cost for lockd's clients.
 //!
 //! Our thread reads `/proc/locks` while a probe on `locks_show` writes a record
 //! for each of lockd's locks; then a program of ours walks lockd's file table
@@ -33,13 +32,13 @@ pub(super) const BEGIN: &str = "snapshot_begin";
 const WALK: &str = "walk_files";
 const HOSTS: &str = "read_hosts";
 
-/// Steps of one run of the walk, which keeps its CPU: some milliseconds.
+/// Steps of one run of the walk, which occupies its CPU for some milliseconds.
 const WALK_STEPS: u64 = 1 << 14;
 
-/// What `bpf_loop` takes at the most (`BPF_MAX_LOOPS`, kernel/bpf/bpf_iter.c).
+/// The limit of `bpf_loop` (`BPF_MAX_LOOPS`, kernel/bpf/bpf_iter.c).
 const MAX_WALK_STEPS: u64 = 1 << 23;
 
-/// How long to walk the file table again while it changes underfoot. A bucket
+/// How long to walk the file table again while it changes. A bucket
 /// takes microseconds; that it fails for so long means more than traffic.
 const TABLE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -123,7 +122,7 @@ impl Snapshots {
                 orphans,
             } = assemble(self.pass(only)?, only);
             let settled = unsettled.is_empty() && orphans == 0;
-            // Whoever ends the command does not wait for locks to hold still.
+            // An interrupted command does not wait until the locks stop changing.
             let is_over = began.elapsed() >= max_wait || interrupt::came().is_some();
             if settled || is_over {
                 return Ok(Snapshot {
@@ -200,7 +199,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Walks lockd's file table. A bucket that changes underfoot is walked again.
+    /// Walks lockd's file table. A bucket that changes is walked again.
     fn walk_files(&mut self, only: Option<IpAddr>, into: &mut Records) -> Result<(), ObserveError> {
         let Addr(vip) = only.map(Addr::from).unwrap_or_default();
         let half = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));

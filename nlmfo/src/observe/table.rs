@@ -80,23 +80,23 @@ impl From<Ends> for Range {
     }
 }
 
-/// Place of a host in [`LockTable::hosts`].
+/// Index of a host in [`LockTable::hosts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(pub(crate) u32);
 
 impl HostId {
-    /// Its place in [`LockTable::hosts`].
+    /// Its index in [`LockTable::hosts`].
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Place of a file in [`LockTable::files`].
+/// Index of a file in [`LockTable::files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(pub(crate) u32);
 
 impl FileId {
-    /// Its place in [`LockTable::files`].
+    /// Its index in [`LockTable::files`].
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -106,7 +106,7 @@ impl FileId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostInfo {
     pub key: Host,
-    /// The name that the client calls itself (`caller_name`).
+    /// The client's own name (`caller_name`).
     pub name: String,
     /// The name that statd monitors, empty if the client is not monitored.
     pub nsm_name: String,
@@ -142,7 +142,7 @@ pub struct Waiter {
     pub svid: u32,
     pub mode: Mode,
     pub range: Range,
-    /// The lock is granted already, and the client is being told.
+    /// The lock is granted, and lockd is notifying the client.
     pub granted: bool,
 }
 
@@ -153,7 +153,7 @@ pub struct Share {
     pub file: FileId,
     /// `fsh_access`: 0 none, 1 read, 2 write, 3 both.
     pub access: u32,
-    /// `fsh_mode`, what others are denied: the same numbers.
+    /// `fsh_mode`, what is denied to others: the same numbers.
     pub deny: u32,
     /// The first 64 bytes of the owner handle.
     pub owner: Vec<u8>,

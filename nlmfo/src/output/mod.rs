@@ -30,12 +30,12 @@ pub use self::text::{Text, is_dumb, is_utf8};
 /// Prints a listing.
 ///
 /// # Errors
-/// If it cannot be written, other than because nobody reads it.
+/// It cannot be written, for another reason than a missing reader.
 pub fn list(print: impl FnOnce(&mut Text) -> fmt::Result) -> Result<(), Failure> {
     listed(print_text(print)).map(|_| ())
 }
 
-/// Prints a listing as one JSON object on a line of its own; false if nobody reads.
+/// Prints a listing as one JSON object on its own line; false if the reader is gone.
 ///
 /// # Errors
 /// As [`list`].
@@ -43,24 +43,23 @@ pub fn list_json(value: &impl Serialize) -> Result<bool, Failure> {
     listed(print_json(value))
 }
 
-/// Prints what came of something that was done. If that cannot be written, that is said on
-/// standard error, with where else it can be read.
+/// Prints the report of a command that changed something. If it cannot be written, standard
+/// error says so, and names the file where it is stored.
 pub fn report(kept: Option<&Path>, print: impl FnOnce(&mut Text) -> fmt::Result) {
     reported(kept, print_text(print));
 }
 
-/// [`report`] as one JSON object on a line of its own.
+/// [`report`] as one JSON object on its own line.
 pub fn report_json(kept: Option<&Path>, value: &impl Serialize) {
     reported(kept, print_json(value));
 }
 
-/// Says something on standard error, with our name before it.
+/// Prints a message on standard error, with the prefix `nlmfo: `.
 pub fn note(text: impl Display) {
     Stream::Err.offer(safe_line(&format!("nlmfo: {text}")).as_bytes());
 }
 
-/// Says on standard error how far things are: for a person who waits, scripts read the
-/// report.
+/// Prints progress on standard error, for a person who waits; scripts read the report.
 pub fn progress(text: impl Display) {
     if Stream::Err.is_terminal() {
         Stream::Err.offer(safe_line(&text.to_string()).as_bytes());
@@ -72,13 +71,13 @@ pub fn warn(text: impl Display) {
     Stream::Err.offer(text::safe(&format!("{text}\n"), !is_utf8()).as_bytes());
 }
 
-/// The last word of a command that failed: the error with its causes, each once.
+/// Prints the error of a failed command with its causes, each once.
 pub fn fail(error: &anyhow::Error) {
     let _ = Stream::Err.write_all(safe_line(&format!("nlmfo: {}", chain(&**error))).as_bytes());
 }
 
-/// What the parser of the arguments has to say, and the status to end with: help and the
-/// version are listings, a wrong argument is 2.
+/// Prints the argument parser's message and returns the exit status: help and the version are
+/// listings, a wrong argument is 2.
 pub fn usage(error: &clap::Error) -> u8 {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     let said = match error.use_stderr() {
@@ -97,7 +96,7 @@ pub fn usage(error: &clap::Error) -> u8 {
     }
 }
 
-/// Where the log goes: standard error, a line at a time.
+/// The log's writer: standard error, line by line.
 pub struct Log;
 
 impl MakeWriter<'_> for Log {
@@ -108,8 +107,8 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Takes everything: the log's crate prints what its writer refuses to standard error by
-/// itself, and panics if that is closed.
+/// Accepts everything: if the writer fails, the log's crate writes to standard error itself,
+/// and panics if that is closed.
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = String::from_utf8_lossy(bytes);
@@ -122,8 +121,7 @@ impl io::Write for Log {
     }
 }
 
-/// With its newline; if it has more lines, the others are indented, so that none of them
-/// looks like one of ours.
+/// Adds a newline and indents further lines, so that none of them looks like a message of ours.
 fn safe_line(text: &str) -> String {
     let line = format!("{}\n", text.trim_end().replace('\n', "\n    "));
     text::safe(&line, !is_utf8()).into_owned()

@@ -1,6 +1,5 @@
-//! Standard output and standard error as file descriptors. One that was closed at our
-//! start leads to /dev/null: Rust's runtime opens it, so that no file, socket or map of
-//! ours gets its number.
+//! Standard output and standard error as file descriptors. One that was closed at the start is
+//! /dev/null: Rust's runtime opens it, so that no file, socket or map gets its number.
 #![expect(clippy::disallowed_methods, reason = "this is the one writer")]
 
 use std::io::{self, IsTerminal, Write};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, write};
 
-/// Where words go.
+/// An output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     Out,
@@ -32,8 +31,7 @@ impl Stream {
         }
     }
 
-    /// Whether a write would not block; waits for that at most so long, for ever without a
-    /// time.
+    /// Waits until a write would not block, for at most `max_wait`, or for ever without it.
     fn is_ready(self, max_wait: Option<Duration>) -> bool {
         let max_wait = max_wait.and_then(|time| Timespec::try_from(time).ok());
         let (out, err) = (io::stdout(), io::stderr());
@@ -41,15 +39,14 @@ impl Stream {
             Stream::Out => PollFd::new(&out, PollFlags::OUT),
             Stream::Err => PollFd::new(&err, PollFlags::OUT),
         }];
-        // A reader that is gone counts as ready: the write says so.
+        // A missing reader counts as ready: the write then fails.
         matches!(poll(&mut fds, max_wait.as_ref()), Ok(ready) if ready > 0)
     }
 
-    /// Writes as much as is taken without waiting for a reader for longer than is left of
-    /// a second in all. What is not taken is lost: whoever works on must not be held up by
-    /// a terminal that was stopped, or a pipe that nobody reads.
+    /// Writes what the reader accepts within one second in all, and drops the rest: a stopped
+    /// terminal or a pipe without a reader must not delay the command.
     pub fn offer(self, bytes: &[u8]) {
-        /// What a pipe takes whole if it takes anything (`PIPE_BUF`).
+        /// A pipe accepts this many bytes at once, or none (`PIPE_BUF`).
         const ATOMIC: usize = 4096;
         static LEFT_MS: AtomicU64 = AtomicU64::new(1000);
         for piece in bytes.chunks(ATOMIC) {
@@ -65,12 +62,12 @@ impl Stream {
     }
 }
 
-/// Waits for a reader as long as that takes.
+/// Waits for the reader without a limit.
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.try_write(bytes) {
-                // Somebody who shares the terminal with us has made it so.
+                // Another process that shares the terminal has set O_NONBLOCK.
                 Err(Errno::AGAIN) => {
                     self.is_ready(None);
                 }

@@ -1,4 +1,4 @@
-//! Text on its way to a terminal or a file.
+//! Filters text for a terminal or a file.
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
@@ -6,9 +6,8 @@ use std::io::{self, BufWriter, Write};
 use super::stream::Stream;
 use crate::foreign::{escape, is_visible};
 
-/// Takes text and writes it, without what would move a cursor or turn the direction of
-/// writing around. Names are escaped already where they are put into text; this is for
-/// what came with other words, as an error of a parser that quotes its input.
+/// Writes text without characters that move the cursor or change the text direction. Names are
+/// escaped already; this is for other text, such as a parser's error that quotes its input.
 pub struct Text {
     out: BufWriter<Stream>,
     ascii: bool,
@@ -24,7 +23,7 @@ impl Text {
         }
     }
 
-    /// Writes what is left. Whether all of the text was written.
+    /// Writes the rest and returns whether all text was written.
     pub fn finish(mut self) -> io::Result<()> {
         match self.error.take() {
             Some(error) => {
@@ -50,7 +49,7 @@ impl fmt::Write for Text {
     }
 }
 
-/// Lines stay lines, and tabs tabs.
+/// Keeps newlines and tabs.
 pub fn safe(text: &str, ascii: bool) -> std::borrow::Cow<'_, str> {
     let is_fine = |c: char| {
         matches!(c, '\n' | '\t')
@@ -79,8 +78,8 @@ pub fn safe(text: &str, ascii: bool) -> std::borrow::Cow<'_, str> {
     safe.into()
 }
 
-/// Whether the locale has all characters. Without any locale set, as in a cluster
-/// manager's environment, they are written: what reads that is a log.
+/// Whether the locale is UTF-8. Without a locale, as under a cluster manager, the output goes to
+/// a log and is UTF-8.
 pub fn is_utf8() -> bool {
     is_utf8_in(|name| std::env::var_os(name))
 }
@@ -95,7 +94,7 @@ fn is_utf8_in(get: impl Fn(&str) -> Option<std::ffi::OsString>) -> bool {
     })
 }
 
-/// Whether the terminal can do more than print lines.
+/// Whether the terminal can position the cursor.
 pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }

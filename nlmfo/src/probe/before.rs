@@ -113,7 +113,7 @@ impl State {
         })
     }
 
-    /// What is not as it was, in words.
+    /// What is not as it was, as text.
     fn changes(&self, now: &State) -> Vec<String> {
         let mut changes = Vec::new();
         for (module, uses) in &now.modules {

@@ -43,10 +43,10 @@ const NO_NFSV4: &[&str] = &[
     "unknown filesystem",
 ];
 
-/// How long to read again while locks change underfoot.
+/// How long to read again while locks change.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// lockd calls a client for so long at the most that does not answer.
+/// lockd calls a client for so long at most that does not answer.
 const HOSTS: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ impl fmt::Display for Named {
 /// What is known of the kernel that is probed.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// None where neither release nor version tells.
+    /// None if neither release nor version tells.
     pub version: Option<Version>,
     /// What the running code of `unlock_ip` says of itself.
     pub unlock_ip: unlock_bug::Verdict,

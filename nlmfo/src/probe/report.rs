@@ -20,7 +20,7 @@ pub enum Verdict {
     Unsupported,
 }
 
-/// What came of one check.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
     pub name: String,

@@ -161,7 +161,7 @@ impl<F: FnMut(usize, &Checked)> Run<F> {
     }
 }
 
-/// The programs that a testbed needs and that no folder has.
+/// The programs that a testbed needs and that no directory has.
 fn missing_programs() -> Vec<&'static str> {
     const NEEDED: &[&str] = &[
         "cp",

@@ -1,4 +1,4 @@
-//! The thread that has the testbed: a check that hangs must not hang us.
+//! The thread that owns the testbed: a check that hangs must not block the probe.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ enum Event {
         took: Duration,
     },
     Swept(Result<()>),
-    /// What nlmfo and lockd would not let go of.
+    /// What nlmfo and lockd did not release.
     Down(Result<Vec<String>>),
 }
 
@@ -40,17 +40,17 @@ pub struct Worker {
     events: Receiver<Event>,
     /// Ends the worker before its next check.
     stop: Arc<AtomicBool>,
-    /// The operator's interrupt.
+    /// The operator interrupted.
     interrupt: Arc<AtomicBool>,
     holders: Arc<Mutex<Vec<Pid>>>,
 }
 
-/// What came of a check.
+/// The result of a check.
 pub struct Outcome {
     /// An error is what was seen instead of what it proves.
     pub done: Result<Done>,
     pub took: Duration,
-    /// Why no check can follow.
+    /// Why no further check can run.
     pub broken: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl Worker {
         let (stop, holders) = (Arc::clone(&worker.stop), Arc::clone(&worker.holders));
         thread::spawn(move || {
             let left = work(&checks, &kernel, &stop, &holders, &sender);
-            // Nobody may be left to hear it.
+            // The receiver may be gone.
             let _ = sender.send(Event::Down(left));
         });
         let up = match worker.next(BED) {

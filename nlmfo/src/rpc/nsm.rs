@@ -1,5 +1,5 @@
-//! Word of a reboot: SM_NOTIFY as statds send it each other, and lockd's private
-//! SM_NOTIFY, which statd makes of it.
+//! Reboot notifications: SM_NOTIFY between statds, and lockd's private SM_NOTIFY, which statd
+//! sends in response.
 //!
 //! [`tell`] makes a client believe that its server has rebooted, so that it reclaims its
 //! locks. [`notify`] tells this node's lockd the same of a client: it is procedure 16 of

@@ -1,4 +1,4 @@
-//! What rpcbind says of where services listen, on this node and on others.
+//! The ports of services, as rpcbind has them, on this node and on others.
 //!
 //! A service has up to four listeners, each with a port of its own: TCP and UDP, over
 //! IPv4 and IPv6. rpcbind v3 and v4 (RFC 1833) know all four by *netid*; the old
@@ -33,8 +33,8 @@ pub struct Service {
     pub port: u16,
 }
 
-/// Where the rpcbind of this network namespace says that services listen. It is what
-/// clients are told, and no more: anybody here may register a program.
+/// The registrations with the rpcbind of this network namespace. They are what clients get, and
+/// no more: any local user may register a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered(Vec<Service>);
 

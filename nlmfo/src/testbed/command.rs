@@ -37,7 +37,7 @@ pub fn tool(program: impl AsRef<Path>) -> Command {
     command
 }
 
-/// `PATH` and root's folders.
+/// `PATH` and root's directories.
 pub fn search_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin:/sbin");

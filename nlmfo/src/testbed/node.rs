@@ -1,12 +1,11 @@
-//! A place to run commands in: this machine's root namespaces, a network + mount + UTS
-//! namespace of its own, or another machine.
+//! A node to run commands on: this machine's root namespaces, a network, mount and UTS namespace
+//! of its own, or another machine.
 //!
 //! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket, statd's records
 //! and exportfs's tables would be shared otherwise; and a configuration without the
 //! node's own, which may name ports and addresses. It is kept alive by a holder process.
-//! The holder ends with the [`TestNode`], or with the process that made it, however that
-//! ends, takes the place's NFS server and processes with it, and sets lockd back as it
-//! was for the whole machine.
+//! The holder ends with the [`TestNode`], or with the process that made it, for whatever reason. It then ends the node's NFS server and processes, and restores lockd's
+//! settings for the whole machine.
 
 use std::env;
 use std::ffi::OsString;
@@ -33,7 +32,7 @@ use super::command::{run, run_with_input, tool};
 use super::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 use crate::output;
 
-/// The hidden command of every program that makes places: it calls [`hold`].
+/// The hidden command of every program that creates nodes: it calls [`hold`].
 pub const COMMAND: &str = "hold";
 
 /// Where nfsd's files are mounted, and the BPF filesystem.
@@ -43,8 +42,8 @@ const BPF: &str = "/sys/fs/bpf";
 /// The line that a holder prints once its namespace can be used.
 const READY: &str = "ready";
 
-/// Where commands run. Dropping a place that is not the root ends its
-/// namespaces, and with them their interfaces and mounts.
+/// Where commands run. Dropping a node that is not the root ends its namespaces, with their
+/// interfaces and mounts.
 pub struct TestNode {
     name: String,
     kind: Kind,
@@ -59,7 +58,7 @@ enum Kind {
 
 struct Holder {
     child: Child,
-    /// The holder lives until this closes, so it never outlives us.
+    /// The holder runs until this closes, so it ends with us.
     stdin: Option<ChildStdin>,
 }
 
@@ -107,7 +106,7 @@ impl TestNode {
             stdin: Some(stdin),
         };
         if line.trim() != READY {
-            bail!("namespace {name} was not made; its holder's errors are above");
+            bail!("cannot create namespace {name}; its holder's errors are above");
         }
         let node = TestNode {
             name: name.into(),
@@ -208,8 +207,8 @@ impl TestNode {
         Ok(())
     }
 
-    /// Runs `work` on a thread in this place's network namespace. Sockets made
-    /// there stay there, whoever uses them later. Of another machine there is none.
+    /// Runs `work` on a thread in this node's network namespace. Sockets created there belong to
+    /// it, whichever thread uses them later. Not for another machine.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let net = File::open(format!("/proc/{}/ns/net", self.pid()))
             .with_context(|| format!("network namespace of {}", self.name))?;

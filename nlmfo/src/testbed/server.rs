@@ -189,7 +189,7 @@ fn start_nfsd(node: &TestNode) -> Result<()> {
     Ok(())
 }
 
-/// Exports a folder to everyone; file handles begin with `fsid`.
+/// Exports a directory to everyone; file handles begin with `fsid`.
 pub fn export_folder(node: &TestNode, folder: &Path, fsid: u32) -> Result<()> {
     // exportfs reads this file even when the export is on its command line.
     run(node.command("touch").arg("/etc/exports"))?;

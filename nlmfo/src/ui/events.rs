@@ -8,15 +8,15 @@ use super::tick::{Server, Tick, VipTick};
 use crate::grace::report::WindowReport;
 use crate::observe::counters::Released;
 
-/// Events that one tick has at the most; more are summed up in one.
+/// Events that one tick has at most; more are summed up in one.
 const PER_TICK: usize = 100;
 
-/// Something that an operator may want to know of.
+/// An event for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Milliseconds since 1970; when it was seen.
     pub at_ms: u64,
-    /// None for what concerns the whole node.
+    /// None for an event of the whole node.
     pub vip: Option<IpAddr>,
     pub kind: EventKind,
     pub text: String,
@@ -32,12 +32,12 @@ pub enum EventKind {
     Reclaimed,
     /// A VIP's grace began or ended.
     Grace,
-    /// A VIP's fence went up or down.
+    /// A VIP's fence was raised or removed.
     Fence,
     /// The kernel's own grace.
     KernelGrace,
     Violation,
-    /// A VIP's clients were told to reclaim.
+    /// A VIP's clients were notified.
     Notify,
     /// Serving stopped or began.
     Server,
@@ -45,8 +45,7 @@ pub enum EventKind {
     More,
 }
 
-/// What happened since `before`. The first tick's `before` is none: what stands already
-/// is told then.
+/// The events since `before`. The first tick has none: it reports the current state.
 pub fn between(before: Option<&Tick>, after: &Tick) -> Vec<Event> {
     let mut events = Events {
         at_ms: after.at_ms,
@@ -185,7 +184,7 @@ impl Events {
     }
 }
 
-/// The causes by the names that operators know them by.
+/// The causes with their names for operators.
 pub fn causes(released: &Released) -> [(&'static str, u64); 6] {
     [
         ("unlock_ip", released.unlock_ip),

@@ -1,5 +1,4 @@
-//! The state of a VIP, decided from what was seen of it at one tick and a little
-//! memory of the ticks before.
+//! Decides the state of a VIP from one tick and a summary of earlier ticks.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +6,18 @@ use crate::grace::audit::Verdict;
 use crate::grace::report::WindowReport;
 use crate::observe::counters::Counters;
 
-/// What is going on with a VIP. An operator sees it as a symbol, a word and a colour.
+/// The state of a VIP, shown as a symbol, a word and a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum VipState {
     Serving,
-    /// Its packets to lockd are dropped; its locks are still there.
+    /// Its packets to lockd are dropped; its locks are still held.
     Fenced,
     /// lockd is dropping its locks.
     Releasing,
     /// Nothing is held any more, and nothing was granted since.
     Released,
-    /// New locks are refused, and nobody has reclaimed yet.
+    /// New locks are refused, and no lock is reclaimed yet.
     Grace {
         left_ms: u64,
     },
@@ -30,12 +29,12 @@ pub enum VipState {
     },
     /// The kernel itself is in grace, for every address.
     KernelGrace,
-    /// Locks were granted in grace that were no reclaims.
+    /// Locks were granted in grace that were not reclaims.
     Violation {
         locks: u64,
     },
-    /// Grace may not have been as it should be: reclaims were refused, or lockd
-    /// answered calls that nobody saw coming.
+    /// Grace may have failed: reclaims were refused, or lockd answered calls that the gate did not
+    /// see.
     Doubtful {
         calls: u64,
     },
@@ -53,19 +52,19 @@ pub struct Facts<'a> {
     pub kernel_grace: bool,
 }
 
-/// What has to be remembered of a VIP from tick to tick.
+/// What is remembered of a VIP from tick to tick.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
     /// Locks held when it last served.
     held: u64,
     /// Held before the release that was seen.
     before: Option<u64>,
-    /// A release is under way or over, and the VIP does not serve again yet.
+    /// A release is running or done, and the VIP does not serve again yet.
     leaving: Option<Leaving>,
     /// Counted up to the last tick.
     by_operator: u64,
     dropped: u64,
-    /// Of the last window that was not as it should be; until the next one opens.
+    /// The violations of the last window, until the next one opens.
     wrong: Option<VipState>,
 }
 
@@ -145,7 +144,7 @@ impl Memory {
 
 fn wrong(verdict: &Verdict) -> Option<VipState> {
     match *verdict {
-        // One that has ended shows what comes after.
+        // A window that has ended shows the next state.
         Verdict::Enforced
         | Verdict::Quiet
         | Verdict::Opening

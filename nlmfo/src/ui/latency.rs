@@ -35,7 +35,7 @@ impl Recent {
     }
 
     /// The time that `part` (0 to 1) of the calls stayed below: the end of a bucket, so
-    /// that it is never less than the truth and at most twice as much. None where there
+    /// that it is never less than the truth and at most twice as much. None if there
     /// were too few calls lately.
     pub fn quantile(&self, part: f32) -> Option<Duration> {
         let total: f32 = self.weights.iter().sum();
@@ -56,7 +56,7 @@ pub fn end(bucket: usize) -> Duration {
     Duration::from_nanos(2 << bucket)
 }
 
-/// Three digits at the most and a unit: `131µs`, `2.1ms`, `17s`.
+/// Three digits at most and a unit: `131µs`, `2.1ms`, `17s`.
 pub fn short(time: Duration, ascii: bool) -> String {
     let micro = if ascii { "us" } else { "µs" };
     let ns = time.as_nanos() as f64;

@@ -1,30 +1,27 @@
-//! How often is looked, so that watching stays cheap, and what it costs.
-//!
-//! A tick has a light part (counters, windows, the screen) and a look at every lock,
-//! whose cost grows with their number. Each has an interval of its own: rates stay fresh
-//! where looks have become rare.
+//! The intervals of updates, so that watching stays cheap, and its cost.
+//! A tick has a light part (counters, windows, the screen) and a snapshot, whose cost grows with
+//! the number of locks. Each has its own interval: rates stay fresh when snapshots become rare.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The part of a core that watching may take, with room below 5 % for what one interval
-/// does not foresee.
+/// The share of a core that watching may use, below 5 % to leave room for variation.
 const BUDGET: f64 = 0.045;
 
 /// The part of it that the light part may take.
 const LIGHT: f64 = 0.015;
 
-/// The longest interval: less than this would be no watch.
+/// The longest interval.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// How long from one tick to the next, so that the light part, which costs `cost`, keeps
-/// its share of a core; never shorter than was asked for.
+/// The interval of ticks at which the light part, which costs `cost`, keeps its share of a core;
+/// never shorter than requested.
 pub fn next_tick(cost: Duration, asked: Duration) -> Duration {
     next_interval(cost, asked, LIGHT)
 }
 
-/// How long from one look to the next: it may take what the ticks leave of the budget.
+/// The interval of snapshots: they may use what the ticks leave of the budget.
 pub fn next_look(cost: Duration, tick_cost: Duration, tick: Duration) -> Duration {
     let light = tick_cost.div_duration_f64(tick).min(LIGHT);
     next_interval(cost, tick, BUDGET - light)

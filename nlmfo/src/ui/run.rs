@@ -1,5 +1,5 @@
-//! The screen at work: keys, signals and ticks come in from threads of their own, one
-//! loop updates the state and draws.
+//! Runs the screen: keys, signals and ticks come from their own threads, one loop updates the
+//! state and draws.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -14,7 +14,7 @@ use super::keys;
 use super::state::{App, Effect, Message};
 use super::terminal::Screen;
 
-/// Messages that may wait: more are not made while the screen is busy or stopped.
+/// Length of the message queue; sources wait while it is full.
 const WAITING: usize = 16;
 
 /// Shows what `source` sends until an operator or a signal ends it, or the source ends
@@ -51,7 +51,7 @@ where
     let shown = run(&mut app, theme, &mut screen, &messages, |effect| {
         let _ = ask.send(effect);
     });
-    // With these gone the source has nobody to work for.
+    // Without these, the source ends.
     drop((ask, messages, screen));
     shown.map_err(RunError::Terminal)?;
     match source.join() {
@@ -60,7 +60,7 @@ where
     }
 }
 
-/// Why the screen has ended by itself.
+/// Why the screen ended.
 #[derive(Debug)]
 pub enum RunError<E> {
     Terminal(io::Error),
@@ -76,7 +76,7 @@ fn run(
 ) -> io::Result<()> {
     screen.show(app, theme)?;
     while let Ok(message) = messages.recv() {
-        // What has come meanwhile is shown at once.
+        // Handle all queued messages before drawing.
         for message in std::iter::once(message).chain(messages.try_iter()) {
             match app.update(message) {
                 Some(Effect::Quit) => return Ok(()),
@@ -95,7 +95,7 @@ fn read_keys(to: &SyncSender<Message>) {
             Ok(Event::Key(key)) => keys::of(key).map(Message::Key),
             Ok(Event::Resize(..)) => Some(Message::Resize),
             Ok(_) => None,
-            // The terminal is gone; who ends us is a signal or nobody.
+            // The terminal is gone; a signal may follow.
             Err(_) => Some(Message::Quit),
         };
         let Some(message) = message else { continue };

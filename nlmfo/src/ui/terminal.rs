@@ -1,5 +1,5 @@
-//! The terminal, and the certainty that it is as before afterwards: on a normal end, on
-//! an error, and on a panic in whichever thread.
+//! Sets up the terminal and restores it: on a normal end, on an error, and on a panic in any
+//! thread.
 #![expect(
     clippy::disallowed_methods,
     reason = "the screen's own, errors of which end it"
@@ -35,7 +35,7 @@ impl Screen {
         PANIC.call_once(|| {
             let print = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |panic| {
-                // First: the words would be lost with the alternate screen.
+                // First: the message would be lost with the alternate screen.
                 restore();
                 print(panic);
             }));
@@ -65,7 +65,7 @@ impl Drop for Screen {
     }
 }
 
-/// A terminal that is gone (SIGHUP) needs nothing any more: errors have no reader.
+/// Ignores errors: a terminal that is gone (SIGHUP) needs no restore.
 fn restore() {
     let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();

@@ -1,5 +1,5 @@
-//! All that a screen needs at one moment: what `nlmfo watch --json` prints, one JSON
-//! object a line, what `--record` writes and `--replay` reads.
+//! The data of one screen: what `nlmfo watch --json` prints, one JSON object per line, `--record`
+//! writes and `--replay` reads.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -25,8 +25,7 @@ pub struct Tick {
     pub node: String,
     /// Since 1970.
     pub at_ms: u64,
-    /// Since the watch began, by a clock that nobody sets: rates and ages are taken
-    /// from it.
+    /// Since the watch started, on a monotonic clock; rates and ages use it.
     pub elapsed_ms: u64,
     pub pace: Pace,
     pub server: Server,
@@ -41,19 +40,19 @@ pub struct Tick {
     /// What happened since the last tick.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
-    /// What could not be seen, and why, in words.
+    /// What could not be read, and why, as text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubles: Vec<String>,
 }
 
-/// How often is looked, and what it costs.
+/// The intervals of updates, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pace {
-    /// The interval that was asked for.
+    /// The requested interval.
     pub asked_ms: u64,
     /// The interval of counters and windows.
     pub tick_ms: u64,
-    /// The interval of looks at the locks.
+    /// The interval of snapshots.
     pub look_ms: u64,
     /// The processor time of all of `nlmfo watch`, in percent of one core, since the
     /// last look.
@@ -61,25 +60,25 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Whether anything is looked at more rarely than was asked for.
+    /// Whether an interval is longer than requested.
     pub fn is_stretched(&self) -> bool {
         self.tick_ms.max(self.look_ms) > self.asked_ms
     }
 }
 
-/// Whether anybody serves locks here.
+/// Whether this node serves locks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Server {
     #[default]
     Serving,
-    /// nfsd has no thread, and lockd serves nobody.
+    /// nfsd has no thread, so lockd serves no client.
     Stopped,
-    /// lockd is not in the kernel.
+    /// lockd is not loaded.
     NotLoaded,
 }
 
-/// The last look at lockd's lists, which the gauges and details are of.
+/// The last snapshot, on which the gauges and details are based.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
     /// When it was, on the clock of [`Tick::elapsed_ms`].
@@ -107,7 +106,7 @@ pub struct VipTick {
     pub fenced: bool,
     /// Its grace, open, or ended and not yet forgotten by the kernel.
     pub window: Option<WindowReport>,
-    /// The number that its clients were told last, or are being told, by SM_NOTIFY.
+    /// The state number that was last sent to its clients.
     #[serde(default)]
     pub state_number: Option<u32>,
 }

@@ -1,5 +1,5 @@
-//! What the ticks so far add up to: the last one, rates, percentiles, histories, the
-//! details and the last events. Bounded, however long the watch.
+//! The sum of all ticks so far: the last one, rates, percentiles, histories, details and the last
+//! events. Its size is bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ pub struct Series {
 }
 
 impl Series {
-    /// What half of the recent LOCK calls, and 99 % of them, took at the most.
+    /// What half of the recent LOCK calls, and 99 % of them, took at most.
     pub fn percentiles(&self) -> (Option<Duration>, Option<Duration>) {
         (self.recent.quantile(0.5), self.recent.quantile(0.99))
     }
@@ -54,7 +54,7 @@ pub struct World {
 }
 
 impl World {
-    /// Takes the next tick. One of an earlier moment begins anew: a recording that was
+    /// Takes the next tick. One of an earlier moment begins again: a recording that was
     /// wound back.
     pub fn take(&mut self, mut tick: Tick) {
         let before = self.tick.take();

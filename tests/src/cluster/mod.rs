@@ -86,7 +86,7 @@ impl Cluster {
         Ok(Cluster { a, b, services })
     }
 
-    /// A folder that both servers have at [`STATE`], by NFSv4 from the driver, for as long as
+    /// A directory that both servers have at [`STATE`], by NFSv4 from the driver, for as long as
     /// what is returned is kept.
     pub fn share_state(&self) -> Result<Daemons> {
         let driver = TestNode::root();

@@ -92,7 +92,7 @@ impl Client {
         self.mount_export(server.export(), vip, transport)
     }
 
-    /// [`Client::mount`] of the folder that the VIP's server exports.
+    /// [`Client::mount`] of the directory that the VIP's server exports.
     pub fn mount_export(&self, export: &Path, vip: IpAddr, transport: Transport) -> Result<Mount> {
         let netid = netid(transport, vip);
         let at = PathBuf::from(format!(

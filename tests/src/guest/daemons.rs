@@ -1,4 +1,4 @@
-//! The server's daemons on bad days: killed, stopped, started anew.
+//! The server's daemons on bad days: killed, stopped, started again.
 
 use std::fs;
 use std::io::{Read, Write};

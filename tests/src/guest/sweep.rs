@@ -30,7 +30,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Where the files of a fresh machine are kept.
 const KEPT: &str = "/lab/kept";
 
-/// Folders of the root that a scenario does not write to, or that are not files.
+/// Directories of the root that a scenario does not write to, or that are not files.
 const NOT_KEPT: [&str; 5] = ["dev", "lab", "proc", "sys", "usr"];
 
 /// Settings that change by themselves.
@@ -67,7 +67,7 @@ pub struct Fresh {
     traces: Traces,
 }
 
-/// What came of a sweep.
+/// The result of a sweep.
 pub enum Swept {
     Clean,
     /// This of nlmfo's was there after `nlmfo cleanup`.
@@ -314,7 +314,7 @@ fn names(folder: impl AsRef<Path>) -> Result<BTreeSet<String>> {
         .collect()
 }
 
-/// Folders of the root whose files a sweep restores.
+/// Directories of the root whose files a sweep restores.
 fn kept(root: &BTreeSet<String>) -> impl Iterator<Item = &String> {
     root.iter().filter(|name| {
         let is_folder = Path::new("/").join(name).symlink_metadata();

@@ -92,7 +92,7 @@ fn book(context: &Context) -> Result<End> {
         "{listing}"
     );
 
-    // Who holds a lock is noted again by whoever looks for the first time.
+    // Who holds a lock is noted again by the one that looks for the first time.
     old.release()?;
     // Two at once: a second one finds the first one's book.
     let _again = self::serve(&tool)?;

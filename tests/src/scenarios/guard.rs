@@ -75,7 +75,7 @@ fn ensure_guarded(
     wired.ensure_held().with_context(|| what.to_owned())
 }
 
-/// lockd anew, its sockets made in a cgroup that is gone by now, as with a service that
+/// lockd again, its sockets made in a cgroup that is gone by now, as with a service that
 /// has started nfsd and ended.
 fn restart_in_a_cgroup(wired: &mut Wired) -> Result<()> {
     let script = "mkdir -p /run/cgroup && mount -t cgroup2 none /run/cgroup && \

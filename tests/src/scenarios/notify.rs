@@ -203,7 +203,7 @@ fn notify(tool: &Tool<'_>, code: i32, vip: &str, options: &[&str]) -> Result<Val
     tool.json(code, &[&["notify", "--vip", vip][..], options].concat())
 }
 
-/// What came of each client.
+/// The result of each client.
 fn outcomes(report: &Value) -> Result<Vec<&str>> {
     let clients = report["clients"].as_array().context("no clients")?;
     clients

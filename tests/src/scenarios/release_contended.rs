@@ -24,7 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     ..Scenario::DEFAULT
 }];
 
-/// Releases under contention, at the most.
+/// Releases under contention, at most.
 const CONTENDED_TRIES: usize = 5;
 
 fn contended(context: &Context) -> Result<End> {

@@ -28,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
 }];
 
 const VIP: &str = "10.77.0.1";
-/// A module's folder is there for as long as it is loaded.
+/// A module's directory is there for as long as it is loaded.
 const LOCKD: &str = "/sys/module/lockd";
 
 fn unload(context: &Context) -> Result<End> {

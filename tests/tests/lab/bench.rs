@@ -32,7 +32,7 @@ pub struct Bench {
     lab: Lab,
     names: Vec<KernelName>,
     kernels: Vec<Kernel>,
-    /// The folder with `nlmfo` and `lab-guest`.
+    /// The directory with `nlmfo` and `lab-guest`.
     programs: PathBuf,
     full: bool,
     /// Show what scenarios say that pass.

@@ -68,7 +68,7 @@ impl FromStr for Suite {
         Self::ALL
             .into_iter()
             .find(|suite| suite.name() == name)
-            .ok_or_else(|| anyhow!("{name} is none of the suites {}", join(Self::ALL)))
+            .ok_or_else(|| anyhow!("{name} is not one of the suites {}", join(Self::ALL)))
     }
 }
 

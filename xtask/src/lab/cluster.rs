@@ -25,7 +25,7 @@ pub struct Cluster {
     pub disks: Vec<u64>,
 }
 
-/// What came of a cluster's run.
+/// The result of a cluster's run.
 #[derive(Clone, Debug)]
 pub struct ClusterOutcome {
     pub driver: Outcome,

@@ -92,7 +92,7 @@ impl Kernel {
     ) -> Result<Self> {
         let bytes = fs::read(image).with_context(|| format!("read {}", image.display()))?;
         let release = release_of(&bytes)
-            .with_context(|| format!("{} is no x86 kernel image", image.display()))?;
+            .with_context(|| format!("{} is not an x86 kernel image", image.display()))?;
         let folder = modules
             .map(|given| modules::find(given, &release))
             .transpose()?;

@@ -53,7 +53,7 @@ pub(super) fn describe<W: io::Write>(layer: &mut Layer<W>, run: &Run, end: &str)
     for (host, guest) in &run.files {
         let path = inside(guest)?;
         for (at, _) in path.match_indices('/') {
-            // An existing folder keeps what is in it.
+            // An existing directory keeps what is in it.
             layer.directory(&path[..at], 0o755, (0, 0))?;
         }
         let meta = fs::metadata(host).with_context(|| format!("read {}", host.display()))?;
@@ -69,18 +69,18 @@ pub(super) fn describe<W: io::Write>(layer: &mut Layer<W>, run: &Run, end: &str)
 }
 
 /// An absolute guest path as layers name it. The top level's links into `/usr`
-/// are followed: the kernel would replace a link by a folder of that name.
+/// are followed: the kernel would replace a link by a directory of that name.
 fn inside(path: &Path) -> Result<String> {
     let text = path
         .to_str()
         .with_context(|| format!("{} is not UTF-8", path.display()))?;
     let text = text
         .strip_prefix('/')
-        .with_context(|| format!("{text}: give the guest's path from / on"))?
+        .with_context(|| format!("{text}: give an absolute path of the guest"))?
         .trim_end_matches('/');
     ensure!(
         !text.is_empty() && !text.split('/').any(|part| matches!(part, "" | "." | "..")),
-        "/{text} is no plain path in the guest"
+        "/{text} is not a plain path in the guest"
     );
     let (top, _) = text.split_once('/').unwrap_or((text, ""));
     Ok(match top {

@@ -3,7 +3,7 @@
 //!
 //! Versions in the archive move from day to day, so a kernel is named by its
 //! suite, or asked for by what it must be able to do; the version found is
-//! printed by whoever boots it.
+//! printed by the one that boots it.
 
 use std::{
     cmp::Ordering,
@@ -75,16 +75,13 @@ impl FromStr for KernelName {
             return match tail {
                 Some("broken") => Ok(Self::UnlockIp(UnlockIp::Broken)),
                 Some("works") => Ok(Self::UnlockIp(UnlockIp::Works)),
-                _ => bail!("{name}: say unlock-ip:broken or unlock-ip:works"),
+                _ => bail!("{name}: give unlock-ip:broken or unlock-ip:works"),
             };
         }
         let suite = head.parse().with_context(|| {
-            format!("{name} names no kernel: give a suite, suite:version or a path (with a slash)")
+            format!("{name} is not a kernel: give a suite, suite:version or a path (with a slash)")
         })?;
-        ensure!(
-            SUITES.contains(&suite),
-            "{suite} carries no kernels of its own"
-        );
+        ensure!(SUITES.contains(&suite), "{suite} has no kernels of its own");
         Ok(Self::Suite(suite, tail.map(str::to_owned)))
     }
 }

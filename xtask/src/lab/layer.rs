@@ -28,7 +28,7 @@ impl<W: Write> Layer<W> {
         }
     }
 
-    /// A folder; `path` is relative to the guest's root.
+    /// A directory; `path` is relative to the guest's root.
     pub fn directory(&mut self, path: &str, mode: u32, owner: (u32, u32)) -> Result<()> {
         self.entry(path, DIRECTORY | mode, owner, &[])
     }
@@ -41,7 +41,7 @@ impl<W: Write> Layer<W> {
         self.entry(path, LINK | 0o777, (0, 0), target.as_os_str().as_bytes())
     }
 
-    /// A folder of the host with all that is in it, at `path` of the guest
+    /// A directory of the host with all that is in it, at `path` of the guest
     /// (empty for the root). Permissions are kept; all becomes root's.
     pub fn tree(&mut self, host: &Path, path: &str) -> Result<()> {
         let context = || format!("put {} into a layer", host.display());

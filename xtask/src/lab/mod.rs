@@ -70,7 +70,7 @@ use crate::{apt::Apt, cache::Cache};
 /// minutes, or forever.
 const KVM_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The release of the kernel that `name` means now, and the folder with its types and
+/// The release of the kernel that `name` means now, and the directory with its types and
 /// symbols (`types`). Nothing is booted, and of the lab only its tools are needed.
 pub fn types(cache: &Cache, name: &KernelName) -> Result<(String, PathBuf)> {
     let apt = Apt::new(cache)?;
@@ -186,7 +186,7 @@ impl Lab {
         match env::var("NLMFO_ACCEL").as_deref() {
             Ok("kvm") => return Ok(Accelerator::Kvm),
             Ok("tcg") => return Ok(Accelerator::Tcg),
-            Ok(other) => bail!("NLMFO_ACCEL is {other}: say kvm or tcg"),
+            Ok(other) => bail!("NLMFO_ACCEL is {other}: use kvm or tcg"),
             Err(_) => {}
         }
         let usable = fs::File::options()

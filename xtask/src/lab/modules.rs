@@ -71,7 +71,7 @@ const USEFUL: [&str; 43] = [
     "kheaders",
 ];
 
-/// Finds the folder that has `kernel/` for this release in or below `given`.
+/// Finds the directory that has `kernel/` for this release in or below `given`.
 pub(super) fn find(given: &Path, release: &str) -> Result<PathBuf> {
     [
         given.to_path_buf(),
@@ -82,8 +82,8 @@ pub(super) fn find(given: &Path, release: &str) -> Result<PathBuf> {
     .find(|dir| dir.join("kernel").is_dir())
     .ok_or_else(|| {
         anyhow!(
-            "{} has no modules of {release}: give the folder that `make modules_install \
-             INSTALL_MOD_PATH=…` filled",
+            "{} has no modules of {release}: give the directory that `make modules_install \
+         INSTALL_MOD_PATH=…` filled",
             given.display()
         )
     })
@@ -117,7 +117,7 @@ pub(super) fn write(tools: &Tools, tree: &Path, release: &str, to: &Path) -> Res
     let mut wanted = BTreeSet::new();
     for name in NEEDED {
         if !known.add(name, &mut wanted) && !builtin.contains(name) {
-            bail!("kernel {release} has no module {name}, without which the lab is no use");
+            bail!("kernel {release} has no module {name}, which the lab requires");
         }
     }
     for name in USEFUL {

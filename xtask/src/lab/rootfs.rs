@@ -3,7 +3,7 @@
 //!
 //! bookworm's, whatever kernel is booted: programs built on a Debian 12 machine
 //! run in it. Nothing is configured by package scripts, so what they would have
-//! made (users, links, state folders) is made here.
+//! made (users, links, state directories) is made here.
 
 use std::{
     fs::{self, File},
@@ -109,7 +109,7 @@ const PRUNED: [&str; 20] = [
     "usr/lib/x86_64-linux-gnu/security",
 ];
 
-/// Folders that package scripts or an init would make.
+/// Directories that package scripts or an init would make.
 const FOLDERS: [&str; 14] = [
     "dev",
     "export",
@@ -151,7 +151,7 @@ pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
                 layer.directory("tmp", 0o1777, (0, 0))?;
                 layer.directory("root", 0o700, (0, 0))?;
                 for dir in ["var/lib/nfs/sm", "var/lib/nfs/sm.bak"] {
-                    // statd drops its privileges to the owner of this folder.
+                    // statd drops its privileges to the owner of this directory.
                     layer.directory(dir, 0o700, STATD)?;
                 }
                 Ok(())
@@ -201,7 +201,7 @@ fn build(
     })
 }
 
-/// Removes a file or a folder with all that is in it, if it is there.
+/// Removes a file or a directory with all that is in it, if it is there.
 fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
@@ -251,7 +251,7 @@ fn configure(tree: &Path) -> Result<()> {
         ("var/run", "../run"),
     ] {
         let path = tree.join(path);
-        // A busybox link, or an empty folder that a package brought.
+        // A busybox link, or an empty directory that a package brought.
         remove(&path)?;
         symlink(target, &path).with_context(|| format!("link {}", path.display()))?;
     }

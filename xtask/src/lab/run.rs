@@ -33,22 +33,22 @@ pub struct Run {
     pub kernel: Kernel,
     /// Program and arguments; it runs as root in `/root`, with no input.
     pub command: Vec<OsString>,
-    /// Files or folders of the host, and where the guest has them (absolute).
-    /// Permissions are kept; missing folders above them are made. A program
+    /// Files or directories of the host, and where the guest has them (absolute).
+    /// Permissions are kept; missing directories above them are made. A program
     /// given as a file goes without its debug information.
     pub files: Vec<(PathBuf, PathBuf)>,
-    /// Files or folders of the guest to bring back when the command has ended;
+    /// Files or directories of the guest to bring back when the command has ended;
     /// one that is not there is simply absent. (Files of procfs have no size
     /// and come back empty: copy what they say.)
     pub collect: Vec<PathBuf>,
-    /// The host folder they are put below, with their whole guest path.
+    /// The host directory they are put below, with their whole guest path.
     pub collect_into: PathBuf,
     /// In MiB; at least [`BPF_TOOLS_MEMORY`] is given with `bpf_tools`.
     pub memory: u32,
     pub processors: u32,
     /// From the start of QEMU.
     pub deadline: Duration,
-    /// The deadline counts anew from everything that the command writes to its standard
+    /// The deadline counts again from everything that the command writes to its standard
     /// output.
     pub renews_deadline: bool,
     /// Have Debian's bpftool and bpftrace in the guest.
@@ -109,15 +109,15 @@ impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "the command exited with status {status}"),
-            Self::Trouble(what) => write!(f, "the kernel is in trouble: {what}"),
+            Self::Trouble(what) => write!(f, "the kernel reported a fault: {what}"),
             Self::Deadline => f.write_str("the deadline passed"),
-            Self::Gone => f.write_str("the machine went away before the command ended"),
+            Self::Gone => f.write_str("the machine ended before the command"),
             Self::Up => f.write_str("the machine was still up when the run ended"),
         }
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub ending: Ending,

@@ -1,7 +1,7 @@
 //! What a kernel tells of its own types and symbols once it runs, taken from its
 //! files instead: nothing is booted.
 //!
-//! The folder looks as `/sys/kernel/btf` does (`vmlinux`, and a module's own types
+//! The directory looks as `/sys/kernel/btf` does (`vmlinux`, and a module's own types
 //! under its name), with `kallsyms` beside it, in `/proc/kallsyms`' form.
 
 use std::{
@@ -37,10 +37,10 @@ const TYPES: &str = ".BTF";
 /// Types of a module that was built apart from its kernel, on a base of its own.
 const OWN_BASE: &str = ".BTF.base";
 
-/// The folder with this kernel's types and symbols, made the first time.
+/// The directory with this kernel's types and symbols, made the first time.
 pub(super) fn extract(cache: &Cache, tools: &Tools, kernel: &Kernel) -> Result<PathBuf> {
     let folder = kernel.image.parent().and_then(Path::file_name);
-    let key = folder.context("a kernel's image lies in its own folder")?;
+    let key = folder.context("a kernel's image lies in its own directory")?;
     // The leading number changes with what is written.
     let entry = format!("types/1-{}", key.display());
     cache

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::report::{Check, Known, Report, Verdict};
 
-/// What came of one kernel.
+/// The result of one kernel.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kernel {
     /// How it was asked for.

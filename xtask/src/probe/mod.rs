@@ -144,7 +144,7 @@ fn report(lab: &Lab, run: &Run) -> Result<Report> {
             break outcome;
         }
         eprintln!(
-            "{}: the emulator failed, not the kernel; again",
+            "{}: the emulator failed, not the kernel; trying again",
             run.kernel.release
         );
         tries += 1;

@@ -55,10 +55,10 @@ pub struct Known {
 impl Report {
     pub fn parse(json: &[u8]) -> Result<Self> {
         let report: Report = serde_json::from_slice(json)
-            .with_context(|| format!("read what nlmfo probe said as {SCHEMA}"))?;
+            .with_context(|| format!("read the output of nlmfo probe as {SCHEMA}"))?;
         ensure!(
             report.schema == SCHEMA,
-            "nlmfo probe said {}, not {SCHEMA}",
+            "nlmfo probe printed {}, not {SCHEMA}",
             report.schema
         );
         ensure!(!report.checks.is_empty(), "nlmfo probe made no check");

@@ -127,7 +127,7 @@ fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
         for kernel in &found {
             steps.check(&format!("contracts with {kernel}"), || {
                 let hold = contracts::check(cache, slice::from_ref(kernel))?;
-                anyhow::ensure!(hold, "nlmfo relies on what this kernel does not have");
+                anyhow::ensure!(hold, "this kernel lacks something that nlmfo uses");
                 Ok(())
             });
         }
@@ -236,7 +236,7 @@ fn kernels(args: &TestArgs) -> Result<(Vec<KernelName>, Tally)> {
     Ok((names, skipped))
 }
 
-/// cargo runs tests in the folder of their package.
+/// cargo runs tests in the directory of their package.
 fn from_anywhere(name: KernelName) -> Result<KernelName> {
     let KernelName::Path { image, modules } = name else {
         return Ok(name);

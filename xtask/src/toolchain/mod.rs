@@ -4,7 +4,7 @@
 //! for `bpfel-unknown-none`, the compiler that this `core` belongs to, and
 //! `bpf-linker` on that compiler's own LLVM. They come from a rustup toolchain
 //! that has `rust-src` ([`rustup`]), or else from Debian's packages, unpacked
-//! privately ([`debian`]). Either way the folder looks the same, and
+//! privately ([`debian`]). Either way the directory looks the same, and
 //! `nlmfo/build.rs` knows only this:
 //!
 //! ```text
@@ -14,7 +14,7 @@
 //!   compiler/        what rustup or Debian calls the prefix: bin, lib
 //!   lib/             the compiler's own shared libraries, libLLVM among them
 //!   sysroot/         std for the host, core for bpfel-unknown-none
-//!   about            what it was made of; a change makes it anew
+//!   about            what it was made of; a change makes it again
 //! ```
 
 mod debian;
@@ -42,7 +42,7 @@ const TARGET: &str = "bpfel-unknown-none";
 const BPF_LINKER: &str = "0.13.0";
 const BPF_LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
-/// Starts the private compiler from wherever the folder lies. `$0` is absolute:
+/// Starts the private compiler from wherever the directory lies. `$0` is absolute:
 /// cargo and build.rs call it so.
 const RUSTC_WRAPPER: &str = r#"#!/bin/sh
 here=${0%/*}/..
@@ -50,7 +50,7 @@ export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 exec "$here/compiler/bin/rustc" "$@" --sysroot "$here/sysroot"
 "#;
 
-/// A complete `ebpf-toolchain` folder.
+/// A complete `ebpf-toolchain` directory.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     dir: PathBuf,
@@ -132,9 +132,9 @@ fn make(cache: &Cache, dir: &Path) -> Result<()> {
     match rustup::find()? {
         Some(toolchain) => toolchain.lay_out(dir)?,
         None => debian::lay_out(cache, dir).context(
-            "no rustup toolchain here has rust-src, and taking the compiler from Debian's \
-             packages failed; remedies: `rustup component add rust-src`, or a folder of ready-made ELFs \
-             in NLMFO_EBPF_ELF",
+            "no rustup toolchain here has rust-src, and the compiler from Debian's packages failed; run \
+                 `rustup component add rust-src`, or name a directory with built objects in \
+                 NLMFO_EBPF_ELF",
         )?,
     }
     fs::create_dir(dir.join("bin"))?;

@@ -394,7 +394,7 @@ mod tests {
         let child = std::fs::read_to_string(&mark).unwrap();
         let status = format!("/proc/{}/stat", child.trim());
         let until = Instant::now() + Duration::from_secs(10);
-        // Gone, or dead and not yet waited for by whoever inherits it.
+        // Gone, or dead and not yet waited for by the one that inherits it.
         while std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z ")) {
             assert!(Instant::now() < until, "its child lives on");
             std::thread::yield_now();

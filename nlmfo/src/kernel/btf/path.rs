@@ -26,7 +26,7 @@ pub struct Field {
 impl Btf {
     /// Finds the field at the end of `path`: `STRUCT.member`, then any number of
     /// `.member` (inside, also of anonymous structs and unions) and `->member`
-    /// (through a pointer; offsets begin anew). Several paths separated by ` | `
+    /// (through a pointer; offsets begin again). Several paths separated by ` | `
     /// are alternatives, the first that exists wins.
     ///
     /// Only full definitions count, forward declarations do not. Several structs

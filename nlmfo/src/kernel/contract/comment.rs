@@ -12,7 +12,7 @@ pub struct Contract {
     /// File and line of the program.
     pub place: String,
     pub hook: Hook,
-    /// Who runs it and what is held meanwhile, in words.
+    /// Who runs it and what is held meanwhile, as text.
     pub context: String,
 }
 
@@ -20,7 +20,7 @@ pub struct Contract {
 pub enum Hook {
     /// A kernel function; the prototype that it had first comes first.
     Function(Vec<Signature>),
-    /// No kernel function, in words.
+    /// No kernel function, as text.
     Elsewhere(String),
 }
 

@@ -122,7 +122,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// What came of one kernel.
+/// The result of one kernel.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// Functions that are as the comments say, without repetition.

@@ -203,7 +203,7 @@ mod tests {
         };
         assert_eq!(
             check.to_string(),
-            "– without  bpffs                                 a grace period that outlives the command\n\
+            "– without  bpffs                                 grace after the command exits\n\
              \x20          why:    not mounted\n\
              \x20          remedy: mount -t bpf bpf /sys/fs/bpf"
         );

@@ -1,7 +1,7 @@
 //! The client book: which client has used lockd through which VIP, stored so that the node
 //! that takes over the VIP knows whom to notify, even if the old node died.
 //!
-//! A VIP's book is a row of files in its folder of the state directory,
+//! A VIP's book is a row of files in its directory of the state directory,
 //! `clients.0000000001` and so on: one for each *term*, the time in which one node owns
 //! the VIP. Only the owner of the newest term writes, and only to its own file
 //! ([`writer`]); whoever creates the next file has taken the book over, and the old owner

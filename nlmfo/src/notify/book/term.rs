@@ -19,7 +19,7 @@ const PREFIX: &str = "clients.";
 /// again this often.
 const READ_TRIES: u32 = 16;
 
-/// A VIP's folder.
+/// A VIP's directory.
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     pub vip: IpAddr,

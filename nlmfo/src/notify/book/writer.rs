@@ -14,7 +14,7 @@ use crate::files::{self, PRIVATE};
 use crate::notify::state_dir::{self, Readers, StateDir};
 
 /// A file of this many bytes for each client, and [`COMPACT_LEAST`] besides, is begun
-/// anew: some eight lines of each.
+/// again: some eight lines of each.
 const COMPACT_PER_CLIENT: u64 = 1600;
 const COMPACT_LEAST: u64 = 64 * 1024;
 
@@ -234,7 +234,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A client that locks for years writes a line now and then: begins a file anew
+    /// A client that locks for years writes a line now and then: begins a file again
     /// that has grown long of them.
     fn compact_if_long(&mut self) -> Result<(), BookError> {
         let length =

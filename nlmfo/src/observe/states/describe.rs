@@ -90,7 +90,7 @@ pub struct StateLine {
 }
 
 impl StateLine {
-    /// What is held, in words.
+    /// What is held, as text.
     pub fn what(&self) -> String {
         let what = match self.kind {
             Kind::Open if self.deny != Access::default() => {

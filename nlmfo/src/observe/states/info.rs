@@ -1,4 +1,4 @@
-//! `clients/N/info`: what nfsd says of a client in words.
+//! `clients/N/info`: what nfsd says of a client as text.
 
 use serde::{Deserialize, Serialize};
 

@@ -40,7 +40,7 @@ pub struct Nfs4Client {
 }
 
 impl Nfs4Client {
-    /// Whether it uses this VIP, or may.
+    /// Whether it uses, or may use, this VIP.
     pub fn may_use(&self, vip: IpAddr) -> bool {
         self.vip_unknown || self.vips.contains(&vip)
     }
@@ -85,7 +85,7 @@ pub enum Standing {
     Held,
     /// Kept only to answer a repeated CLOSE or DELEGRETURN.
     Closed,
-    /// The client did not give a delegation back in time.
+    /// The client did not return a delegation in time.
     Revoked,
     /// An administrator took it away; the client has not acknowledged that yet.
     AdminRevoked,
@@ -131,7 +131,7 @@ pub struct State {
 }
 
 impl State {
-    /// Whether something is held by it.
+    /// Whether it holds something.
     pub fn is_held(&self) -> bool {
         self.standing == Standing::Held && !(self.kind == Kind::Lock && self.ranges.is_empty())
     }

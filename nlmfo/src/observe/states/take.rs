@@ -33,7 +33,7 @@ pub(in crate::observe) const PROBES: &[Probe] = &[
 
 const NETNS: &str = "nfsd_netns";
 
-/// Why it is not known what NFSv4 clients hold.
+/// Why NFSv4 state could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StatesError {
     #[error(transparent)]
@@ -86,7 +86,7 @@ impl Snapshots {
     /// own, hold. Taken again until it is exact or `max_wait` runs out. With `only`, that
     /// VIP's clients, and those whose VIP is not known, need to hold still.
     ///
-    /// A server without clients costs one look at an empty folder.
+    /// For a server without clients this reads one empty directory.
     pub fn take_states(
         &mut self,
         netns: u32,
@@ -136,8 +136,8 @@ impl Snapshots {
         }
     }
 
-    /// An error unless nfsd's filesystem shows the server of our network namespace: an
-    /// empty folder of another one's proves nothing.
+    /// An error unless nfsd's filesystem belongs to our network namespace: an empty directory of
+    /// another one proves nothing.
     fn ensure_own(&mut self, clients: &Clients, netns: u32) -> Result<(), StatesError> {
         if self.programs().layout.states.posix_ops == 0 {
             // Once more, for the error with its reason.

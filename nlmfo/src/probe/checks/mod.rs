@@ -15,9 +15,9 @@ use super::fixture::{Family, Fixture};
 
 /// A check that ran to its end.
 pub enum Done {
-    /// It saw what it proves.
+    /// The check passed.
     Shown,
-    /// This kernel or node cannot show it, and why.
+    /// Why this kernel or node cannot show it.
     Unsupported(String),
 }
 
@@ -29,7 +29,7 @@ type Run = Box<dyn Fn(&mut Fixture) -> Result<Done> + Send + Sync>;
 /// Something that a kernel should do.
 pub struct Check {
     pub name: String,
-    /// What a pass proves, in a sentence.
+    /// What a pass proves, as one sentence.
     pub proves: String,
     /// None: [`LEAKS`], which needs no testbed.
     run: Option<Run>,
@@ -48,7 +48,7 @@ impl Check {
         }
     }
 
-    /// Runs it; an error is what was seen instead of what it proves.
+    /// Runs the check; an error is what was seen instead.
     pub(super) fn run(&self, fixture: &mut Fixture) -> Result<Done> {
         match &self.run {
             Some(run) => run(fixture),

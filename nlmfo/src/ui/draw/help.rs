@@ -11,7 +11,7 @@ const HELP: [&str; LINES] = [
     "  up, down, j, k    move; page up and down, home and end too",
     "  Enter             open the selected VIP, or the VIP of an event",
     "  Esc               back; in the overview it clears the filter",
-    "  /                 filter by a part of a VIP, client address, client name or file",
+    "  /                 filter by part of a VIP, client address or name, or file",
     "  s                 sort the overview by another column",
     "  f                 freeze or unfreeze the screen",
     "  e                 events",

@@ -9,7 +9,7 @@ use crate::ui::latency::{self, Buckets};
 /// Cells of a bar, with the gap behind it.
 const BAR: usize = 2;
 
-/// Bars at the most: 24 powers of two are more than seven decimal ones.
+/// Bars at most: 24 powers of two are more than seven decimal ones.
 const BARS: usize = 24;
 
 /// Cells of the whole.

@@ -7,7 +7,7 @@ fn cells(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// Five digits at the most, then thousands and millions.
+/// Five digits at most, then thousands and millions.
 pub fn count(number: u64) -> String {
     match number {
         0..100_000 => number.to_string(),

@@ -40,7 +40,7 @@ impl Locks {
         self.describe(first)
     }
 
-    /// Makes the details anew, those of `first` before the others.
+    /// Makes the details again, those of `first` before the others.
     pub fn describe(&mut self, first: Option<IpAddr>) -> std::io::Result<()> {
         let table = &self.table;
         let since = |lock: &_| self.ages.since(&self.keys, lock);

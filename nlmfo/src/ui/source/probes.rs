@@ -1,4 +1,4 @@
-//! The probes on lockd, attached again when lockd was unloaded and has come back.
+//! The probes on lockd, attached again when lockd was reloaded.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ impl Probes {
         Ok(true)
     }
 
-    /// [`Probes::follow`] that does not try too often what fails; the failure in words.
+    /// [`Probes::follow`] that does not try too often what fails; the failure as text.
     pub fn follow_patiently(
         &mut self,
         incarnation: Option<u64>,

@@ -1,5 +1,5 @@
 //! Whole screens as they should be. `INSTA_UPDATE=always cargo test -p nlmfo screens`
-//! writes them anew; look at each before it is committed.
+//! writes them again; look at each before it is committed.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -216,7 +216,7 @@ fn what_is_wrong_is_said() {
     tick.look.exact = false;
     let shown = text(&app([tick]), &PLAIN, 120, 24);
     for words in [
-        "lockd is gone",
+        "lockd was unloaded",
         "/proc/locks: denied",
         "every 22 s",
         "changed while",
