@@ -420,7 +420,7 @@ pub struct WatchArgs {
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
     /// Playback speed, as a factor
-    #[arg(long, value_name = "TIMES", default_value = "1", requires = "replay")]
+    #[arg(long, value_name = "FACTOR", default_value = "1", requires = "replay")]
     #[arg(value_parser = speed)]
     pub speed: f64,
     /// Time between two updates; nlmfo lengthens it if updates use more than 5 % of a core

@@ -274,7 +274,8 @@ impl fmt::Display for WindowReport {
                 writeln!(f, "{}: in grace{of}, {left} s left", self.vip)?;
             }
             false => {
-                // To a tenth of a second: the requested length, though it was opened a moment later.
+                // To a tenth of a second: the requested length, though it was opened a moment
+                // later.
                 let length = (self.length_ms as f64 / 100.0).round() / 10.0;
                 writeln!(f, "{}: grace{of} ended after {length} s", self.vip)?;
             }

@@ -1,11 +1,11 @@
 //! A node to run commands on: this machine's root namespaces, a network, mount and UTS namespace
 //! of its own, or another machine.
 //!
-//! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket, statd's records
-//! and exportfs's tables would be shared otherwise; and a configuration without the
-//! node's own, which may name ports and addresses. It is kept alive by a holder process.
-//! The holder ends with the [`TestNode`], or with the process that made it, for whatever reason. It then ends the node's NFS server and processes, and restores lockd's
-//! settings for the whole machine.
+//! A namespace needs its own `/run` and `/var/lib/nfs`: rpcbind's socket, statd's records and
+//! exportfs's tables would be shared otherwise; and a configuration without the node's own,
+//! which may name ports and addresses. It is kept alive by a holder process. The holder ends
+//! with the [`TestNode`], or with the process that made it, for whatever reason. It then ends
+//! the node's NFS server and processes, and restores lockd's settings for the whole machine.
 
 use std::env;
 use std::ffi::OsString;

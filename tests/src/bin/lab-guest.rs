@@ -12,7 +12,7 @@ use nix::sys::utsname::uname;
 use nlmfo_tests::bench::{self, Clock, Effort, Part};
 use nlmfo_tests::cluster::{agent, node};
 use nlmfo_tests::demo;
-use nlmfo_tests::guest::{busy, locker, node, reboot, tool};
+use nlmfo_tests::guest::{busy, locker, node as testnode, reboot, tool};
 use nlmfo_tests::picture;
 use nlmfo_tests::scenarios::{self, Context, End};
 use nlmfo_tests::several;
@@ -30,35 +30,35 @@ enum Command {
     /// Run one scenario and print its report as one JSON line
     Scenario {
         name: String,
-        /// Its long form, if it has one
+        /// Run the long form, if the scenario has one
         #[arg(long)]
         full: bool,
-        /// The tool under test
+        /// nlmfo binary under test
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
     },
-    /// Run several scenarios on this fresh machine, and print the report of each; ends early
-    /// when the machine cannot be made as new
+    /// Run several scenarios on this machine and print the report of each; stop early if the
+    /// machine cannot be reset
     Scenarios {
         #[arg(required = true)]
         names: Vec<String>,
-        /// Their long forms
+        /// Run the long forms
         #[arg(long)]
         full: bool,
-        /// The tool under test
+        /// nlmfo binary under test
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
     },
-    /// Measure what observing and releasing cost
+    /// Measure the cost of snapshots, counters, releases and the gate
     Bench {
-        /// All, unless named
+        /// Parts to measure [default: all]
         parts: Vec<Part>,
         #[arg(long)]
         quick: bool,
         /// What this machine's clock runs by
         #[arg(long, value_enum)]
         clock: Clock,
-        /// The tool under test
+        /// nlmfo binary under test
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
     },
@@ -162,7 +162,7 @@ fn main() -> Result<ExitCode> {
         } => Ok(rsh(exact, host, command)),
         Command::Locker => locker::serve().map(|()| ExitCode::SUCCESS),
         Command::Busy { wanted } => busy::serve(&wanted).map(|()| ExitCode::SUCCESS),
-        Command::Hold { name } => node::hold(&name).map(|()| ExitCode::SUCCESS),
+        Command::Hold { name } => testnode::hold(&name).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -45,8 +45,8 @@ impl Number {
                     number,
                     state_number_error: None,
                 },
-                // Clients that are not notified lose their locks. An state_number_error number is almost
-                // certainly new to them.
+                // Clients that are not notified lose their locks. An unclaimed
+                // number is almost certainly new to them.
                 Err(error) => Claimed {
                     number: numbers.by_clock(&claim),
                     state_number_error: Some(chain(&error)),

@@ -133,8 +133,8 @@ pub struct Checked {
     pub mismatches: Vec<Mismatch>,
 }
 
-/// Compares the contracts, and all that [`layout`], [`gate_layout`] and [`state_layout`] ask for, with a
-/// kernel. `btf` must have been asked for [`MODULES`], `symbols` for [`symbols`].
+/// Compares the contracts, and all that [`layout`], [`gate_layout`] and [`state_layout`] ask
+/// for, with a kernel. `btf` must have been asked for [`MODULES`], `symbols` for [`symbols`].
 pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release: &str) -> Checked {
     let series = Series::of_release(release);
     let mut checked = Checked::default();
