@@ -221,8 +221,8 @@ pub struct ReleaseArgs {
     /// Maximum time for the release
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub deadline: Duration,
-    /// Maximum fence time. The fence drops the lock traffic of the VIP until the VIP leaves
-    /// this node
+    /// Maximum time for the fence, which drops the VIP's lock traffic until the VIP leaves this
+    /// node
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub fence: Duration,
     /// Do not fence the VIP; use this only if clients cannot reach it

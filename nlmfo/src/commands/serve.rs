@@ -58,7 +58,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
         tokio::select! {
             hosts = monitored.next() => service.see(hosts?.iter()),
             _ = look.tick() => {
-                service.tell_untold(monitored.untold()?);
+                service.report_dropped(monitored.dropped()?);
                 if !all_seen {
                     all_seen = service.see_holders(&mut snapshots)?;
                 }
@@ -98,7 +98,7 @@ struct Service {
     netns: u32,
     /// What was said last of a VIP's book that cannot be written.
     said: BTreeMap<IpAddr, String>,
-    untold: u64,
+    dropped: u64,
 }
 
 impl Service {
@@ -109,7 +109,7 @@ impl Service {
             only: args.vip.clone(),
             netns: netns.inode as u32,
             said: BTreeMap::new(),
-            untold: 0,
+            dropped: 0,
         })
     }
 
@@ -167,13 +167,13 @@ impl Service {
         }
     }
 
-    fn tell_untold(&mut self, untold: u64) {
-        if untold > self.untold {
+    fn report_dropped(&mut self, dropped: u64) {
+        if dropped > self.dropped {
             output::note(format_args!(
                 "{} events dropped, buffer full: these clients are recorded when they lock again",
-                untold - self.untold
+                dropped - self.dropped
             ));
-            self.untold = untold;
+            self.dropped = dropped;
         }
     }
 }

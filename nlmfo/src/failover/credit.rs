@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_credited_to_a_way_that_made_lockd_drop_owners() {
+    fn a_lock_is_credited_to_a_method_that_made_lockd_drop_owners() {
         let ours = observed(Some(MethodKind::FreeAll), |seen| seen.released.free_all = 1);
         assert_eq!(
             ours.credit(&lock(NlmVersion::V4)),

@@ -203,7 +203,7 @@ impl fmt::Display for VipTakeover {
             .and_then(|notified| notified.notify.as_ref())
         {
             report.summary(f)?;
-            for client in report.not_told() {
+            for client in report.not_notified() {
                 client.fmt(f)?;
             }
         }

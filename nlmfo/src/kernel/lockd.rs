@@ -1,4 +1,4 @@
-//! lockd's own files: whether it is there, and its grace period.
+//! lockd's files: whether it is loaded, and its grace period.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::nfsd::read_control;
 
 const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
-/// Made with the module; its inode number is not used again.
+/// Created with the module; its inode number is never reused.
 const MODULE: &str = "/sys/module/lockd";
 const GRACE_PERIOD: &str = "/proc/sys/fs/nfs/nlm_grace_period";
 const TCP_PORT: &str = "/proc/sys/fs/nfs/nlm_tcpport";
@@ -28,13 +28,13 @@ pub enum LockdError {
     },
 }
 
-/// Whether lockd is in the kernel, as a module or built in.
+/// Whether lockd is loaded, as a module or built in.
 pub fn is_loaded() -> bool {
     Path::new(END_GRACE).exists()
 }
 
-/// Which loading of lockd is in the kernel: another number after it was unloaded and
-/// loaded again, when its functions and lists are elsewhere. None if it is not there.
+/// Identifies the loaded lockd: the number changes when lockd is reloaded, and its functions and
+/// lists are at other addresses. None if it is not loaded.
 pub fn incarnation() -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
     // Not there for a lockd that is built in and has no parameters.

@@ -1,4 +1,4 @@
-//! Which namespaces this process is in, and which addresses its node has.
+//! The namespaces of this process, and the addresses of its node.
 
 use std::collections::BTreeSet;
 use std::fs::File;

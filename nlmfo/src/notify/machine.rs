@@ -131,7 +131,7 @@ pub struct Machine {
     /// When each talk is to go on; an entry that is not its talk's `due` is stale.
     queue: BinaryHeap<Reverse<(Duration, usize)>>,
     next_xid: u32,
-    untold: usize,
+    pending: usize,
 }
 
 impl Machine {
@@ -150,7 +150,7 @@ impl Machine {
             by_address: HashMap::new(),
             queue: BinaryHeap::new(),
             next_xid: xid,
-            untold: 0,
+            pending: 0,
         };
         for client in clients {
             let index = machine.talks.len();
@@ -172,7 +172,7 @@ impl Machine {
                 wait: Duration::ZERO,
                 due: Duration::ZERO,
             });
-            machine.untold += 1;
+            machine.pending += 1;
             machine.go_on(index, Step::AskPort, Duration::ZERO);
         }
         machine
@@ -180,7 +180,7 @@ impl Machine {
 
     /// Everybody is told.
     pub fn is_done(&self) -> bool {
-        self.untold == 0
+        self.pending == 0
     }
 
     /// When [`Machine::send`] has something next.
@@ -281,7 +281,7 @@ impl Machine {
                         self.go_on(index, Step::Notify { port }, now);
                     } else {
                         talk.progress.told = Some(now);
-                        self.untold -= 1;
+                        self.pending -= 1;
                     }
                 }
                 Err(refusal) => {

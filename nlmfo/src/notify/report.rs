@@ -84,17 +84,17 @@ impl NotifyReport {
     }
 
     pub fn is_complete(&self) -> bool {
-        self.not_told().next().is_none()
+        self.not_notified().next().is_none()
     }
 
-    pub fn not_told(&self) -> impl Iterator<Item = &ClientReport> {
+    pub fn not_notified(&self) -> impl Iterator<Item = &ClientReport> {
         let clients = self.clients.iter();
         clients.filter(|client| client.outcome != Outcome::Notified)
     }
 
     /// As a part of a takeover's report.
     pub fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (all, left) = (self.clients.len(), self.not_told().count());
+        let (all, left) = (self.clients.len(), self.not_notified().count());
         let told = all - left;
         writeln!(f, "  notified {told} of {all} clients: {}", self.as_what())?;
         self.blurred(f)
@@ -162,7 +162,7 @@ impl fmt::Display for NotifyReport {
         for client in &self.clients {
             client.fmt(f)?;
         }
-        let (all, left) = (self.clients.len(), self.not_told().count());
+        let (all, left) = (self.clients.len(), self.not_notified().count());
         match left {
             0 => writeln!(
                 f,

@@ -20,7 +20,7 @@ pub(super) const PROBES: &[Probe] = &[Probe {
 /// The probe in the kernel, and the clients that it tells of.
 pub struct Monitored {
     ring: AsyncFd<RingBuf<MapData>>,
-    untold: Array<MapData, u64>,
+    dropped: Array<MapData, u64>,
 }
 
 impl Monitored {
@@ -31,7 +31,7 @@ impl Monitored {
             programs.attach(probe)?;
         }
         let ring = programs.ebpf.take_map("MONITORED");
-        let untold = programs.ebpf.take_map("UNTOLD");
+        let dropped = programs.ebpf.take_map("UNTOLD");
         let ring = RingBuf::try_from(ring.ok_or(ObserveError::Foreign("MONITORED"))?)
             .map_err(|source| map_error("MONITORED", source))?;
         // SAFETY: the ring buffer owns its map's file descriptor, which stays the same for
@@ -40,7 +40,7 @@ impl Monitored {
             unsafe { AsyncFd::register(ring) }.map_err(|error| ObserveError::Poll(error.into()))?;
         Ok(Monitored {
             ring,
-            untold: Array::try_from(untold.ok_or(ObserveError::Foreign("UNTOLD"))?)
+            dropped: Array::try_from(dropped.ok_or(ObserveError::Foreign("UNTOLD"))?)
                 .map_err(|source| map_error("UNTOLD", source))?,
         })
     }
@@ -60,8 +60,8 @@ impl Monitored {
 
     /// How many hosts could not be told of since the probe was attached: the reader was
     /// too slow, or the kernel's memory could not be read.
-    pub fn untold(&self) -> Result<u64, ObserveError> {
-        (self.untold.get(&0, 0)).map_err(|source| map_error("UNTOLD", source))
+    pub fn dropped(&self) -> Result<u64, ObserveError> {
+        (self.dropped.get(&0, 0)).map_err(|source| map_error("UNTOLD", source))
     }
 }
 

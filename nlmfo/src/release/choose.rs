@@ -305,7 +305,7 @@ mod tests {
     const V6: &str = "fd77::1";
 
     #[test]
-    fn the_first_way_on_each_kind_of_node() {
+    fn the_first_method_on_each_kind_of_node() {
         let rfc = |vip| Facts {
             rfc_file: true,
             ..facts(vip, broken())
@@ -351,11 +351,11 @@ mod tests {
         ];
         for (name, facts, expected) in table {
             let decision = next(&facts, 6, &[]);
-            assert_eq!(way_or_panic(&decision), expected, "{name}");
+            assert_eq!(method_or_panic(&decision), expected, "{name}");
         }
     }
 
-    fn way_or_panic(decision: &Decision) -> MethodKind {
+    fn method_or_panic(decision: &Decision) -> MethodKind {
         method(decision.clone()).unwrap_or_else(|| panic!("no method: {decision:?}"))
     }
 
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_left_locks_gives_way_to_the_next() {
+    fn a_way_that_left_locks_is_followed_by_the_next() {
         let facts = Facts {
             filesystems_named: true,
             reboot_allowed: true,
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_tells_what_the_last_way_left() {
+    fn the_reason_tells_what_the_last_method_left() {
         let decision = next(
             &facts(V4, unknown()),
             6,
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_inexact_ways_are_never_gone_unasked() {
+    fn the_inexact_methods_need_an_option() {
         let tried = [
             attempt(MethodKind::UnlockIp, 2, 2),
             attempt(MethodKind::FreeAll, 2, 2),
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn free_all_goes_on_while_it_gets_somewhere() {
-        // IPv6 through procfs: FREE_ALL is the first way.
+        // IPv6 through procfs: FREE_ALL is the first method.
         let facts = facts(V6, broken());
         let round = |before, after| attempt(MethodKind::FreeAll, before, after);
         assert_eq!(
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_could_not_be_gone_is_not_tried_again() {
+    fn a_method_that_failed_is_not_tried_again() {
         let error = Some("permission denied".to_owned());
         let tried = [Attempt {
             error,

@@ -35,7 +35,7 @@ impl Method for Filesystem {
         })
         .await?;
         Ok(Report {
-            way: self.kind(),
+            method: self.kind(),
             action,
             hosts: Vec::new(),
             took: start.elapsed(),

@@ -106,7 +106,7 @@ impl FreeAll {
         }
         detour.close().await?;
         Ok(Report {
-            way: MethodKind::FreeAll,
+            method: MethodKind::FreeAll,
             action: format!("NLM calls over lo for {} hosts", hosts.len()),
             hosts,
             took: start.elapsed(),

@@ -78,7 +78,7 @@ pub struct Job<'a> {
 /// What one method did. Only a snapshot shows whether it worked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    pub way: MethodKind,
+    pub method: MethodKind,
     /// As text: the file or command used, or the number of calls.
     pub action: String,
     /// For methods that work per host; otherwise empty.

@@ -60,7 +60,7 @@ impl Method for Reboot {
             });
         }
         Ok(Report {
-            way: self.kind(),
+            method: self.kind(),
             action: format!("SM_NOTIFY to lockd for {} hosts", hosts.len()),
             hosts,
             took: start.elapsed(),
@@ -117,21 +117,23 @@ mod tests {
 
     #[test]
     fn only_a_monitored_client_of_no_other_vip_is_told_to_have_rebooted() {
-        let way = Reboot {
+        let method = Reboot {
             elsewhere: ["10.77.0.12".parse().unwrap()].into(),
             deadline: Duration::from_secs(1),
         };
         let told = target("10.77.0.11", true);
-        assert_eq!(way.monitored(&told).unwrap().cookie, [7; 16]);
+        assert_eq!(method.monitored(&told).unwrap().cookie, [7; 16]);
         let elsewhere = target("10.77.0.12", true);
         assert!(
-            way.monitored(&elsewhere)
+            method
+                .monitored(&elsewhere)
                 .unwrap_err()
                 .contains("other addresses")
         );
         let unmonitored = target("10.77.0.11", false);
         assert!(
-            way.monitored(&unmonitored)
+            method
+                .monitored(&unmonitored)
                 .unwrap_err()
                 .contains("not monitored")
         );

@@ -27,7 +27,7 @@ impl Method for RfcFile {
         })
         .await?;
         Ok(Report {
-            way: self.kind(),
+            method: self.kind(),
             action,
             hosts: Vec::new(),
             took: start.elapsed(),

@@ -25,7 +25,7 @@ impl Method for UnlockIp {
         let vip = job.vip;
         let action = blocking(move || unlock(vip)).await?;
         Ok(Report {
-            way: self.kind(),
+            method: self.kind(),
             action,
             hosts: Vec::new(),
             took: start.elapsed(),

@@ -1,5 +1,5 @@
-//! What is on the screen, and how keys and ticks change it. No input, no output, no
-//! clock: [`App::update`] is a function of the state and a message.
+//! The state of the screen, and how keys and ticks change it. Without input, output or clock:
+//! [`App::update`] is a function of the state and a message.
 
 use std::net::IpAddr;
 
@@ -18,12 +18,12 @@ const PAGE: usize = 10;
 /// The longest filter.
 const FILTER: usize = 64;
 
-/// What comes in.
+/// A message to the screen.
 #[derive(Clone, Debug)]
 pub enum Message {
     Key(Key),
     Tick(Box<Tick>),
-    /// How a replay goes on.
+    /// The progress of a replay.
     Playback(Playback),
     /// The terminal has another size.
     Resize,
@@ -31,7 +31,7 @@ pub enum Message {
     Quit,
 }
 
-/// What the outside is asked to do.
+/// A request to the source or the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     Quit,
@@ -40,7 +40,7 @@ pub enum Effect {
     Play(Play),
 }
 
-/// What a replay is asked to do.
+/// A command to a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Play {
     PauseOrGo,
@@ -51,17 +51,17 @@ pub enum Play {
     Restart,
 }
 
-/// Where a replay is.
+/// The position of a replay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Playback {
-    /// Times as fast as it was.
+    /// Playback speed, as a factor.
     pub speed: f64,
     pub paused: bool,
     /// The recording is at its end.
     pub ended: bool,
 }
 
-/// What is in front. The overview is behind them all.
+/// The pane in front; the overview is behind all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pane {
     Overview,
@@ -78,7 +78,7 @@ pub enum Pane {
     },
 }
 
-/// What the overview is ordered by; ties go by address.
+/// The sort column of the overview; ties are sorted by address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sort {
     #[default]
@@ -132,7 +132,7 @@ pub struct App {
 }
 
 impl App {
-    /// The state after a message, and what is to be done outside.
+    /// Applies a message and returns requests.
     pub fn update(&mut self, message: Message) -> Option<Effect> {
         match message {
             Message::Key(key) => self.key(key),

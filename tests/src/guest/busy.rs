@@ -1,6 +1,5 @@
-//! A client's process that asks for locks all the time, and says at its end how that went:
-//! a thief after locks that others hold, or a user who must not notice what happens to
-//! others.
+//! A client process that asks for locks all the time and reports the results at its end: it tries
+//! to take locks that others hold, or checks that it is not affected by a failover.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -15,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::locker::{self, Action, Mode, Outcome, Range};
 use super::wait::{Seen, until};
 
-/// Between an answer and the next request: without it the asking would be what keeps an
-/// emulated machine busy, and all else would wait for it.
+/// Pause between an answer and the next request: without it, the requests would occupy an emulated
+/// machine.
 const PACE: Duration = Duration::from_millis(100);
 
 /// A lock to ask for.
@@ -27,17 +26,17 @@ pub struct Wanted {
     pub mode: Mode,
 }
 
-/// How it went with one lock.
+/// The results for one lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub file: PathBuf,
     pub range: Range,
     pub refused: u64,
-    /// How often it was granted; it was given back at once.
+    /// How often it was granted; it was unlocked at once.
     pub held: u64,
-    /// Errors, by the kernel's word.
+    /// Errors, by the kernel's name for them.
     pub failed: Vec<String>,
-    /// The longest that an answer took.
+    /// The longest time until an answer.
     pub slowest: Duration,
 }
 
@@ -61,8 +60,7 @@ impl Busy {
         Ok(Busy { child, stdin })
     }
 
-    /// Tells it to stop once every lock has been asked for again, and returns how each
-    /// went, in order.
+    /// Stops it after one more request for every lock, and returns the results in order.
     pub fn finish(mut self) -> Result<Vec<Tally>> {
         drop(self.stdin.take());
         until("a busy client to end", || {
@@ -88,8 +86,8 @@ impl Drop for Busy {
     }
 }
 
-/// The busy process: asks until standard input ends, and then once more, so that an answer
-/// of after that moment is in the tally.
+/// The busy process: asks until standard input ends, then once more, so that the results include
+/// an answer after that moment.
 pub fn serve(wanted: &str) -> Result<()> {
     let wanted: Vec<Wanted> = serde_json::from_str(wanted).context("locks to ask for")?;
     let over = AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! A client that locks and unlocks all the time, in the background, to see
-//! that nobody else's failover disturbs it.
+//! A client that locks and unlocks all the time in the background, to check that failovers of other
+//! VIPs do not disturb it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// Locks and unlocks `range` of `file`, which nobody else wants, until
-    /// stopped. Returns once the first round is done.
+    /// Locks and unlocks `range` of `file`, which no other client uses, until stopped. Returns after
+    /// the first round.
     pub fn start(locker: Locker, file: PathBuf, range: Range) -> Result<Churn> {
         let stop = Arc::new(AtomicBool::new(false));
         let rounds = Arc::new(AtomicU64::new(0));
@@ -31,7 +31,7 @@ impl Churn {
                 while !stop.load(Ordering::Relaxed) {
                     match locker.lock(&file, range, Mode::Write)? {
                         Outcome::Held => locker.unlock(&file, range)?,
-                        other => bail!("a lock that nobody else wants: {other:?}"),
+                        other => bail!("a lock that no other client uses: {other:?}"),
                     }
                     rounds.fetch_add(1, Ordering::Relaxed);
                 }

@@ -222,7 +222,7 @@ impl Mount {
     }
 }
 
-/// A lock that its client believes it holds.
+/// A lock that its client holds.
 pub struct HeldLock {
     locker: Locker,
     path: PathBuf,

@@ -1,5 +1,4 @@
-//! nlmfo's counters, attached by the scenario itself, for comparing them with
-//! what was really done.
+//! nlmfo's counters, attached by the scenario itself, to compare them with the calls made.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,7 +13,7 @@ use serde_json::Value;
 
 use super::known::ensure_same;
 
-/// The probes, and where the counters stood when last looked at.
+/// The probes, and the last reading of the counters.
 pub struct Counted {
     counters: CounterProbes,
     snapshots: Snapshots,
@@ -40,8 +39,7 @@ impl Counted {
         Ok(self.snapshots.take(None, Duration::ZERO)?)
     }
 
-    /// What was counted for one VIP since [`Counted::since`] was last asked,
-    /// which will tell it again.
+    /// The counts of one VIP since the last [`Counted::since`], which will include them again.
     pub fn peek(&self, vip: IpAddr) -> Result<Counters> {
         let of = |counters: &PerVip| counters.get(&vip).copied().unwrap_or_default();
         Ok(of(&self.counters.read()?) - of(&self.last))

@@ -1,5 +1,5 @@
-//! Frames made byte by byte, for what no socket sends: tags of no VLAN, packets in tunnels,
-//! segments that TCP discards.
+//! Frames built byte by byte, which no socket sends: tags of no VLAN, packets in tunnels, segments
+//! that TCP discards.
 
 use std::ffi::CString;
 use std::io;
@@ -20,11 +20,11 @@ const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 /// A tag of 802.1Q with number 0, which is no VLAN's.
 const NO_VLAN: [u8; 4] = [0x81, 0x00, 0, 0];
 
-/// A device of a place, to send frames by.
+/// A device of a node, to send frames.
 pub struct Wire {
     socket: Socket,
     index: i32,
-    /// Of the frames: to whom, and from whom.
+    /// Destination and source address of the frames.
     addresses: [u8; 12],
 }
 
@@ -69,7 +69,7 @@ impl Wire {
         })
     }
 
-    /// Sends an IPv4 packet behind so many tags.
+    /// Sends an IPv4 packet with that many tags.
     pub fn send(&self, tags: usize, packet: &[u8]) -> Result<()> {
         let tags = NO_VLAN.repeat(tags);
         let frame = [&self.addresses, &tags[..], &ETH_P_IP, packet].concat();

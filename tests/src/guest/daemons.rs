@@ -1,4 +1,4 @@
-//! The server's daemons on bad days: killed, stopped, started again.
+//! Kills, stops and restarts the server's daemons.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -55,7 +55,7 @@ pub fn crash(name: &str) -> Result<()> {
     })
 }
 
-/// Starts an rpcbind that knows nothing of what was registered before.
+/// Starts an rpcbind without the earlier registrations.
 pub fn cold_rpcbind() -> Result<()> {
     let _ = fs::remove_dir_all("/run/rpcbind");
     fs::create_dir_all("/run/rpcbind")?;

@@ -1,5 +1,5 @@
-//! The grace gate as the tool reports it and as the kernel has it: windows and their
-//! counts, filters on devices, and the processes of the tool that are left.
+//! The gate as nlmfo reports it and as the kernel has it: windows and their counts, filters on
+//! devices, and remaining nlmfo processes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,14 +15,14 @@ use super::node::TestNode;
 use super::tool::{Tool, exit};
 use super::wait::{Seen, until};
 
-/// Opens windows that outlive any scenario, which must do.
+/// Opens windows that are longer than any scenario.
 pub fn open(tool: &Tool, vips: &[&str]) -> Result<Value> {
     let vips = vips.iter().flat_map(|vip| ["--vip", vip]);
     let arguments: Vec<_> = ["grace", "--for", "300s"].into_iter().chain(vips).collect();
     tool.json(exit::CONFIRMED, &arguments)
 }
 
-/// The window of one VIP, as `nlmfo grace --list` has it; that must be content.
+/// The window of one VIP from `nlmfo grace --list`, which must report no problem.
 pub fn window(tool: &Tool, vip: &str) -> Result<Value> {
     let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
     let windows = listed["windows"].as_array().into_iter().flatten();
@@ -33,7 +33,7 @@ pub fn window(tool: &Tool, vip: &str) -> Result<Value> {
         .with_context(|| format!("no window of {vip} in {listed}"))
 }
 
-/// lockd's answers in a window must be these, and nothing wrong among them.
+/// Checks lockd's answers in a window.
 pub fn ensure_answers(window: &Value, reclaimed: u64, refused: u64) -> Result<()> {
     let answers = &window["lockd"];
     ensure!(
@@ -43,8 +43,8 @@ pub fn ensure_answers(window: &Value, reclaimed: u64, refused: u64) -> Result<()
             && answers["reclaims_refused"] == 0
             && answers["reclaims_failed"] == 0
             && window["verdict"]["state"] == "enforced",
-        "{reclaimed} reclaims granted and {refused} new locks refused are not what the audit \
-         says: {window}"
+        "expected {reclaimed} reclaims granted and {refused} new locks refused, the audit has: \
+         {window}"
     );
     Ok(())
 }
@@ -93,7 +93,7 @@ pub fn ensure_one_filter_each() -> Result<()> {
     Ok(())
 }
 
-/// Nothing of the gate is in the kernel: no pin, no filter, no qdisc.
+/// Checks that nothing of the gate is in the kernel: no pin, no filter, no qdisc.
 pub fn ensure_gone() -> Result<()> {
     for device in devices()? {
         let filters = filters_on(&device)?;

@@ -1,4 +1,4 @@
-//! What the kernel of this machine's clients has said.
+//! The kernel log of this machine's clients.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use super::command::run;
 /// application believes so; at the next move it is lost.
 const REFUSED: &str = "failed to reclaim lock";
 
-/// No client of this machine has ever been refused a reclaim.
+/// Checks that no client of this machine was refused a reclaim.
 pub fn ensure_no_reclaim_refused() -> Result<()> {
     let log = run(&mut Command::new("dmesg"))?;
     let refused: Vec<&str> = log.lines().filter(|line| line.contains(REFUSED)).collect();

@@ -1,5 +1,4 @@
-//! What is known to be held, by whom and through which address: the common
-//! ground of lockers, of the tool's reports and of the kernel's own list.
+//! Known locks with client and address, to compare lockers, nlmfo's reports and the kernel's list.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

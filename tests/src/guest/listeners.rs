@@ -1,4 +1,4 @@
-//! Clients that consist of an rpcbind and a statd, which only listen: for telling many.
+//! Clients that are only an rpcbind and a statd, to notify many of them.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;

@@ -20,9 +20,8 @@ pub fn tell(client: IpAddr, vip: IpAddr, state: u32) -> Result<()> {
     Ok(())
 }
 
-/// A program in `place` that tells these clients, whichever VIP it is given, with that
-/// state number: all at once, as one that is dead would hold up the others. It fails if
-/// any was not told.
+/// A program on `node` that notifies these clients, for any VIP, with that state number: all at
+/// once, since one that is down would delay the others. It fails if any was not notified.
 pub fn program(node: &TestNode, clients: &[IpAddr], state: u32) -> Result<&'static str> {
     const PATH: &str = "/tmp/notify";
     let this = std::env::current_exe()?;

@@ -1,5 +1,5 @@
-//! Clients that reclaim what they held as soon as they are told: as many as are wanted,
-//! without a kernel of their own.
+//! Any number of clients, without their own kernels, that reclaim their locks as soon as they are
+//! notified.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use super::raw::{RawNet, address};
 /// lockd is one thread; that many clients keep it busy.
 const AT_ONCE: usize = 8;
 
-/// When the clients were told, and when they had their locks, since a common start.
+/// When the clients were notified, and when they had their locks, since a common start.
 #[derive(Debug)]
 pub struct Reclaimed {
     pub first_told: Duration,
@@ -76,7 +76,7 @@ pub fn reclaim_while<T: Send>(
         let result = result?;
         let since = |at: Option<Instant>| {
             at.map(|at| at - began)
-                .ok_or_else(|| anyhow!("no client was told"))
+                .ok_or_else(|| anyhow!("no client was notified"))
         };
         let reclaimed = Reclaimed {
             first_told: since(times.iter().map(|(told, _)| *told).min())?,
@@ -88,7 +88,7 @@ pub fn reclaim_while<T: Send>(
     .context("clients that reclaim")
 }
 
-/// The addresses that were told, each once.
+/// The addresses that were notified, each once.
 struct Once {
     told: Receiver<(IpAddr, Instant)>,
     seen: BTreeSet<IpAddr>,

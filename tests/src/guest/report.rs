@@ -1,4 +1,4 @@
-//! What the tool under test says in `--json`, as far as scenarios read it.
+//! The JSON reports of nlmfo, as far as scenarios read them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Deserialize)]
 pub struct File {
     pub ino: u64,
-    /// Absolute, on the server; `None` where the tool cannot find it.
+    /// Absolute, on the server; `None` if nlmfo cannot find it.
     pub path: Option<String>,
 }
 
@@ -95,20 +95,20 @@ pub struct Release {
     pub counters: Counters,
 }
 
-/// What lockd did for a VIP during its release, as far as scenarios ask.
+/// What lockd did for a VIP during its release, as far as scenarios read it.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Counters {
     pub granted_later: u64,
 }
 
-/// A method that was gone, by its name in JSON: `unlock_ip`, `free_all`, …
+/// A method that was tried, by its name in JSON: `unlock_ip`, `free_all`, …
 #[derive(Clone, Debug, Deserialize)]
 pub struct Step {
     pub method: String,
     pub error: Option<String>,
 }
 
-/// What became of a VIP that was not to be touched.
+/// What happened to a VIP that the release must not change.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Other {
     pub vip: IpAddr,
@@ -129,7 +129,7 @@ impl Releases {
         serde_json::from_value(report).with_context(|| format!("the report of a release: {text}"))
     }
 
-    /// What was said of `vip`.
+    /// The report on `vip`.
     pub fn vip(&self, vip: IpAddr) -> Result<&Release> {
         self.vips
             .iter()

@@ -1,5 +1,5 @@
-//! Makes a machine as it was after its boot, between two scenarios, and looks for what
-//! nlmfo has left in it.
+//! Resets a machine between two scenarios to its state after boot, and finds what nlmfo left
+//! behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -24,7 +24,7 @@ use super::tool::{Tool, exit};
 use super::traces::Traces;
 use super::wait::{Seen, until_for};
 
-/// How long each step of a sweep may take. A machine that needs longer is not used again.
+/// Maximum time for each step of a sweep. A machine that needs longer is not used again.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the files of a fresh machine are kept.
@@ -70,12 +70,12 @@ pub struct Fresh {
 /// The result of a sweep.
 pub enum Swept {
     Clean,
-    /// This of nlmfo's was there after `nlmfo cleanup`.
+    /// What `nlmfo cleanup` left behind.
     Left(String),
 }
 
 impl Fresh {
-    /// Looks at the machine, which must be fresh. `nlmfo` is the tool's path.
+    /// Inspects the machine, which must be fresh. `nlmfo` is the path of the binary.
     pub fn machine(nlmfo: &Path) -> Result<Fresh> {
         let root = names("/")?;
         fs::create_dir_all(KEPT).context(KEPT)?;
@@ -94,10 +94,10 @@ impl Fresh {
         })
     }
 
-    /// Ends everything that a scenario has started, and undoes what it has changed.
+    /// Ends everything that a scenario has started, and restores what it has changed.
     ///
     /// # Errors
-    /// The machine cannot be made as it was, and why.
+    /// The machine cannot be reset.
     pub fn sweep(&self) -> Result<Swept> {
         self.wait_for_holders()?;
         let left = self.clean_up()?;

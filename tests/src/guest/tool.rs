@@ -1,4 +1,4 @@
-//! Running the tool under test, `nlmfo`, where a scenario wants it.
+//! Runs nlmfo on a node of a scenario.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -21,21 +21,21 @@ pub mod exit {
     pub const COULD_NOT_RUN: i32 = 1;
     pub const USAGE: i32 = 2;
     pub const NOT_CONFIRMED: i32 = 3;
-    /// This kernel or node lacks something needed.
+    /// This kernel or node lacks something required.
     pub const UNSUPPORTED: i32 = 4;
-    /// Confirmed, with clients unreachable or reclaims missing.
+    /// Confirmed, but clients were unreachable or reclaims are missing.
     pub const INCOMPLETE: i32 = 5;
 }
 
-/// How long this process has waited for the tool.
+/// How long this process has waited for nlmfo.
 static MILLISECONDS: AtomicU64 = AtomicU64::new(0);
 
-/// Seconds that this process has waited for commands of the tool.
+/// Seconds that this process has waited for commands of nlmfo.
 pub fn seconds() -> f64 {
     MILLISECONDS.load(Ordering::Relaxed) as f64 / 1000.0
 }
 
-/// The tool under test, in one place.
+/// nlmfo on one node.
 pub struct Tool<'a> {
     path: PathBuf,
     node: &'a TestNode,

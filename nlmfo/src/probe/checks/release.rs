@@ -54,13 +54,13 @@ fn free_all(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let _mine = Holding::take(fixture, vip)?;
     let others = Holding::take(fixture, other)?;
     let before = routes(fixture)?;
-    let way = FreeAll {
+    let method = FreeAll {
         netns: fixture.netns(),
         deadline: CALL,
         overall: 3 * CALL,
     };
     let targets = target::targets(&fixture.table()?, vip, fixture.netns());
-    by_way(fixture, &way, vip, &targets)?;
+    by_method(fixture, &method, vip, &targets)?;
     ensure_released(fixture, vip, &Held::default(), other, &others.held)?;
     ensure_same_routes(fixture, &before)?;
     Ok(Done::Shown)
@@ -78,21 +78,21 @@ fn reboot_notice(fixture: &mut Fixture) -> Result<Done> {
     }
     let address = fixture.client_address(vip);
     let table = fixture.table()?;
-    let way = Reboot {
+    let method = Reboot {
         elsewhere: target::clients_of_others(&table, vip, fixture.netns()),
         deadline: CALL,
     };
     let mut targets = target::targets(&table, vip, fixture.netns());
     targets.retain(|target| target.host.client == address);
-    by_way(fixture, &way, vip, &targets)?;
+    by_method(fixture, &method, vip, &targets)?;
     ensure_released(fixture, vip, &kept, other, &Held::default())?;
     Ok(Done::Shown)
 }
 
-/// Releases by one way alone, each of whose calls must succeed.
-fn by_way<W: Method + Sync>(
+/// Releases by one method only; each of its calls must succeed.
+fn by_method<W: Method + Sync>(
     fixture: &Fixture,
-    way: &W,
+    method: &W,
     vip: IpAddr,
     targets: &[Target],
 ) -> Result<()> {
@@ -101,7 +101,7 @@ fn by_way<W: Method + Sync>(
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(runtime.block_on(async {
             let turn = &Turn::take(CALL).await?;
-            way.release(&Job { vip, targets, turn }).await
+            method.release(&Job { vip, targets, turn }).await
         })?)
     })?;
     if let Some(failure) = report.failures().next() {

@@ -1,5 +1,4 @@
-//! The kernel's own ways to release: by server address, by filesystem, by a client's
-//! reboot.
+//! The kernel's own release methods: by server address, by filesystem, by a client's reboot.
 
 use std::io;
 use std::net::IpAddr;
