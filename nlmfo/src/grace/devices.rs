@@ -1,5 +1,5 @@
-//! The network devices of this namespace: which there are, what their packets begin
-//! with, and word of each that appears.
+//! The network devices of this namespace: their list, the format of their packets, and events for
+//! new ones.
 
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::MulticastGroup;
@@ -40,8 +40,8 @@ impl Frames {
 }
 
 impl Device {
-    /// How its frames begin; `None` for what no IP traffic to lockd comes by as far
-    /// as the gate knows.
+    /// The format of its packets; `None` for device types that, as far as the gate knows, carry
+    /// no IP traffic to lockd.
     pub fn frames(&self) -> Option<Frames> {
         Some(match LinkLayerType::from(self.kind) {
             LinkLayerType::Ether | LinkLayerType::Loopback => Frames::Ethernet,
@@ -105,14 +105,14 @@ fn device(link: &LinkMessage) -> Device {
     }
 }
 
-/// Hears of devices that appear.
+/// Receives events for new devices.
 pub struct Monitor {
     messages: std::pin::Pin<Box<dyn futures_util::Stream<Item = Heard> + Send>>,
     connection: JoinHandle<()>,
 }
 
 enum Heard {
-    /// A device appeared or changed, or we missed what happened.
+    /// A device appeared or changed, or events were lost.
     Change,
     Other,
 }
@@ -133,7 +133,7 @@ impl Monitor {
         })
     }
 
-    /// Waits until there may be a new device. `false` if nothing more will be heard.
+    /// Waits until there may be a new device; `false` if no more events will come.
     pub async fn changed(&mut self) -> bool {
         loop {
             match self.messages.next().await {

@@ -67,7 +67,7 @@ impl Maps {
         removed(self.windows.remove(&vip)).map_err(GraceError::map("WINDOWS"))
     }
 
-    /// All VIPs that have an entry, whether it is open or not.
+    /// All VIPs with an entry, open or not.
     pub fn windows(&self) -> Result<Vec<(Addr, Window)>, GraceError> {
         let entries = self.windows.iter().collect::<Result<Vec<_>, _>>();
         entries.map_err(GraceError::map("WINDOWS"))
@@ -96,7 +96,7 @@ impl Maps {
         Ok(audited.unwrap_or_default())
     }
 
-    /// The addresses that anything was counted for.
+    /// The addresses with counts.
     pub fn counted(&self) -> Result<BTreeSet<Addr>, GraceError> {
         let gated = self
             .gated
@@ -106,7 +106,7 @@ impl Maps {
         gated.chain(audited).collect()
     }
 
-    /// Counts of this VIP begin again.
+    /// Resets the counts of this VIP.
     pub fn forget_counts(&mut self, vip: Addr) -> Result<(), GraceError> {
         removed(self.gated.remove(&vip)).map_err(GraceError::map("GATED"))?;
         removed(self.audited.remove(&vip)).map_err(GraceError::map("AUDITED"))
@@ -123,7 +123,7 @@ impl Maps {
             .collect()
     }
 
-    /// Room for new ones by name.
+    /// Clears the stored violations.
     pub fn forget_violations(&mut self) -> Result<(), GraceError> {
         let map_error = GraceError::map("VIOLATIONS");
         for i in 0..self.violations.len() {

@@ -1,4 +1,4 @@
-//! What is pinned, and where: the one owner of the gate's persistent state.
+//! Pinned objects and their paths: the only owner of the gate's persistent state.
 //!
 //! `BPFFS/nlmfo/NETNS/vN/` has `maps/NAME`, `progs/NAME`, `links/NAME` for the
 //! probes, `links/tc-IFINDEX` for the devices with tcx, `clsact/IFINDEX` (an empty
@@ -29,13 +29,13 @@ pub struct Pins {
     folder: PathBuf,
 }
 
-/// How much of a gate is there.
+/// The state of a pinned gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Absent,
-    /// Some of it: a loader died.
+    /// Incomplete: a loader was killed.
     Partial,
-    /// All of it, for the layout with this hash.
+    /// Complete, for the layout with this hash.
     Ready(u64),
 }
 
@@ -87,7 +87,7 @@ impl Pins {
         Ok(names.into_iter().filter_map(index).collect())
     }
 
-    /// Notes that the device's qdisc is ours.
+    /// Records that nlmfo created the device's qdisc.
     pub fn note_qdisc(&self, index: u32) -> Result<(), GraceError> {
         make_folder(&self.qdisc(index))
     }
@@ -96,7 +96,7 @@ impl Pins {
         gone(fs::remove_dir(self.qdisc(index)), &self.qdisc(index))
     }
 
-    /// The devices whose qdisc is ours.
+    /// The devices whose qdisc nlmfo created.
     pub fn noted_qdiscs(&self) -> Result<Vec<u32>, GraceError> {
         let names = names_in(&self.folder.join("clsact"))?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
@@ -114,7 +114,7 @@ impl Pins {
             .try_for_each(|part| make_folder(&self.folder.join(part)))
     }
 
-    /// Says that all is in place, for this layout.
+    /// Marks the gate as complete, for this layout.
     pub fn set_ready(&self, layout: &GateLayout) -> Result<(), GraceError> {
         if let Some(lockd) = lockd::incarnation() {
             make_folder(&self.folder.join(format!("{LOCKD}{lockd}")))?;
@@ -140,8 +140,8 @@ impl Pins {
         Ok(ready.map_or(State::Partial, State::Ready))
     }
 
-    /// Unpins everything: what nothing else holds is gone from the kernel. The
-    /// number of objects that were pinned.
+    /// Unpins everything; the kernel frees objects that nothing else holds. Returns the number of
+    /// pinned objects.
     pub fn remove(&self) -> Result<usize, GraceError> {
         // Not ready from here on, should this be cut short. Then the links: after
         // them, nothing runs any more.

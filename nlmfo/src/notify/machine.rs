@@ -18,19 +18,19 @@ use crate::rpc::message::{
 };
 use crate::rpc::{nsm, portmap};
 
-/// Unanswered SM_NOTIFYs after which rpcbind is asked again: statd may have moved.
+/// Number of unanswered SM_NOTIFYs after which rpcbind is asked again: statd may have a new port.
 const TRIES_AT_A_PORT: u32 = 4;
 
-/// How long to wait for an answer.
+/// Time to wait for an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Before the first repetition; doubled for each further one.
+    /// Time until the first repetition; doubled for each further one.
     pub first: Duration,
-    /// It never grows beyond this.
+    /// Maximum time between repetitions.
     pub slowest: Duration,
-    /// After a refusal, at least.
+    /// Minimum time after a refusal.
     pub refused: Duration,
-    /// Until a datagram that this node had no room for is tried again.
+    /// Time until a datagram is sent again that this node had no buffer for.
     pub put_off: Duration,
 }
 
@@ -45,12 +45,12 @@ impl Default for Pace {
     }
 }
 
-/// What was last learned of a client that is not told yet.
+/// The last answer or error of a client that is not notified yet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Sign {
     #[error("no answer")]
     None,
-    /// From this node's network, or a router.
+    /// Reported by this node's network or by a router.
     #[error("{0}")]
     Network(String),
     #[error("rpcbind's port is closed")]
@@ -66,7 +66,7 @@ pub enum Sign {
 }
 
 impl Sign {
-    /// Whether the client itself is there.
+    /// Whether the client itself has answered.
     pub fn is_of_life(&self) -> bool {
         !matches!(self, Sign::None | Sign::Network(_) | Sign::StatdSilent)
     }
@@ -79,13 +79,13 @@ pub struct Outgoing {
     pub datagram: Bytes,
 }
 
-/// How far a client is.
+/// The progress of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub client: IpAddr,
-    /// Names that its statd has confirmed, of all.
+    /// Number of names that its statd has confirmed.
     pub names: usize,
-    /// When the last one was; none before that.
+    /// When it confirmed the last one; none until then.
     pub told: Option<Duration>,
     pub last: Sign,
     /// Datagrams that were sent to it.
@@ -120,7 +120,7 @@ impl Talk {
     }
 }
 
-/// The talks with all clients. Times are since the start.
+/// The exchanges with all clients. Times are since the start.
 #[derive(Debug)]
 pub struct Machine {
     /// SM_NOTIFY's arguments under each name.
@@ -128,7 +128,7 @@ pub struct Machine {
     pace: Pace,
     talks: Vec<Talk>,
     by_address: HashMap<IpAddr, usize>,
-    /// When each talk is to go on; an entry that is not its talk's `due` is stale.
+    /// When each exchange continues; an entry that differs from `due` is stale.
     queue: BinaryHeap<Reverse<(Duration, usize)>>,
     next_xid: u32,
     pending: usize,
@@ -136,7 +136,7 @@ pub struct Machine {
 
 impl Machine {
     /// `arguments` are SM_NOTIFY's, one for each name ([`nsm::statd_arguments`]); `xid`
-    /// is the first transaction's, a random one. A client is told once.
+    /// is the first transaction ID, a random one. A client is notified once.
     pub fn new(
         clients: impl IntoIterator<Item = IpAddr>,
         arguments: Vec<Bytes>,
@@ -178,7 +178,7 @@ impl Machine {
         machine
     }
 
-    /// Everybody is told.
+    /// Whether all clients are notified.
     pub fn is_done(&self) -> bool {
         self.pending == 0
     }
@@ -194,7 +194,7 @@ impl Machine {
         None
     }
 
-    /// The next datagram that is due, which counts as sent.
+    /// Returns the next datagram that is due and counts it as sent.
     pub fn send(&mut self, now: Duration) -> Option<Outgoing> {
         if self.next_due()? > now {
             return None;
@@ -230,8 +230,8 @@ impl Machine {
         Some(outgoing)
     }
 
-    /// What [`Machine::send`] gave for this peer was not sent after all, as this node has
-    /// no room for it now.
+    /// The last datagram of [`Machine::send`] for this peer was not sent: this node had no buffer
+    /// for it.
     pub fn put_off(&mut self, now: Duration, to: SocketAddr) {
         let Some(index) = self.talk_with(to) else {
             return;
@@ -244,8 +244,8 @@ impl Machine {
         self.queue.push(Reverse((put_off, index)));
     }
 
-    /// A datagram has come. What answers no call that is waited for is passed over:
-    /// repetitions, latecomers, and what others send.
+    /// Handles a received datagram. Ignores those that answer no pending call: repetitions, late
+    /// answers, and datagrams of others.
     pub fn received(&mut self, now: Duration, from: SocketAddr, datagram: &[u8]) {
         let record = datagram_as_record(datagram);
         let Some(index) = self.talk_with(from) else {
@@ -292,7 +292,7 @@ impl Machine {
         }
     }
 
-    /// The network has said that what was sent to this peer did not arrive.
+    /// Handles a network error for a datagram to this peer.
     pub fn failed(&mut self, now: Duration, to: SocketAddr, error: &io::Error) {
         let Some(index) = self.talk_with(to) else {
             return;
@@ -305,17 +305,17 @@ impl Machine {
             (io::ErrorKind::ConnectionRefused, Step::Notify { port }) => {
                 self.refused(index, Sign::Closed(port), now);
             }
-            // The usual pace: whatever it is may pass.
+            // Continue at the usual pace: the error may be temporary.
             _ => talk.progress.last = Sign::Network(error.to_string()),
         }
     }
 
-    /// How it stands with each client, in the order given.
+    /// The progress of each client, in the given order.
     pub fn progress(&self) -> impl Iterator<Item = &Progress> {
         self.talks.iter().map(|talk| &talk.progress)
     }
 
-    /// The talk that waits for something from just this address and port.
+    /// The exchange that waits for an answer from this address and port.
     fn talk_with(&self, peer: SocketAddr) -> Option<usize> {
         let &index = self.by_address.get(&peer.ip())?;
         let talk = &self.talks[index];
@@ -327,7 +327,7 @@ impl Machine {
         talk.progress.told.is_none() && talk.due == due
     }
 
-    /// A refusal: everything from the beginning, after a while.
+    /// After a refusal: starts again later.
     fn refused(&mut self, index: usize, sign: Sign, now: Duration) {
         let talk = &mut self.talks[index];
         talk.progress.last = sign;

@@ -29,12 +29,12 @@ use crate::rpc::nsm::MAX_NAME;
 /// Maximum time for a reverse lookup: a name service that is down must not delay a failover.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A name, and where it is from.
+/// A name and its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Name {
     pub name: String,
     pub from: From,
-    /// Of the name that the VIP's address resolves to: the other addresses that it has.
+    /// For the name that the VIP's address resolves to: its other addresses.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub others: BTreeSet<IpAddr>,
 }
@@ -59,7 +59,7 @@ impl From {
     }
 }
 
-/// What can stand in SM_NOTIFY as a name.
+/// Checks whether SM_NOTIFY can carry the name.
 pub fn check(name: &str) -> Result<(), String> {
     if name.is_empty() || name.chars().any(|c| c.is_whitespace() || !is_visible(c)) {
         return Err(format!("{name:?} is not a host name"));
@@ -89,7 +89,7 @@ pub async fn of(vip: IpAddr, given: &[String], config: &Config) -> Vec<Name> {
     names
 }
 
-/// In the order of their rank, each once.
+/// Sorted by source, each once.
 fn collect(
     given: &[String],
     configured: &[String],
@@ -116,7 +116,7 @@ fn collect(
     names
 }
 
-/// What the address is called.
+/// The name of the address.
 async fn reverse(address: IpAddr) -> Option<String> {
     let socket = SocketAddr::new(address, 0);
     let flags = libc::NI_NAMEREQD | libc::NI_NUMERICSERV;
@@ -146,7 +146,7 @@ async fn addresses(name: String) -> BTreeSet<IpAddr> {
 async fn patiently<T: Send + 'static>(look_up: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (found, answer) = oneshot::channel();
     let work = move || {
-        // Nobody listens any more if it took too long.
+        // The receiver is gone if it took too long.
         let _ = found.send(look_up());
     };
     if let Err(error) = thread::Builder::new().name("lookup".into()).spawn(work) {

@@ -1,5 +1,5 @@
-//! statd's own records of whom it monitors: a file for each client in its directory `sm`,
-//! named as the client is monitored. They do not say through which VIP.
+//! statd's records of monitored clients: a file for each client in its directory `sm`,
+//! named as the client is monitored. They do not contain the VIP.
 //!
 //! A file has a line for each service that wants to know (nfs-utils, support/nsm/file.c):
 //! four numbers and a cookie in hexadecimal, the client's name and our own, with blanks
@@ -18,7 +18,7 @@ use crate::files::{self, PRIVATE};
 /// lockd's line as far as its cookie: 127.0.0.1, program 100021, version 3, procedure 16.
 const LOCKD: &str = "0100007f 000186b5 00000003 00000010";
 
-/// Bytes of a record: a line or two.
+/// Maximum size of a record, in bytes.
 const LONGEST: u64 = 64 * 1024;
 
 /// A name that statd monitors.
@@ -29,7 +29,7 @@ pub struct Monitored {
     pub address: Option<IpAddr>,
 }
 
-/// Reads statd's directory. Names are looked up, which may take the resolver's time.
+/// Reads statd's directory and looks up the names, which may take time.
 pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,5 +1,4 @@
-//! The socket that a VIP's clients are told from, and what the network says of what was
-//! sent through it.
+//! The socket that notifies a VIP's clients, and the network errors of its datagrams.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -14,14 +13,14 @@ use tokio::net::UdpSocket;
 
 use crate::rpc::client::bind_reserved;
 
-/// Room for what waits for a client's hardware address, and for the answers of all
-/// clients at once.
+/// Buffer size: for datagrams that wait for a hardware address, and for answers of all clients
+/// at once.
 const BUFFER: usize = 8 << 20;
 
-/// Longest answer that is of use: rpcbind's and statd's have below 100 bytes.
+/// Maximum length of an answer; those of rpcbind and statd have less than 100 bytes.
 const LARGEST: usize = 2048;
 
-/// Errors of earlier datagrams that one may run into.
+/// Maximum number of earlier datagrams' errors before a send is given up.
 const RETRIES: u32 = 4;
 
 /// A UDP socket bound to a VIP and a reserved port.
@@ -47,7 +46,7 @@ impl VipSocket {
         Ok(VipSocket(UdpSocket::from_std(socket.into())?))
     }
 
-    /// Until this was waited for once, nothing is sent.
+    /// Must be awaited once before anything is sent.
     pub async fn writable(&self) -> io::Result<()> {
         self.0.writable().await
     }
@@ -66,7 +65,7 @@ impl VipSocket {
         }
     }
 
-    /// A datagram that has come, and from where.
+    /// A received datagram and its source.
     pub fn receive(&self) -> Option<(SocketAddr, Vec<u8>)> {
         let mut datagram = vec![0; LARGEST];
         loop {
@@ -82,7 +81,7 @@ impl VipSocket {
         }
     }
 
-    /// A datagram that did not arrive: where it was to go, and what the network says.
+    /// A datagram that did not arrive: its destination and the network's error.
     pub fn failure(&self) -> Option<(SocketAddr, io::Error)> {
         let read = || read_error_queue(&self.0).map_err(io::Error::from);
         self.0.try_io(Interest::ERROR, read).ok()
@@ -100,7 +99,7 @@ impl VipSocket {
 /// and the error that the ICMP message stands for.
 fn read_error_queue(socket: &UdpSocket) -> nix::Result<(SocketAddr, io::Error)> {
     let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
-    // The datagram itself, of which nothing is wanted.
+    // The datagram itself is not needed.
     let mut payload = [0; 1];
     let mut payload = [IoSliceMut::new(&mut payload)];
     loop {

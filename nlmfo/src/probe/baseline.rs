@@ -1,4 +1,4 @@
-//! An earlier report to compare with: what was wrong then is no news.
+//! Compares with an earlier report: only regressions count.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ pub struct Baseline {
     verdicts: BTreeMap<String, (Verdict, Option<String>)>,
 }
 
-/// A check whose verdict is not what it was.
+/// A check whose verdict has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub name: String,
@@ -28,7 +28,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether it is for the worse: a failure that was none, or a pass that is gone.
+    /// Whether it is a regression: a new failure, or a missing pass.
     pub fn is_regression(&self) -> bool {
         match self.now {
             Verdict::Fail => true,
@@ -80,7 +80,7 @@ impl Baseline {
         Baseline { verdicts }
     }
 
-    /// What is not as it was, in the report's order.
+    /// The changes, in the report's order.
     pub fn changes(&self, report: &Report) -> Vec<Change> {
         (report.checks.iter())
             .map(|check| {

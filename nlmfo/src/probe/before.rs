@@ -1,4 +1,4 @@
-//! The machine as it was before the probe, to be put back and compared with.
+//! The state of the machine before the probe, to restore it and to compare.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Network namespaces are taken apart by the kernel in its own time.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a probe could change for good.
+/// What a probe could change permanently.
 #[derive(Debug)]
 pub struct Before {
     state: State,
@@ -113,7 +113,7 @@ impl State {
         })
     }
 
-    /// What is not as it was, as text.
+    /// The differences, as text.
     fn changes(&self, now: &State) -> Vec<String> {
         let mut changes = Vec::new();
         for (module, uses) in &now.modules {

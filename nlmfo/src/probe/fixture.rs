@@ -1,5 +1,5 @@
-//! Where the checks play: one server with two VIPs of each family, raw clients, and
-//! snapshots of what its lockd holds.
+//! The fixture of the checks: one server with two VIPs of each family, raw clients, and snapshots
+//! of what its lockd holds.
 
 use std::env;
 use std::fmt;
@@ -58,7 +58,7 @@ pub enum Family {
 impl Family {
     pub const BOTH: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
-    /// The VIP that a check is about, and another that nothing may happen to.
+    /// The VIP that a check uses, and another one that must not change.
     pub fn vips(self) -> [IpAddr; 2] {
         let vips = match self {
             Family::Ipv4 => ["10.77.0.1", "10.77.0.2"],
@@ -199,7 +199,7 @@ impl Fixture {
         self.queues
     }
 
-    /// This nlmfo, on the server, whatever comes of it.
+    /// Runs this nlmfo on the server and returns its result.
     pub fn nlmfo(&self, arguments: &[&str]) -> Result<Finished> {
         let this = env::current_exe().context("this program's path")?;
         finish(self.server.node().command(this).args(arguments), "")
@@ -219,7 +219,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Takes everything down: what nlmfo and lockd would not let go of.
+    /// Takes everything down and returns what nlmfo and lockd did not release.
     pub fn down(mut self) -> Result<Vec<String>> {
         let mut left = self.cleanup()?;
         left.extend(self.stop_for_good().err().map(|error| format!("{error:#}")));

@@ -1,5 +1,5 @@
-//! Running the checks: one after the other, each with a time limit, on a testbed that is
-//! swept between them; and putting the machine back.
+//! Runs the checks one after the other, each with a time limit, on a testbed that is reset between
+//! them, and restores the machine.
 
 use std::fs;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::observe::programs::probed_functions;
 use crate::output;
 use crate::testbed::command::{run as command, search_path, tool};
 
-/// What is to be done, and how patiently.
+/// The checks to run, with their limits.
 pub struct Plan {
     pub checks: Vec<Check>,
     /// For each check.

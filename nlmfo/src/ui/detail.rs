@@ -1,5 +1,4 @@
-//! A VIP's clients, locks, waiters and shares as lines, bounded: what is beyond the
-//! bound is counted.
+//! A VIP's clients, locks, waiters and shares as lines, up to a limit; the rest is only counted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,10 +9,10 @@ use crate::foreign;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::table::{FileId, HostId, Lock, LockTable, Mode, Range, Waiter};
 
-/// Lines of one VIP's locks, waiters and shares.
+/// Maximum number of lines of one VIP.
 const PER_VIP: usize = 1_000;
 
-/// Lines of all VIPs.
+/// Maximum number of lines of all VIPs.
 const IN_ALL: usize = 5_000;
 
 /// What a VIP's pane shows.
@@ -25,7 +24,7 @@ pub struct Detail {
     pub locks: Vec<HeldLine>,
     pub waiters: Vec<WaitLine>,
     pub shares: Vec<ShareLine>,
-    /// Locks, waiters and shares that found no room.
+    /// Number of locks, waiters and shares beyond the limit.
     pub more: u64,
 }
 
@@ -33,12 +32,12 @@ pub struct Detail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientLine {
     pub client: IpAddr,
-    /// The name that the client calls itself.
+    /// The client's own name.
     #[serde(deserialize_with = "foreign::text")]
     pub name: String,
     pub version: NlmVersion,
     pub transport: Transport,
-    /// All that it holds, also what found no room as a line.
+    /// Everything that it holds, including what is beyond the limit.
     pub held: u64,
 }
 
@@ -53,7 +52,7 @@ pub struct HeldLine {
     #[serde(deserialize_with = "foreign::text")]
     pub file: String,
     pub since: Option<Since>,
-    /// Requests, through whichever VIP, that cannot be granted while it is held.
+    /// Waiters, through any VIP, that cannot be granted while it is held.
     pub behind: u64,
 }
 
@@ -61,7 +60,7 @@ pub struct HeldLine {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Since {
     pub ms: u64,
-    /// It was there at the first look already, and may be older.
+    /// It was held at the first snapshot and may be older.
     pub or_before: bool,
 }
 
@@ -74,10 +73,9 @@ pub struct WaitLine {
     pub range: Range,
     #[serde(deserialize_with = "foreign::text")]
     pub file: String,
-    /// The lock is granted already, and the client is being told.
+    /// The lock is granted, and lockd is notifying the client.
     pub granted: bool,
-    /// A holder, through whichever VIP, that it waits for; none where a local process
-    /// holds the lock.
+    /// A holder, through any VIP, that it waits for; none if a local process holds the lock.
     pub holder: Option<IpAddr>,
 }
 
@@ -261,7 +259,7 @@ fn room(gauges: &BTreeMap<IpAddr, Gauges>, first: Option<IpAddr>) -> BTreeMap<Ip
     room
 }
 
-/// Holders and waiters of the files that somebody waits for.
+/// Holders and waiters of the files with waiters.
 struct Queues<'a> {
     by_file: HashMap<FileId, (Vec<&'a Lock>, Vec<&'a Waiter>)>,
 }

@@ -7,7 +7,7 @@ use super::{Canvas, text};
 use crate::ui::events::Event;
 use crate::ui::state::App;
 
-/// Below this height the list has it all.
+/// Below this height, only the list is shown.
 const ROOM_FOR_MORE: u16 = 12;
 
 pub(super) fn draw(app: &App, theme: &Theme, line: usize, canvas: &mut Canvas) {
@@ -35,7 +35,7 @@ pub(super) fn draw(app: &App, theme: &Theme, line: usize, canvas: &mut Canvas) {
     canvas.list(events.len(), line, |place| one(events[place], width, theme));
 }
 
-/// All that is said of an event, which may not fit its line.
+/// The full text of an event, which may not fit its line.
 fn whole(event: &Event, width: usize, theme: &Theme, canvas: &mut Canvas) {
     let vip = event.vip.map_or_else(String::new, |vip| format!("{vip}: "));
     let words = vip + &event.text;

@@ -1,4 +1,4 @@
-//! The state as cells: a function of the state and the size, without memory.
+//! Draws the state: a pure function of the state and the size.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -119,7 +119,7 @@ fn first_seen(count: usize, selected: usize, height: usize) -> usize {
     selected.saturating_sub(height / 2).min(last_top)
 }
 
-/// What holds for the whole node: two lines, and more if something is wrong.
+/// The header of the whole node: two lines, and more if something is wrong.
 fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
     let Some(tick) = &app.world().tick else {
         canvas.line("nlmfo watch: taking the first snapshot");
@@ -192,7 +192,7 @@ fn filter<'a>(app: &App, theme: &Theme) -> Line<'a> {
     Line::styled(format!(" /{filter} "), theme.bold().reversed())
 }
 
-/// What is not as usual on this screen.
+/// Marks of a frozen screen or a replay.
 fn flags<'a>(app: &App, theme: &Theme) -> Line<'a> {
     let mut flags = Vec::new();
     if app.is_frozen() {

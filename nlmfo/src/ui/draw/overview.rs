@@ -13,10 +13,10 @@ use crate::ui::state::{App, Sort};
 use crate::ui::tick::VipTick;
 use crate::ui::world::{HISTORY, Series};
 
-/// Below this height the rows have it all.
+/// Below this height, only the rows are shown.
 const ROOM_FOR_MORE: u16 = 12;
 
-/// Which columns there is room for, besides those that are always there.
+/// The optional columns that fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Columns {
     vip: usize,
@@ -162,7 +162,7 @@ fn percentiles(series: &Series, theme: &Theme) -> (String, String) {
     (text(half), text(most))
 }
 
-/// What a row has no room for, in three lines.
+/// Three lines with more on the selected row.
 fn more(app: &App, vip: &VipTick, theme: &Theme, canvas: &mut Canvas) {
     let rule = theme.either("─", "-").repeat(canvas.width());
     canvas.line(Span::styled(rule, theme.dim()));

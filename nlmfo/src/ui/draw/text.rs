@@ -1,4 +1,4 @@
-//! Numbers, times and addresses in few cells.
+//! Formats numbers, times and addresses in few cells.
 
 use ratatui::text::Span;
 
@@ -57,7 +57,7 @@ pub fn without_middle(text: &str, width: usize, ascii: bool) -> String {
     cut(text, width, ascii, width.saturating_sub(1) / 2)
 }
 
-/// What is too long loses its beginning: a path ends with what tells it apart.
+/// Text that is too long loses its beginning: the end of a path identifies it.
 pub fn without_head(text: &str, width: usize, ascii: bool) -> String {
     cut(text, width, ascii, 0)
 }

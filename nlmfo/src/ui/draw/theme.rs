@@ -1,5 +1,5 @@
-//! Colours and symbols. Colour never says anything alone: `NO_COLOR` and `--ascii` lose
-//! no meaning.
+//! Colours and symbols. Colour never carries meaning alone: nothing is lost with `NO_COLOR` or
+//! `--ascii`.
 
 use ratatui::style::{Color, Modifier, Style};
 
@@ -7,7 +7,7 @@ use super::text;
 use crate::ui::events::EventKind;
 use crate::ui::judge::VipState;
 
-/// What the terminal can show, or the operator wants.
+/// What the terminal can show and the operator allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Theme {
     pub colour: bool,

@@ -1,5 +1,5 @@
-//! What is remembered from look to look: when a lock was first seen, and the names of
-//! files. Both forget what is not there any more.
+//! What is remembered between snapshots: when a lock was first seen, and the names of files.
+//! Entries are dropped when the lock or file is gone.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -56,13 +56,13 @@ impl Keys {
 }
 
 impl Ages {
-    /// Takes a look's locks; those that are gone are forgotten.
+    /// Adds the locks of a snapshot and drops those that are gone.
     pub fn look(&mut self, table: &LockTable, at_ms: u64) -> Keys {
         let first = *self.first_look_ms.get_or_insert(at_ms);
         let keys = Keys::of(table, &self.hasher);
         if table.locks.len() > AGES {
             self.seen = HashMap::new();
-            // Whatever comes back may have been there all the time.
+            // Locks that come back may have been held all the time.
             self.first_look_ms = None;
             return keys;
         }

@@ -1,5 +1,4 @@
-//! Ticks of this node: counters and windows each time, and a look at every lock when one
-//! is due.
+//! Ticks of this node: counters and windows each time, and a snapshot when one is due.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -42,7 +41,7 @@ pub struct Live {
     /// The last tick, without its details and events.
     before: Option<Tick>,
     pace: Pace,
-    /// What the last tick cost besides its look.
+    /// The cost of the last tick without its snapshot.
     light: Duration,
     /// Processor time of this process: at the end of the last tick,
     spent: Duration,
@@ -89,13 +88,13 @@ impl Live {
         Ok(())
     }
 
-    /// Sends ticks until nobody listens or asks any more.
+    /// Sends ticks until the receiver is gone.
     pub fn run(mut self, effects: &Receiver<Effect>, mut send: impl FnMut(Tick) -> bool) {
         let mut next = Instant::now();
         loop {
             let wait = next.saturating_duration_since(Instant::now());
             match effects.recv_timeout(wait) {
-                // At once: an operator waits for it.
+                // At once: the operator is waiting.
                 Ok(Effect::Open(vip)) => self.first = vip,
                 Ok(_) => continue,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -113,7 +112,7 @@ impl Live {
         Duration::from_millis(self.pace.tick_ms)
     }
 
-    /// What there is to see now.
+    /// Takes a tick now.
     pub fn tick(&mut self) -> Tick {
         let mut troubles = Vec::new();
         match (self.probes).follow_patiently(lockd::incarnation(), self.asked) {
@@ -136,7 +135,7 @@ impl Live {
         tick
     }
 
-    /// Looks at all locks; what that cost.
+    /// Takes a snapshot and returns its cost.
     fn look(&mut self, troubles: &mut Vec<String>) -> Duration {
         let (now, spent) = (Instant::now(), process_time());
         let (then, spent_then) = self.at_look;

@@ -1,4 +1,4 @@
-//! A recording, tick by tick, as fast as it was or faster.
+//! Plays a recording tick by tick, at its original speed or another one.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use super::recording::{Reader, RecordingError};
 use crate::ui::state::{Effect, Message, Play, Playback};
 use crate::ui::tick::Tick;
 
-/// Two speeds are so far apart.
+/// Factor between two speeds.
 const FACTOR: f64 = 2.0;
 const SLOWEST: f64 = 1.0 / 16.0;
 const FASTEST: f64 = 1024.0;
 
-/// A recording on its way.
+/// A recording being played.
 #[derive(Debug)]
 pub struct Replay {
     reader: Reader,
@@ -37,7 +37,7 @@ impl Replay {
         }
     }
 
-    /// Sends ticks until nobody listens or asks any more.
+    /// Sends ticks until the receiver is gone.
     ///
     /// # Errors
     /// If the recording turns out to be damaged further on.
@@ -95,7 +95,7 @@ impl Replay {
         Ok(tick)
     }
 
-    /// Does what was asked for; a tick if that shows one.
+    /// Executes a command; returns a tick if it shows one.
     fn play(&mut self, play: Play) -> Result<Option<Tick>, RecordingError> {
         let playback = &mut self.playback;
         match play {
