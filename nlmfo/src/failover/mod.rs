@@ -7,6 +7,7 @@ pub mod exclusive;
 pub mod kept;
 pub mod nfs4;
 pub mod noted;
+pub mod notification;
 pub mod pair;
 pub mod reclaim;
 pub mod record;
@@ -16,7 +17,6 @@ pub mod services;
 pub mod takeover;
 pub mod takeover_plan;
 pub mod takeover_report;
-pub mod telling;
 pub mod watch;
 pub mod window;
 

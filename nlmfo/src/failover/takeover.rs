@@ -12,11 +12,11 @@ use tracing::info;
 
 use super::milliseconds;
 use super::noted;
+use super::notification::{Notification, Notifier, Outcomes, Settled};
 use super::reclaim::Expected;
 use super::record::Record;
 use super::services::{self, Purpose, look};
 use super::takeover_report::{TakeoverReport, VipTakeover};
-use super::telling::{Notification, Notifier, Outcomes, Settled};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;

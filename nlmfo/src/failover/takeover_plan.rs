@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
+use super::notification::{self, Notifier, Settled};
 use super::reclaim::Expected;
 use super::takeover::Plan;
-use super::telling::{self, Notifier, Settled};
 use super::watch::Watch;
 use crate::grace::standing;
 use crate::grace::way::Method;
@@ -114,7 +114,7 @@ async fn notifies(plan: &Plan, vip: IpAddr, settled: &Settled) -> Notifies {
         }
         Notifier::Own { state, config } => (state, config),
     };
-    match telling::clients(vip, plan.expect.as_ref(), settled, state, config) {
+    match notification::clients(vip, plan.expect.as_ref(), settled, state, config) {
         Err(reason) => Notifies::Unknown { reason },
         Ok(clients) => {
             let names = names::of(vip, &[], config).await;

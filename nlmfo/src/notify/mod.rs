@@ -1,4 +1,4 @@
-//! Who is to be told that a VIP has moved, and telling them: the client book, kept in a
+//! Whom to notify that a VIP has moved, and how: the client book, kept in a
 //! state directory across nodes and crashes, statd's callout, and SM_NOTIFY.
 
 pub mod book;

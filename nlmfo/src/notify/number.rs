@@ -116,7 +116,7 @@ impl Numbers {
         next(highest.max(floor(claim))).unwrap_or(u32::MAX)
     }
 
-    /// The number of a telling that was interrupted less than `within` ago, if this is the
+    /// The number of a notification that was interrupted less than `within` ago, if this is the
     /// same one: who has begun to reclaim then must not begin again. Else a new one.
     pub fn continue_or_claim(&self, claim: &Claim, within: Duration) -> Result<u32, NumberError> {
         match claim.continued(&self.claims(BTreeMap::new())?, within) {
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_telling_goes_on_under_its_number() {
+    fn an_interrupted_notification_keeps_its_number() {
         let within = Duration::from_secs(90);
         let (vip, other) = ("10.77.0.1".parse().unwrap(), "10.77.0.2".parse().unwrap());
         let claim = |vips: &[IpAddr], node: &str, at, release: Option<&str>| Claim {

@@ -40,7 +40,7 @@ const MAX_WALK_STEPS: u64 = 1 << 23;
 
 /// How long to walk the file table again while it changes. A bucket
 /// takes microseconds; that it fails for so long means more than traffic.
-const TABLE_PATIENCE: Duration = Duration::from_secs(5);
+const TABLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a snapshot found.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl Snapshots {
                 walk::PAUSED if steps < MAX_WALK_STEPS => steps *= 2,
                 walk::PAUSED => return Err(ObserveError::TooMany { bucket }),
                 torn => {
-                    if began.elapsed() > TABLE_PATIENCE {
+                    if began.elapsed() > TABLE_TIMEOUT {
                         return Err(ObserveError::Torn { bucket, at: torn });
                     }
                     debug!(bucket, torn, "lockd's file table changed while walked");
