@@ -6,6 +6,7 @@ pub mod addr;
 pub mod gate;
 pub mod layout;
 pub mod nlm_call;
+pub mod protocol;
 pub mod record;
 pub mod sockets;
 pub mod state;

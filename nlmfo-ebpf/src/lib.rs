@@ -5,7 +5,7 @@
 //! # Contracts
 //!
 //! A comment above each program states what it relies on. It is machine-readable
-//! (`nlmfo/src/kernel/contract`), and `cargo xtask contracts` compares it with kernels:
+//! (`nlmfo/src/probe/contract`), and `cargo xtask contracts` compares it with kernels:
 //!
 //! ```text
 //! // kernel: int f(struct old *x)

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use nlmfo::kernel::btf::KernelBtf;
-use nlmfo::kernel::contract::{self, Checked, Contract, MODULES};
 use nlmfo::kernel::symbols::Symbols;
+use nlmfo::probe::contract::{self, Checked, Contract, MODULES};
 
 fn main() -> ExitCode {
     execute().unwrap_or_else(|error| {

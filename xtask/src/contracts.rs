@@ -1,6 +1,6 @@
 //! `cargo xtask contracts`: compares the types and functions that nlmfo uses with those of
 //! given kernels, without booting them. xtask extracts them from the kernel's files; nlmfo
-//! compares (`nlmfo/src/kernel/contract`, through `nlmfo/examples/contracts.rs`).
+//! compares (`nlmfo/src/probe/contract`, through `nlmfo/examples/contracts.rs`).
 
 use std::process::ExitCode;
 

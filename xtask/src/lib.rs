@@ -7,6 +7,8 @@ pub mod build;
 pub mod cache;
 pub mod contracts;
 pub mod demo;
+#[cfg(test)]
+mod house;
 pub mod lab;
 pub mod picture;
 pub mod probe;

@@ -4,6 +4,7 @@ mod check;
 mod cleanup;
 mod clients;
 mod failover;
+mod failures;
 mod grace;
 mod ha_callout;
 mod interrupted;

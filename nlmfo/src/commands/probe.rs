@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::fs;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -18,6 +16,7 @@ use crate::failover::exclusive;
 use crate::foreign::on_one_line;
 use crate::kernel;
 use crate::kernel::layout::LayoutError;
+use crate::kernel::nfs4_clients::Clients;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::output;
@@ -172,19 +171,11 @@ fn verdict(report: &Report, baseline: Option<&Baseline>) -> Exit {
 /// what addresses of the probe's the machine has itself.
 fn live_clients() -> Result<BTreeSet<String>, Failure> {
     let mut clients = BTreeSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        match fs::read_to_string(table) {
-            Ok(text) => clients.extend(peers(&text)),
-            // No IPv6.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(anyhow!("{table}: {error}").into()),
-        }
-    }
-    if let Ok(folders) = fs::read_dir("/proc/fs/nfsd/clients") {
-        for folder in folders.filter_map(Result::ok) {
-            let name = folder.file_name();
-            clients.insert(format!("NFSv4 client {}", name.to_string_lossy()));
-        }
+    let peers = kernel::nfsd::peers().context("the TCP connections of nfsd")?;
+    clients.extend(peers.into_iter().map(|peer| format!("a client at {peer}")));
+    if let Ok(Some(nfs4)) = Clients::open() {
+        let numbers = nfs4.numbers().unwrap_or_default().into_iter();
+        clients.extend(numbers.map(|number| format!("NFSv4 client {number}")));
     }
     if kernel::lockd::is_loaded() {
         let layout = kernel::layout::load().map_err(ObserveError::from)?;
@@ -200,57 +191,4 @@ fn live_clients() -> Result<BTreeSet<String>, Failure> {
         }
     }
     Ok(clients)
-}
-
-/// The peers of established connections to port 2049, as `/proc/net/tcp` has them: words
-/// two to four are the local and the peer's address, in hexadecimal, and the state.
-fn peers(table: &str) -> impl Iterator<Item = String> {
-    const NFS: &str = ":0801";
-    const ESTABLISHED: &str = "01";
-    table.lines().skip(1).filter_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        let (local, peer, state) = (words.next()?, words.next()?, words.next()?);
-        (local.ends_with(NFS) && state == ESTABLISHED)
-            .then(|| format!("a client at {}", address(peer)))
-    })
-}
-
-/// `0100007F:0385` as `127.0.0.1`: words of four bytes, each in this machine's order.
-fn address(text: &str) -> String {
-    let digits = text.split(':').next().unwrap_or(text);
-    let bytes: Option<Vec<u8>> = (0..digits.len() / 8)
-        .map(|word| u32::from_str_radix(&digits[8 * word..8 * word + 8], 16).ok())
-        .map(|word| word.map(u32::to_ne_bytes))
-        .collect::<Option<Vec<_>>>()
-        .map(|words| words.concat());
-    let ip = bytes.and_then(|bytes| {
-        let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(std::net::IpAddr::from);
-        let v6 = <[u8; 16]>::try_from(bytes.as_slice()).map(std::net::IpAddr::from);
-        v4.or(v6).ok()
-    });
-    ip.map_or_else(|| text.to_owned(), |ip| ip.to_canonical().to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_to_nfsd_name_clients() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
-            0: 0100007F:0801 0B004D0A:0385 01 00000000:00000000\n   \
-            1: 00000000:0801 00000000:0000 0A 00000000:00000000\n   \
-            2: 0100007F:0385 0100007F:0801 01 00000000:00000000\n";
-        assert_eq!(peers(table).collect::<Vec<_>>(), ["a client at 10.77.0.11"]);
-    }
-
-    #[test]
-    fn addresses_are_read_by_words() {
-        assert_eq!(
-            address("0000000000000000FFFF00000B004D0A:0385"),
-            "10.77.0.11"
-        );
-        assert_eq!(address("000077FD000000000000000001000000:0385"), "fd77::1");
-        assert_eq!(address("x"), "x");
-    }
 }

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -16,7 +14,7 @@ use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
 use crate::foreign::Shown;
 use crate::interrupt::Interrupts;
-use crate::kernel::{self, netns};
+use crate::kernel::{self, modules, netns};
 use crate::notify::book::{self, BookError, Client};
 use crate::notify::books::Books;
 use crate::notify::state_dir::StateDir;
@@ -83,11 +81,7 @@ struct Lockd(Option<u64>);
 
 impl Lockd {
     fn find() -> Self {
-        Lockd(
-            fs::metadata("/sys/module/lockd")
-                .ok()
-                .map(|found| found.ino()),
-        )
+        Lockd(modules::incarnation("lockd"))
     }
 }
 

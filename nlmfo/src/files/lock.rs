@@ -7,25 +7,18 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock, major, minor};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tokio::time::sleep;
 
 use super::run::{self, RunError};
 use super::{FileError, PRIVATE};
-
-/// The kernel's list of file locks: `1: FLOCK  ADVISORY  WRITE 422 00:19:1034 0 EOF`, with
-/// the process that took the lock, and the file's device in hexadecimal and inode
-/// (`lock_get_status`, fs/locks.c, 6.1 to 7.3).
-const LIST: &str = "/proc/locks";
+use crate::kernel::locks;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Maximum length of a holder's command line in messages, in characters.
-const COMMAND_SHOWN: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -111,15 +104,14 @@ impl LockFile {
 
     /// The processes that hold it now.
     pub fn holders(&self) -> Holders {
-        let list = std::fs::read_to_string(LIST).unwrap_or_default();
         let Ok(file) = self.open().and_then(|file| file.metadata()) else {
             return Holders::default();
         };
-        let holders = holders(&list, file.dev(), file.ino()).into_iter();
+        let holders = locks::flock_holders(file.dev(), file.ino()).into_iter();
         // A process that has ended has no command line and holds nothing.
         Holders(
             holders
-                .filter_map(|pid| Some((pid, command(pid)?)))
+                .filter_map(|pid| Some((pid, locks::command_line(pid)?)))
                 .collect(),
         )
     }
@@ -180,28 +172,6 @@ fn after(time: &Duration) -> String {
     }
 }
 
-/// The processes with a lock on the file, from the kernel's list.
-fn holders(list: &str, device: u64, inode: u64) -> Vec<u32> {
-    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let holder = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        // A waiter has an arrow after its number.
-        match words[..] {
-            [_, "FLOCK", _, _, pid, there, ..] if there == file => pid.parse().ok(),
-            _ => None,
-        }
-    };
-    list.lines().filter_map(holder).collect()
-}
-
-/// The command line of a process for display; none if it has ended.
-fn command(pid: u32) -> Option<String> {
-    let line = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
-    let words = line.strip_suffix(b"\0")?.split(|&byte| byte == 0);
-    let words: Vec<String> = words.map(|word| word.escape_ascii().to_string()).collect();
-    Some(words.join(" ").chars().take(COMMAND_SHOWN).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,19 +217,5 @@ mod tests {
         assert_eq!(lock.holders().to_string(), "");
         let held = lock.try_take(Mode::Exclusive).unwrap().unwrap();
         assert_eq!(held.note().unwrap(), "a note");
-    }
-
-    #[test]
-    fn a_holder_is_found_by_the_file_it_locks() {
-        let list = "1: POSIX  ADVISORY  WRITE 400 00:19:1034 0 EOF\n\
-                    2: FLOCK  ADVISORY  WRITE 422 00:19:1034 0 EOF\n\
-                    2: -> FLOCK  ADVISORY  WRITE 423 00:19:1034 0 EOF\n\
-                    3: FLOCK  ADVISORY  READ 424 00:19:1034 0 EOF\n\
-                    4: FLOCK  ADVISORY  WRITE 425 08:01:1034 0 EOF\n";
-        assert_eq!(
-            holders(list, rustix::fs::makedev(0, 0x19), 1034),
-            [422, 424]
-        );
-        assert_eq!(holders(list, rustix::fs::makedev(0, 0x19), 1035), [0; 0]);
     }
 }

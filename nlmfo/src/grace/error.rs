@@ -14,8 +14,8 @@ use crate::files::run::RunError;
 use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfsd::NfsdError;
+use crate::observe::lockd_queue::Unanswered;
 use crate::observe::programs::ObserveError;
-use crate::rpc::local::Unanswered;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GraceError {

@@ -78,7 +78,7 @@ impl Drop for Fences {
 }
 
 /// Fences the VIPs for at most that long. Calls that reached lockd earlier may not be answered
-/// yet ([`pass_queue`](crate::rpc::local::pass_queue)). The keeper removes a fence when its VIP
+/// yet ([`pass_queue`](crate::observe::lockd_queue::pass_queue)). The keeper removes a fence when its VIP
 /// leaves the node. Waits up to `max_wait` for another run that changes the gate.
 pub async fn raise(
     vips: &[IpAddr],

@@ -25,7 +25,7 @@ use super::{guard, tc};
 use crate::kernel::{gate_layout, lockd};
 use crate::observe::host::Transport;
 use crate::observe::lockd_ports::LockdPorts;
-use crate::rpc::local::pass_queue;
+use crate::observe::lockd_queue::pass_queue;
 
 /// The ELF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-gate"));

@@ -13,7 +13,7 @@ use super::{GraceError, keeper};
 use crate::kernel::nfsd::{Control, Nfsd};
 use crate::kernel::preflight::Facts;
 use crate::observe::lockd_ports::LockdPorts;
-use crate::rpc::local::pass_queue;
+use crate::observe::lockd_queue::pass_queue;
 
 /// How a VIP gets its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,11 +2,16 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
+
+use rustix::fs::{major, minor};
+
+const LIST: &str = "/proc/locks";
 
 /// Opens the list. Each read of it takes the kernel's lock on the list again and
 /// gives at most a page of text.
 pub fn open() -> io::Result<File> {
-    File::open("/proc/locks")
+    File::open(LIST)
 }
 
 /// Lines of holders in a piece of the list. A waiter's line has an arrow before
@@ -15,6 +20,38 @@ pub fn open() -> io::Result<File> {
 pub fn holders(text: &[u8]) -> u64 {
     let count = |wanted| text.iter().filter(|&&byte| byte == wanted).count() as u64;
     count(b'\n') + count(b'<') - count(b'>')
+}
+
+/// The processes with a `flock` lock on the file; none if the list cannot be read.
+pub fn flock_holders(device: u64, inode: u64) -> Vec<u32> {
+    let list = std::fs::read_to_string(LIST).unwrap_or_default();
+    flock_holders_in(&list, device, inode)
+}
+
+/// `2: FLOCK  ADVISORY  WRITE 422 00:19:1034 0 EOF`: the process that took the lock, and
+/// the file's device in hexadecimal and inode (`lock_get_status`, fs/locks.c, 6.1 to 7.3).
+fn flock_holders_in(list: &str, device: u64, inode: u64) -> Vec<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let holder = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // One that waits has an arrow behind its number.
+        match words[..] {
+            [_, "FLOCK", _, _, pid, there, ..] if there == file => pid.parse().ok(),
+            _ => None,
+        }
+    };
+    list.lines().filter_map(holder).collect()
+}
+
+/// Longest command line that is shown, in characters.
+const COMMAND_SHOWN: usize = 200;
+
+/// A process's command line for people; none if it is gone.
+pub fn command_line(pid: u32) -> Option<String> {
+    let line = std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
+    let words = line.strip_suffix(b"\0")?.split(|&byte| byte == 0);
+    let words: Vec<String> = words.map(|word| word.escape_ascii().to_string()).collect();
+    Some(words.join(" ").chars().take(COMMAND_SHOWN).collect())
 }
 
 #[cfg(test)]
@@ -27,5 +64,22 @@ mod tests {
                      1:  -> POSIX  ADVISORY  WRITE 512 00:23:2 0 9\n\
                      2: LEASE  BREAKING  BREAKER   READ 7 <none>:0 0 EOF\n";
         assert_eq!(holders(text), 2);
+    }
+
+    #[test]
+    fn a_holder_is_found_by_the_file_it_locks() {
+        let list = "1: POSIX  ADVISORY  WRITE 400 00:19:1034 0 EOF\n\
+                    2: FLOCK  ADVISORY  WRITE 422 00:19:1034 0 EOF\n\
+                    2: -> FLOCK  ADVISORY  WRITE 423 00:19:1034 0 EOF\n\
+                    3: FLOCK  ADVISORY  READ 424 00:19:1034 0 EOF\n\
+                    4: FLOCK  ADVISORY  WRITE 425 08:01:1034 0 EOF\n";
+        assert_eq!(
+            flock_holders_in(list, rustix::fs::makedev(0, 0x19), 1034),
+            [422, 424]
+        );
+        assert_eq!(
+            flock_holders_in(list, rustix::fs::makedev(0, 0x19), 1035),
+            [0; 0]
+        );
     }
 }

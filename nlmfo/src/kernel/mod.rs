@@ -5,7 +5,6 @@ pub mod admission;
 pub mod bpffs;
 pub mod btf;
 pub mod cgroup;
-pub mod contract;
 pub mod exports;
 pub mod gate_layout;
 pub mod handle;

@@ -4,12 +4,16 @@
 //! is one command: a success says that the command was understood, never that
 //! anything was released.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use procfs::ProcResult;
+use procfs::net::{TcpNetEntry, TcpState};
 
 use super::exports;
 
@@ -237,6 +241,24 @@ fn quote(path: &Path) -> String {
         }
     }
     word
+}
+
+/// The peers of established TCP connections to port 2049, in this network namespace.
+///
+/// # Errors
+/// If the kernel's table of connections cannot be read.
+pub fn peers() -> ProcResult<BTreeSet<IpAddr>> {
+    const NFS: u16 = 2049;
+    // Without IPv6 there is no second table.
+    let entries = procfs::net::tcp()?.into_iter();
+    let entries = entries.chain(procfs::net::tcp6().unwrap_or_default());
+    let is_peer = |entry: &TcpNetEntry| {
+        entry.state == TcpState::Established && entry.local_address.port() == NFS
+    };
+    Ok(entries
+        .filter(is_peer)
+        .map(|entry| entry.remote_address.ip().to_canonical())
+        .collect())
 }
 
 #[cfg(test)]

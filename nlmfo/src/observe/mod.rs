@@ -10,6 +10,7 @@ pub mod counters;
 pub mod describe;
 pub mod host;
 pub mod lockd_ports;
+pub mod lockd_queue;
 pub mod monitor;
 pub mod programs;
 pub mod snapshot;

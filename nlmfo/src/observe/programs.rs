@@ -232,3 +232,20 @@ impl Programs {
             .ok_or(ObserveError::Foreign(name))
     }
 }
+
+/// `BPF_PROG_TYPE_*` of include/uapi/linux/bpf.h: KPROBE, SCHED_CLS, TRACEPOINT,
+/// RAW_TRACEPOINT, TRACING and SYSCALL.
+const OUR_TYPES: &[u32] = &[2, 3, 5, 17, 26, 31];
+
+/// The kernel's eBPF programs of the types that nlmfo has, by the kernel's number. Others,
+/// as systemd's for its cgroups, come and go.
+pub fn loaded() -> BTreeMap<u32, String> {
+    aya::programs::loaded_programs()
+        .filter_map(|program| {
+            let program = program.ok()?;
+            let is_ours = OUR_TYPES.contains(&(program.program_type() as u32));
+            let name = program.name_as_str().unwrap_or("?").to_owned();
+            is_ours.then(|| (program.id(), name))
+        })
+        .collect()
+}

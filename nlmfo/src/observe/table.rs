@@ -3,33 +3,10 @@
 
 use std::collections::BTreeSet;
 
+pub use nlmfo_common::protocol::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::host::Host;
-
-/// What a lock allows its holder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    Read,
-    Write,
-}
-
-impl Mode {
-    /// From `F_RDLCK` (0) and `F_WRLCK` (1).
-    pub(crate) fn from_kernel(mode: u32) -> Self {
-        if mode == 0 { Mode::Read } else { Mode::Write }
-    }
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Mode::Read => "read",
-            Mode::Write => "write",
-        })
-    }
-}
 
 /// The bytes of a file that a lock covers, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

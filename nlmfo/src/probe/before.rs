@@ -6,8 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use procfs::KernelModule;
 
 use super::log;
+use crate::kernel::modules;
+use crate::observe::programs;
 use crate::testbed::command::{finish, run, tool};
 use crate::testbed::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 
@@ -103,8 +106,8 @@ impl State {
             .map(|arguments| run(tool("ip").args(*arguments)))
             .collect::<Result<String>>()?;
         Ok(State {
-            modules: modules()?,
-            programs: programs(),
+            modules: used_modules()?,
+            programs: programs::loaded(),
             rules,
             settings: [NLM_TIMEOUT, NLM_GRACE_PERIOD]
                 .into_iter()
@@ -147,33 +150,10 @@ impl State {
 }
 
 /// Loaded modules, and how often each is used.
-fn modules() -> Result<BTreeMap<String, u64>> {
-    let text = fs::read_to_string("/proc/modules").context("/proc/modules")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (name, _size, uses) = (words.next()?, words.next()?, words.next()?);
-            Some((name.to_owned(), uses.parse().ok()?))
-        })
-        .collect())
-}
-
-/// `BPF_PROG_TYPE_*` of include/uapi/linux/bpf.h: KPROBE, SCHED_CLS, TRACEPOINT,
-/// RAW_TRACEPOINT, TRACING and SYSCALL.
-const OUR_TYPES: &[u32] = &[2, 3, 5, 17, 26, 31];
-
-/// The kernel's eBPF programs of the types that nlmfo has, by the kernel's number. Others,
-/// as systemd's for its cgroups, come and go.
-pub fn programs() -> BTreeMap<u32, String> {
-    aya::programs::loaded_programs()
-        .filter_map(|program| {
-            let program = program.ok()?;
-            let is_ours = OUR_TYPES.contains(&(program.program_type() as u32));
-            let name = program.name_as_str().unwrap_or("?").to_owned();
-            is_ours.then(|| (program.id(), name))
-        })
-        .collect()
+fn used_modules() -> Result<BTreeMap<String, u64>> {
+    let uses = |module: KernelModule| u64::try_from(module.refcount).unwrap_or(0);
+    let modules = modules::loaded().context("the loaded modules")?.into_iter();
+    Ok(modules.map(|(name, module)| (name, uses(module))).collect())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod baseline;
 mod before;
 mod checks;
+pub mod contract;
 mod fixture;
 mod held;
 pub mod known;

@@ -22,7 +22,7 @@ use super::message::{
     reply_xid, with_marker,
 };
 use super::xdr;
-use crate::observe::host::Transport;
+use nlmfo_common::protocol::Transport;
 
 /// Longest reply that is read: rpcbind's list of everything it knows is the longest
 /// that is ever asked for, at about 60 bytes an entry.

@@ -5,7 +5,6 @@
 //! once means many clients. Errors name the call, the peer and what was waited for.
 
 pub mod client;
-pub mod local;
 pub mod message;
 pub mod nlm;
 pub mod nsm;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::client::{Client, Error};
 use super::message::Procedure;
 use super::xdr::{self, Decoder, Encoder};
-use crate::observe::host::NlmVersion;
+use nlmfo_common::protocol::NlmVersion;
 use wire::{decode_share, decode_status, decode_test, encode};
 
 pub const PROGRAM: u32 = 100_021;

@@ -18,7 +18,7 @@ use super::message::{Credential, Procedure};
 use super::nlm::PROGRAM;
 use super::portmap;
 use super::xdr::{self, Encoder};
-use crate::observe::host::Transport;
+use nlmfo_common::protocol::Transport;
 
 /// Longest name of a monitored host (`SM_MAXSTRLEN`, include/linux/lockd/xdr.h).
 pub const MAX_NAME: usize = 1024;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::client::{Cause, Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::xdr::{self, Decoder, Encoder};
-use crate::observe::host::Transport;
+use nlmfo_common::protocol::Transport;
 
 const PROGRAM: u32 = 100_000;
 /// Where every rpcbind listens.

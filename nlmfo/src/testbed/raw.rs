@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::observe::host::{NlmVersion, Transport};
-use crate::observe::table::Mode;
 use crate::rpc::client::{Client, Endpoint, Source};
 use crate::rpc::message::Credential;
 use crate::rpc::nlm::{self, Lock, LockCall, NlmClient, Share, Status, Test};
 use crate::rpc::portmap::Registered;
 use anyhow::{Context, Result, ensure};
+use nlmfo_common::protocol::Mode;
+use nlmfo_common::protocol::{NlmVersion, Transport};
 use tokio::runtime::{Builder, Runtime};
 
 use super::handles::{self, FileHandle, NFS_PORT};

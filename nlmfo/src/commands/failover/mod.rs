@@ -35,9 +35,9 @@ use crate::kernel::preflight::{Capability, Facts};
 use crate::kernel::{self, netns};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
+use crate::observe::lockd_queue::pass_queue;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
-use crate::rpc::local::pass_queue;
 use crate::{interrupt, output};
 
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {

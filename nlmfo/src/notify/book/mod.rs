@@ -26,7 +26,6 @@ use serde::{Deserialize, Serialize};
 use self::line::Line;
 use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
-use crate::failover::record::ClientLine;
 use crate::files::FileError;
 use crate::foreign::{self, escaped};
 use crate::observe::host::{NlmVersion, Transport};
@@ -94,18 +93,6 @@ impl Client {
             name: host.name.clone(),
             version: Some(host.key.version),
             transport: Some(host.key.transport),
-            first_seen: at,
-            last_seen: at,
-        }
-    }
-
-    /// A client that held locks when they were recorded.
-    pub fn recorded(line: &ClientLine, at: u64) -> Self {
-        Client {
-            address: line.host.client,
-            name: line.host.client_name.clone(),
-            version: Some(line.host.version),
-            transport: Some(line.host.transport),
             first_seen: at,
             last_seen: at,
         }

@@ -9,7 +9,6 @@ use super::{Check, Done, for_both};
 use crate::exit::Exit;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::Mode;
-use crate::probe::before;
 use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::answered;
 use crate::rpc::nlm::Status;
@@ -143,7 +142,7 @@ fn ends_on_time(fixture: &mut Fixture) -> Result<Done> {
         ended - before
     );
     until_for(LATE, "the gate to leave", || {
-        let gates: Vec<String> = (before::programs().into_values())
+        let gates: Vec<String> = (programs::loaded().into_values())
             .filter(|name| name.starts_with("gate_"))
             .collect();
         Ok(match gates.is_empty() {

@@ -5,10 +5,10 @@ use anyhow::{Result, bail};
 use super::{Check, Done};
 use crate::grace::gate;
 use crate::kernel::btf::KernelBtf;
-use crate::kernel::contract;
 use crate::kernel::preflight::{Capability, Facts};
 use crate::kernel::symbols::Symbols;
 use crate::observe::programs::{Programs, probed_functions};
+use crate::probe::contract;
 use crate::probe::fixture::Fixture;
 
 pub fn checks() -> Vec<Check> {

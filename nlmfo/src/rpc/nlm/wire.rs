@@ -4,8 +4,8 @@ use super::{
     Holder, Lock, LockCall, MAX_COOKIE, MAX_FILE_HANDLE, MAX_NAME, MAX_OWNER, Range, Share, Status,
     Test,
 };
-use crate::observe::host::NlmVersion;
 use crate::rpc::xdr::{self, Decoder, Encoder};
+use nlmfo_common::protocol::NlmVersion;
 
 /// A call's arguments: the cookie, and what follows it.
 pub(super) fn encode(

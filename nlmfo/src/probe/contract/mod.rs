@@ -12,11 +12,11 @@ use std::fmt;
 
 pub use comment::{CommentError, Contract, Hook, Series, Signature, read};
 
-use super::btf::KernelBtf;
-use super::layout::LayoutError;
-use super::symbols::Symbols;
-use super::{gate_layout, layout, sockets_layout, state_layout};
 use crate::grace::gate;
+use crate::kernel::btf::KernelBtf;
+use crate::kernel::layout::LayoutError;
+use crate::kernel::symbols::Symbols;
+use crate::kernel::{gate_layout, layout, sockets_layout, state_layout};
 use crate::observe::programs;
 
 /// The modules whose functions and structs are looked at. `nfs` has neither, but what

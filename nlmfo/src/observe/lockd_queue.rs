@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::client::{self, Client, Endpoint, Source};
-use super::message::Credential;
-use super::nlm::NlmClient;
+use super::host::Transport;
+use super::lockd_ports::LockdPorts;
+use super::programs::ObserveError;
 use crate::kernel::lockd;
-use crate::observe::host::Transport;
-use crate::observe::lockd_ports::LockdPorts;
-use crate::observe::programs::ObserveError;
+use crate::rpc::client::{self, Client, Endpoint, Source};
+use crate::rpc::message::Credential;
+use crate::rpc::nlm::NlmClient;
 
 /// Why nobody knows whether lockd is done with what reached it.
 #[derive(Debug, thiserror::Error)]

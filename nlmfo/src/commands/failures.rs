@@ -1,0 +1,46 @@
+//! Which exit code an error of a lower room ends a command with.
+
+use crate::exit::{Exit, Failure};
+use crate::failover::window::OpenError;
+use crate::grace::GraceError;
+use crate::observe::programs::ObserveError;
+use crate::ui::source::recording::RecordingError;
+
+impl From<GraceError> for Failure {
+    fn from(error: GraceError) -> Self {
+        let exit = match error {
+            // It was open for a while.
+            GraceError::EndedEarly(_) => Exit::NotConfirmed,
+            _ if error.is_unsupported() => Exit::Unsupported,
+            _ => Exit::CouldNotRun,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Grace(error) => error.into(),
+            OpenError::Observe(error) => error.into(),
+            OpenError::Waiters { .. } => Failure::new(Exit::CouldNotRun, error),
+        }
+    }
+}
+
+impl From<ObserveError> for Failure {
+    fn from(error: ObserveError) -> Self {
+        let exit = if error.is_unsupported() {
+            Exit::Unsupported
+        } else {
+            Exit::CouldNotRun
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<RecordingError> for Failure {
+    fn from(error: RecordingError) -> Self {
+        Failure::new(Exit::CouldNotRun, error)
+    }
+}
