@@ -34,3 +34,25 @@
 pub mod arguments;
 #[cfg(target_arch = "bpf")]
 pub mod memory;
+
+/// What an object needs besides its programs: the licence, by which the kernel lets it call
+/// the helpers for tracing, and a panic handler, which Rust asks for and nothing reaches. On
+/// the host it is an empty program.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[cfg(not(target_arch = "bpf"))]
+        fn main() {}
+
+        #[cfg(target_arch = "bpf")]
+        #[panic_handler]
+        fn panic(_info: &core::panic::PanicInfo) -> ! {
+            loop {}
+        }
+
+        #[cfg(target_arch = "bpf")]
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}

@@ -24,31 +24,27 @@ const NLM_DROP_REPLY: u32 = 30000;
 /// `NLMPROC_GRANTED_MSG`.
 const GRANTED_MSG: u32 = 10;
 
-/// The counters of the VIP that `host`'s client uses, or a note that something
-/// went uncounted.
+/// Counts for the VIP that `host`'s client uses, or notes that something went uncounted.
 #[inline(always)]
-pub fn counters(host: u64) -> Option<&'static mut VipCounters> {
-    let counters = host_vip(host).ok().and_then(counters_of);
-    if counters.is_none()
-        && let Some(uncounted) = UNCOUNTED.get_ptr_mut(0)
-    {
+pub fn count(host: u64, add: impl FnOnce(&mut VipCounters)) {
+    if let Some(counters) = host_vip(host).ok().and_then(counters_of) {
+        // SAFETY: this CPU's value; programs on a CPU do not preempt one another's
+        // increments in a way that tears an aligned u64.
+        add(unsafe { &mut *counters });
+    } else if let Some(uncounted) = UNCOUNTED.get_ptr_mut(0) {
         // SAFETY: our array's only element; a count lost to another CPU still
         // leaves it above 0.
         unsafe { *uncounted += 1 };
     }
-    counters
 }
 
 #[inline(always)]
-fn counters_of(vip: Addr) -> Option<&'static mut VipCounters> {
-    let known = COUNTERS.get_ptr_mut(vip).or_else(|| {
+fn counters_of(vip: Addr) -> Option<*mut VipCounters> {
+    COUNTERS.get_ptr_mut(vip).or_else(|| {
         // BPF_NOEXIST: another CPU may have been quicker.
         let _ = COUNTERS.insert(vip, NO_COUNTS.get(0)?, 1);
         COUNTERS.get_ptr_mut(vip)
-    });
-    // SAFETY: this CPU's value; programs on a CPU do not preempt one another's
-    // increments in a way that tears an aligned u64.
-    known.map(|counters| unsafe { &mut *counters })
+    })
 }
 
 /// The `nlm_host` behind an `nlm_lock`, by the owner of its `file_lock`.
@@ -98,23 +94,23 @@ pub fn lock_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     call.thread = 0;
-    let Some(counters) = counters(call.host) else {
-        return 0;
-    };
-    match u32::from_be(ctx.ret::<u32>()) {
-        NLM_GRANTED if call.reclaim != 0 => counters.reclaimed += 1,
-        NLM_GRANTED => counters.granted += 1,
-        NLM_BLOCKED => counters.blocked += 1,
-        NLM_DENIED_GRACE => counters.denied_grace += 1,
-        NLM_DROP_REPLY => return 0,
-        _ => counters.denied += 1,
-    }
+    let status = u32::from_be(ctx.ret::<u32>());
     // SAFETY: no preconditions.
     let took = unsafe { bpf_ktime_get_ns() }.saturating_sub(call.began);
-    let bucket = log2(took).min(LATENCY_BUCKETS as u32 - 1) as usize;
-    if let Some(count) = counters.latency.get_mut(bucket) {
-        *count += 1;
-    }
+    count(call.host, |counters| {
+        match status {
+            NLM_GRANTED if call.reclaim != 0 => counters.reclaimed += 1,
+            NLM_GRANTED => counters.granted += 1,
+            NLM_BLOCKED => counters.blocked += 1,
+            NLM_DENIED_GRACE => counters.denied_grace += 1,
+            NLM_DROP_REPLY => return,
+            _ => counters.denied += 1,
+        }
+        let bucket = log2(took).min(LATENCY_BUCKETS as u32 - 1) as usize;
+        if let Some(count) = counters.latency.get_mut(bucket) {
+            *count += 1;
+        }
+    });
     0
 }
 
@@ -164,10 +160,8 @@ pub fn unlock(ctx: ProbeContext) -> u32 {
         // SAFETY: an element of our array; the thread's own slot.
         unsafe { *unlocking = Unlocking { thread, lock } };
     }
-    if let Ok(host) = lock_host(lock)
-        && let Some(counters) = counters(host)
-    {
-        counters.unlocked += 1;
+    if let Ok(host) = lock_host(lock) {
+        count(host, |counters| counters.unlocked += 1);
     }
     0
 }
@@ -195,10 +189,8 @@ pub fn cancel(ctx: ProbeContext) -> u32 {
             return 0;
         }
     }
-    if let Ok(host) = lock_host(lock)
-        && let Some(counters) = counters(host)
-    {
-        counters.cancelled += 1;
+    if let Ok(host) = lock_host(lock) {
+        count(host, |counters| counters.cancelled += 1);
     }
     0
 }
@@ -210,10 +202,8 @@ pub fn cancel(ctx: ProbeContext) -> u32 {
 // context: lockd's thread, no lock held
 #[kprobe]
 pub fn test(ctx: ProbeContext) -> u32 {
-    if let Some(host) = ctx.arg::<u64>(2)
-        && let Some(counters) = counters(host)
-    {
-        counters.tested += 1;
+    if let Some(host) = ctx.arg::<u64>(2) {
+        count(host, |counters| counters.tested += 1);
     }
     0
 }
@@ -240,10 +230,8 @@ pub fn grant_told(ctx: ProbeContext) -> u32 {
         }
     }
     let _ = GRANTS_TOLD.insert(request, cookie, 0);
-    if let Ok(host) = pointer(request, layout!(rqst_host))
-        && let Some(counters) = counters(host)
-    {
-        counters.granted_later += 1;
+    if let Ok(host) = pointer(request, layout!(rqst_host)) {
+        count(host, |counters| counters.granted_later += 1);
     }
     0
 }

@@ -1,13 +1,10 @@
-//! The maps that the programs share with the tool.
+//! The maps that the programs share with the tool or with each other.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use nlmfo_common::Addr;
 use nlmfo_common::layout::FL_SPAN_MAX;
 use nlmfo_common::record::{Control, HostKey, VipCounters};
-
-use crate::snapshot::Walk;
-use crate::states::Connections;
 
 /// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
 /// so the reader empties this after some eighty records: it cannot overflow
@@ -21,14 +18,6 @@ pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 /// Where `kernel::FileLock` copies to.
 #[map]
 pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_entries(1, 0);
-
-/// Where the walk of a bucket is.
-#[map]
-pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
-
-/// Where the walk of a client's connections is.
-#[map]
-pub static CONNECTIONS: PerCpuArray<Connections> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counters per VIP. Not an LRU map: with many CPUs that may drop an entry long
 /// before it is full.

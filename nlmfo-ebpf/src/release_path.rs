@@ -8,7 +8,7 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use nlmfo_common::record::cause;
 
 use crate::kernel::{layout, pointer};
-use crate::lock_path::counters;
+use crate::lock_path::count;
 use crate::maps::CAUSES;
 
 /// Notes why this thread drops locks; the outermost reason stands (a reboot and
@@ -151,10 +151,10 @@ pub fn released(ctx: ProbeContext) -> u32 {
     let cause = CAUSES
         .get_ptr(bpf_get_current_pid_tgid())
         .map_or(cause::OTHER, |noted| unsafe { *noted } as usize);
-    if let Some(counters) = counters(host)
-        && let Some(count) = counters.released.get_mut(cause)
-    {
-        *count += 1;
-    }
+    count(host, |counters| {
+        if let Some(count) = counters.released.get_mut(cause) {
+            *count += 1;
+        }
+    });
     0
 }

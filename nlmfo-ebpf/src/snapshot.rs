@@ -12,7 +12,8 @@
 //! list that changed unnoticed shows in the sums.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
-use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::macros::{kprobe, map, raw_tracepoint};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use nlmfo_common::Addr;
@@ -23,17 +24,18 @@ use nlmfo_common::record::{
 
 use crate::host::{self, fill};
 use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes};
-use crate::maps::{CONTROL, RECORDS, WALK};
+use crate::maps::{CONTROL, RECORDS};
 use crate::states;
 
 /// The reader looks by itself, so no record needs to wake anyone.
 const NO_WAKEUP: u64 = 1;
 
-pub fn control() -> Option<&'static mut Control> {
-    // SAFETY: one entry, used by one thread at a time (`Control::reader`).
-    CONTROL
-        .get_ptr_mut(0)
-        .map(|control| unsafe { &mut *control })
+/// # Safety
+/// The reader is one thread at a time (`Control::reader`), and nobody else writes: a program
+/// that the reader did not start only compares itself with it. One reference at a time.
+pub unsafe fn control() -> Option<&'static mut Control> {
+    // SAFETY: the caller's business.
+    (CONTROL.get_ptr_mut(0)).map(|control| unsafe { &mut *control })
 }
 
 pub fn current_task() -> u64 {
@@ -67,7 +69,8 @@ pub fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn snapshot_begin(ctx: RawTracePointContext) -> i32 {
-    if let Some(control) = control() {
+    // SAFETY: this program is run by the reader.
+    if let Some(control) = unsafe { control() } {
         *control = Control {
             reader: current_task(),
             states: ctx.arg(0),
@@ -82,7 +85,10 @@ pub fn snapshot_begin(ctx: RawTracePointContext) -> i32 {
 // context: process, under blocked_lock_lock and file_rwsem
 #[kprobe]
 pub fn show(ctx: ProbeContext) -> u32 {
-    let Some(control) = control() else { return 0 };
+    // SAFETY: nothing but a comparison unless it is the reader's.
+    let Some(control) = (unsafe { control() }) else {
+        return 0;
+    };
     if control.reader != current_task() {
         return 0;
     }
@@ -131,7 +137,7 @@ fn show_lock(link: u64, states: bool) -> Result<(), i32> {
 /// what is in a map it takes for unknown from the start.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Walk {
+struct Walk {
     at: u32,
     outcome: u32,
     one_vip: u64,
@@ -160,10 +166,9 @@ mod at {
     pub const SHARE: u32 = 4;
 }
 
-fn walk_state() -> Option<&'static mut Walk> {
-    // SAFETY: this CPU's entry; only the one reader walks (`Control::reader`).
-    WALK.get_ptr_mut(0).map(|state| unsafe { &mut *state })
-}
+/// Where the walk of a bucket is.
+#[map]
+static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
@@ -178,9 +183,12 @@ const STOP: i64 = 1;
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn walk_files(ctx: RawTracePointContext) -> i32 {
-    let (Some(control), Some(state)) = (control(), walk_state()) else {
+    // SAFETY: this program is run by the reader.
+    let (Some(control), Some(state)) = (unsafe { control() }, WALK.get_ptr_mut(0)) else {
         return 0;
     };
+    // SAFETY: this CPU's entry; only the one reader walks (`Control::reader`).
+    let state = unsafe { &mut *state };
     *state = Walk {
         at: at::BUCKET,
         outcome: walk::PAUSED as u32,
@@ -214,9 +222,11 @@ pub fn walk_files(ctx: RawTracePointContext) -> i32 {
 }
 
 extern "C" fn walk_step(_index: u64, _context: *mut c_void) -> i64 {
-    let Some(state) = walk_state() else {
+    let Some(state) = WALK.get_ptr_mut(0) else {
         return STOP;
     };
+    // SAFETY: this CPU's entry; only the one reader walks (`Control::reader`).
+    let state = unsafe { &mut *state };
     let step = match state.at {
         at::BUCKET => walk_bucket(state),
         at::FILE => walk_file(state),
@@ -462,7 +472,10 @@ fn walk_share(state: &mut Walk) -> Result<i64, i32> {
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
-    let Some(control) = control() else { return 0 };
+    // SAFETY: this program is run by the reader.
+    let Some(control) = (unsafe { control() }) else {
+        return 0;
+    };
     for i in 0..HOSTS_PER_RUN {
         let host: u64 = ctx.arg(i);
         if host == 0 {

@@ -6,7 +6,8 @@
 //! without ranges.
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use aya_ebpf::macros::{kprobe, raw_tracepoint};
+use aya_ebpf::macros::{kprobe, map, raw_tracepoint};
+use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use nlmfo_common::Addr;
@@ -17,7 +18,6 @@ use nlmfo_common::state::{
 
 use crate::host::fill;
 use crate::kernel::{FileLock, UNKNOWN_FAMILY, layout, pointer, read, read_bytes, sockaddr};
-use crate::maps::CONNECTIONS;
 use crate::snapshot::{control, current_task, emit};
 
 /// `SC_TYPE_OPEN`, `SC_TYPE_LOCK` and `SC_TYPE_DELEG` of fs/nfsd/state.h; before 6.9
@@ -39,7 +39,10 @@ const STOP: i64 = 1;
 // context: process, no lock held
 #[kprobe]
 pub fn client_states(ctx: ProbeContext) -> u32 {
-    let Some(control) = control() else { return 0 };
+    // SAFETY: nothing but a comparison unless it is the reader's.
+    let Some(control) = (unsafe { control() }) else {
+        return 0;
+    };
     if control.reader != current_task() {
         return 0;
     }
@@ -114,10 +117,10 @@ fn address(base: u64, offset: u32) -> Result<Addr, i32> {
 }
 
 /// Where the walk of a client's sessions and their connections is. In a map for the
-/// reason that [`crate::snapshot::Walk`] is.
+/// reason that `Walk` of `snapshot` is.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Connections {
+struct Connections {
     client: u64,
     /// Head and next entry of the client's sessions.
     sessions: u64,
@@ -128,6 +131,9 @@ pub struct Connections {
     /// Not 0: all were seen.
     done: u64,
 }
+
+#[map]
+static CONNECTIONS: PerCpuArray<Connections> = PerCpuArray::with_max_entries(1, 0);
 
 extern "C" fn connection_step(_index: u64, _context: *mut c_void) -> i64 {
     let Some(state) = CONNECTIONS.get_ptr_mut(0) else {
@@ -188,7 +194,10 @@ fn walk_connection(state: &mut Connections) -> Result<i64, i32> {
 // context: process, under the client's cl_lock
 #[kprobe]
 pub fn state_shown(ctx: ProbeContext) -> u32 {
-    let Some(control) = control() else { return 0 };
+    // SAFETY: nothing but a comparison unless it is the reader's.
+    let Some(control) = (unsafe { control() }) else {
+        return 0;
+    };
     if control.reader != current_task() {
         return 0;
     }
@@ -338,7 +347,8 @@ pub fn show_range(lock: &FileLock) -> Result<(), i32> {
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn nfsd_netns(ctx: RawTracePointContext) -> i32 {
-    if let Some(control) = control() {
+    // SAFETY: this program is run by the reader.
+    if let Some(control) = unsafe { control() } {
         control.netns = netns_of(ctx.arg(0)).unwrap_or(0) as u64;
     }
     0

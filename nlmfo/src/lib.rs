@@ -19,5 +19,6 @@ pub mod output;
 pub mod probe;
 pub mod release;
 pub mod rpc;
+pub mod runtime;
 pub mod testbed;
 pub mod ui;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// What every room may use: no room of theirs, and no knowledge of the kernel.
-const GROUND: &[&str] = &["causes", "exit", "foreign", "interrupt"];
+const GROUND: &[&str] = &["causes", "exit", "foreign", "interrupt", "runtime"];
 
 /// Each room and what it may use besides [`GROUND`] and itself, lowest first.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -20,6 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("foreign", &[]),
     ("interrupt", &[]),
+    ("runtime", &[]),
     ("output", &[]),
     ("rpc", &[]),
     ("kernel", &[]),

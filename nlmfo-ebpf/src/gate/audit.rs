@@ -3,7 +3,8 @@
 //! that is granted without one went past the gate.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
-use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::macros::{kprobe, kretprobe, map};
+use aya_ebpf::maps::Array;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{Audited, NoteKey, VIOLATIONS as VIOLATIONS_KEPT, violation};
@@ -14,9 +15,7 @@ use nlmfo_ebpf::memory::{pointer, read, read_bytes};
 
 use crate::calls::noted;
 use crate::kernel::{layout, sockaddr};
-use crate::maps::{
-    ANSWERING, ANSWERING_SLOTS, AUDITED, GATE, SCOPES, VIOLATION_COUNT, VIOLATIONS, WINDOWS,
-};
+use crate::maps::{AUDITED, GATE, SCOPES, VIOLATION_COUNT, VIOLATIONS, WINDOWS};
 
 /// NLM status codes (RFC 1813 appendix II; `nlm_stats` / `nlm4_stats`).
 const NLM_GRANTED: u32 = 0;
@@ -31,7 +30,7 @@ const GRANTED_MSG: u32 = 10;
 /// A LOCK call between entry and return.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Answering {
+struct Answering {
     thread: u64,
     vip: Addr,
     file: u64,
@@ -43,6 +42,11 @@ pub struct Answering {
     /// Notes of the gate's that are older are of another window.
     opened: u64,
 }
+
+/// LOCK calls between entry and return, at the thread id's low bits.
+#[map]
+static ANSWERING: Array<Answering> = Array::with_max_entries(ANSWERING_SLOTS, 0);
+const ANSWERING_SLOTS: u32 = 64;
 
 /// What lockd granted or queued, for the report.
 struct Lock {
@@ -161,6 +165,8 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
     let mut is_seen = false;
     let mut is_first = false;
     let note = noted(&answering.key, answering.opened);
+    // SAFETY: an element of our map; whole words are read and written.
+    let note = note.map(|note| unsafe { &mut *note });
     let has_note = note.is_some();
     if let Some(note) = note {
         is_reclaim = note.sent != 0;

@@ -3,12 +3,13 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
 use nlmfo_common::gate::{Connection, Flow, Note, NoteKey};
 use nlmfo_common::nlm_call::{Calls, Found, Fsid};
 
-use crate::classifier::count;
 use crate::kernel::in_grace;
-use crate::maps::{NOTES, SCOPES, WORK};
+use crate::maps::{NOTES, SCOPES, count};
 use crate::packet::{Packet, Skb, UDP};
 
 /// Steps of the parser in one packet: a word each at worst, and no packet has more.
@@ -54,13 +55,11 @@ pub struct Work {
     outcome: Outcome,
 }
 
-impl Work {
-    #[inline(always)]
-    pub fn of_this_cpu() -> Option<&'static mut Self> {
-        // SAFETY: this CPU's value; classifiers on a CPU run one after another.
-        WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
-    }
+/// The packet at hand.
+#[map]
+pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
+impl Work {
     #[inline(always)]
     pub fn begin(&mut self, packet: &Packet, now: u64) {
         self.now = now;
@@ -209,6 +208,8 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
     };
     let key = work.note_key(calls.xid);
     let before = noted(&key, work.opened);
+    // SAFETY: an element of our map; whole words are read and written.
+    let before = before.map(|note| unsafe { &mut *note });
     let is_udp = work.proto == UDP as u32;
     let is_reclaim = match before {
         Some(&mut Note { sent, .. }) if is_udp => sent != 0,
@@ -244,11 +245,10 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
 /// What was noted of this very call when it came by before: the client sends it again,
 /// maybe to a kernel that is in grace by now or is no longer.
 #[inline(always)]
-pub fn noted(key: &NoteKey, opened: u64) -> Option<&'static mut Note> {
+pub fn noted(key: &NoteKey, opened: u64) -> Option<*mut Note> {
     let note = NOTES.get_ptr_mut(key)?;
-    // SAFETY: an element of our map; whole words are read and written.
-    let note = unsafe { &mut *note };
-    (note.at >= opened).then_some(note)
+    // SAFETY: an element of our map; a word is read whole.
+    (unsafe { (*note).at } >= opened).then_some(note)
 }
 
 #[inline(always)]

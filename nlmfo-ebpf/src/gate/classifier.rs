@@ -9,12 +9,11 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use nlmfo_common::Addr;
-use nlmfo_common::gate::{Connection, Gated, decided_priority};
+use nlmfo_common::gate::{Connection, decided_priority};
 use nlmfo_common::stream::Place;
 
-use crate::calls::{self, Outcome, Work};
-use crate::maps::{BUSY, CONNECTIONS, FRESH, GATE, GATED, WINDOWS};
+use crate::calls::{self, Outcome, WORK, Work};
+use crate::maps::{BUSY, CONNECTIONS, FRESH, GATE, WINDOWS, count};
 use crate::packet::{ACK, Packet, SYN, Skb, TCP, URG};
 use crate::socket::{CLOSE, LISTEN, NEW_SYN_RECV, Socket, TIME_WAIT};
 
@@ -55,9 +54,11 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     if skb.is_of_vlan() {
         return PASS;
     }
-    let Some(work) = Work::of_this_cpu() else {
+    let Some(work) = WORK.get_ptr_mut(0) else {
         return DROP;
     };
+    // SAFETY: this CPU's value; classifiers on a CPU run one after another.
+    let work = unsafe { &mut *work };
     if !packet.flow(&mut work.flow) {
         return DROP;
     }
@@ -106,20 +107,6 @@ fn gate(skb: Skb, l3: u32) -> i32 {
 fn drop(work: &Work) -> i32 {
     count(&work.flow.vip, |gated| gated.dropped += 1);
     DROP
-}
-
-/// Counts for the VIP.
-#[inline(always)]
-pub fn count(vip: &Addr, add: impl FnOnce(&mut Gated)) {
-    let known = GATED.get_ptr_mut(vip).or_else(|| {
-        // BPF_NOEXIST
-        let _ = GATED.insert(vip, Gated::default(), 1);
-        GATED.get_ptr_mut(vip)
-    });
-    if let Some(gated) = known {
-        // SAFETY: this CPU's value, and softirqs do not nest.
-        add(unsafe { &mut *gated });
-    }
 }
 
 /// Lets a packet through that was decided on.

@@ -10,9 +10,8 @@ use nlmfo_common::Addr;
 use nlmfo_common::gate::{Flow, decided_priority};
 use nlmfo_ebpf::memory::pointer;
 
-use crate::classifier::count;
 use crate::kernel::layout;
-use crate::maps::{GATE, WINDOWS};
+use crate::maps::{GATE, WINDOWS, count};
 use crate::packet::{Packet, Skb, TCP, UDP};
 use crate::ports::is_lockds;
 use crate::socket::address;

@@ -1,16 +1,14 @@
-//! The gate's maps. All are pinned: they are what a window consists of.
+//! The gate's maps, but for those that one file alone uses. All are pinned: they are what a
+//! window consists of.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap};
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{
     Audited, Connection, Flow, Gate, Gated, Note, NoteKey, VIOLATIONS as VIOLATIONS_KEPT,
     Violation, Window,
 };
 use nlmfo_common::nlm_call::Fsid;
-
-use crate::audit::Answering;
-use crate::calls::Work;
 
 #[map]
 pub static GATE: Array<Gate> = Array::with_max_entries(1, 0);
@@ -41,10 +39,6 @@ pub static BUSY: HashMap<Flow, u32> = HashMap::with_max_entries(1024, 0);
 #[map]
 pub static FRESH: Array<Connection> = Array::with_max_entries(1, 0);
 
-/// The packet at hand.
-#[map]
-pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
-
 #[map]
 pub static NOTES: LruHashMap<NoteKey, Note> = LruHashMap::with_max_entries(65536, 0);
 
@@ -61,7 +55,16 @@ pub static VIOLATIONS: Array<Violation> = Array::with_max_entries(VIOLATIONS_KEP
 #[map]
 pub static VIOLATION_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// LOCK calls between entry and return, at the thread id's low bits.
-#[map]
-pub static ANSWERING: Array<Answering> = Array::with_max_entries(ANSWERING_SLOTS, 0);
-pub const ANSWERING_SLOTS: u32 = 64;
+/// Counts what the gate does for the VIP.
+#[inline(always)]
+pub fn count(vip: &Addr, add: impl FnOnce(&mut Gated)) {
+    let known = GATED.get_ptr_mut(vip).or_else(|| {
+        // BPF_NOEXIST
+        let _ = GATED.insert(vip, Gated::default(), 1);
+        GATED.get_ptr_mut(vip)
+    });
+    if let Some(gated) = known {
+        // SAFETY: this CPU's value, and softirqs do not nest.
+        add(unsafe { &mut *gated });
+    }
+}

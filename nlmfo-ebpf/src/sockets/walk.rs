@@ -40,11 +40,6 @@ const STEPS: u32 = 1 << 16;
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-fn state() -> Option<&'static mut Sockets> {
-    // SAFETY: one entry of a map that only one tool has, which runs one walk at a time.
-    SOCKETS.get_ptr_mut(0).map(|state| unsafe { &mut *state })
-}
-
 /// Writes lockd's sockets in the network namespace of the calling thread to the map. Run
 /// by the tool itself (`BPF_PROG_TEST_RUN`).
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
@@ -52,7 +47,11 @@ fn state() -> Option<&'static mut Sockets> {
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn lockd_sockets(_ctx: RawTracePointContext) -> i32 {
-    let Some(state) = state() else { return 0 };
+    let Some(state) = SOCKETS.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: one entry of a map that only one tool has, which runs one walk at a time.
+    let state = unsafe { &mut *state };
     state.outcome = outcome::CUT;
     state.count = 0;
     state.versions = 0;
@@ -100,7 +99,11 @@ fn begin(state: &mut Sockets) -> Result<bool, i32> {
 }
 
 extern "C" fn step(_index: u64, _context: *mut c_void) -> i64 {
-    let Some(state) = state() else { return STOP };
+    let Some(state) = SOCKETS.get_ptr_mut(0) else {
+        return STOP;
+    };
+    // SAFETY: as in `lockd_sockets`, which has lent nothing out meanwhile.
+    let state = unsafe { &mut *state };
     match look(state) {
         Ok(outcome::CUT) => CONTINUE,
         Ok(end) => {

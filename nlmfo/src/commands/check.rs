@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::require_root;
@@ -15,7 +15,7 @@ use crate::kernel::unlock_bug::Verdict;
 use crate::notify::nfs_conf::NfsConf;
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::probed_functions;
-use crate::output;
+use crate::{output, runtime};
 
 /// The JSON of `nlmfo check`.
 #[derive(Serialize)]
@@ -81,11 +81,11 @@ fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
     };
     let state = StateDir::new(&args.state.state_dir);
     let max_wait = args.wait_services.unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    Ok(runtime.block_on(look::wait(&state, &purpose, max_wait)))
+    runtime::run(look::wait(&state, &purpose, max_wait)).map_err(|error| {
+        anyhow!(error)
+            .context("starting the asynchronous runtime")
+            .into()
+    })
 }
 
 /// Whether nfs-utils' sm-notify leaves the kernel's grace alone.

@@ -14,7 +14,7 @@ use crate::grace::leftovers;
 use crate::grace::lock::TIMEOUT;
 use crate::release::Turn;
 use crate::release::route::{self, Removed};
-use crate::{interrupt, output};
+use crate::{interrupt, output, runtime};
 
 /// The JSON of `nlmfo cleanup`.
 #[derive(Serialize)]
@@ -29,10 +29,6 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     require_root()?;
     // Of the probes, only the grace gate's outlive their process. A release's routes can
     // be left behind too, and one under way still needs them.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
     let work = async {
         let _alone = exclusive::alone().await.map_err(anyhow::Error::from)?;
         // `grace` may open windows at the same time.
@@ -43,7 +39,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         Ok((removed, leftovers::cleanup().await?))
     };
     let work = or_interrupt(work, &[], "some items may remain; run the command again");
-    let (removed, gate) = runtime.block_on(work)?;
+    let (removed, gate) = runtime::run(work).context("starting the asynchronous runtime")??;
     interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
         let cleaned = Cleaned {

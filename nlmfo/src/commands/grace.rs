@@ -19,7 +19,7 @@ use crate::grace::report::{KernelGrace, WindowReport};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::path::PathFinder;
-use crate::{interrupt, output};
+use crate::{interrupt, output, runtime};
 
 /// Maximum number of directory entries to read to find the file of a violation.
 const SEARCH_LIMIT: usize = 50_000;
@@ -46,11 +46,7 @@ struct Listing {
 
 pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
     require_root()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    runtime.block_on(async {
+    let work = async {
         match args.duration {
             Some(lasting) => {
                 let plan = Plan {
@@ -64,7 +60,8 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
             None if args.end => or_interrupt(end(args), &args.vip, "run the command again").await,
             None => list(args).await,
         }
-    })
+    };
+    runtime::run(work).context("starting the asynchronous runtime")?
 }
 
 /// The hidden command of the process that stays behind.
@@ -72,11 +69,7 @@ pub fn keep() -> Result<Exit, Failure> {
     // Not to be ended with the session of whoever opened the window. An error means
     // that this process leads a session already.
     let _ = rustix::process::setsid();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    runtime.block_on(keeper::keep())?;
+    runtime::run(keeper::keep()).context("starting the asynchronous runtime")??;
     Ok(Exit::Done)
 }
 

@@ -18,7 +18,7 @@ use crate::notify::names;
 use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 use crate::notify::tell::{self, Order, TellError};
-use crate::output;
+use crate::{output, runtime};
 
 pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     require_root()?;
@@ -28,11 +28,7 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     if !netns::has_address(vip).context("cannot read this node's addresses")? {
         return could_run(Err(TellError::NotHere(vip)));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    let report = runtime.block_on(async {
+    let work = async {
         let names = names::of(vip, &args.name, &config).await;
         let numbers = Numbers::new(&StateDir::new(&args.state.state_dir));
         let claim = Claim::new(&[vip], netns::node(), None);
@@ -46,7 +42,8 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
         let mut interrupts = Interrupts::listen().context("cannot install signal handlers")?;
         // With a report of the clients notified so far.
         could_run(tell::run(&order, interrupts.next()).await)
-    })?;
+    };
+    let report = runtime::run(work).context("starting the asynchronous runtime")??;
     let interrupted = interrupt::came().filter(|_| !report.is_complete());
     let exit = match interrupted {
         Some(_) => Exit::NotConfirmed,

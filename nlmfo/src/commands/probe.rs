@@ -19,11 +19,11 @@ use crate::kernel::layout::LayoutError;
 use crate::kernel::nfs4_clients::Clients;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
-use crate::output;
 use crate::probe::baseline::Baseline;
 use crate::probe::report::{Report, tap, tap_head};
 use crate::probe::run::{self, Missing, Plan};
 use crate::probe::{self, Check};
+use crate::{output, runtime};
 
 /// Printed before the probe starts.
 const WILL_DO: &str = "\
@@ -46,12 +46,8 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     }
     require_root()?;
     let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    let _alone = (runtime.block_on(exclusive::alone()))
-        .map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    let alone = runtime::run(exclusive::alone()).context("starting the asynchronous runtime")?;
+    let _alone = alone.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
     let clients = live_clients()?;
     if !clients.is_empty() && !args.with_live_clients {
         let clients: Vec<&str> = clients.iter().map(String::as_str).collect();

@@ -22,7 +22,7 @@ use crate::observe::monitor::Monitored;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::HostInfo;
-use crate::output;
+use crate::{output, runtime};
 
 /// Time between two attempts to write clients to the book, and between two checks of lockd.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,11 +32,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     require_root()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
-    runtime.block_on(serve(args))
+    runtime::run(serve(args)).context("starting the asynchronous runtime")?
 }
 
 async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {

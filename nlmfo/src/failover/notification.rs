@@ -8,14 +8,12 @@ use std::future::pending;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use futures_util::future::join_all;
 use tokio::process::Command;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout_at};
 use tracing::warn;
 
@@ -58,9 +56,7 @@ pub type Outcomes = BTreeMap<IpAddr, Notified>;
 pub struct Notification {
     /// When to stop.
     until: watch::Sender<Instant>,
-    /// None if there is nothing to do.
-    thread: Option<JoinHandle<()>>,
-    outcomes: oneshot::Receiver<Outcomes>,
+    task: JoinSet<Outcomes>,
 }
 
 impl Notification {
@@ -72,41 +68,24 @@ impl Notification {
         record: Option<&Record>,
         settled: &Settled,
         until: Instant,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let within = until.saturating_duration_since(Instant::now());
         let number = Number::new(vips, record.map(Record::id), within);
         let jobs = jobs(notifier, vips, record, settled);
         let (sender, receiver) = watch::channel(until);
-        let (done, outcomes) = oneshot::channel();
-        let thread = match jobs.is_empty() {
-            true => None,
-            false => Some(spawn(jobs, number, receiver, done)?),
-        };
-        Ok(Notification {
+        let mut task = JoinSet::new();
+        task.spawn(notify_all(jobs, number, receiver));
+        Notification {
             until: sender,
-            thread,
-            outcomes,
-        })
+            task,
+        }
     }
 
     /// Waits for the results until `until`, or until the notification's own deadline.
     pub async fn finish(mut self, until: Instant) -> Outcomes {
-        self.end(until);
-        // Without a thread there is no sender.
-        (&mut self.outcomes).await.unwrap_or_default()
-    }
-
-    fn end(&self, until: Instant) {
         self.until.send_modify(|end| *end = until.min(*end));
-    }
-}
-
-impl Drop for Notification {
-    fn drop(&mut self) {
-        self.end(Instant::now());
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the notification does not panic");
-        }
+        let outcomes = self.task.join_next().await;
+        outcomes.and_then(Result::ok).unwrap_or_default()
     }
 }
 
@@ -216,29 +195,12 @@ fn jobs(
     vips.iter().filter_map(job).collect()
 }
 
-fn spawn(
-    jobs: Vec<Job>,
-    number: Number,
-    until: watch::Receiver<Instant>,
-    done: oneshot::Sender<Outcomes>,
-) -> anyhow::Result<JoinHandle<()>> {
-    let runtime: Runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime of the notification")?;
-    let work = move || {
-        let outcomes = runtime.block_on(async {
-            let notified = jobs.iter().map(|job| async {
-                let notified = tell_or_end(job, &number, until.clone()).await;
-                (job.vip(), notified)
-            });
-            join_all(notified).await.into_iter().collect()
-        });
-        // The takeover may have ended.
-        let _ = done.send(outcomes);
-    };
-    let thread = thread::Builder::new().name("notify".into()).spawn(work);
-    thread.context("cannot start the thread of the notification")
+async fn notify_all(jobs: Vec<Job>, number: Number, until: watch::Receiver<Instant>) -> Outcomes {
+    let notified = jobs.iter().map(|job| async {
+        let notified = tell_or_end(job, &number, until.clone()).await;
+        (job.vip(), notified)
+    });
+    join_all(notified).await.into_iter().collect()
 }
 
 async fn tell_or_end(job: &Job, number: &Number, until: watch::Receiver<Instant>) -> Notified {
@@ -453,8 +415,7 @@ mod tests {
     async fn a_vip_that_does_not_come_is_waited_for_until_the_end() {
         let notifier = Notifier::Program("/bin/true".into());
         let until = Instant::now() + Duration::from_secs(600);
-        let notification =
-            Notification::start(&notifier, &[vip()], None, &Settled::new(), until).unwrap();
+        let notification = Notification::start(&notifier, &[vip()], None, &Settled::new(), until);
         let mut outcomes = notification.finish(Instant::now()).await;
         let notified = outcomes.remove(&vip()).unwrap();
         assert!(!notified.done);

@@ -34,13 +34,8 @@ use crate::observe::host::Host;
 use crate::observe::programs::ObserveError;
 use crate::observe::table::LockTable;
 use crate::release::choose::{self, Attempt, Decision};
-use crate::release::filesystem::Filesystem;
-use crate::release::free_all::FreeAll;
-use crate::release::reboot::Reboot;
-use crate::release::rfc_file::RfcFile;
 use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
-use crate::release::unlock_ip::UnlockIp;
-use crate::release::{self, Job, Method, MethodKind, Turn};
+use crate::release::{self, Job, MethodRef, Turn};
 
 /// What to release, and how.
 #[derive(Clone, Debug)]
@@ -431,41 +426,22 @@ impl OneVip<'_> {
     /// Applies one method. `everything` is what lockd held at the start.
     async fn go(
         &self,
-        method: MethodKind,
+        method: MethodRef,
         table: &LockTable,
         everything: &LockTable,
         turn: &Turn,
     ) -> Result<release::Report, release::Error> {
-        let targets = targets(table, self.vip, self.watch.netns());
+        let netns = self.watch.netns();
         let job = Job {
             vip: self.vip,
-            targets: &targets,
+            netns,
+            targets: &targets(table, self.vip, netns),
+            elsewhere: &clients_of_others(everything, self.vip, netns),
+            filesystems: &self.plan.filesystems,
             turn,
+            deadline: self.plan.deadline.saturating_sub(self.began.elapsed()),
         };
-        match method {
-            MethodKind::RfcFile => RfcFile.release(&job).await,
-            MethodKind::UnlockIp => UnlockIp.release(&job).await,
-            MethodKind::FreeAll => {
-                let rest = self.plan.deadline.saturating_sub(self.began.elapsed());
-                let free_all = FreeAll {
-                    netns: self.watch.netns(),
-                    deadline: rest,
-                    overall: rest,
-                };
-                free_all.release(&job).await
-            }
-            MethodKind::Filesystem => {
-                let paths = self.plan.filesystems.clone();
-                Filesystem { paths }.release(&job).await
-            }
-            MethodKind::Reboot => {
-                let reboot = Reboot {
-                    elsewhere: clients_of_others(everything, self.vip, self.watch.netns()),
-                    deadline: self.plan.deadline.saturating_sub(self.began.elapsed()),
-                };
-                reboot.release(&job).await
-            }
-        }
+        method.release(&job).await
     }
 
     fn counted(&self) -> Result<Counters, ObserveError> {

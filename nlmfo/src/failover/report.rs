@@ -9,7 +9,7 @@ use super::evidence::{Counts, Fate, Other};
 use super::nfs4::Nfs4Report;
 use crate::observe::counters::Counters;
 use crate::observe::describe::{LockLine, ShareLine, WaiterLine};
-use crate::release::{HostReport, MethodKind};
+use crate::release::{HostReport, MethodRef};
 
 /// `nlmfo failover --phase release --json`: one object, `schema`
 /// "nlmfo.release/1". Addresses as text, ranges in bytes with both ends included,
@@ -78,7 +78,7 @@ pub struct VipReport {
 /// One method that was tried, or that a dry run would try.
 #[derive(Debug, Serialize)]
 pub struct Step {
-    pub method: MethodKind,
+    pub method: MethodRef,
     /// Why this method was chosen.
     pub reason: String,
     /// What was done; null if the method failed.
@@ -97,7 +97,7 @@ pub struct Gone<T> {
     #[serde(flatten)]
     pub line: T,
     /// The method that released it; null if its client did.
-    pub method: Option<MethodKind>,
+    pub method: Option<MethodRef>,
     /// When it was first seen to be gone, counted from the first snapshot.
     pub after_ms: f64,
 }
@@ -253,7 +253,7 @@ fn share(line: &ShareLine) -> String {
     )
 }
 
-fn by(method: Option<MethodKind>, after_ms: f64) -> String {
+fn by(method: Option<MethodRef>, after_ms: f64) -> String {
     match method {
         Some(method) => format!(" [{method}, {after_ms:.0} ms]"),
         None => format!(" [its client, {after_ms:.0} ms]"),

@@ -220,7 +220,10 @@ impl Takeover<'_> {
                 vips.retain(|&other| other != vip);
             }
         }
-        Notification::start(notifier, &vips, expect.as_ref(), &settled, self.until)
+        let (expect, until) = (expect.as_ref(), self.until);
+        Ok(Notification::start(
+            notifier, &vips, expect, &settled, until,
+        ))
     }
 
     /// Follows the reclaims until grace may end.

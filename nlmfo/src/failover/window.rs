@@ -1,6 +1,7 @@
 //! Opens a grace window with all that belongs to it: first the gate, then the VIP's waiters
 //! are cancelled, since lockd would grant them without a new call.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -98,19 +99,17 @@ async fn clear_waiters(
     }
     let targets = targets(&before, vip, watch.netns());
     let turn = (Turn::take(max_wait).await).map_err(|source| OpenError::Waiters { vip, source })?;
-    let deadline = max_wait.min(CANCEL_TIMEOUT);
-    let calls = FreeAll {
-        netns: watch.netns(),
-        deadline,
-        overall: deadline,
-    };
     let job = Job {
         vip,
+        netns: watch.netns(),
         targets: &targets,
+        elsewhere: &BTreeSet::new(),
+        filesystems: &[],
         turn: &turn,
+        deadline: max_wait.min(CANCEL_TIMEOUT),
     };
-    let report =
-        (calls.cancel_waiters(&job).await).map_err(|source| OpenError::Waiters { vip, source })?;
+    let report = (FreeAll.cancel_waiters(&job).await)
+        .map_err(|source| OpenError::Waiters { vip, source })?;
     for failed in report.failures() {
         warn!(host = %failed.host, outcome = ?failed.outcome, "waiters not cancelled");
     }

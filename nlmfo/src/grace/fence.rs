@@ -12,6 +12,7 @@ use super::lock::{ProcessLock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper, leftovers};
 use crate::causes::chain;
+use crate::runtime;
 
 /// The fences of a command. Dropping it removes those that the command has raised, unless
 /// [`Fences::keep`] was called.
@@ -53,23 +54,14 @@ impl Drop for Fences {
         if self.is_kept || raised.is_empty() {
             return;
         }
-        // Dropped in an error path or by a signal, inside a runtime that cannot be blocked
-        // on: a thread with a runtime of its own can.
-        let lowering = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|error| error.to_string())?;
-            let lowering = async {
-                lower(&raised).await?;
-                leftovers::finish_if_over().await
-            };
-            (runtime.block_on(lowering)).map_err(|error| chain(&error))
+        let lowering = runtime::finish(move || async move {
+            lower(&raised).await?;
+            leftovers::finish_if_over().await
         });
-        let error = match lowering.join() {
+        let error = match lowering {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(_) => "its thread panicked".to_owned(),
+            Ok(Err(error)) => chain(&error),
+            Err(error) => error.to_string(),
         };
         tracing::error!(
             "the fence could not be removed and remains until its time is over: {error}"

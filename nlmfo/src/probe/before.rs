@@ -90,7 +90,7 @@ impl Before {
 
     /// Unloads what was not loaded. One that is still in use is tried again later.
     fn unload(&self) {
-        let Ok(now) = modules() else { return };
+        let Ok(now) = used_modules() else { return };
         let is_new = |name: &&str| !self.state.modules.contains_key(*name);
         let loaded = LOADED.iter().filter(|name| now.contains_key(**name));
         for module in loaded.filter(|name| is_new(name)) {

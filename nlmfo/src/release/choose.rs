@@ -12,9 +12,10 @@
 //! VIP. While nfsd is stopped nothing is tried: kernels before 6.19 crash on some of these
 //! writes, and lockd answers FREE_ALL without acting on it.
 
+use std::fmt;
 use std::net::IpAddr;
 
-use super::MethodKind;
+use super::{METHODS, MethodRef, Reach, Suitability};
 use crate::kernel::preflight;
 use crate::kernel::unlock_bug::Verdict;
 
@@ -71,7 +72,7 @@ pub struct UnlockIp {
 /// A method that was tried, and what snapshots showed before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    pub method: MethodKind,
+    pub method: MethodRef,
     /// Locks, waiting requests and shares of the VIP.
     pub before: usize,
     pub after: usize,
@@ -84,17 +85,13 @@ pub enum Decision {
     /// Nothing of the VIP is left.
     Done,
     Go {
-        method: MethodKind,
+        method: MethodRef,
         reason: String,
     },
     GiveUp {
         reason: String,
     },
 }
-
-/// FREE_ALL is repeated while it makes progress: a client may have taken a lock between the
-/// snapshot and the call.
-const FREE_ALL_ROUNDS: usize = 3;
 
 /// What to do next, with `left` locks, waiting requests and shares of the VIP in the
 /// newest snapshot.
@@ -109,10 +106,10 @@ pub fn next(facts: &Facts, left: usize, tried: &[Attempt]) -> Decision {
         return Decision::GiveUp { reason };
     }
     let mut passed_over = Vec::new();
-    for method in WAYS {
+    for method in METHODS {
         match suitability(method, facts, tried) {
             Suitability::Fit => {
-                passed_over.extend(merit(method, facts, tried));
+                passed_over.extend(method.merit(facts, tried));
                 return Decision::Go {
                     method,
                     reason: passed_over.join("; "),
@@ -127,114 +124,60 @@ pub fn next(facts: &Facts, left: usize, tried: &[Attempt]) -> Decision {
     }
 }
 
-/// In order of preference: made for this purpose, then exact, then not exact.
-const WAYS: [MethodKind; 5] = [
-    MethodKind::RfcFile,
-    MethodKind::UnlockIp,
-    MethodKind::FreeAll,
-    MethodKind::Filesystem,
-    MethodKind::Reboot,
-];
-
-enum Suitability {
-    Fit,
-    Unfit(String),
-    /// Not available here, and not worth a message.
-    Absent,
-}
-
-fn suitability(method: MethodKind, facts: &Facts, tried: &[Attempt]) -> Suitability {
-    let absent = match method {
-        MethodKind::RfcFile => !facts.rfc_file,
-        MethodKind::Filesystem => !facts.filesystems_named,
-        MethodKind::Reboot => !facts.reboot_allowed,
-        MethodKind::UnlockIp | MethodKind::FreeAll => false,
-    };
-    if absent {
-        return Suitability::Absent;
+fn suitability(method: MethodRef, facts: &Facts, tried: &[Attempt]) -> Suitability {
+    let suitability = method.suitability(facts);
+    if suitability == Suitability::Absent {
+        return suitability;
     }
     if let Some(last) = tried.iter().rfind(|attempt| attempt.method == method)
         && !worth_repeating(method, tried)
     {
-        return Suitability::Unfit(outcome(last));
+        return Suitability::Unfit(last.to_string());
     }
-    let calls_lockd = matches!(method, MethodKind::FreeAll | MethodKind::Reboot);
     if let Some(blocked) = &facts.lockd_blocked
-        && calls_lockd
+        && method.calls_lockd()
     {
         return Suitability::Unfit(format!("{method} needs lockd, but {blocked}"));
     }
-    let by_address = matches!(method, MethodKind::RfcFile | MethodKind::UnlockIp);
-    if by_address && facts.in_other_netns {
+    if method.reach() == Reach::VipOfAllNamespaces && facts.in_other_netns {
         return Suitability::Unfit(format!(
             "{method} acts in all network namespaces, and {} is a server address in another one too",
             facts.vip
         ));
     }
-    if method == MethodKind::UnlockIp
-        && let Some(reason) = unlock_ip_is_unfit(facts)
-    {
-        return Suitability::Unfit(reason);
-    }
-    Suitability::Fit
+    suitability
 }
 
-fn unlock_ip_is_unfit(facts: &Facts) -> Option<String> {
-    let UnlockIp { netlink, file, .. } = facts.unlock_ip;
-    if !netlink && !file {
-        return Some("this kernel has no unlock_ip".into());
-    }
-    (!netlink && facts.vip.is_ipv6())
-        .then(|| "unlock_ip of this kernel accepts no IPv6 address".into())
-}
-
-fn worth_repeating(method: MethodKind, tried: &[Attempt]) -> bool {
+fn worth_repeating(method: MethodRef, tried: &[Attempt]) -> bool {
     let mut rounds = tried.iter().filter(|attempt| attempt.method == method);
-    method == MethodKind::FreeAll
-        && rounds.clone().count() < FREE_ALL_ROUNDS
+    rounds.clone().count() < method.rounds()
         && rounds.all(|round| round.error.is_none() && round.after < round.before)
 }
 
-fn outcome(attempt: &Attempt) -> String {
-    let Attempt {
-        method,
-        before,
-        after,
-        error,
-    } = attempt;
-    match error {
-        Some(error) => format!("{method} failed: {error}"),
-        None => format!("{method} left {after} of {before}"),
-    }
-}
-
-/// Why a method was chosen, beyond the failure of the others.
-fn merit(method: MethodKind, facts: &Facts, tried: &[Attempt]) -> Option<String> {
-    match method {
-        MethodKind::RfcFile => Some("this kernel has the RFC's nlm_unlock".into()),
-        MethodKind::UnlockIp => Some(match &facts.unlock_ip.verdict {
-            Verdict::Unknown { reason } => {
-                format!("unknown whether unlock_ip of this kernel works ({reason})")
-            }
-            // Tried anyway: reading code does not prove what it releases, and the locks are
-            // checked in any case.
-            Verdict::Broken { .. } => {
-                "affected by CVE-2026-93231; trying anyway, the locks are checked again".into()
-            }
-            Verdict::Fixed { .. } => "unlock_ip of this kernel works".into(),
-        }),
-        MethodKind::FreeAll => tried
-            .iter()
-            .rfind(|attempt| attempt.method == MethodKind::FreeAll)
-            .map(|last| format!("{}; it may release the rest", outcome(last))),
-        MethodKind::Filesystem => Some("--unlock-filesystem was given".into()),
-        MethodKind::Reboot => Some("--reboot-notice was given".into()),
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Attempt {
+            method,
+            before,
+            after,
+            error,
+        } = self;
+        match error {
+            Some(error) => write!(f, "{method} failed: {error}"),
+            None => write!(f, "{method} left {after} of {before}"),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RFC_FILE: MethodRef = METHODS[0];
+    const UNLOCK_IP: MethodRef = METHODS[1];
+    const FREE_ALL: MethodRef = METHODS[2];
+    const FILESYSTEM: MethodRef = METHODS[3];
+    const REBOOT: MethodRef = METHODS[4];
 
     fn by_file(verdict: Verdict) -> UnlockIp {
         UnlockIp {
@@ -282,7 +225,7 @@ mod tests {
         }
     }
 
-    fn attempt(method: MethodKind, before: usize, after: usize) -> Attempt {
+    fn attempt(method: MethodRef, before: usize, after: usize) -> Attempt {
         Attempt {
             method,
             before,
@@ -291,7 +234,7 @@ mod tests {
         }
     }
 
-    fn method(decision: Decision) -> Option<MethodKind> {
+    fn method(decision: Decision) -> Option<MethodRef> {
         match decision {
             Decision::Go { method, reason } => {
                 assert!(!reason.is_empty(), "{method} without a reason");
@@ -320,34 +263,22 @@ mod tests {
             ..unknown()
         };
         let table = [
-            ("RFC kernel", rfc(V4), MethodKind::RfcFile),
-            ("RFC kernel, IPv6", rfc(V6), MethodKind::RfcFile),
-            (
-                "RFC kernel, other netns",
-                elsewhere(rfc(V4)),
-                MethodKind::FreeAll,
-            ),
-            ("7.3", facts(V4, netlink()), MethodKind::UnlockIp),
-            ("7.3, IPv6", facts(V6, netlink()), MethodKind::UnlockIp),
+            ("RFC kernel", rfc(V4), RFC_FILE),
+            ("RFC kernel, IPv6", rfc(V6), RFC_FILE),
+            ("RFC kernel, other netns", elsewhere(rfc(V4)), FREE_ALL),
+            ("7.3", facts(V4, netlink()), UNLOCK_IP),
+            ("7.3, IPv6", facts(V6, netlink()), UNLOCK_IP),
             (
                 "7.3, other netns",
                 elsewhere(facts(V4, netlink())),
-                MethodKind::FreeAll,
+                FREE_ALL,
             ),
-            ("6.1 fixed", facts(V4, fixed()), MethodKind::UnlockIp),
-            ("6.1 fixed, IPv6", facts(V6, fixed()), MethodKind::FreeAll),
-            ("6.12 broken", facts(V4, broken()), MethodKind::UnlockIp),
-            (
-                "6.12 broken, IPv6",
-                facts(V6, broken()),
-                MethodKind::FreeAll,
-            ),
-            ("unknown kernel", facts(V4, unknown()), MethodKind::UnlockIp),
-            (
-                "no unlock_ip at all",
-                facts(V4, absent),
-                MethodKind::FreeAll,
-            ),
+            ("6.1 fixed", facts(V4, fixed()), UNLOCK_IP),
+            ("6.1 fixed, IPv6", facts(V6, fixed()), FREE_ALL),
+            ("6.12 broken", facts(V4, broken()), UNLOCK_IP),
+            ("6.12 broken, IPv6", facts(V6, broken()), FREE_ALL),
+            ("unknown kernel", facts(V4, unknown()), UNLOCK_IP),
+            ("no unlock_ip at all", facts(V4, absent), FREE_ALL),
         ];
         for (name, facts, expected) in table {
             let decision = next(&facts, 6, &[]);
@@ -355,7 +286,7 @@ mod tests {
         }
     }
 
-    fn method_or_panic(decision: &Decision) -> MethodKind {
+    fn method_or_panic(decision: &Decision) -> MethodRef {
         method(decision.clone()).unwrap_or_else(|| panic!("no method: {decision:?}"))
     }
 
@@ -396,27 +327,18 @@ mod tests {
             seen.push(method);
             tried.push(attempt(method, 6, 6));
         }
-        let expected = [
-            MethodKind::UnlockIp,
-            MethodKind::FreeAll,
-            MethodKind::Filesystem,
-            MethodKind::Reboot,
-        ];
+        let expected = [UNLOCK_IP, FREE_ALL, FILESYSTEM, REBOOT];
         assert_eq!(seen, expected);
     }
 
     #[test]
     fn the_reason_tells_what_the_last_method_left() {
-        let decision = next(
-            &facts(V4, unknown()),
-            6,
-            &[attempt(MethodKind::UnlockIp, 6, 6)],
-        );
+        let decision = next(&facts(V4, unknown()), 6, &[attempt(UNLOCK_IP, 6, 6)]);
         let reason = "unlock_ip left 6 of 6".to_owned();
         assert_eq!(
             decision,
             Decision::Go {
-                method: MethodKind::FreeAll,
+                method: FREE_ALL,
                 reason
             }
         );
@@ -424,10 +346,7 @@ mod tests {
 
     #[test]
     fn the_inexact_methods_need_an_option() {
-        let tried = [
-            attempt(MethodKind::UnlockIp, 2, 2),
-            attempt(MethodKind::FreeAll, 2, 2),
-        ];
+        let tried = [attempt(UNLOCK_IP, 2, 2), attempt(FREE_ALL, 2, 2)];
         let Decision::GiveUp { reason } = next(&facts(V4, unknown()), 2, &tried) else {
             panic!()
         };
@@ -438,11 +357,8 @@ mod tests {
     fn free_all_goes_on_while_it_gets_somewhere() {
         // IPv6 through procfs: FREE_ALL is the first method.
         let facts = facts(V6, broken());
-        let round = |before, after| attempt(MethodKind::FreeAll, before, after);
-        assert_eq!(
-            method(next(&facts, 1, &[round(9, 1)])),
-            Some(MethodKind::FreeAll)
-        );
+        let round = |before, after| attempt(FREE_ALL, before, after);
+        assert_eq!(method(next(&facts, 1, &[round(9, 1)])), Some(FREE_ALL));
         assert_eq!(method(next(&facts, 1, &[round(9, 1), round(1, 1)])), None);
         let three = [round(9, 5), round(5, 2), round(2, 1)];
         assert_eq!(method(next(&facts, 1, &three)), None);
@@ -453,14 +369,14 @@ mod tests {
         let error = Some("permission denied".to_owned());
         let tried = [Attempt {
             error,
-            ..attempt(MethodKind::UnlockIp, 3, 3)
+            ..attempt(UNLOCK_IP, 3, 3)
         }];
         let decision = next(&facts(V4, fixed()), 3, &tried);
         let reason = "unlock_ip failed: permission denied".to_owned();
         assert_eq!(
             decision,
             Decision::Go {
-                method: MethodKind::FreeAll,
+                method: FREE_ALL,
                 reason
             }
         );

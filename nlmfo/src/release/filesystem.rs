@@ -4,41 +4,58 @@
 //! 6.9 the NFSv4 state too. So it is used only on request, and only for a filesystem that
 //! leaves this node.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 
-use super::{Error, Job, Method, MethodKind, Report, blocking};
+use super::{Attempt, Error, Facts, Job, Method, Reach, Report, Suitability, blocking};
 use crate::kernel::nfsd::Nfsd;
+use crate::observe::counters::Counters;
+use crate::observe::host::NlmVersion;
 
-#[derive(Clone, Debug)]
-pub struct Filesystem {
-    /// A path on each filesystem.
-    pub paths: Vec<PathBuf>,
-}
+/// See the module's documentation.
+#[derive(Clone, Copy, Debug)]
+pub struct Filesystem;
 
 impl Method for Filesystem {
-    fn kind(&self) -> MethodKind {
-        MethodKind::Filesystem
+    fn name(&self) -> &'static str {
+        "unlock_filesystem"
     }
 
-    async fn release(&self, _job: &Job<'_>) -> Result<Report, Error> {
-        let start = Instant::now();
-        let paths = self.paths.clone();
-        let action = blocking(move || {
+    fn id(&self) -> &'static str {
+        "filesystem"
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Filesystems
+    }
+
+    fn suitability(&self, facts: &Facts) -> Suitability {
+        match facts.filesystems_named {
+            true => Suitability::Fit,
+            false => Suitability::Absent,
+        }
+    }
+
+    fn merit(&self, _: &Facts, _: &[Attempt]) -> Option<String> {
+        Some("--unlock-filesystem was given".into())
+    }
+
+    fn dropped(&self, seen: &Counters, _: NlmVersion) -> u64 {
+        seen.released.unlock_filesystem
+    }
+
+    fn release<'a>(&'a self, job: &'a Job<'a>) -> LocalBoxFuture<'a, Result<Report, Error>> {
+        let paths = job.filesystems.to_vec();
+        let unlock = move || {
             let nfsd = Nfsd::mounted()?;
             let mut released = Vec::new();
             for path in &paths {
                 nfsd.unlock_filesystem(path)?;
                 released.push(path.display().to_string());
             }
-            Ok(format!("unlock_filesystem for {}", released.join(", ")))
-        })
-        .await?;
-        Ok(Report {
-            method: self.kind(),
-            action,
-            hosts: Vec::new(),
-            took: start.elapsed(),
-        })
+            let action = format!("unlock_filesystem for {}", released.join(", "));
+            Ok(Report::whole(action))
+        };
+        blocking(unlock).boxed_local()
     }
 }

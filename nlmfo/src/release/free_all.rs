@@ -23,19 +23,19 @@
 //! - lockd is one thread, so that no other call of lockd's walks its files meanwhile:
 //!   `unlock_ip` lacks that safety on kernels before 6.1.188 and 6.12.109.
 
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-
-use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::route::Detour;
 use super::target::{Request, RequestKind, Target};
-use super::{Error, HostReport, Job, Method, MethodKind, Report};
+use super::{Attempt, Error, Facts, HostReport, Job, Method, Reach, Report, Suitability};
 use crate::causes::chain;
 use crate::kernel::admission::Admission;
+use crate::observe::counters::Counters;
 use crate::observe::host::{Host, NlmVersion};
 use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::client::{self, Cause, Client, Endpoint, Source};
@@ -44,15 +44,7 @@ use crate::rpc::nlm::{Lock, NlmClient, Range, Status};
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug)]
-pub struct FreeAll {
-    /// Inode number of the network namespace that this process is in. Hosts of others
-    /// cannot be reached.
-    pub netns: u32,
-    /// Time for connecting to lockd, and then for each call.
-    pub deadline: Duration,
-    /// Time for all hosts together.
-    pub overall: Duration,
-}
+pub struct FreeAll;
 
 /// Hosts called at a time. lockd works through them one by one, and a backlog of 64
 /// connections is what its listener takes.
@@ -62,13 +54,50 @@ const CONCURRENT: usize = 32;
 /// source port, or lockd closing it for another.
 const TRIES: u32 = 2;
 
+/// FREE_ALL is repeated while it makes progress: a client may have taken a lock between the
+/// snapshot and the call.
+const ROUNDS: usize = 3;
+
 impl Method for FreeAll {
-    fn kind(&self) -> MethodKind {
-        MethodKind::FreeAll
+    fn name(&self) -> &'static str {
+        "FREE_ALL"
     }
 
-    async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
-        self.call(job, &[Pass::Waiters, Pass::Rest]).await
+    fn id(&self) -> &'static str {
+        "free_all"
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Vip
+    }
+
+    fn calls_lockd(&self) -> bool {
+        true
+    }
+
+    fn suitability(&self, _: &Facts) -> Suitability {
+        Suitability::Fit
+    }
+
+    fn merit(&self, _: &Facts, tried: &[Attempt]) -> Option<String> {
+        let last = (tried.iter()).rfind(|attempt| attempt.method.id() == self.id())?;
+        Some(format!("{last}; it may release the rest"))
+    }
+
+    fn rounds(&self) -> usize {
+        ROUNDS
+    }
+
+    /// Hosts of NLM v1 get a call for each lock.
+    fn dropped(&self, seen: &Counters, version: NlmVersion) -> u64 {
+        match version {
+            NlmVersion::V1 => seen.unlocked,
+            NlmVersion::V3 | NlmVersion::V4 => seen.released.free_all,
+        }
+    }
+
+    fn release<'a>(&'a self, job: &'a Job<'a>) -> LocalBoxFuture<'a, Result<Report, Error>> {
+        self.call(job, &[Pass::Waiters, Pass::Rest]).boxed_local()
     }
 }
 
@@ -89,123 +118,120 @@ impl FreeAll {
 
     /// The report is of the last pass.
     async fn call(&self, job: &Job<'_>, passes: &[Pass]) -> Result<Report, Error> {
-        let start = Instant::now();
         let ports = LockdPorts::look_up()?;
         if ports.is_empty() {
             return Err(Error::NoLockd);
         }
         let clients: BTreeSet<IpAddr> = job.targets.iter().map(|t| t.host.client).collect();
-        let until = start + self.overall;
+        let until = Instant::now() + job.deadline;
         let detour = Detour::open(job.turn, job.vip, &clients).await?;
         let mut hosts = Vec::new();
         for &pass in passes {
             let concerned = |target: &&Target| pass == Pass::Rest || !target.waiting.is_empty();
             let targets = job.targets.iter().filter(concerned);
-            hosts = self.call_for_each(targets, pass, &ports, until).await;
+            hosts = call_for_each(job, targets, pass, &ports, until).await;
             debug!(?pass, ?hosts, "called");
         }
         detour.close().await?;
         Ok(Report {
-            method: MethodKind::FreeAll,
             action: format!("NLM calls over lo for {} hosts", hosts.len()),
             hosts,
-            took: start.elapsed(),
         })
     }
+}
 
-    async fn call_for_each(
-        &self,
-        targets: impl IntoIterator<Item = &Target>,
-        pass: Pass,
-        ports: &LockdPorts,
-        until: Instant,
-    ) -> Vec<HostReport> {
-        stream::iter(targets)
-            .map(|target| self.release_host(target, pass, ports, until))
-            .buffer_unordered(CONCURRENT)
-            .collect()
-            .await
+async fn call_for_each(
+    job: &Job<'_>,
+    targets: impl IntoIterator<Item = &Target>,
+    pass: Pass,
+    ports: &LockdPorts,
+    until: Instant,
+) -> Vec<HostReport> {
+    stream::iter(targets)
+        .map(|target| release_host(job, target, pass, ports, until))
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await
+}
+
+async fn release_host(
+    job: &Job<'_>,
+    target: &Target,
+    pass: Pass,
+    ports: &LockdPorts,
+    until: Instant,
+) -> HostReport {
+    let start = Instant::now();
+    let outcome = match address_of_lockd(&target.host, job.netns, ports) {
+        Err(reason) => Err(reason),
+        Ok(peer) => match timeout_at(until, call_for(job, target, pass, peer)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(format!(
+                "not finished within {:?} for all hosts",
+                job.deadline
+            )),
+        },
+    };
+    HostReport {
+        host: target.host,
+        outcome,
+        took: start.elapsed(),
     }
+}
 
-    async fn release_host(
-        &self,
-        target: &Target,
-        pass: Pass,
-        ports: &LockdPorts,
-        until: Instant,
-    ) -> HostReport {
-        let start = Instant::now();
-        let outcome = match address_of_lockd(&target.host, self.netns, ports) {
-            Err(reason) => Err(reason),
-            Ok(peer) => match timeout_at(until, self.call_for(target, pass, peer)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!(
-                    "not finished within {:?} for all hosts",
-                    self.overall
-                )),
-            },
-        };
-        HostReport {
-            host: target.host,
-            outcome,
-            took: start.elapsed(),
-        }
-    }
-
-    async fn call_for(
-        &self,
-        target: &Target,
-        pass: Pass,
-        peer: SocketAddr,
-    ) -> Result<String, String> {
-        let mut admission = None;
-        let mut tries = 1;
-        loop {
-            match self.try_call_for(target, pass, peer).await {
-                Ok(outcome) => return outcome,
-                Err(error) if admission.is_none() && is_of_no_export(&error) => {
-                    let admitted = Admission::of_unexported(target.host.client);
-                    admission = Some(admitted.map_err(|admitting| {
+async fn call_for(
+    job: &Job<'_>,
+    target: &Target,
+    pass: Pass,
+    peer: SocketAddr,
+) -> Result<String, String> {
+    let mut admission = None;
+    let mut tries = 1;
+    loop {
+        match try_call_for(job, target, pass, peer).await {
+            Ok(outcome) => return outcome,
+            Err(error) if admission.is_none() && is_of_no_export(&error) => {
+                let admitted = Admission::of_unexported(target.host.client);
+                admission = Some(admitted.map_err(|admitting| {
                         let error = chain(&error);
                         format!("{error}; no export covers the client, and it could not be admitted: {admitting}")
                     })?);
-                }
-                Err(_) if tries < TRIES => tries += 1,
-                Err(error) => return Err(chain(&error)),
             }
+            Err(_) if tries < TRIES => tries += 1,
+            Err(error) => return Err(chain(&error)),
         }
     }
+}
 
-    /// The outer error may go away on another try.
-    async fn try_call_for(
-        &self,
-        target: &Target,
-        pass: Pass,
-        peer: SocketAddr,
-    ) -> Result<Result<String, String>, client::Error> {
-        let Target { host, caller, .. } = target;
-        let rpc = Client::connect(Endpoint {
-            peer,
-            transport: host.transport,
-            source: Source::InNameOf(host.client),
-            // As the kernel's own NFS client presents itself.
-            credential: Credential::Unix {
-                machine: caller.clone(),
-                uid: 0,
-                gid: 0,
-            },
-            deadline: self.deadline,
-        })
-        .await?;
-        let mut nlm = NlmClient::new(rpc, host.version);
-        match (pass, host.version) {
-            (Pass::Waiters, _) => give_up_each(&mut nlm, caller, &target.waiting).await,
-            (Pass::Rest, NlmVersion::V3 | NlmVersion::V4) => {
-                nlm.free_all(caller, 0).await?;
-                Ok(Ok("FREE_ALL".into()))
-            }
-            (Pass::Rest, NlmVersion::V1) => give_up_each(&mut nlm, caller, &target.held).await,
+/// The outer error may go away on another try.
+async fn try_call_for(
+    job: &Job<'_>,
+    target: &Target,
+    pass: Pass,
+    peer: SocketAddr,
+) -> Result<Result<String, String>, client::Error> {
+    let Target { host, caller, .. } = target;
+    let rpc = Client::connect(Endpoint {
+        peer,
+        transport: host.transport,
+        source: Source::InNameOf(host.client),
+        // As the kernel's own NFS client presents itself.
+        credential: Credential::Unix {
+            machine: caller.clone(),
+            uid: 0,
+            gid: 0,
+        },
+        deadline: job.deadline,
+    })
+    .await?;
+    let mut nlm = NlmClient::new(rpc, host.version);
+    match (pass, host.version) {
+        (Pass::Waiters, _) => give_up_each(&mut nlm, caller, &target.waiting).await,
+        (Pass::Rest, NlmVersion::V3 | NlmVersion::V4) => {
+            nlm.free_all(caller, 0).await?;
+            Ok(Ok("FREE_ALL".into()))
         }
+        (Pass::Rest, NlmVersion::V1) => give_up_each(&mut nlm, caller, &target.held).await,
     }
 }
 

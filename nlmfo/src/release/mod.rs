@@ -14,54 +14,128 @@ pub mod target;
 pub mod turn;
 pub mod unlock_ip;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
 use serde::{Serialize, Serializer};
 
 use crate::files::lock::LockError;
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::nfsd::NfsdError;
-use crate::observe::host::Host;
+use crate::observe::counters::Counters;
+use crate::observe::host::{Host, NlmVersion};
 
+pub use choose::{Attempt, Facts};
 pub use target::Target;
 pub use turn::Turn;
 
-/// A method to release the locks of one VIP.
-pub trait Method {
-    fn kind(&self) -> MethodKind;
+/// A method to release the locks of one VIP: one file each, and one line in [`METHODS`].
+pub trait Method: Sync {
+    /// As the operator reads it.
+    fn name(&self) -> &'static str;
+
+    /// As JSON has it.
+    fn id(&self) -> &'static str;
+
+    /// What it changes.
+    fn reach(&self) -> Reach;
+
+    /// Whether lockd has to answer a call for it.
+    fn calls_lockd(&self) -> bool {
+        false
+    }
+
+    /// Whether it can be used on this node. Whether it was used already, and whether it
+    /// reaches too far, is for [`choose`] to say.
+    fn suitability(&self, facts: &Facts) -> Suitability;
+
+    /// Why it was chosen, beyond the failure of the others.
+    fn merit(&self, facts: &Facts, tried: &[Attempt]) -> Option<String>;
+
+    /// How often it is worth using while each time something goes.
+    fn rounds(&self) -> usize {
+        1
+    }
+
+    /// How much of what the counters saw of a VIP while it was used is its doing, for
+    /// locks of that NLM version.
+    fn dropped(&self, seen: &Counters, version: NlmVersion) -> u64;
 
     /// Applies the method once. An error means that it failed as a whole; failures of single
     /// hosts are in the report. Dropping the future leaves nothing behind in the kernel.
-    fn release(&self, job: &Job<'_>) -> impl Future<Output = Result<Report, Error>>;
+    fn release<'a>(&'a self, job: &'a Job<'a>) -> LocalBoxFuture<'a, Result<Report, Error>>;
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MethodKind {
-    /// `/proc/fs/nfsd/nlm_unlock`, as the RFC for lock failover proposed it.
-    RfcFile,
-    /// Netlink `NFSD_CMD_UNLOCK_IP` or `/proc/fs/nfsd/unlock_ip`.
-    UnlockIp,
-    /// NLM FREE_ALL in the name of each client.
-    FreeAll,
-    /// `/proc/fs/nfsd/unlock_filesystem`, for exports that the operator named.
-    Filesystem,
-    /// SM_NOTIFY to this node's lockd, as if the client had rebooted.
-    Reboot,
+/// In order of preference: made for this purpose, then exact, then not exact.
+pub const METHODS: [MethodRef; 5] = [
+    MethodRef(&rfc_file::RfcFile),
+    MethodRef(&unlock_ip::UnlockIp),
+    MethodRef(&free_all::FreeAll),
+    MethodRef(&filesystem::Filesystem),
+    MethodRef(&reboot::Reboot),
+];
+
+/// What a method changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// What this network namespace's server has of the VIP.
+    Vip,
+    /// What the servers of all network namespaces have of the VIP.
+    VipOfAllNamespaces,
+    /// All that is locked on the filesystems that the operator named.
+    Filesystems,
+    /// All that the VIP's clients have here, through whichever address.
+    Clients,
 }
 
-impl fmt::Display for MethodKind {
+/// Whether a method can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Suitability {
+    Fit,
+    Unfit(String),
+    /// Not available here, and not worth a message.
+    Absent,
+}
+
+/// One of [`METHODS`].
+#[derive(Clone, Copy)]
+pub struct MethodRef(pub &'static dyn Method);
+
+impl std::ops::Deref for MethodRef {
+    type Target = dyn Method;
+
+    fn deref(&self) -> &Self::Target {
+        self.0
+    }
+}
+
+impl PartialEq for MethodRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for MethodRef {}
+
+impl fmt::Debug for MethodRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            MethodKind::RfcFile => "nlm_unlock",
-            MethodKind::UnlockIp => "unlock_ip",
-            MethodKind::FreeAll => "FREE_ALL",
-            MethodKind::Filesystem => "unlock_filesystem",
-            MethodKind::Reboot => "SM_NOTIFY",
-        })
+        f.write_str(self.id())
+    }
+}
+
+impl fmt::Display for MethodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl Serialize for MethodRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id())
     }
 }
 
@@ -69,25 +143,40 @@ impl fmt::Display for MethodKind {
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
     pub vip: IpAddr,
+    /// Inode number of the network namespace that this process is in. Hosts of others
+    /// cannot be reached by calls.
+    pub netns: u32,
     /// Every lockd host with a lock, waiting request or share through `vip`.
     pub targets: &'a [Target],
+    /// Clients that hold or wait for something through another VIP as well: see
+    /// [`clients_of_others`](target::clients_of_others).
+    pub elsewhere: &'a BTreeSet<IpAddr>,
+    /// A path on each filesystem that may be released as a whole.
+    pub filesystems: &'a [PathBuf],
     /// Held while the method runs.
     pub turn: &'a Turn,
+    /// Time for all of it.
+    pub deadline: Duration,
 }
 
 /// What one method did. Only a snapshot shows whether it worked.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Report {
-    pub method: MethodKind,
     /// As text: the file or command used, or the number of calls.
     pub action: String,
     /// For methods that work per host; otherwise empty.
     pub hosts: Vec<HostReport>,
-    #[serde(rename = "took_ms", serialize_with = "milliseconds")]
-    pub took: Duration,
 }
 
 impl Report {
+    /// Of a method that does it in one go.
+    fn whole(action: String) -> Self {
+        Report {
+            action,
+            hosts: Vec::new(),
+        }
+    }
+
     /// Hosts for which the method failed.
     pub fn failures(&self) -> impl Iterator<Item = &HostReport> {
         self.hosts.iter().filter(|report| report.outcome.is_err())

@@ -6,80 +6,109 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 
 use super::target::{Monitored, Target};
-use super::{Error, HostReport, Job, Method, MethodKind, Report};
+use super::{Attempt, Error, Facts, HostReport, Job, Method, Reach, Report, Suitability};
 use crate::causes::chain;
+use crate::observe::counters::Counters;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::nsm;
 
 /// See the module's documentation.
-#[derive(Clone, Debug)]
-pub struct Reboot {
-    /// Clients that hold or wait for something through another VIP as well: see
-    /// [`clients_of_others`](super::target::clients_of_others).
-    pub elsewhere: BTreeSet<IpAddr>,
-    /// Time for each call.
-    pub deadline: Duration,
-}
+#[derive(Clone, Copy, Debug)]
+pub struct Reboot;
 
 impl Method for Reboot {
-    fn kind(&self) -> MethodKind {
-        MethodKind::Reboot
+    fn name(&self) -> &'static str {
+        "SM_NOTIFY"
     }
 
-    async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
-        let start = Instant::now();
-        let ports = LockdPorts::look_up()?;
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let (transport, port) = [Transport::Udp, Transport::Tcp]
-            .into_iter()
-            .find_map(|transport| {
-                let port = ports.port(loopback, NlmVersion::V4, transport)?;
-                Some((transport, port))
-            })
-            .ok_or(Error::NoLockd)?;
-        let mut hosts = Vec::new();
-        for target in job.targets {
-            let start = Instant::now();
-            let outcome = match self.monitored(target) {
-                Err(reason) => Err(reason),
-                Ok(Monitored { name, cookie }) => {
-                    nsm::notify(transport, port, name, fresh_state(), cookie, self.deadline)
-                        .await
-                        .map(|()| format!("SM_NOTIFY for {name}"))
-                        .map_err(|error| chain(&error))
-                }
-            };
-            hosts.push(HostReport {
-                host: target.host,
-                outcome,
-                took: start.elapsed(),
-            });
+    fn id(&self) -> &'static str {
+        "reboot"
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Clients
+    }
+
+    fn calls_lockd(&self) -> bool {
+        true
+    }
+
+    fn suitability(&self, facts: &Facts) -> Suitability {
+        match facts.reboot_allowed {
+            true => Suitability::Fit,
+            false => Suitability::Absent,
         }
-        Ok(Report {
-            method: self.kind(),
-            action: format!("SM_NOTIFY to lockd for {} hosts", hosts.len()),
-            hosts,
-            took: start.elapsed(),
-        })
+    }
+
+    fn merit(&self, _: &Facts, _: &[Attempt]) -> Option<String> {
+        Some("--reboot-notice was given".into())
+    }
+
+    fn dropped(&self, seen: &Counters, _: NlmVersion) -> u64 {
+        seen.released.client_reboot
+    }
+
+    fn release<'a>(&'a self, job: &'a Job<'a>) -> LocalBoxFuture<'a, Result<Report, Error>> {
+        notify_for_each(job).boxed_local()
     }
 }
 
-impl Reboot {
-    fn monitored<'t>(&self, target: &'t Target) -> Result<&'t Monitored, String> {
-        let client = target.host.client;
-        if self.elsewhere.contains(&client) {
-            return Err(format!(
-                "{client} also uses other addresses of this node and would lose those locks too"
-            ));
-        }
-        target.monitored.as_ref().ok_or_else(|| {
-            format!("{client} is not monitored by statd, so lockd cannot identify it")
+async fn notify_for_each(job: &Job<'_>) -> Result<Report, Error> {
+    let ports = LockdPorts::look_up()?;
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let (transport, port) = [Transport::Udp, Transport::Tcp]
+        .into_iter()
+        .find_map(|transport| {
+            let port = ports.port(loopback, NlmVersion::V4, transport)?;
+            Some((transport, port))
         })
+        .ok_or(Error::NoLockd)?;
+    let mut hosts = Vec::new();
+    for target in job.targets {
+        let start = Instant::now();
+        let outcome = match monitored(target, job.elsewhere) {
+            Err(reason) => Err(reason),
+            Ok(Monitored { name, cookie }) => {
+                nsm::notify(transport, port, name, fresh_state(), cookie, job.deadline)
+                    .await
+                    .map(|()| format!("SM_NOTIFY for {name}"))
+                    .map_err(|error| chain(&error))
+            }
+        };
+        hosts.push(HostReport {
+            host: target.host,
+            outcome,
+            took: start.elapsed(),
+        });
     }
+    Ok(Report {
+        action: format!("SM_NOTIFY to lockd for {} hosts", hosts.len()),
+        hosts,
+    })
+}
+
+/// What lockd knows the client by, or why it cannot be declared rebooted.
+fn monitored<'t>(
+    target: &'t Target,
+    elsewhere: &BTreeSet<IpAddr>,
+) -> Result<&'t Monitored, String> {
+    let client = target.host.client;
+    if elsewhere.contains(&client) {
+        return Err(format!(
+            "{client} also uses other addresses of this node and would lose those locks too"
+        ));
+    }
+    target
+        .monitored
+        .as_ref()
+        .ok_or_else(|| format!("{client} is not monitored by statd, so lockd cannot identify it"))
 }
 
 /// A state number that this client's hosts have not seen: lockd passes over those that
@@ -117,23 +146,15 @@ mod tests {
 
     #[test]
     fn only_a_monitored_client_of_no_other_vip_is_told_to_have_rebooted() {
-        let method = Reboot {
-            elsewhere: ["10.77.0.12".parse().unwrap()].into(),
-            deadline: Duration::from_secs(1),
-        };
+        let elsewhere = ["10.77.0.12".parse().unwrap()].into();
+        let monitored = |target| super::monitored(target, &elsewhere);
         let told = target("10.77.0.11", true);
-        assert_eq!(method.monitored(&told).unwrap().cookie, [7; 16]);
-        let elsewhere = target("10.77.0.12", true);
-        assert!(
-            method
-                .monitored(&elsewhere)
-                .unwrap_err()
-                .contains("other addresses")
-        );
+        assert_eq!(monitored(&told).unwrap().cookie, [7; 16]);
+        let other = target("10.77.0.12", true);
+        assert!(monitored(&other).unwrap_err().contains("other addresses"));
         let unmonitored = target("10.77.0.11", false);
         assert!(
-            method
-                .monitored(&unmonitored)
+            monitored(&unmonitored)
                 .unwrap_err()
                 .contains("not monitored")
         );

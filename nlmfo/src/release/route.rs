@@ -47,6 +47,7 @@ use rtnetlink::{Handle, IpVersion, LinkBridge, LinkDummy, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
 use super::turn::Turn;
+use crate::runtime;
 
 /// Marks our rules and routes: a number that no routing daemon of iproute2's
 /// `rt_protos` has.
@@ -152,22 +153,11 @@ impl Drop for Detour {
         if !self.open {
             return;
         }
-        // Dropped in an error path or by ctrl-C, perhaps inside a runtime that cannot
-        // be blocked on: a thread with a runtime of its own can.
-        let removal = std::thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|error| Error::new("start a runtime", error))?;
-            runtime.block_on(cleanup())
-        });
-        match removal.join() {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                let error = crate::causes::chain(&error);
-                tracing::error!("routes of nlmfo remain; run `nlmfo cleanup`: {error}");
-            }
-            Err(_) => tracing::error!("routes of nlmfo remain; run `nlmfo cleanup`"),
+        let removed = runtime::finish(cleanup);
+        let removed = removed.unwrap_or_else(|error| Err(Error::new("start a runtime", error)));
+        if let Err(error) = removed {
+            let error = crate::causes::chain(&error);
+            tracing::error!("routes of nlmfo remain; run `nlmfo cleanup`: {error}");
         }
     }
 }

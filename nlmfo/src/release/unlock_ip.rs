@@ -6,30 +6,67 @@
 //! job is all that is ever given to it.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
-use super::{Error, Job, Method, MethodKind, Report, blocking};
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+
+use super::{Attempt, Error, Facts, Job, Method, Reach, Report, Suitability, blocking};
 use crate::kernel::netlink::{Command, NfsdNetlink};
 use crate::kernel::nfsd::{Control, Nfsd, NfsdError};
+use crate::kernel::unlock_bug::Verdict;
+use crate::observe::counters::Counters;
+use crate::observe::host::NlmVersion;
 
+/// See the module's documentation.
 #[derive(Clone, Copy, Debug)]
 pub struct UnlockIp;
 
 impl Method for UnlockIp {
-    fn kind(&self) -> MethodKind {
-        MethodKind::UnlockIp
+    fn name(&self) -> &'static str {
+        "unlock_ip"
     }
 
-    async fn release(&self, job: &Job<'_>) -> Result<Report, Error> {
-        let start = Instant::now();
-        let vip = job.vip;
-        let action = blocking(move || unlock(vip)).await?;
-        Ok(Report {
-            method: self.kind(),
-            action,
-            hosts: Vec::new(),
-            took: start.elapsed(),
+    fn id(&self) -> &'static str {
+        "unlock_ip"
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::VipOfAllNamespaces
+    }
+
+    fn suitability(&self, facts: &Facts) -> Suitability {
+        let (netlink, file) = (facts.unlock_ip.netlink, facts.unlock_ip.file);
+        if !netlink && !file {
+            return Suitability::Unfit("this kernel has no unlock_ip".into());
+        }
+        if !netlink && facts.vip.is_ipv6() {
+            let reason = "unlock_ip of this kernel accepts no IPv6 address";
+            return Suitability::Unfit(reason.into());
+        }
+        Suitability::Fit
+    }
+
+    fn merit(&self, facts: &Facts, _: &[Attempt]) -> Option<String> {
+        Some(match &facts.unlock_ip.verdict {
+            Verdict::Unknown { reason } => {
+                format!("unknown whether unlock_ip of this kernel works ({reason})")
+            }
+            // Tried anyway: reading code does not prove what it releases, and the locks are
+            // checked in any case.
+            Verdict::Broken { .. } => {
+                "affected by CVE-2026-93231; trying anyway, the locks are checked again".into()
+            }
+            Verdict::Fixed { .. } => "unlock_ip of this kernel works".into(),
         })
+    }
+
+    fn dropped(&self, seen: &Counters, _: NlmVersion) -> u64 {
+        seen.released.unlock_ip
+    }
+
+    fn release<'a>(&'a self, job: &'a Job<'a>) -> LocalBoxFuture<'a, Result<Report, Error>> {
+        let vip = job.vip;
+        blocking(move || unlock(vip).map(Report::whole)).boxed_local()
     }
 }
 

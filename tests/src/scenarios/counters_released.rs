@@ -82,25 +82,16 @@ fn released(_: &Context) -> Result<End> {
     // Untouched until everything on the filesystem goes.
     hold(&net, server, second, 100)?;
 
-    let free_all = FreeAll {
-        netns: netns::network()?.inode as u32,
-        deadline: Duration::from_secs(20),
-        overall: Duration::from_secs(60),
-    };
     for (vip, number) in [(first, 1), (third, 10)] {
         hold(&net, server, vip, number)?;
-        let gone = case.after(&free_all, vip)?;
+        let gone = case.after(&FreeAll, vip)?;
         ensure!(gone == LOCKS, "FREE_ALL released {gone} of {LOCKS} locks");
         let free_all = OWNERS;
         case.expect("FREE_ALL", &[vip], |released| released.free_all = free_all)?;
     }
 
-    let reboot = Reboot {
-        elsewhere: BTreeSet::new(),
-        deadline: Duration::from_secs(20),
-    };
     hold(&net, server, third, 20)?;
-    let gone = case.after(&reboot, third)?;
+    let gone = case.after(&Reboot, third)?;
     ensure!(gone == LOCKS, "SM_NOTIFY released {gone} of {LOCKS} locks");
     case.expect("SM_NOTIFY", &[third], |released| {
         released.client_reboot = OWNERS;
@@ -120,10 +111,7 @@ fn released(_: &Context) -> Result<End> {
     if works {
         hold(&net, server, first, 40)?;
     }
-    let filesystem = Filesystem {
-        paths: vec![server.export().into()],
-    };
-    let gone = case.after(&filesystem, first)?;
+    let gone = case.after(&Filesystem, first)?;
     ensure!(
         gone == 2 * LOCKS,
         "unlock_filesystem released {gone} of {} locks",
@@ -142,20 +130,25 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Goes `way` for `vip`; how many locks went, by the kernel's own list.
-    fn after(&mut self, method: &impl Method, vip: IpAddr) -> Result<usize> {
+    fn after(&mut self, method: &dyn Method, vip: IpAddr) -> Result<usize> {
         let table = self.watch.snapshot()?.table;
-        let targets = targets(&table, vip, netns::network()?.inode as u32);
+        let netns = netns::network()?.inode as u32;
+        let targets = targets(&table, vip, netns);
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let job = Job {
             vip,
+            netns,
             targets: &targets,
+            elsewhere: &BTreeSet::new(),
+            filesystems: &[self.server.export().into()],
             turn: &runtime.block_on(Turn::take(Duration::ZERO))?,
+            deadline: Duration::from_secs(60),
         };
         let before = self.server.locks()?.len();
         self.watch.since()?;
         let report = runtime.block_on(method.release(&job))?;
         let failed: Vec<_> = report.failures().collect();
-        ensure!(failed.is_empty(), "{}: {failed:#?}", method.kind());
+        ensure!(failed.is_empty(), "{}: {failed:#?}", method.name());
         Ok(before - self.server.locks()?.len())
     }
 

@@ -147,19 +147,18 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
 
     let before = Traces::of(server)?;
     let runtime = runtime()?;
-    let free_all = FreeAll {
-        netns: own,
-        deadline: Duration::from_secs(20),
-        overall: Duration::from_secs(60),
-    };
     let turn = &runtime.block_on(Turn::take(Duration::ZERO))?;
     while let Some(Held { target, .. }) = held.pop() {
         let job = Job {
             vip: target.host.vip,
+            netns: own,
             targets: std::slice::from_ref(&target),
+            elsewhere: &BTreeSet::new(),
+            filesystems: &[],
             turn,
+            deadline: Duration::from_secs(60),
         };
-        let report = runtime.block_on(free_all.release(&job))?;
+        let report = runtime.block_on(FreeAll.release(&job))?;
         if let Some(failure) = report.failures().next() {
             return Err(anyhow::anyhow!("{}: {:?}", failure.host, failure.outcome));
         }

@@ -38,21 +38,16 @@ use crate::notify::state_dir::StateDir;
 use crate::observe::lockd_queue::pass_queue;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::Snapshots;
-use crate::{interrupt, output};
+use crate::{interrupt, output, runtime};
 
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     require_root()?;
     let mut vips = args.vip.clone();
     vips.sort_unstable();
     vips.dedup();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the asynchronous runtime")?;
     let mut outcome = Outcome::new(args, &vips);
-    let exit = runtime.block_on(work(args, &mut outcome));
-    // A write to the kernel that a signal interrupted ends by itself.
-    runtime.shutdown_background();
+    let exit =
+        runtime::run(work(args, &mut outcome)).context("starting the asynchronous runtime")?;
     outcome.end(exit.map_err(|failure| with_standing(failure, &vips)))
 }
 

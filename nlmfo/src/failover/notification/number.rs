@@ -1,8 +1,8 @@
 //! The state number of a notification: claimed, or made from the clock if nothing can be
 //! written.
 
-use std::cell::OnceCell;
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::causes::chain;
@@ -16,7 +16,7 @@ pub struct Number {
     vips: Vec<IpAddr>,
     release: Option<String>,
     within: Duration,
-    claimed: OnceCell<Claimed>,
+    claimed: OnceLock<Claimed>,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl Number {
             vips: vips.to_vec(),
             release,
             within,
-            claimed: OnceCell::new(),
+            claimed: OnceLock::new(),
         }
     }
 

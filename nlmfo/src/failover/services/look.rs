@@ -14,10 +14,11 @@ use crate::kernel::{exports, nfsd};
 use crate::notify::state_dir::StateDir;
 use crate::observe::host::Transport;
 use crate::observe::lockd_ports::LockdPorts;
+use crate::observe::lockd_queue;
 use crate::rpc::client::{Client, Endpoint, Source};
 use crate::rpc::message::{Credential, Procedure};
+use crate::rpc::nsm;
 use crate::rpc::portmap::Registered;
-use crate::rpc::{local, nsm};
 
 /// Maximum time for the answer to a null call. statd has one thread, and a callout or a name
 /// server may delay it.
@@ -38,7 +39,8 @@ pub async fn facts(state: &StateDir) -> Facts {
     let nfsd = nfsd::Nfsd::mounted();
     let threads = nfsd.as_ref().ok().and_then(|nfsd| nfsd.threads().ok());
     let lockd = LockdPorts::look_up();
-    let (lockd_answers, (rpcbind, statd)) = tokio::join!(local::pass_queue(TIMEOUT), registered());
+    let (lockd_answers, (rpcbind, statd)) =
+        tokio::join!(lockd_queue::pass_queue(TIMEOUT), registered());
     Facts {
         serves_v3: (nfsd.as_ref().map_err(|error| chain(error)))
             .and_then(|nfsd| nfsd.serves_v3().map_err(|error| chain(&error))),

@@ -115,7 +115,7 @@ impl Writer {
 
 impl Btf {
     /// A blob without a type, for the tests of other modules.
-    pub(in crate::kernel) fn empty() -> Vec<u8> {
+    pub(crate) fn empty() -> Vec<u8> {
         Writer::new().blob()
     }
 }

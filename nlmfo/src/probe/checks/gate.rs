@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Check, Done, for_both};
 use crate::exit::Exit;
 use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::programs;
 use crate::observe::table::Mode;
 use crate::probe::fixture::{Family, Fixture};
 use crate::probe::held::answered;

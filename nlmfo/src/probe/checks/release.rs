@@ -1,5 +1,6 @@
 //! nlmfo's own release of a VIP, proved by the lists.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -54,13 +55,8 @@ fn free_all(fixture: &mut Fixture, family: Family) -> Result<Done> {
     let _mine = Holding::take(fixture, vip)?;
     let others = Holding::take(fixture, other)?;
     let before = routes(fixture)?;
-    let method = FreeAll {
-        netns: fixture.netns(),
-        deadline: CALL,
-        overall: 3 * CALL,
-    };
     let targets = target::targets(&fixture.table()?, vip, fixture.netns());
-    by_method(fixture, &method, vip, &targets)?;
+    by_method(fixture, &FreeAll, vip, &targets, &BTreeSet::new())?;
     ensure_released(fixture, vip, &Held::default(), other, &others.held)?;
     ensure_same_routes(fixture, &before)?;
     Ok(Done::Shown)
@@ -78,30 +74,37 @@ fn reboot_notice(fixture: &mut Fixture) -> Result<Done> {
     }
     let address = fixture.client_address(vip);
     let table = fixture.table()?;
-    let method = Reboot {
-        elsewhere: target::clients_of_others(&table, vip, fixture.netns()),
-        deadline: CALL,
-    };
+    let elsewhere = target::clients_of_others(&table, vip, fixture.netns());
     let mut targets = target::targets(&table, vip, fixture.netns());
     targets.retain(|target| target.host.client == address);
-    by_method(fixture, &method, vip, &targets)?;
+    by_method(fixture, &Reboot, vip, &targets, &elsewhere)?;
     ensure_released(fixture, vip, &kept, other, &Held::default())?;
     Ok(Done::Shown)
 }
 
 /// Releases by one method only; each of its calls must succeed.
-fn by_method<W: Method + Sync>(
+fn by_method(
     fixture: &Fixture,
-    method: &W,
+    method: &dyn Method,
     vip: IpAddr,
     targets: &[Target],
+    elsewhere: &BTreeSet<IpAddr>,
 ) -> Result<()> {
     ensure!(!targets.is_empty(), "the snapshot shows no host of {vip}");
     let report = fixture.server.node().within(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(runtime.block_on(async {
             let turn = &Turn::take(CALL).await?;
-            method.release(&Job { vip, targets, turn }).await
+            let job = Job {
+                vip,
+                netns: fixture.netns(),
+                targets,
+                elsewhere,
+                filesystems: &[],
+                turn,
+                deadline: 3 * CALL,
+            };
+            method.release(&job).await
         })?)
     })?;
     if let Some(failure) = report.failures().next() {
