@@ -51,6 +51,8 @@ impl fmt::Display for Addr {
     }
 }
 
+crate::plain!(Addr: 16);
+
 #[cfg(test)]
 mod tests {
     use super::*;

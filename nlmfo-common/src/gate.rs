@@ -234,41 +234,16 @@ impl GateLayout {
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
-const _: () = {
-    assert!(size_of::<Window>() == 32);
-    assert!(size_of::<Gate>() == 40);
-    assert!(size_of::<Flow>() == 40);
-    assert!(size_of::<NoteKey>() == 24);
-    assert!(size_of::<Note>() == 24);
-    assert!(size_of::<Gated>() == 72);
-    assert!(size_of::<Audited>() == 64);
-    assert!(size_of::<Violation>() == 80 + FH_MAX);
-    assert!(size_of::<Follower>() == 5 * 96 + 16);
-    assert!(size_of::<Connection>() == size_of::<Follower>() + 8);
-    assert!(size_of::<GateLayout>() == size_of::<Layout>() + 56);
-};
-
-#[cfg(feature = "user")]
-mod pod {
-    macro_rules! plain {
-        ($($type:ty),+ $(,)?) => {$(
-            // SAFETY: `repr(C)`, integers and arrays of integers only, no
-            // padding (the sizes are asserted above).
-            unsafe impl aya::Pod for $type {}
-        )+};
-    }
-
-    plain!(
-        super::Window,
-        super::Gate,
-        super::Flow,
-        super::Connection,
-        super::NoteKey,
-        super::Note,
-        super::Gated,
-        super::Audited,
-        super::Violation,
-        super::GateLayout,
-        crate::nlm_call::Fsid,
-    );
-}
+crate::plain!(
+    Window: 32,
+    Gate: 40,
+    Flow: 40,
+    NoteKey: 24,
+    Note: 24,
+    Gated: 72,
+    Audited: 64,
+    Violation: 80 + FH_MAX,
+    Follower: 5 * 96 + 16,
+    Connection: size_of::<Follower>() + 8,
+    GateLayout: size_of::<Layout>() + 56,
+);

@@ -138,6 +138,4 @@ impl Layout {
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
-#[cfg(feature = "user")]
-// SAFETY: `repr(C)`, integers only, no padding (u64 first, then an even number of u32).
-unsafe impl aya::Pod for Layout {}
+crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + 50 * 4);

@@ -447,3 +447,5 @@ impl Calls {
         Found::More
     }
 }
+
+crate::plain!(Fsid: 4 * HANDLE_WORDS);

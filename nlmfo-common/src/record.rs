@@ -201,85 +201,12 @@ pub mod walk {
     pub const FAULT: u64 = 3;
 }
 
-/// Buckets of the LOCK latency histogram: bucket `i` counts calls that took
-/// from 2^i to 2^(i+1) - 1 nanoseconds, the last one all that took longer.
-pub const LATENCY_BUCKETS: usize = 36;
-
-/// What lockd did for one VIP since the counters were attached. Per CPU in the
-/// kernel; the tool adds the CPUs up.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VipCounters {
-    /// LOCK answered with granted, not a reclaim.
-    pub granted: u64,
-    /// A blocked request that was granted later (GRANTED_MSG sent, first try).
-    pub granted_later: u64,
-    /// A reclaim that was granted.
-    pub reclaimed: u64,
-    /// LOCK refused: conflicting lock, no locks available, deadlock and the like.
-    pub denied: u64,
-    /// LOCK refused because of grace, reclaim or not.
-    pub denied_grace: u64,
-    /// LOCK answered with blocked.
-    pub blocked: u64,
-    /// CANCEL calls.
-    pub cancelled: u64,
-    /// UNLOCK calls.
-    pub unlocked: u64,
-    /// TEST calls.
-    pub tested: u64,
-    /// Owners whose locks on one file lockd dropped by itself, per [`cause`].
-    pub released: [u64; cause::COUNT],
-    /// LOCK latency, see [`LATENCY_BUCKETS`].
-    pub latency: [u64; LATENCY_BUCKETS],
-}
-
-/// Why lockd dropped locks that no client had unlocked.
-pub mod cause {
-    /// `unlock_ip`, by procfs or netlink.
-    pub const UNLOCK_IP: usize = 0;
-    /// `unlock_filesystem`, by procfs or netlink.
-    pub const UNLOCK_FILESYSTEM: usize = 1;
-    /// The client's statd reported a reboot.
-    pub const CLIENT_REBOOT: usize = 2;
-    /// The client, or nlmfo in its name, called FREE_ALL.
-    pub const FREE_ALL: usize = 3;
-    /// lockd went down.
-    pub const SHUTDOWN: usize = 4;
-    /// A path that none of the probes above announced.
-    pub const OTHER: usize = 5;
-    pub const COUNT: usize = 6;
-}
-
-const _: () = {
-    assert!(size_of::<LockRecord>() == 64);
-    assert!(size_of::<FileRecord>() == 64 + FH_MAX);
-    assert!(size_of::<WaiterRecord>() == 56);
-    assert!(size_of::<ShareRecord>() == 32 + NAME_MAX);
-    assert!(size_of::<HostRecord>() == 72 + 2 * NAME_MAX);
-    assert!(size_of::<HostKey>() == 48);
-    assert!(size_of::<Control>() == 64);
-    assert!(size_of::<VipCounters>() == 8 * (9 + cause::COUNT + LATENCY_BUCKETS));
-};
-
-#[cfg(feature = "user")]
-mod pod {
-    macro_rules! plain {
-        ($($type:ty),+ $(,)?) => {$(
-            // SAFETY: `repr(C)`, integers and arrays of integers only, no
-            // padding (the sizes are asserted above).
-            unsafe impl aya::Pod for $type {}
-        )+};
-    }
-
-    plain!(
-        crate::Addr,
-        super::LockRecord,
-        super::FileRecord,
-        super::WaiterRecord,
-        super::ShareRecord,
-        super::HostRecord,
-        super::Control,
-        super::VipCounters,
-    );
-}
+crate::plain!(
+    LockRecord: 64,
+    FileRecord: 64 + FH_MAX,
+    WaiterRecord: 56,
+    ShareRecord: 32 + NAME_MAX,
+    HostRecord: 72 + 2 * NAME_MAX,
+    HostKey: 48,
+    Control: 64,
+);

@@ -95,15 +95,8 @@ impl SocketsLayout {
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
-const _: () = {
-    assert!(size_of::<Socket>() == 8);
-    assert!(size_of::<Sockets>() == 16 + 8 * ROOM + 32);
-    assert!(size_of::<SocketsLayout>() == 8 + 14 * 4);
-};
-
-#[cfg(feature = "user")]
-// SAFETY: `repr(C)`, integers only, no padding (the size is asserted above).
-unsafe impl aya::Pod for Sockets {}
-#[cfg(feature = "user")]
-// SAFETY: the same.
-unsafe impl aya::Pod for SocketsLayout {}
+crate::plain!(
+    Socket: 8,
+    Sockets: 16 + 8 * ROOM + 32,
+    SocketsLayout: 8 + 14 * 4,
+);

@@ -189,29 +189,10 @@ pub struct RangeRecord {
     pub pad: u32,
 }
 
-const _: () = {
-    assert!(size_of::<StateLayout>() == 24 + 4 * 36);
-    assert!(size_of::<ClientRecord>() == 64 + OWNER_MAX);
-    assert!(size_of::<ConnectionRecord>() == 48);
-    assert!(size_of::<StateRecord>() == 96 + FH_MAX + OWNER_MAX);
-    assert!(size_of::<RangeRecord>() == 72);
-};
-
-#[cfg(feature = "user")]
-mod pod {
-    macro_rules! plain {
-        ($($type:ty),+ $(,)?) => {$(
-            // SAFETY: `repr(C)`, integers and arrays of integers only, no
-            // padding (the sizes are asserted above).
-            unsafe impl aya::Pod for $type {}
-        )+};
-    }
-
-    plain!(
-        super::StateLayout,
-        super::ClientRecord,
-        super::ConnectionRecord,
-        super::StateRecord,
-        super::RangeRecord,
-    );
-}
+crate::plain!(
+    StateLayout: 24 + 4 * 36,
+    ClientRecord: 64 + OWNER_MAX,
+    ConnectionRecord: 48,
+    StateRecord: 96 + FH_MAX + OWNER_MAX,
+    RangeRecord: 72,
+);

@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use nlmfo_common::Addr;
-use nlmfo_common::record::{LATENCY_BUCKETS, VipCounters};
+use nlmfo_common::counters::{Counters, LATENCY_BUCKETS};
 use nlmfo_ebpf::arguments::reclaim;
 
 use crate::kernel::{host_vip, layout, pointer, read};
@@ -26,7 +26,7 @@ const GRANTED_MSG: u32 = 10;
 
 /// Counts for the VIP that `host`'s client uses, or notes that something went uncounted.
 #[inline(always)]
-pub fn count(host: u64, add: impl FnOnce(&mut VipCounters)) {
+pub fn count(host: u64, add: impl FnOnce(&mut Counters)) {
     if let Some(counters) = host_vip(host).ok().and_then(counters_of) {
         // SAFETY: this CPU's value; programs on a CPU do not preempt one another's
         // increments in a way that tears an aligned u64.
@@ -39,7 +39,7 @@ pub fn count(host: u64, add: impl FnOnce(&mut VipCounters)) {
 }
 
 #[inline(always)]
-fn counters_of(vip: Addr) -> Option<*mut VipCounters> {
+fn counters_of(vip: Addr) -> Option<*mut Counters> {
     COUNTERS.get_ptr_mut(vip).or_else(|| {
         // BPF_NOEXIST: another CPU may have been quicker.
         let _ = COUNTERS.insert(vip, NO_COUNTS.get(0)?, 1);
@@ -107,7 +107,7 @@ pub fn lock_return(ctx: RetProbeContext) -> u32 {
             _ => counters.denied += 1,
         }
         let bucket = log2(took).min(LATENCY_BUCKETS as u32 - 1) as usize;
-        if let Some(count) = counters.latency.get_mut(bucket) {
+        if let Some(count) = counters.latency_ns_log2.get_mut(bucket) {
             *count += 1;
         }
     });

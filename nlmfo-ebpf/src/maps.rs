@@ -3,8 +3,9 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use nlmfo_common::Addr;
+use nlmfo_common::counters::Counters;
 use nlmfo_common::layout::FL_SPAN_MAX;
-use nlmfo_common::record::{Control, HostKey, VipCounters};
+use nlmfo_common::record::{Control, HostKey};
 
 /// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
 /// so the reader empties this after some eighty records: it cannot overflow
@@ -22,7 +23,7 @@ pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_ent
 /// Counters per VIP. Not an LRU map: with many CPUs that may drop an entry long
 /// before it is full.
 #[map]
-pub static COUNTERS: PerCpuHashMap<Addr, VipCounters> = PerCpuHashMap::with_max_entries(1024, 0);
+pub static COUNTERS: PerCpuHashMap<Addr, Counters> = PerCpuHashMap::with_max_entries(1024, 0);
 
 /// Events that found no room in `COUNTERS`, or no address in their host.
 #[map]
@@ -58,7 +59,7 @@ pub struct Unlocking {
 #[map]
 pub static UNLOCKING: Array<Unlocking> = Array::with_max_entries(CALL_SLOTS, 0);
 
-/// Why a thread is dropping locks, while it does (`record::cause`).
+/// Why a thread is dropping locks, while it does (`counters::cause`).
 #[map]
 pub static CAUSES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(256, 0);
 
@@ -69,7 +70,7 @@ pub static GRANTS_TOLD: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1638
 /// A VIP's counters as they are when it is seen for the first time. A map's
 /// value, as it is too large for the stack.
 #[map]
-pub static NO_COUNTS: Array<VipCounters> = Array::with_max_entries(1, 0);
+pub static NO_COUNTS: Array<Counters> = Array::with_max_entries(1, 0);
 
 /// A `HostRecord` for each host that was to be monitored.
 #[map]

@@ -5,7 +5,7 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{kprobe, kretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
-use nlmfo_common::record::cause;
+use nlmfo_common::counters::cause;
 
 use crate::kernel::{layout, pointer};
 use crate::lock_path::count;
@@ -152,7 +152,7 @@ pub fn released(ctx: ProbeContext) -> u32 {
         .get_ptr(bpf_get_current_pid_tgid())
         .map_or(cause::OTHER, |noted| unsafe { *noted } as usize);
     count(host, |counters| {
-        if let Some(count) = counters.released.get_mut(cause) {
+        if let Some(count) = counters.released.of_mut(cause) {
             *count += 1;
         }
     });

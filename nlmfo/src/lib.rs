@@ -3,15 +3,15 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
-pub mod causes;
+pub(crate) mod causes;
 pub mod cli;
 pub mod commands;
 pub mod exit;
-pub mod failover;
-pub mod files;
-pub mod foreign;
+pub(crate) mod failover;
+pub(crate) mod files;
+pub(crate) mod foreign;
 pub mod grace;
-pub mod interrupt;
+pub(crate) mod interrupt;
 pub mod kernel;
 pub mod notify;
 pub mod observe;
@@ -19,6 +19,7 @@ pub mod output;
 pub mod probe;
 pub mod release;
 pub mod rpc;
-pub mod runtime;
+pub(crate) mod runtime;
 pub mod testbed;
+pub(crate) mod times;
 pub mod ui;

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// What every room may use: no room of theirs, and no knowledge of the kernel.
-const GROUND: &[&str] = &["causes", "exit", "foreign", "interrupt", "runtime"];
+const GROUND: &[&str] = &["causes", "exit", "foreign", "interrupt", "runtime", "times"];
 
 /// Each room and what it may use besides [`GROUND`] and itself, lowest first.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -21,6 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("foreign", &[]),
     ("interrupt", &[]),
     ("runtime", &[]),
+    ("times", &[]),
     ("output", &[]),
     ("rpc", &[]),
     ("kernel", &[]),

@@ -8,6 +8,8 @@ pub mod cache;
 pub mod contracts;
 pub mod demo;
 #[cfg(test)]
+mod dependencies;
+#[cfg(test)]
 mod house;
 pub mod lab;
 pub mod picture;

@@ -12,7 +12,7 @@ use crate::failover::services::{Purpose, look};
 use crate::grace::gate;
 use crate::kernel::preflight::{Capability, Check, Facts, Need};
 use crate::kernel::unlock_bug::Verdict;
-use crate::notify::nfs_conf::NfsConf;
+use crate::notify::nfs_conf;
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::probed_functions;
 use crate::{output, runtime};
@@ -91,9 +91,9 @@ fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
 /// Whether nfs-utils' sm-notify leaves the kernel's grace alone.
 fn grace_is_kept() -> Check {
     let remedy = || "set lift-grace=n in section [sm-notify] of /etc/nfs.conf".to_owned();
-    let capability = match NfsConf::of_node() {
-        Ok(conf) if !conf.lifts_grace() => Capability::Available,
-        Ok(_) => Capability::Missing {
+    let capability = match nfs_conf::lifts_grace() {
+        Ok(false) => Capability::Available,
+        Ok(true) => Capability::Missing {
             reason: "sm-notify ends lockd's grace early for the whole node (nfs.conf)".to_owned(),
             remedy: remedy(),
         },

@@ -13,7 +13,6 @@ use super::{require_root, table};
 use crate::causes::chain;
 use crate::cli::{LocksArgs, NfsVersion};
 use crate::exit::{Exit, Failure};
-use crate::failover::milliseconds;
 use crate::foreign::Shown;
 use crate::kernel;
 use crate::kernel::path::PathFinder;
@@ -26,6 +25,7 @@ use crate::observe::states::describe::{ClientLine4, StateLine, describe};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::{FileInfo, LockTable};
 use crate::output;
+use crate::times::milliseconds;
 
 /// Maximum time for an exact snapshot while locks change.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use nlmfo_common::probe::Report;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::require_root;
@@ -20,7 +21,7 @@ use crate::kernel::nfs4_clients::Clients;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::probe::baseline::Baseline;
-use crate::probe::report::{Report, tap, tap_head};
+use crate::probe::report::{junit, tap, tap_head};
 use crate::probe::run::{self, Missing, Plan};
 use crate::probe::{self, Check};
 use crate::{output, runtime};
@@ -95,7 +96,7 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
         ProbeFormat::Tap => {}
         ProbeFormat::Json => output::report_json(None, &report),
         ProbeFormat::Junit => {
-            let xml = report.junit().context("cannot write JUnit XML")?;
+            let xml = junit(&report).context("cannot write JUnit XML")?;
             print(&xml);
         }
     }

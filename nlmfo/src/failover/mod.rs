@@ -21,8 +21,3 @@ pub mod watch;
 pub mod window;
 
 use std::time::Duration;
-
-/// As reports give it, to the microsecond.
-pub fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}

@@ -14,7 +14,6 @@ use tracing::info;
 pub use super::begun::Begun;
 use super::credit::{self, Observed};
 use super::evidence::{self, Counts, Fate, Item, Other, items};
-use super::milliseconds;
 use super::nfs4::{self, Nfs4Report};
 use super::noted;
 use super::record::Record;
@@ -36,6 +35,7 @@ use crate::observe::table::LockTable;
 use crate::release::choose::{self, Attempt, Decision};
 use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
 use crate::release::{self, Job, MethodRef, Turn};
+use crate::times::milliseconds;
 
 /// What to release, and how.
 #[derive(Clone, Debug)]

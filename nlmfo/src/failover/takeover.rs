@@ -10,7 +10,6 @@ use nlmfo_common::nlm_call::Fsid;
 use tokio::time::sleep;
 use tracing::info;
 
-use super::milliseconds;
 use super::noted;
 use super::notification::{Notification, Notifier, Outcomes, Settled};
 use super::reclaim::Expected;
@@ -34,6 +33,7 @@ use crate::notify::state_dir::StateDir;
 use crate::observe::counters::PerVip;
 use crate::observe::describe::{Described, LockLine};
 use crate::output;
+use crate::times::milliseconds;
 
 /// What to take over, and how.
 #[derive(Clone, Debug)]

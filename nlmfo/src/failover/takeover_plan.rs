@@ -16,6 +16,7 @@ use crate::grace::way::Method;
 use crate::kernel::netns;
 use crate::kernel::preflight::Facts;
 use crate::notify::names;
+use crate::times::whole_milliseconds;
 
 /// `nlmfo failover --phase takeover --dry-run --json`: one object, `schema`
 /// "nlmfo.takeover-plan/1".
@@ -85,7 +86,7 @@ impl PlanReport {
             vips.push(VipPlan {
                 vip,
                 address_up: netns::has_address(vip).context("reading this node's addresses")?,
-                open_ms: open.and_then(|one| one.grace).map(milliseconds),
+                open_ms: open.and_then(|one| one.grace).map(whole_milliseconds),
                 expected: count,
                 back: count.unwrap_or(0).saturating_sub(missing),
                 notifies: notifies(plan, vip, &settled.into_iter().collect()).await,
@@ -97,7 +98,7 @@ impl PlanReport {
             kernel: facts.release.clone(),
             dry_run: true,
             by_gate: Method::choose(facts) == Method::Gate,
-            grace_ms: milliseconds(plan.grace),
+            grace_ms: whole_milliseconds(plan.grace),
             filesystems: plan.scope.len(),
             vips,
         })
@@ -124,10 +125,6 @@ async fn notifies(plan: &Plan, vip: IpAddr, settled: &Settled) -> Notifies {
             }
         }
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    time.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for PlanReport {

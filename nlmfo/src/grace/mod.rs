@@ -5,22 +5,22 @@
 //! pinned, and the deadline is on the kernel's clock. If the process that opened one is killed, the
 //! window holds and ends, and the next run takes over or cleans up.
 
-pub mod audit;
-pub mod devices;
-pub mod error;
-pub mod fence;
+pub(crate) mod audit;
+pub(crate) mod devices;
+pub(crate) mod error;
+pub(crate) mod fence;
 pub mod gate;
 mod guard;
-pub mod keeper;
+pub(crate) mod keeper;
 pub mod leftovers;
-pub mod lock;
-pub mod maps;
-pub mod pins;
+pub(crate) mod lock;
+pub(crate) mod maps;
+pub(crate) mod pins;
 mod reload;
-pub mod report;
-pub mod scope;
-pub mod standing;
-pub mod tc;
+pub(crate) mod report;
+pub(crate) mod scope;
+pub(crate) mod standing;
+pub(crate) mod tc;
 pub mod way;
 pub mod window;
 

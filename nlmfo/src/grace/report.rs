@@ -17,6 +17,7 @@ use crate::kernel::lockd;
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::observe::table::{Mode, Range};
+use crate::times::whole_milliseconds;
 
 /// Which locks of an address a window covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,8 +179,8 @@ impl Gate {
                     vip: vip.ip(),
                     reach,
                     open,
-                    left_ms: milliseconds(window::left(window.until, now)),
-                    length_ms: milliseconds(window::left(window.until, window.opened)),
+                    left_ms: whole_milliseconds(window::left(window.until, now)),
+                    length_ms: whole_milliseconds(window::left(window.until, window.opened)),
                     until_ns: window.until,
                     gate: gated.into(),
                     lockd: Answers::of(&gated, &audited),
@@ -226,10 +227,6 @@ fn line(raw: &Violation, paths: &mut PathFinder) -> ViolationLine {
         xid: raw.xid,
         port: raw.port as u16,
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 impl From<Gated> for GateCounts {

@@ -53,20 +53,6 @@ pub fn end_grace() -> Result<(), LockdError> {
     std::fs::write(END_GRACE, "Y\n").map_err(|source| error("write to", END_GRACE, source))
 }
 
-/// How long lockd's grace period lasts when it starts.
-pub fn grace_period() -> Result<Duration, LockdError> {
-    let seconds = read(GRACE_PERIOD)?.parse().unwrap_or(0);
-    Ok(match seconds {
-        0 => DEFAULT_GRACE,
-        _ => Duration::from_secs(seconds),
-    })
-}
-
-/// The TCP port that lockd was told to listen on; `None` when portmap chooses.
-pub fn configured_tcp_port() -> Result<Option<u16>, LockdError> {
-    Ok(read(TCP_PORT)?.parse().ok().filter(|&port| port != 0))
-}
-
 /// What lockd's thread waits for, as its stack in the kernel tells: it serves every
 /// network namespace. None if that cannot be seen, as from a container, or where it
 /// waits for calls.

@@ -1,28 +1,28 @@
 //! The running kernel: its type layouts, symbols, procfs and netlink files, and
 //! what it supports. Only this room knows a path under `/proc` or `/sys`.
 
-pub mod admission;
-pub mod bpffs;
+pub(crate) mod admission;
+pub(crate) mod bpffs;
 pub mod btf;
-pub mod cgroup;
-pub mod exports;
-pub mod gate_layout;
-pub mod handle;
+pub(crate) mod cgroup;
+pub(crate) mod exports;
+pub(crate) mod gate_layout;
+pub(crate) mod handle;
 pub mod layout;
-pub mod lockd;
-pub mod locks;
-pub mod modules;
-pub mod mounts;
-pub mod netlink;
+pub(crate) mod lockd;
+pub(crate) mod locks;
+pub(crate) mod modules;
+pub(crate) mod mounts;
+pub(crate) mod netlink;
 pub mod netns;
-pub mod nfs4_clients;
-pub mod nfsd;
-pub mod path;
-pub mod preflight;
-pub mod sockets_layout;
-pub mod state_layout;
+pub(crate) mod nfs4_clients;
+pub(crate) mod nfsd;
+pub(crate) mod path;
+pub(crate) mod preflight;
+pub(crate) mod sockets_layout;
+pub(crate) mod state_layout;
 pub mod symbols;
-pub mod unlock_bug;
+pub(crate) mod unlock_bug;
 
 use std::io;
 

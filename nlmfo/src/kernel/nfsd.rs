@@ -172,10 +172,6 @@ impl Nfsd {
         unhex(&text).ok_or(NfsdError::Unexpected { path, text })
     }
 
-    pub fn end_v4_grace(&self) -> Result<(), NfsdError> {
-        self.write(Control::EndGraceV4, b"Y\n")
-    }
-
     fn write(&self, control: Control, command: &[u8]) -> Result<(), NfsdError> {
         let path = self.path(control);
         if self.threads()? == 0 {

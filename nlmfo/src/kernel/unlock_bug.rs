@@ -10,6 +10,11 @@
 //! offset of `nlm_host.h_srcaddr`? The bytes come from the running kernel's memory
 //! (`/proc/kcore`). A kernel live patch leaves them and redirects the function's
 //! calls, so that it is looked for, too.
+//!
+//! Is that worth a disassembler? Nothing else tells without releasing locks, and `nlmfo
+//! check` runs on nodes in service: it says before a failover whether unlock_ip will do, or
+//! calls to lockd, one for each client; the probe names the bug by evidence. A release does
+//! not depend on it: it tries unlock_ip and looks at the locks.
 
 use std::fs::File;
 use std::io;

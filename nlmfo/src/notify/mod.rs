@@ -2,15 +2,15 @@
 //! state directory across nodes and crashes, statd's callout, and SM_NOTIFY.
 
 pub mod book;
-pub mod books;
-pub mod callout;
-pub mod config;
-pub mod machine;
-pub mod names;
-pub mod nfs_conf;
-pub mod number;
-pub mod report;
-pub mod sm;
-pub mod socket;
+pub(crate) mod books;
+pub(crate) mod callout;
+pub(crate) mod config;
+pub(crate) mod machine;
+pub(crate) mod names;
+pub(crate) mod nfs_conf;
+pub(crate) mod number;
+pub(crate) mod report;
+pub(crate) mod sm;
+pub(crate) mod socket;
 pub mod state_dir;
-pub mod tell;
+pub(crate) mod tell;

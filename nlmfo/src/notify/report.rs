@@ -11,6 +11,7 @@ use super::names::Name;
 use super::tell::Order;
 use crate::exit::Exit;
 use crate::kernel::netns;
+use crate::times::milliseconds;
 
 /// `nlmfo notify --json`: one object, `schema` "nlmfo.notify/1". Addresses are text, times
 /// are in milliseconds since the start.
@@ -147,11 +148,6 @@ impl ClientReport {
             sent: progress.sent,
         }
     }
-}
-
-/// To the microsecond.
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 impl fmt::Display for NotifyReport {

@@ -5,14 +5,14 @@
 //! Gauges come from snapshots, counters from probes; no state of ours lives long
 //! enough to drift from the kernel's.
 
-pub mod assemble;
+pub(crate) mod assemble;
 pub mod counters;
-pub mod describe;
+pub(crate) mod describe;
 pub mod host;
 pub mod lockd_ports;
-pub mod lockd_queue;
-pub mod monitor;
+pub(crate) mod lockd_queue;
+pub(crate) mod monitor;
 pub mod programs;
 pub mod snapshot;
-pub mod states;
+pub(crate) mod states;
 pub mod table;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::report::{Checked, Report, SCHEMA, Verdict};
 use crate::files::{self, LIMIT};
+use nlmfo_common::probe::{Checked, Report, SCHEMA, Verdict};
 
 /// An earlier probe's verdicts.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ fn bug(check: &Checked) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::known::Named;
+    use nlmfo_common::probe::Known;
     use std::fs;
 
     use super::*;
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_known_bug_does_not_hide_another_failure() {
         let mut before = report(&[("a", Fail), ("b", Fail)]);
-        before.checks[0].known = Some(Named {
+        before.checks[0].known = Some(Known {
             id: "known".into(),
             title: String::new(),
             evidence: String::new(),

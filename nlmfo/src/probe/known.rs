@@ -1,26 +1,10 @@
 //! Known kernel bugs: the checks that find each, the kernels that have it, and the
 //! evidence.
 
-use std::fmt;
+use nlmfo_common::probe::Known;
+use nlmfo_common::version::Version;
 
-use serde::{Deserialize, Serialize};
-
-use super::version::Version;
 use crate::kernel::unlock_bug;
-
-/// A known bug as reports name it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Named {
-    pub id: String,
-    pub title: String,
-    pub evidence: String,
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.id, self.title, self.evidence)
-    }
-}
 
 /// What is known of the kernel that is probed.
 #[derive(Clone, Debug)]
@@ -114,10 +98,10 @@ impl Kernel {
 }
 
 /// The known bug of this kernel that looks so.
-pub fn name(symptom: Symptom, kernel: &Kernel) -> Option<Named> {
+pub fn name(symptom: Symptom, kernel: &Kernel) -> Option<Known> {
     BUGS.iter()
         .find(|bug| bug.symptom == symptom && (bug.has)(kernel))
-        .map(|bug| Named {
+        .map(|bug| Known {
             id: bug.id.to_owned(),
             title: bug.title.to_owned(),
             evidence: bug.evidence.to_owned(),

@@ -10,11 +10,10 @@ mod checks;
 pub mod contract;
 mod fixture;
 mod held;
-pub mod known;
+pub(crate) mod known;
 mod log;
 pub mod report;
-pub mod run;
-pub mod version;
+pub(crate) mod run;
 mod worker;
 
 pub use checks::{Check, all};

@@ -1,99 +1,42 @@
-//! What the checks found, and its three shapes: TAP 13, JUnit XML and JSON.
+//! What the checks found as TAP 13 and as JUnit XML.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use nlmfo_common::probe::{Checked, Report, Verdict};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
-use serde::{Deserialize, Serialize};
 
-use super::known::Named;
-
-/// The schema of [`Report`].
-pub const SCHEMA: &str = "nlmfo.probe/1";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    Pass,
-    Fail,
-    /// This kernel or node cannot show it.
-    Unsupported,
-}
-
-/// The result of one check.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Checked {
-    pub name: String,
-    /// What a pass proves, in a sentence.
-    pub proves: String,
-    pub verdict: Verdict,
-    /// What was seen instead, or why it cannot be shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// The known bug of this kernel that a failure is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub known: Option<Named>,
-    pub seconds: f64,
-}
-
-impl Checked {
-    pub fn is_failed(&self) -> bool {
-        self.verdict == Verdict::Fail
-    }
-}
-
-/// The probe of one kernel.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    pub schema: String,
-    /// As `uname -r` prints it.
-    pub kernel: String,
-    /// The version that [`known`](super::known) goes by: that of the sources it was built
-    /// from, which a distribution's release does not tell.
-    pub source: String,
-    /// nlmfo's own version.
-    pub nlmfo: String,
-    pub seconds: f64,
-    pub checks: Vec<Checked>,
-}
-
-impl Report {
-    pub fn failed(&self) -> impl Iterator<Item = &Checked> {
-        self.checks.iter().filter(|check| check.is_failed())
-    }
-
-    /// JUnit XML, one test suite named after the kernel.
-    pub fn junit(&self) -> Result<String, quick_junit::SerializeError> {
-        let mut suite = TestSuite::new(format!("nlmfo probe on {}", self.kernel));
-        suite.set_time(Duration::from_secs_f64(self.seconds));
-        for check in &self.checks {
-            let detail = check.detail.as_deref().unwrap_or_default();
-            let status = match check.verdict {
-                Verdict::Pass => TestCaseStatus::success(),
-                Verdict::Fail => {
-                    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-                    status.set_message(detail);
-                    if let Some(known) = &check.known {
-                        status.set_type(known.id.as_str());
-                        status.set_description(format!("{known}"));
-                    }
-                    status
+/// JUnit XML, one test suite named after the kernel.
+pub fn junit(report: &Report) -> Result<String, quick_junit::SerializeError> {
+    let mut suite = TestSuite::new(format!("nlmfo probe on {}", report.kernel));
+    suite.set_time(Duration::from_secs_f64(report.seconds));
+    for check in &report.checks {
+        let detail = check.detail.as_deref().unwrap_or_default();
+        let status = match check.verdict {
+            Verdict::Pass => TestCaseStatus::success(),
+            Verdict::Fail => {
+                let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                status.set_message(detail);
+                if let Some(known) = &check.known {
+                    status.set_type(known.id.as_str());
+                    status.set_description(format!("{known}"));
                 }
-                Verdict::Unsupported => {
-                    let mut status = TestCaseStatus::skipped();
-                    status.set_message(detail);
-                    status
-                }
-            };
-            let mut case = TestCase::new(check.name.as_str(), status);
-            case.set_classname("nlmfo.probe");
-            case.set_time(Duration::from_secs_f64(check.seconds));
-            suite.add_test_case(case);
-        }
-        let mut report = quick_junit::Report::new("nlmfo probe");
-        report.add_test_suite(suite);
-        report.to_string()
+                status
+            }
+            Verdict::Unsupported => {
+                let mut status = TestCaseStatus::skipped();
+                status.set_message(detail);
+                status
+            }
+        };
+        let mut case = TestCase::new(check.name.as_str(), status);
+        case.set_classname("nlmfo.probe");
+        case.set_time(Duration::from_secs_f64(check.seconds));
+        suite.add_test_case(case);
     }
+    let mut suites = quick_junit::Report::new("nlmfo probe");
+    suites.add_test_suite(suite);
+    suites.to_string()
 }
 
 /// The two lines that TAP 13 begins with.
@@ -134,6 +77,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nlmfo_common::probe::{Known, SCHEMA};
+
     use super::*;
 
     fn check(verdict: Verdict, detail: Option<&str>) -> Checked {
@@ -148,7 +93,7 @@ mod tests {
     }
 
     fn known(mut check: Checked) -> Checked {
-        check.known = Some(Named {
+        check.known = Some(Known {
             id: "CVE-2026-93231".into(),
             title: "releases nothing".into(),
             evidence: "seen".into(),
@@ -188,7 +133,7 @@ mod tests {
                 check(Verdict::Unsupported, Some("old")),
             ],
         };
-        let xml = report.junit().unwrap();
+        let xml = junit(&report).unwrap();
         assert!(xml.contains(r#"tests="3""#) && xml.contains(r#"failures="1""#));
         assert!(xml.contains(r#"<failure message="a &lt; b" type="CVE-2026-93231">"#));
         assert!(xml.contains(r#"<skipped message="old"/>"#));

@@ -7,12 +7,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nlmfo_common::probe::{Checked, Report, SCHEMA, Verdict};
+use nlmfo_common::version::Version;
 
 use super::before::Before;
 use super::checks::{Check, Done, LEAKS};
 use super::known::{self, Kernel, Symptom};
-use super::report::{Checked, Report, SCHEMA, Verdict};
-use super::version::Version;
 use super::worker::Worker;
 use crate::grace::gate;
 use crate::kernel::preflight::Facts;

@@ -8,7 +8,7 @@ pub mod choose;
 pub mod filesystem;
 pub mod free_all;
 pub mod reboot;
-pub mod rfc_file;
+pub(crate) mod rfc_file;
 pub mod route;
 pub mod target;
 pub mod turn;
@@ -28,6 +28,7 @@ use crate::kernel::netlink::NetlinkError;
 use crate::kernel::nfsd::NfsdError;
 use crate::observe::counters::Counters;
 use crate::observe::host::{Host, NlmVersion};
+use crate::times;
 
 pub use choose::{Attempt, Facts};
 pub use target::Target;
@@ -189,7 +190,7 @@ pub struct HostReport {
     pub host: Host,
     /// What was called, or what failed, as text.
     pub outcome: Result<String, String>,
-    #[serde(rename = "took_ms", serialize_with = "milliseconds")]
+    #[serde(rename = "took_ms", serialize_with = "times::serialize")]
     pub took: Duration,
 }
 
@@ -221,8 +222,4 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await?
-}
-
-fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64((duration.as_secs_f64() * 1e6).round() / 1e3)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nlmfo_common::record::LATENCY_BUCKETS;
+use nlmfo_common::counters::LATENCY_BUCKETS;
 
 /// Counts of calls: bucket `i` holds those of 2^i to 2^(i+1) - 1 ns.
 pub type Buckets = [u64; LATENCY_BUCKETS];

@@ -6,19 +6,19 @@
 //!
 //! [`Tick`]: tick::Tick
 
-pub mod detail;
+pub(crate) mod detail;
 pub mod draw;
-pub mod events;
+pub(crate) mod events;
 pub mod judge;
-pub mod keys;
-pub mod latency;
-pub mod pace;
+pub(crate) mod keys;
+pub(crate) mod latency;
+pub(crate) mod pace;
 pub mod run;
 pub mod source;
 pub mod state;
-pub mod terminal;
+pub(crate) mod terminal;
 pub mod tick;
-pub mod world;
+pub(crate) mod world;
 
 #[cfg(test)]
 mod tests;

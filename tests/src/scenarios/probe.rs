@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nlmfo::probe::baseline::Baseline;
-use nlmfo::probe::report::{Report, Verdict};
+use nlmfo_common::probe::{Report, Verdict};
 
 use super::{Context, End, Kernels, Scenario};
 use crate::emulation::PROBE_DEADLINE;

@@ -14,6 +14,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use nlmfo_common::version::Version;
+
 use crate::apt::{Apt, Index, Offer, Pin, Suite};
 
 /// The flavour used: small, and with all that NFS, BPF and the lab need.
@@ -101,51 +103,6 @@ impl fmt::Display for KernelName {
                 modules: Some(modules),
             } => write!(f, "{},{}", image.display(), modules.display()),
         }
-    }
-}
-
-/// The first three numbers of a kernel's version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Version {
-    pub major: u32,
-    pub minor: u32,
-    pub patch: u32,
-}
-
-impl Version {
-    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
-        Self {
-            major,
-            minor,
-            patch,
-        }
-    }
-
-    /// The series that stable updates belong to: 6.12 of 6.12.107.
-    pub const fn series(self) -> (u32, u32) {
-        (self.major, self.minor)
-    }
-
-    /// Reads the numbers at the start of a Debian version, a release string or
-    /// a plain version: `6.12.107-1~deb12u1`, `7.3.4+deb13-cloud-amd64`, `6.1`.
-    pub fn leading(text: &str) -> Option<Self> {
-        let end = text
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len());
-        let mut numbers = text[..end].trim_end_matches('.').split('.');
-        let major = numbers.next()?.parse().ok()?;
-        let minor = numbers.next()?.parse().ok()?;
-        let patch = match numbers.next() {
-            Some(patch) => patch.parse().ok()?,
-            None => 0,
-        };
-        Some(Self::new(major, minor, patch))
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
     }
 }
 
@@ -391,16 +348,6 @@ mod tests {
         for name in ["bookwork", "bookworm-updates", "unlock-ip", ",mods", ""] {
             assert!(name.parse::<KernelName>().is_err(), "{name}");
         }
-    }
-
-    #[test]
-    fn versions_start_debian_versions_and_releases() {
-        let read = |text| Version::leading(text).map(|v| v.to_string());
-        assert_eq!(read("6.12.107-1~deb12u1").as_deref(), Some("6.12.107"));
-        assert_eq!(read("7.3.4+deb13-cloud-amd64").as_deref(), Some("7.3.4"));
-        assert_eq!(read("6.18-rc1").as_deref(), Some("6.18.0"));
-        assert_eq!(read("next"), None);
-        assert_eq!(read("6"), None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ use anyhow::{Context as _, Result, bail};
 pub use self::{
     cluster::{Cluster, ClusterOutcome},
     image::Kernel,
-    kernel::{KernelName, Offered, UnlockIp, Version},
+    kernel::{KernelName, Offered, UnlockIp},
     qemu::Clock,
     run::{Ending, Outcome, Run, Stream},
 };

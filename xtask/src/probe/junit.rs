@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::matrix::{Kernel, Matrix, Outcome};
-use super::report::{Check, Verdict};
+use nlmfo_common::probe::{Checked, Verdict};
 
 pub fn xml(matrix: &Matrix) -> Result<String> {
     let mut report = Report::new("nlmfo probe");
@@ -33,7 +33,7 @@ fn suite(kernel: &Kernel) -> TestSuite {
     suite
 }
 
-fn case(kernel: &Kernel, check: &Check) -> TestCase {
+fn case(kernel: &Kernel, check: &Checked) -> TestCase {
     let status = match (check.verdict, &check.known) {
         (Verdict::Pass, _) => TestCaseStatus::success(),
         (Verdict::Unsupported, _) => skipped(format!("unsupported: {}", check.reason())),

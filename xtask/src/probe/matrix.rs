@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use super::report::{Check, Known, Report, Verdict};
+use nlmfo_common::probe::{Checked, Known, Report, Verdict};
 
 /// The result of one kernel.
 #[derive(Clone, Debug, Serialize)]
@@ -39,7 +39,7 @@ impl Kernel {
         self.report().map_or(&self.release, |report| &report.source)
     }
 
-    fn check(&self, name: &str) -> Option<&Check> {
+    fn check(&self, name: &str) -> Option<&Checked> {
         self.report()?.checks.iter().find(|c| c.name == name)
     }
 }
@@ -69,7 +69,7 @@ impl Matrix {
             .map(|kernel| match kernel.report() {
                 None => 1,
                 Some(_) => (names.iter())
-                    .filter(|name| (kernel.check(name)).is_none_or(Check::failed_unexpectedly))
+                    .filter(|name| (kernel.check(name)).is_none_or(Checked::failed_unexpectedly))
                     .count(),
             })
             .sum()
@@ -118,7 +118,7 @@ struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    fn cell(&mut self, check: &'a Check) -> String {
+    fn cell(&mut self, check: &'a Checked) -> String {
         match (check.verdict, &check.known) {
             (Verdict::Pass, _) => "ok".to_owned(),
             (Verdict::Fail, Some(known)) => {
@@ -208,12 +208,12 @@ impl fmt::Display for Outcome {
             Outcome::Report(report) => report,
             Outcome::Error(error) => return write!(f, "no report: {}", first_line(error)),
         };
-        let count = |is: &dyn Fn(&Check) -> bool| report.checks.iter().filter(|c| is(c)).count();
+        let count = |is: &dyn Fn(&Checked) -> bool| report.checks.iter().filter(|c| is(c)).count();
         write!(
             f,
             "{} passed, {} failed, {} failed by known bugs, {} unsupported, in {:.0} s",
             count(&|check| check.verdict == Verdict::Pass),
-            count(&Check::failed_unexpectedly),
+            count(&Checked::failed_unexpectedly),
             count(&|check| check.verdict == Verdict::Fail && check.known.is_some()),
             count(&|check| check.verdict == Verdict::Unsupported),
             report.seconds

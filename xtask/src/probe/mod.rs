@@ -17,10 +17,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use nlmfo_common::probe::Report;
 
 use self::{
     matrix::{Kernel, Matrix, Outcome},
-    report::Report,
+    report::parse,
 };
 use crate::{
     build,
@@ -161,7 +162,7 @@ fn report(lab: &Lab, run: &Run) -> Result<Report> {
         let said = String::from_utf8_lossy(&outcome.stderr);
         bail!("nlmfo probe ended with status {status}\n{}", said.trim());
     }
-    Report::parse(&outcome.stdout)
+    parse(&outcome.stdout)
 }
 
 /// Passes on what several machines say, line by line, each with its kernel.

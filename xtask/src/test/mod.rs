@@ -290,7 +290,9 @@ fn every(offered: &[Offered]) -> Vec<KernelName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{apt::Suite, lab::Version};
+    use nlmfo_common::version::Version;
+
+    use crate::apt::Suite;
 
     fn offered(suite: Suite, version: Version) -> Offered {
         Offered {

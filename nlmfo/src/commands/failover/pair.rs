@@ -15,7 +15,6 @@ use crate::causes::chain;
 use crate::cli::FailoverArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Working;
-use crate::failover::milliseconds;
 use crate::failover::pair::report::{PairReport, Step};
 use crate::failover::pair::rsh::Rsh;
 use crate::failover::pair::{
@@ -28,6 +27,7 @@ use crate::grace::fence;
 use crate::kernel::netns;
 use crate::notify::state_dir::{self, Readers};
 use crate::output;
+use crate::times::milliseconds;
 
 /// Runs it. The report always contains what has been done so far.
 pub async fn run(

@@ -26,10 +26,10 @@ use tokio::time::timeout;
 
 use self::report::Step;
 use self::rsh::{Finished, Rsh};
-use super::milliseconds;
 use crate::causes::chain;
 use crate::exit::Exit;
 use crate::foreign::on_one_line;
+use crate::times::milliseconds;
 
 /// Maximum time for a short command there.
 pub const REMOTE: Duration = Duration::from_secs(60);

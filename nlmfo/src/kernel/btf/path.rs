@@ -117,31 +117,6 @@ impl Btf {
         }
     }
 
-    /// Bytes of `struct name`; structs of that name must agree.
-    pub fn struct_size(&self, name: &str) -> Result<u32, FieldError> {
-        let mut sizes: Vec<u32> = self
-            .structs_named(name)
-            .into_iter()
-            .filter_map(|id| self.size(id))
-            .collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        match sizes[..] {
-            [size] => Ok(size),
-            [] => Err(FieldError::Missing {
-                path: name.to_owned(),
-                reason: format!("{} has no struct {name}", self.origin),
-            }),
-            _ => Err(FieldError::Ambiguous {
-                path: name.to_owned(),
-                places: sizes
-                    .iter()
-                    .map(|size| format!("a size of {size} bytes"))
-                    .collect(),
-            }),
-        }
-    }
-
     fn structs_named(&self, name: &str) -> Vec<u32> {
         let mut found = self
             .base

@@ -199,7 +199,6 @@ fn follows_members_typedefs_and_anonymous_members() {
             elements: None
         }
     );
-    assert_eq!(btf.struct_size("file_lock"), Ok(40));
 }
 
 #[test]
@@ -251,7 +250,6 @@ fn structs_of_one_name_must_agree_on_the_field() {
             .contains("byte 8 with 4 bytes and at byte 16"),
         "{error}"
     );
-    assert!(btf.struct_size("svc_rqst").is_err());
 }
 
 #[test]

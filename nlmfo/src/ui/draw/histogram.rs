@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_slow_calls_are_never_left_out() {
-        let mut buckets = [0; nlmfo_common::record::LATENCY_BUCKETS];
+        let mut buckets = [0; nlmfo_common::counters::LATENCY_BUCKETS];
         assert_eq!(part(&buckets), (0, &[][..]));
         buckets[0] = 1;
         buckets[35] = 2;

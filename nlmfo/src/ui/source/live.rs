@@ -17,6 +17,7 @@ use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::ObserveError;
 use crate::observe::table::LockTable;
+use crate::times::whole_milliseconds;
 use crate::ui::events;
 use crate::ui::judge::{Facts, Memory};
 use crate::ui::pace::{next_look, next_tick, process_time, thread_time};
@@ -54,7 +55,7 @@ impl Live {
     /// may still have to come.
     pub fn new(asked: Duration, state: &StateDir) -> std::io::Result<Self> {
         let now = Instant::now();
-        let asked_ms = milliseconds(asked);
+        let asked_ms = whole_milliseconds(asked);
         Ok(Live {
             asked,
             node: netns::node(),
@@ -146,7 +147,7 @@ impl Live {
         self.at_look = (now, spent);
 
         let began = thread_time();
-        let at_ms = milliseconds(now - self.began);
+        let at_ms = whole_milliseconds(now - self.began);
         let (exact, table) = match self.probes.look() {
             Some(Ok(snapshot)) => {
                 let netns = self.netns;
@@ -172,7 +173,7 @@ impl Live {
             cost_us: cost.as_micros() as u64,
         };
         let interval = next_look(cost, self.light, self.interval());
-        self.pace.look_ms = milliseconds(interval);
+        self.pace.look_ms = whole_milliseconds(interval);
         // A tick that comes a little early must not put the look off to the next one.
         self.look_due = now + interval - self.asked.min(interval) / 10;
         cost
@@ -232,8 +233,8 @@ impl Live {
         Tick {
             schema: SCHEMA.into(),
             node: self.node.clone(),
-            at_ms: since_1970.map_or(0, milliseconds),
-            elapsed_ms: milliseconds(self.began.elapsed()),
+            at_ms: since_1970.map_or(0, whole_milliseconds),
+            elapsed_ms: whole_milliseconds(self.began.elapsed()),
             pace: self.pace,
             server: server(),
             kernel_grace,
@@ -251,7 +252,7 @@ impl Live {
         let spent = process_time();
         self.light = (spent - self.spent).saturating_sub(look_cost);
         self.spent = spent;
-        self.pace.tick_ms = milliseconds(next_tick(self.light, self.asked));
+        self.pace.tick_ms = whole_milliseconds(next_tick(self.light, self.asked));
     }
 
     /// Attaching is done once, and is no tick's cost.
@@ -291,8 +292,4 @@ fn server() -> Server {
         Ok(0) => Server::Stopped,
         _ => Server::Serving,
     }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    time.as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -72,10 +72,6 @@ impl Probes {
         outcome
     }
 
-    pub fn are_attached(&self) -> bool {
-        self.attached.is_some()
-    }
-
     /// Reads lockd's lists once: a screen can show that locks changed meanwhile.
     pub fn look(&mut self) -> Option<Result<Snapshot, ObserveError>> {
         let attached = self.attached.as_mut()?;

@@ -1,11 +1,10 @@
 //! The version of a kernel's sources, by which known bugs go.
 
 use std::fmt;
-use std::str::FromStr;
 
 /// `major.minor.patch` of upstream's sources. A development kernel without a patch level
 /// counts as patch 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     pub major: u32,
     pub minor: u32,
@@ -21,43 +20,39 @@ impl Version {
         }
     }
 
+    /// The series that stable updates belong to: 6.12 of 6.12.107.
+    pub const fn series(self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
+    /// Reads the numbers at the start of a Debian version, a release or a plain version:
+    /// `6.12.107-1~deb12u1`, `7.3.4+deb13-cloud-amd64`, `7.3-rc4`.
+    pub fn leading(text: &str) -> Option<Self> {
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let mut numbers = text[..end].split('.').map(|number| number.parse().ok());
+        let (major, minor) = (numbers.next()??, numbers.next()??);
+        Some(Version::new(
+            major,
+            minor,
+            numbers.next().flatten().unwrap_or(0),
+        ))
+    }
+
     /// The running kernel's. `release` (`uname -r`) names an ABI on Debian and Ubuntu;
     /// what was built stands in `version` (`uname -v`) on Debian: `… Debian 6.1.192-1 (…)`.
     pub fn of_kernel(release: &str, version: &str) -> Option<Self> {
         let built = version
             .split_once("Debian ")
-            .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-        built.or_else(|| release.parse().ok())
+            .and_then(|(_, rest)| Version::leading(rest));
+        built.or_else(|| Version::leading(release))
     }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a kernel version")]
-pub struct NoVersion(String);
-
-impl FromStr for Version {
-    type Err = NoVersion;
-
-    /// Reads the numbers that the text begins with.
-    fn from_str(text: &str) -> Result<Self, NoVersion> {
-        let end = text
-            .find(|character: char| !character.is_ascii_digit() && character != '.')
-            .unwrap_or(text.len());
-        let mut numbers = text[..end].split('.').map(str::parse::<u32>);
-        match (numbers.next(), numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor)), patch) => Ok(Version {
-                major,
-                minor,
-                patch: patch.and_then(Result::ok).unwrap_or(0),
-            }),
-            _ => Err(NoVersion(text.to_owned())),
-        }
     }
 }
 
@@ -83,5 +78,15 @@ mod tests {
         assert_eq!(of("7.3.0-rc4+"), Some(Version::new(7, 3, 0)));
         assert_eq!(of("7.3-rc4"), Some(Version::new(7, 3, 0)));
         assert_eq!(of("next"), None);
+    }
+
+    #[test]
+    fn versions_start_debian_versions_and_releases() {
+        let read = |text| Version::leading(text).map(|v| v.to_string());
+        assert_eq!(read("6.12.107-1~deb12u1").as_deref(), Some("6.12.107"));
+        assert_eq!(read("7.3.4+deb13-cloud-amd64").as_deref(), Some("7.3.4"));
+        assert_eq!(read("6.18-rc1").as_deref(), Some("6.18.0"));
+        assert_eq!(read("next"), None);
+        assert_eq!(read("6"), None);
     }
 }

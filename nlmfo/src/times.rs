@@ -1,0 +1,23 @@
+//! Times as reports have them.
+
+use std::time::Duration;
+
+use serde::Serializer;
+
+/// Milliseconds, exact to a microsecond.
+pub fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Whole milliseconds.
+pub fn whole_milliseconds(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+/// For `serialize_with`: [`milliseconds`].
+///
+/// # Errors
+/// Those of the serializer.
+pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(milliseconds(*time))
+}
