@@ -1,5 +1,6 @@
 //! The regression probe: what a kernel's NLM server does, seen on a server and raw
 //! clients of its own (see [`testbed`](crate::testbed)), check by check.
+//! It names the files under `/proc` that it checks.
 //!
 //! A check asserts what the kernel *should* do. What it is known to do wrong stands in
 //! [`known`], with kernel ranges and evidence, and names a failure; it never excuses one.

@@ -1,5 +1,6 @@
 //! A testbed: an NFS server and its raw clients in namespaces of their own, with the
-//! node's own nfs-utils. `nlmfo probe` runs on it, and the lab's scenarios.
+//! node's own nfs-utils. `nlmfo probe` runs on it, and the lab's scenarios. It knows paths
+//! under `/proc` and `/sys`: it mounts and writes those of its own namespaces.
 
 pub mod command;
 pub mod handles;
