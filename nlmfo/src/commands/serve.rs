@@ -14,7 +14,7 @@ use crate::cli::ServeArgs;
 use crate::exit::{Exit, Failure};
 use crate::foreign::Shown;
 use crate::interrupt::Interrupts;
-use crate::kernel::{self, modules, netns};
+use crate::kernel::{self, lockd, netns};
 use crate::notify::book::{self, BookError, Client};
 use crate::notify::books::Books;
 use crate::notify::state_dir::StateDir;
@@ -37,7 +37,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 
 async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::listen().context("listening for signals")?;
-    let lockd = Lockd::find();
+    let loaded = lockd::incarnation();
     let layout = kernel::layout::load().map_err(ObserveError::from)?;
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
     let mut monitored = Monitored::attach(snapshots.programs())?;
@@ -56,7 +56,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
                 if !all_seen {
                     all_seen = service.see_holders(&mut snapshots)?;
                 }
-                if Lockd::find() != lockd {
+                if lockd::incarnation() != loaded {
                     let error = anyhow!(
                         "lockd was unloaded: start `nlmfo serve` again once nfsd runs; the client book is kept"
                     );
@@ -68,17 +68,6 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     service.flush();
     Ok(Exit::Done)
-}
-
-/// Which lockd is loaded: its directory in sysfs is another one each time. None if it is
-/// built in.
-#[derive(Debug, PartialEq, Eq)]
-struct Lockd(Option<u64>);
-
-impl Lockd {
-    fn find() -> Self {
-        Lockd(modules::incarnation("lockd"))
-    }
 }
 
 struct Service {

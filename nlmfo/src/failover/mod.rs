@@ -19,5 +19,3 @@ pub mod takeover_plan;
 pub mod takeover_report;
 pub mod watch;
 pub mod window;
-
-use std::time::Duration;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{Audited, Gated, Violation, Window, violation};

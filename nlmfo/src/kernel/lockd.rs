@@ -2,19 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::nfsd::read_control;
 
 const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
 /// Created with the module; its inode number is never reused.
 const MODULE: &str = "/sys/module/lockd";
-const GRACE_PERIOD: &str = "/proc/sys/fs/nfs/nlm_grace_period";
-const TCP_PORT: &str = "/proc/sys/fs/nfs/nlm_tcpport";
-
-/// What lockd does when the `nlm_grace_period` sysctl is 0: `LOCKD_DFLT_TIMEO`
-/// times 5 in fs/lockd/svc.c, 6.1 to 7.3.
-const DEFAULT_GRACE: Duration = Duration::from_secs(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockdError {
@@ -46,11 +39,6 @@ pub fn incarnation() -> Option<u64> {
 /// in its own one all the same, and that denies locks too.
 pub fn in_grace() -> Result<bool, LockdError> {
     Ok(read(END_GRACE)? == "N")
-}
-
-/// Ends lockd's grace period in this network namespace.
-pub fn end_grace() -> Result<(), LockdError> {
-    std::fs::write(END_GRACE, "Y\n").map_err(|source| error("write to", END_GRACE, source))
 }
 
 /// What lockd's thread waits for, as its stack in the kernel tells: it serves every

@@ -13,7 +13,7 @@ pub(crate) mod lockd;
 pub(crate) mod locks;
 pub(crate) mod modules;
 pub(crate) mod mounts;
-pub(crate) mod netlink;
+pub mod netlink;
 pub mod netns;
 pub(crate) mod nfs4_clients;
 pub(crate) mod nfsd;

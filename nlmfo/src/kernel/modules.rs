@@ -1,7 +1,6 @@
 //! The kernel's modules: which are loaded, and on disk, which could be.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use procfs::{KernelModule, ProcResult};
@@ -12,13 +11,6 @@ use procfs::{KernelModule, ProcResult};
 /// If `/proc/modules` cannot be read.
 pub fn loaded() -> ProcResult<HashMap<String, KernelModule>> {
     procfs::modules()
-}
-
-/// Tells one loading of a module from the next: its folder in sysfs is another one each
-/// time. None if it is not loaded, or built in.
-pub fn incarnation(module: &str) -> Option<u64> {
-    let folder = Path::new("/sys/module").join(module);
-    Some(folder.metadata().ok()?.ino())
 }
 
 const FOLDER: &str = "/lib/modules";

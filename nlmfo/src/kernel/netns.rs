@@ -154,14 +154,6 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_encoded_as_the_kernel_does() {
-        let namespace = Namespace {
-            device: (8, 0x1_23),
-            inode: 1,
-        };
-    }
-
-    #[test]
     fn an_address_is_here_or_not() {
         assert!(has_address("127.0.0.1".parse().unwrap()).unwrap());
         assert!(has_address("::1".parse().unwrap()).unwrap());

@@ -56,6 +56,7 @@ impl Books {
     }
 
     /// Whether clients wait to be noted.
+    #[cfg(test)]
     pub fn is_waiting(&self) -> bool {
         self.vips.values().any(|kept| !kept.waiting.is_empty())
     }

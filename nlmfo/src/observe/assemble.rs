@@ -64,6 +64,7 @@ pub struct Assembled {
 
 impl Assembled {
     /// Whether both walks saw the same locks on every file.
+    #[cfg(test)]
     pub fn agrees(&self) -> bool {
         self.unsettled.is_empty() && self.orphans == 0
     }

@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn only_a_monitored_client_of_no_other_vip_is_told_to_have_rebooted() {
         let elsewhere = ["10.77.0.12".parse().unwrap()].into();
-        let monitored = |target| super::monitored(target, &elsewhere);
+        let monitored = |target| monitored(target, &elsewhere);
         let told = target("10.77.0.11", true);
         assert_eq!(monitored(&told).unwrap().cookie, [7; 16]);
         let other = target("10.77.0.12", true);

@@ -224,10 +224,11 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::probe::report::parse;
 
     /// Reports as two kernels might give them.
     pub fn sample() -> Matrix {
-        let report = |json: &str| Outcome::Report(Report::parse(json.as_bytes()).unwrap());
+        let report = |json: &str| Outcome::Report(parse(json.as_bytes()).unwrap());
         let kernel = |name: &str, release: &str, outcome| Kernel {
             name: name.into(),
             release: release.into(),
