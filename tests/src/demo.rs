@@ -1,8 +1,7 @@
-//! The demo, inside the virtual machine: what an operator would see when one
-//! VIP leaves a node, and what the kernel says of it, told to a person.
-//!
-//! The claims are checked without the tool: against the server's `/proc/locks`,
-//! and by asking the server over NLM from another client.
+//! The demo, inside the virtual machine: what an operator sees when a VIP leaves a node, and the
+//! kernel's own list of locks.
+//! The results are checked without nlmfo: against the server's `/proc/locks`, and by NLM calls of
+//! another client.
 
 use std::fs;
 use std::net::IpAddr;
@@ -21,7 +20,7 @@ use crate::guest::traces::Traces;
 use crate::guest::wait::{Seen, until};
 
 /// The first is the one that moves.
-/// Where nlmfo pins what outlives it.
+/// Where nlmfo pins persistent state.
 const PINS: &str = "/sys/fs/bpf/nlmfo";
 
 const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
@@ -43,8 +42,8 @@ struct Held {
     known: Known,
 }
 
-/// Shows the demo with the tool at `nlmfo`; false, with the reason on the last
-/// line, if a claim does not hold.
+/// Runs the demo with the binary `nlmfo`; false, with the reason on the last line, if a check
+/// fails.
 pub fn run(nlmfo: &Path) -> bool {
     match show(nlmfo) {
         Ok(released) => println!(
@@ -172,7 +171,7 @@ fn count(lab: &Lab, held: &[Held]) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tool as an operator would type it, with its own words.
+/// Runs nlmfo as an operator would, and prints its output.
 fn typed(tool: &Tool<'_>, arguments: &[&str]) -> Result<()> {
     let line = format!("nlmfo {}", arguments.join(" "));
     println!("# {line}");

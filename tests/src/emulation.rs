@@ -1,9 +1,7 @@
-//! What it means for time that the scenarios' machines are emulated, and share a host with
-//! others: everything that allows for it is here.
-//!
-//! Code runs ten to thirty times as slowly as on a processor of its own, and at times not at
-//! all for seconds. Scenarios wait for conditions, with [`crate::guest::wait::DEADLINE`], and
-//! expect no speed but what is below, which only a hang exceeds.
+//! Time limits of the scenarios, whose machines are emulated and share a host.
+//! Code runs ten to thirty times slower than on a real processor, and sometimes not at all for
+//! seconds. Scenarios wait for conditions, with [`crate::guest::wait::DEADLINE`], and
+//! have no other time limits than these, which only a hang exceeds.
 
 use std::num::NonZero;
 use std::thread;
@@ -27,7 +25,7 @@ pub fn processors(repeats: bool, full: bool) -> u32 {
     }
 }
 
-/// Runs of a scenario, should the emulator fail and not the kernel
+/// Maximum runs of a scenario, in case the emulator fails
 /// (`xtask::lab::Outcome::is_emulators_fault`).
 pub const TRIES: u32 = 3;
 
@@ -43,6 +41,6 @@ pub const PROBE_DEADLINE: Duration = Duration::from_secs(400);
 /// Reclaims of clients that live; their grace is longer.
 pub const RECLAIMED: Duration = Duration::from_secs(20);
 
-/// What a user of another VIP may wait for an answer. Grace for the whole node would be
-/// longer: clients ask again every 5 s.
+/// Maximum time that a client of another VIP waits for an answer. Grace for the whole node would
+/// take longer: clients retry every 5 s.
 pub const UNNOTICED: Duration = Duration::from_secs(4);

@@ -1,8 +1,7 @@
-//! What the lab scenarios share: the guest side, which builds NFS topologies
-//! and holds locks inside the virtual machine, and the scenarios themselves.
-//!
-//! The program `lab-guest` is this library's face in the virtual machine; the
-//! host side (`tests/lab.rs`) boots kernels and reads the verdicts.
+//! The lab scenarios, and the guest side that builds NFS topologies and holds locks inside the
+//! virtual machine.
+//! The program `lab-guest` runs them in the virtual machine; the host side (`tests/lab`) boots
+//! kernels and reads the verdicts.
 
 pub mod bench;
 pub mod cluster;

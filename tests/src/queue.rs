@@ -1,14 +1,14 @@
-//! What is still to be run, and which of it together in one machine.
+//! The queue of scenarios, grouped by machine.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 
-/// Scenarios that share a machine, at most: a kernel in trouble ends one machine.
+/// Maximum number of scenarios per machine: a kernel fault ends the machine.
 const AT_MOST: usize = 8;
 
 /// Clusters at once, while there is other work: each is three machines.
 const CLUSTERS: usize = 1;
 
-/// What a scenario runs in.
+/// The kind of machine that a scenario needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Shared,
@@ -60,7 +60,7 @@ impl Queue {
         }
     }
 
-    /// The next work; waits for it if what runs may come back. `None` when all is done.
+    /// Returns the next work; waits while running work may be repeated. `None` when all is done.
     pub fn take(&self) -> Option<Work> {
         let mut state = self.state();
         loop {
@@ -77,7 +77,7 @@ impl Queue {
         }
     }
 
-    /// A work has been done; `again` is what is to be run once more.
+    /// Marks work as done; `again` is to be repeated.
     pub fn done(&self, was_cluster: bool, again: Vec<Job>) {
         let mut state = self.state();
         state.running -= 1;

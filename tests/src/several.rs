@@ -1,5 +1,5 @@
-//! Several scenarios on one machine, one after the other, each in a process of its own; in
-//! between the machine is made as new.
+//! Runs several scenarios on one machine, each in its own process; the machine is reset between
+//! them.
 
 use std::env;
 use std::fs;
@@ -17,8 +17,8 @@ use crate::guest::sweep::{Fresh, Swept};
 use crate::guest::wait::{Seen, until_for};
 use crate::verdict::{Report, Verdict, heading};
 
-/// Runs them and prints the report of each. Ends before the last one, without an error, when
-/// the machine cannot be used any more.
+/// Runs them and prints the report of each. Stops early, without an error, if the machine cannot
+/// be used again.
 pub fn run(names: &[String], full: bool, nlmfo: &Path) -> Result<()> {
     let fresh = Fresh::machine(nlmfo)?;
     let last = names.len() - 1;
@@ -26,7 +26,7 @@ pub fn run(names: &[String], full: bool, nlmfo: &Path) -> Result<()> {
         eprintln!("{}", heading(name));
         let mut report = in_a_process(name, full, nlmfo)?;
         let started = Instant::now();
-        // After the last one, too: it shows what a scenario leaves.
+        // Also after the last one: it shows what a scenario leaves behind.
         let swept = fresh.sweep();
         report.sweep = started.elapsed().as_secs_f64();
         let is_usable = match swept {
@@ -34,7 +34,7 @@ pub fn run(names: &[String], full: bool, nlmfo: &Path) -> Result<()> {
             Ok(Swept::Left(left)) => {
                 eprintln!("left behind: {left}");
                 if !matches!(report.verdict, Verdict::Fail(_)) {
-                    report.verdict = Verdict::Fail(format!("it leaves behind: {left}"));
+                    report.verdict = Verdict::Fail(format!("the scenario left behind: {left}"));
                 }
                 false
             }
@@ -94,7 +94,9 @@ fn in_a_process(name: &str, full: bool, nlmfo: &Path) -> Result<Report> {
     let said = contents(out)?;
     match said.lines().find_map(Report::of_line) {
         Some(report) => Ok(report),
-        None => failed(format!("it ended without a report: {status}\n{said}")),
+        None => failed(format!(
+            "the scenario ended without a report: {status}\n{said}"
+        )),
     }
 }
 

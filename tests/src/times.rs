@@ -1,4 +1,4 @@
-//! Where the time of a lab run went, as a table.
+//! The time table of a lab run.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -66,7 +66,7 @@ impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rows = self.scenarios.lock().expect("no panic while held");
         rows.sort_by(|(_, a), (_, b)| b.all.total_cmp(&a.all));
-        writeln!(f, "where the lab's time went, in seconds:\n")?;
+        writeln!(f, "times of the lab in seconds:\n")?;
         writeln!(f, "      all  processor   in nlmfo      sweep  scenario")?;
         let mut sum = Took::default();
         for (what, took) in rows.iter() {

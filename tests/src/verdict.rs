@@ -1,8 +1,8 @@
-//! How a scenario ended: one JSON line from the virtual machine to the host.
+//! The verdict of a scenario: one JSON line from the virtual machine to the host.
 
 use serde::{Deserialize, Serialize};
 
-/// What a scenario found out.
+/// The verdict of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -36,7 +36,7 @@ impl Report {
         serde_json::to_string(self).expect("a report has no map with keys that are not text")
     }
 
-    /// The report that this line is, if it is one.
+    /// Parses a line as a report, if it is one.
     pub fn of_line(line: &str) -> Option<Report> {
         serde_json::from_str(line.trim()).ok()
     }

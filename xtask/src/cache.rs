@@ -1,5 +1,4 @@
-//! The directory that keeps what was downloaded or built, so that a second run
-//! reuses it.
+//! The cache: what was downloaded or built, for later runs.
 //!
 //! `target/lab` of the workspace, or the directory named by `NLMFO_CACHE` (several
 //! worktrees can share it). An entry appears under its final name only when it
@@ -22,7 +21,7 @@ pub struct Cache {
     root: PathBuf,
 }
 
-/// Held until dropped; another xtask that wants the same name waits.
+/// Held until dropped; another xtask waits for it.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
@@ -36,7 +35,7 @@ impl Cache {
         Self::at(root)
     }
 
-    /// A cache in a directory of the caller's choice, created where missing.
+    /// A cache in the given directory, created if missing.
     pub fn at(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         fs::create_dir_all(&root)
@@ -53,12 +52,12 @@ impl Cache {
         &self.root
     }
 
-    /// The path of an entry, existing or not.
+    /// The path of an entry, whether it exists or not.
     pub fn path(&self, entry: impl AsRef<Path>) -> PathBuf {
         self.root.join(entry)
     }
 
-    /// A directory of the cache, created where missing.
+    /// A directory of the cache, created if missing.
     pub fn dir(&self, entry: impl AsRef<Path>) -> Result<PathBuf> {
         let dir = self.path(entry);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
@@ -88,7 +87,7 @@ impl Cache {
         Ok(Lock(file))
     }
 
-    /// The entry (a file or a directory), built by `build` if it is not there yet.
+    /// The entry (a file or directory), built by `build` if it does not exist.
     ///
     /// `build` gets a path that does not exist, and must create a file or a
     /// directory there; it is renamed to the entry's name. The path lies in a

@@ -1,5 +1,5 @@
-//! What a person or CI does with this workspace, as a library, so that the
-//! scenarios in `tests` boot the same lab that `cargo xtask lab` boots.
+//! The library of `cargo xtask`, so that the scenarios in `tests` boot the same lab as
+//! `cargo xtask lab`.
 
 pub mod apt;
 pub mod bench;

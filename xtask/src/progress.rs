@@ -1,5 +1,5 @@
-//! Says what a long step is doing: a spinner with the elapsed time on a
-//! terminal, plain lines elsewhere.
+//! Shows the progress of a long step: a spinner with the elapsed time on a terminal, otherwise plain
+//! lines.
 
 use std::{
     io::{IsTerminal as _, stderr},

@@ -84,7 +84,7 @@ fn receive(from: &mut impl Read) -> io::Result<Option<(Kind, Vec<u8>)>> {
     Ok(Some((kind, bytes)))
 }
 
-/// Runs commands for whoever asks, until the machine ends.
+/// Runs commands of any caller, until the machine ends.
 pub fn serve() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("the agent's port")?;
     for stream in listener.incoming() {
@@ -205,7 +205,7 @@ pub fn quoted(text: &str) -> String {
 /// Runs a command on `host`, with our own standard streams, and returns its exit status.
 pub fn call(host: IpAddr, words: &[String]) -> Result<i32> {
     let mut stream = TcpStream::connect_timeout(&(host, PORT).into(), CONNECT)
-        .with_context(|| format!("no agent answers on {host}"))?;
+        .with_context(|| format!("the agent on {host} does not answer"))?;
     stream.set_nodelay(true)?;
     send(&mut stream, Kind::Command, &serde_json::to_vec(words)?)?;
     let mut input = stream.try_clone()?;
@@ -235,7 +235,7 @@ pub fn call(host: IpAddr, words: &[String]) -> Result<i32> {
             Kind::Command | Kind::Stdin => bail!("the agent sent a frame of kind {kind:?}"),
         }
     }
-    bail!("{host} went away before the command ended")
+    bail!("{host} ended before the command")
 }
 
 #[cfg(test)]

@@ -140,12 +140,12 @@ impl Bench {
             let tried_again = outcome.is_emulators_fault() && job.tries < emulation::TRIES;
             if Some(number) == broken {
                 let why = match &status {
-                    Ok(status) => format!("the scenario did not end: exit status {status}"),
+                    Ok(status) => format!("the scenario did not finish: exit status {status}"),
                     Err(error) => format!("{error:#}"),
                 };
                 if tried_again {
                     eprintln!(
-                        "{}: the emulator failed, not the kernel; again",
+                        "{}: the emulator failed, not the kernel; trying again",
                         job.scenario
                     );
                     again.push(Job {
@@ -186,7 +186,7 @@ impl Bench {
         };
         if outcome.is_emulators_fault() && job.tries < emulation::TRIES {
             eprintln!(
-                "{}: the emulator failed, not the kernel; again",
+                "{}: the emulator failed, not the kernel; trying again",
                 job.scenario
             );
             return vec![Job {
@@ -212,7 +212,7 @@ impl Bench {
         }
         let end = match (outcome.status(), report) {
             (Err(error), _) => Err(format!("{error:#}\n{}", said()).into()),
-            (Ok(_), None) => Err(format!("the guest made no report\n{}", said()).into()),
+            (Ok(_), None) => Err(format!("the guest gave no report\n{}", said()).into()),
             (Ok(_), Some(report)) => end(&report.verdict, said),
         };
         self.resolve(job, end);

@@ -62,7 +62,7 @@ fn run(mut arguments: Arguments) -> Result<ExitCode> {
         Trial::ignorable_test(name, move || {
             result
                 .recv()
-                .unwrap_or_else(|_| Err("the lab ended before this scenario was run".into()))
+                .unwrap_or_else(|_| Err("the lab ended before this scenario ran".into()))
         })
     };
     let trials = chosen.iter().map(trial).collect();
@@ -137,7 +137,7 @@ fn named(words: &str) -> Result<Option<Vec<&'static str>>> {
         }
         ensure!(
             named.len() > before,
-            "no scenario's name has {word:?} in it; the scenarios are {}",
+            "no scenario has {word:?} in its name; the scenarios are {}",
             all.join(", ")
         );
     }

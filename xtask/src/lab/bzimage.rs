@@ -1,4 +1,4 @@
-//! What an x86 kernel image says of itself, and what is packed inside it.
+//! Reads the version and the payload of an x86 kernel image.
 
 /// A bzImage's own version string (Documentation/arch/x86/boot.rst,
 /// `kernel_version`), or the banner inside an ELF image.

@@ -1,4 +1,4 @@
-//! Reading the guest's kernel console: what says that the kernel is in trouble.
+//! Reads the guest's kernel console and finds messages of a kernel fault.
 
 /// How a kernel announces that a result from it cannot be trusted.
 ///
@@ -25,7 +25,7 @@ const TROUBLE: [(&str, &str); 14] = [
     ),
 ];
 
-/// The trouble that a console line announces, if any.
+/// The fault that a console line reports, if any.
 pub fn trouble(line: &str) -> Option<&'static str> {
     TROUBLE
         .iter()
@@ -77,7 +77,7 @@ impl Lines {
         lines
     }
 
-    /// What came after the last newline.
+    /// The text after the last newline.
     pub fn rest(&mut self) -> Option<String> {
         let line = clean(&std::mem::take(&mut self.pending));
         (!line.is_empty()).then_some(line)

@@ -1,5 +1,4 @@
-//! Which kernel to boot: how one is named, what the archive offers, and the
-//! choice between them.
+//! Kernels to boot: their names, what the archive offers, and the choice.
 //!
 //! Versions in the archive move from day to day, so a kernel is named by its
 //! suite, or asked for by what it must be able to do; the version found is
@@ -33,7 +32,7 @@ pub const SUITES: [Suite; 8] = [
     Suite::Sid,
 ];
 
-/// How a person names a kernel.
+/// The name of a kernel on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelName {
     /// `bookworm-security`, or `bookworm-security:6.12.107`: the newest kernel

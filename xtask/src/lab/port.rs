@@ -1,4 +1,4 @@
-//! What comes out of the guest's ports: streams up to a marker, and the status.
+//! Reads the guest's ports: streams up to a marker, and the status.
 
 use std::time::SystemTime;
 

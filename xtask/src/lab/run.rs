@@ -21,13 +21,13 @@ use super::{
     tools::Tools,
 };
 
-/// After the kernel announced trouble: how long its trace may take to come out.
+/// Maximum time for the trace after the kernel reported a fault.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// LLVM in the root filesystem, of which half the memory may be used, in MiB.
 pub const BPF_TOOLS_MEMORY: u32 = 2048;
 
-/// What to do in the guest.
+/// What to run in the guest.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub kernel: Kernel,
@@ -95,7 +95,7 @@ pub enum Ending {
     /// The command ended with this status (128 + n: by signal n), and the
     /// kernel's console shows no trouble.
     Exited(i32),
-    /// The kernel's console shows trouble, whatever the command said.
+    /// The kernel's console shows a fault, whatever the command printed.
     Trouble(&'static str),
     /// The deadline came first.
     Deadline,
@@ -134,7 +134,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the command exited with 0 and the kernel is well.
+    /// Whether the command exited with 0 and the kernel reported no fault.
     pub fn succeeded(&self) -> bool {
         self.ending == Ending::Exited(0)
     }

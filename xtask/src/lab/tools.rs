@@ -1,5 +1,5 @@
-//! Programs of the host side that the machine need not have: QEMU, depmod and
-//! the decompressors, unpacked from Debian packages below the cache.
+//! Programs for the host that need not be installed: QEMU, depmod and the decompressors, unpacked
+//! from Debian packages below the cache.
 //!
 //! bookworm's own QEMU conflicts with packages of newer suites that a machine
 //! may have, so nothing is installed; the backport's QEMU 10 is used.

@@ -1,5 +1,4 @@
-//! What a kernel tells of its own types and symbols once it runs, taken from its
-//! files instead: nothing is booted.
+//! The types and symbols of a kernel, extracted from its files without a boot.
 //!
 //! The directory looks as `/sys/kernel/btf` does (`vmlinux`, and a module's own types
 //! under its name), with `kallsyms` beside it, in `/proc/kallsyms`' form.

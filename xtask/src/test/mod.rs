@@ -146,7 +146,7 @@ fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     }
 }
 
-/// Everything of the workspace at once, so that the steps share what they build.
+/// Runs tests of the whole workspace, so that the steps share their build.
 fn cargo_test(cache: &Cache) -> Command {
     let mut cargo = build::cargo(cache);
     cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
@@ -161,12 +161,12 @@ struct Steps {
 }
 
 impl Steps {
-    /// A step that holds or does not.
+    /// A step that passes or fails.
     fn check(&mut self, what: &str, work: impl FnOnce() -> Result<()>) {
         self.run(what, || work().map(|()| Tally::PASSED));
     }
 
-    /// A step that counts by itself. One that cannot be done is a failure.
+    /// A step with its own counts. One that cannot run counts as a failure.
     fn run(&mut self, what: &str, work: impl FnOnce() -> Result<Tally>) {
         let start = Instant::now();
         eprintln!("\n== {what}");
@@ -198,7 +198,7 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs tests, passes on what they print, and adds up their result lines.
+/// Runs tests, forwards their output, and adds up their result lines.
 fn run_tests(command: &mut Command) -> Result<Tally> {
     let mut child = command
         .stdin(Stdio::null())
@@ -274,7 +274,7 @@ fn choose(offered: &[Offered]) -> (Vec<KernelName>, Tally) {
     (names, skipped)
 }
 
-/// What each suite installs, each kernel once.
+/// The default kernel of each suite, each kernel once.
 fn every(offered: &[Offered]) -> Vec<KernelName> {
     let mut names = Vec::new();
     let mut releases = Vec::new();

@@ -1,4 +1,4 @@
-//! Adds up what the steps' programs say of their tests.
+//! Adds up the test results of all steps.
 
 use std::{fmt, ops::AddAssign};
 
@@ -27,7 +27,7 @@ impl Tally {
         skipped: 1,
     };
 
-    /// What a line says, if it is the result line of libtest or libtest-mimic:
+    /// The counts of a result line of libtest or libtest-mimic:
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`.
     pub fn of_result_line(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
@@ -44,9 +44,8 @@ impl Tally {
         })
     }
 
-    /// What a whole program says, which ended well or not. One that ended badly
-    /// without naming a failed test did not build or broke down: that is one
-    /// failure.
+    /// The counts of a whole program. A program that failed without a failed test did not build or
+    /// crashed: that is one failure.
     pub fn of_tests(output: impl IntoIterator<Item = Self>, ended_well: bool) -> Self {
         let mut sum = Self::default();
         for tally in output {
