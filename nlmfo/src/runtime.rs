@@ -1,9 +1,13 @@
 //! The one asynchronous runtime of a command that does several things at a time.
 
 use std::future::Future;
+use std::time::Duration;
 use std::{io, thread};
 
 use tokio::runtime::Builder;
+
+/// For tasks that were ended to be dropped.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Does a command's work. What it spawns runs beside it, on a thread of the runtime's: work
 /// that looks at the kernel's lists blocks its own.
@@ -16,8 +20,9 @@ pub fn run<T>(work: impl Future<Output = T>) -> io::Result<T> {
         .enable_all()
         .build()?;
     let done = runtime.block_on(work);
-    // A write to the kernel that a signal found under way ends by itself.
-    runtime.shutdown_background();
+    // Programs of ended tasks are killed; a write to the kernel that a signal found under way
+    // ends by itself.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     Ok(done)
 }
 
