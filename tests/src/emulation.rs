@@ -29,8 +29,13 @@ pub fn processors(repeats: bool, full: bool) -> u32 {
 /// (`xtask::lab::Outcome::is_emulators_fault`).
 pub const TRIES: u32 = 3;
 
-/// After this a scenario hangs.
-pub const SCENARIO_DEADLINE: Duration = Duration::from_secs(600);
+/// After this a scenario hangs. The long form of one kills a command at each of its steps.
+pub const fn scenario_deadline(full: bool) -> Duration {
+    match full {
+        true => Duration::from_secs(4 * 3600),
+        false => Duration::from_secs(600),
+    }
+}
 
 /// After this a machine that boots or is swept hangs.
 pub const SWEEP_DEADLINE: Duration = Duration::from_secs(120);

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::emulation::SCENARIO_DEADLINE;
+use crate::emulation::scenario_deadline;
 use crate::guest::sweep::{Fresh, Swept};
 use crate::guest::wait::{Seen, until_for};
 use crate::verdict::{Report, Verdict, heading};
@@ -66,7 +66,7 @@ fn in_a_process(name: &str, full: bool, nlmfo: &Path) -> Result<Report> {
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting scenario {name}"))?;
-    let ended = until_for(SCENARIO_DEADLINE, "the scenario to end", || {
+    let ended = until_for(scenario_deadline(full), "the scenario to end", || {
         Ok(match child.try_wait()? {
             Some(status) => Seen::Yes(status),
             None => Seen::No("it runs".into()),

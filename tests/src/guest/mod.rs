@@ -25,6 +25,7 @@ pub mod pty;
 pub mod reboot;
 pub mod reclaimers;
 pub mod report;
+pub mod step;
 pub mod sweep;
 pub mod tool;
 pub mod traces;

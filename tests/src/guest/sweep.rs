@@ -63,8 +63,41 @@ pub struct Fresh {
     root: BTreeSet<String>,
     links: BTreeSet<String>,
     settings: BTreeMap<PathBuf, String>,
+    before: Before,
+}
+
+/// What was in the kernel before nlmfo did anything.
+pub struct Before {
     programs: BTreeSet<u32>,
     traces: Traces,
+}
+
+impl Before {
+    /// Looks now.
+    pub fn look() -> Result<Before> {
+        Ok(Before {
+            programs: programs()?.into_keys().collect(),
+            traces: Traces::of(&TestNode::root())?,
+        })
+    }
+
+    /// What is in the kernel now that only nlmfo can have put there.
+    pub fn of_nlmfo(&self) -> Result<Option<String>> {
+        let mut left: Vec<String> = Vec::new();
+        for (id, name) in programs()? {
+            if !self.programs.contains(&id) {
+                left.push(format!("BPF program {name}"));
+            }
+        }
+        left.extend(
+            links()?
+                .into_iter()
+                .filter(|link| link.contains("nlmfo"))
+                .map(|link| format!("device {link}")),
+        );
+        left.extend(Traces::of(&TestNode::root())?.of_nlmfo_beyond(&self.traces));
+        Ok((!left.is_empty()).then(|| left.join(", ")))
+    }
 }
 
 /// The result of a sweep.
@@ -89,8 +122,7 @@ impl Fresh {
             root,
             links: links()?,
             settings: settings()?,
-            programs: programs()?.into_keys().collect(),
-            traces: Traces::of(&TestNode::root())?,
+            before: Before::look()?,
         })
     }
 
@@ -114,7 +146,7 @@ impl Fresh {
         if let Some(left) = left {
             return Ok(Swept::Left(left));
         }
-        Traces::of(&TestNode::root())?.ensure_as(&self.traces)?;
+        Traces::of(&TestNode::root())?.ensure_as(&self.before.traces)?;
         Ok(Swept::Clean)
     }
 
@@ -137,7 +169,7 @@ impl Fresh {
     /// Runs `nlmfo cleanup` where something of nlmfo's is in the kernel, and returns what
     /// is there all the same.
     fn clean_up(&self) -> Result<Option<String>> {
-        if self.of_nlmfo()?.is_none() {
+        if self.before.of_nlmfo()?.is_none() {
             return Ok(None);
         }
         let root = TestNode::root();
@@ -152,30 +184,12 @@ impl Fresh {
         }
         // The kernel frees a program a moment after its last user.
         let gone = until_for(LIMIT, "nlmfo's state to be gone", || {
-            Ok(match self.of_nlmfo()? {
+            Ok(match self.before.of_nlmfo()? {
                 None => Seen::Yes(()),
                 Some(left) => Seen::No(left),
             })
         });
         Ok(gone.err().map(|error| format!("{error:#}")))
-    }
-
-    /// What is in the kernel that only nlmfo can have put there.
-    fn of_nlmfo(&self) -> Result<Option<String>> {
-        let mut left: Vec<String> = Vec::new();
-        for (id, name) in programs()? {
-            if !self.programs.contains(&id) {
-                left.push(format!("BPF program {name}"));
-            }
-        }
-        left.extend(
-            links()?
-                .into_iter()
-                .filter(|link| link.contains("nlmfo"))
-                .map(|link| format!("device {link}")),
-        );
-        left.extend(Traces::of(&TestNode::root())?.of_nlmfo_beyond(&self.traces));
-        Ok((!left.is_empty()).then(|| left.join(", ")))
     }
 
     fn new_processes(&self) -> Result<BTreeSet<i32>> {

@@ -240,7 +240,7 @@ impl Bench {
         let command = ["/lab-guest"].iter().chain(arguments).copied();
         let mut run = Run::new(self.kernels[job.kernel].clone(), command);
         run.processors = job.processors;
-        run.deadline = emulation::SCENARIO_DEADLINE + emulation::SWEEP_DEADLINE;
+        run.deadline = emulation::scenario_deadline(self.full) + emulation::SWEEP_DEADLINE;
         run.renews_deadline = true;
         run.files = ["nlmfo", "lab-guest"]
             .map(|program| (self.programs.join(program), format!("/{program}").into()))
