@@ -2,7 +2,7 @@
 
 use nlmfo_common::record::{HostRecord, NAME_MAX, kind};
 
-use crate::kernel::{host_vip, layout, pointer, read, read_str, sockaddr};
+use crate::kernel::{host_vip, layout, pointer, read, read_name, sockaddr};
 
 /// Assigns fields behind a raw pointer into a reserved record.
 macro_rules! fill {
@@ -34,11 +34,11 @@ pub fn describe(host: u64, record: *mut HostRecord) -> Result<(), i32> {
     });
     // SAFETY: as in `fill!`.
     let (name, nsm_name) = unsafe { (&raw mut (*record).name, &raw mut (*record).nsm_name) };
-    read_str(name, pointer(host, layout!(host_name))?);
+    read_name(name, pointer(host, layout!(host_name))?);
     let nsm = pointer(host, layout!(host_nsmhandle))?;
     if nsm != 0 {
         fill!(record, { nsm_priv: read(nsm, layout!(nsm_priv))? });
-        read_str(nsm_name, pointer(nsm, layout!(nsm_name))?);
+        read_name(nsm_name, pointer(nsm, layout!(nsm_name))?);
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ macro_rules! layout {
 }
 pub(crate) use layout;
 
-pub use nlmfo_ebpf::memory::{UNKNOWN_FAMILY, pointer, read, read_bytes, read_str};
+pub use nlmfo_ebpf::memory::{UNKNOWN_FAMILY, pointer, read, read_bytes, read_name};
 
 /// A `sockaddr_storage` that holds an IPv4 or IPv6 address.
 #[inline(always)]

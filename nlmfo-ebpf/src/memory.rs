@@ -33,16 +33,27 @@ pub fn read_bytes<const N: usize>(into: *mut [u8; N], len: u32, from: u64) -> Re
     if code == 0 { Ok(()) } else { Err(code as i32) }
 }
 
-/// A NUL-terminated string, cut at the length of `into`.
+/// A NUL-terminated string, cut at the length of `into`. The number of bytes that are filled,
+/// with the NUL; 0 or less after a failure, which leaves an empty string.
 #[inline(always)]
-pub fn read_str<const N: usize>(into: *mut [u8; N], from: u64) {
+pub fn read_str<const N: usize>(into: *mut [u8; N], from: u64) -> i64 {
     // SAFETY: the destination has N bytes.
     unsafe { *into.cast::<u8>() = 0 };
-    if from != 0 {
-        // SAFETY: the destination has N bytes; a failure leaves an empty string.
-        unsafe {
-            generated::bpf_probe_read_kernel_str(into.cast(), N as u32, from as *const _);
-        }
+    if from == 0 {
+        return 0;
+    }
+    // SAFETY: the destination has N bytes.
+    unsafe { generated::bpf_probe_read_kernel_str(into.cast(), N as u32, from as *const _) as i64 }
+}
+
+/// A string that ends with a NUL if it is whole; of a longer one the first N bytes, without.
+#[inline(always)]
+pub fn read_name<const N: usize>(into: *mut [u8; N], from: u64) {
+    if read_str(into, from) == N as i64
+        && let Ok(last) = read::<u8>(from, N as u32 - 1)
+    {
+        // SAFETY: the last of the destination's N bytes.
+        unsafe { *into.cast::<u8>().add(N - 1) = last };
     }
 }
 

@@ -435,6 +435,8 @@ pub struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub struct CleanupArgs {
+    #[command(flatten)]
+    pub state: StateArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

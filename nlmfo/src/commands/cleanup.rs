@@ -1,6 +1,7 @@
 //! `nlmfo cleanup`: remove everything that nlmfo left in the kernel.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
@@ -10,8 +11,11 @@ use super::require_root;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive;
+use crate::files::{self, remove_abandoned};
+use crate::foreign::Shown;
 use crate::grace::leftovers;
 use crate::grace::lock::TIMEOUT;
+use crate::notify::state_dir::StateDir;
 use crate::release::Turn;
 use crate::release::route::{self, Removed};
 use crate::{interrupt, output, runtime};
@@ -23,6 +27,8 @@ struct Cleaned {
     removed: Removed,
     /// Pins and filters of the grace gate.
     gate: usize,
+    /// Files that a killed nlmfo was writing.
+    files: usize,
 }
 
 pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
@@ -36,16 +42,20 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         let routes = route::cleanup().await;
         let removed = routes.context("cannot remove nlmfo's routing rules")?;
         drop(turn);
-        Ok((removed, leftovers::cleanup().await?))
+        let gate = leftovers::cleanup().await?;
+        let files = (abandoned(&args.state.state_dir)).context("removing temporary files")?;
+        Ok((removed, gate, files))
     };
     let work = or_interrupt(work, &[], "some items may remain; run the command again");
-    let (removed, gate) = runtime::run(work).context("starting the asynchronous runtime")??;
+    let (removed, gate, files) =
+        runtime::run(work).context("starting the asynchronous runtime")??;
     interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
         let cleaned = Cleaned {
             schema: "nlmfo.cleanup/1",
             removed,
             gate,
+            files,
         };
         output::report_json(None, &cleaned);
         return Ok(Exit::Done);
@@ -61,10 +71,26 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         if gate > 0 {
             writeln!(out, "removed the gate: {gate} pinned objects and filters")?;
         }
-        if removed.is_nothing() && gate == 0 {
+        if files > 0 {
+            writeln!(out, "removed {files} unfinished files of a killed nlmfo")?;
+        }
+        if removed.is_nothing() && gate + files == 0 {
             writeln!(out, "nothing to remove")?;
         }
         Ok(())
     });
     Ok(Exit::Done)
+}
+
+/// Removes temporary files from the folders of ours: how many.
+fn abandoned(state: &Path) -> anyhow::Result<usize> {
+    let state = StateDir::new(state);
+    let mut folders = vec![files::run::folder().to_owned(), state.path().to_owned()];
+    folders.push(state.numbers());
+    folders.extend(state.vips()?.into_iter().map(|vip| state.vip(vip)));
+    let mut removed = 0;
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        removed += remove_abandoned(folder).with_context(|| folder.shown().to_string())?;
+    }
+    Ok(removed)
 }

@@ -15,7 +15,7 @@ use super::table;
 use crate::cli::ClientsArgs;
 use crate::exit::{Exit, Failure};
 use crate::foreign::{Name, Shown};
-use crate::kernel::{self, netns};
+use crate::kernel::{self, lockd, netns};
 use crate::notify::book::writer::Writer;
 use crate::notify::book::{self, Book, BookError, Client, Key, Owner, ReadBook};
 use crate::notify::sm;
@@ -230,7 +230,7 @@ impl ClientRow {
         [
             vip.to_string(),
             client.address.to_string(),
-            client.name.clone(),
+            client.name.to_string(),
             via,
             self.held.map_or("?".to_owned(), |held| held.to_string()),
             if self.in_book { "yes" } else { "no" }.to_owned(),
@@ -276,7 +276,7 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
             }
             Some(address) => clients.push(Client {
                 address: *address,
-                name: Name::from(name.as_str()).to_string(),
+                name: Name::from(name.as_os_str()),
                 version: None,
                 transport: None,
                 first_seen: now,
@@ -317,12 +317,43 @@ fn export(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
 
 fn forget(args: &ClientsArgs, state: &StateDir, client: IpAddr) -> Result<Exit, Failure> {
     let vip = one_vip(args)?;
+    let refused = |error| Err(Failure::new(Exit::CouldNotRun, error));
+    let known = Book::read(state, vip).map_err(failure)?.book;
+    if !known.clients().any(|known| known.address == client) {
+        return refused(anyhow!("{client} is not in the client book of {vip}"));
+    }
+    // Who holds a lock is to be told when the VIP moves.
+    let holds = match lockd::is_loaded() {
+        true => live().map(|live| live.map_or(0, |(live, _)| held_by(&live, vip, client))),
+        false => Ok(0),
+    };
+    if let Ok(held @ 1..) = holds {
+        return refused(anyhow!(
+            "{client} has {held} locks, waiting requests or shares through {vip}, and would not \
+             be told to reclaim them: it stays in the client book"
+        ));
+    }
     let mut writer = Writer::open(state, vip, &netns::node()).map_err(failure)?;
     writer.forget(client).map_err(failure)?;
     output::report(None, |out| {
         writeln!(out, "{vip}: removed {client} until it locks again")
     });
-    Ok(Exit::Done)
+    Ok(match holds {
+        Ok(_) => Exit::Done,
+        Err(Failure { error, .. }) => {
+            output::note(format_args!(
+                "whether {client} holds locks through {vip} is not known: {error:#}"
+            ));
+            Exit::NotConfirmed
+        }
+    })
+}
+
+/// How much a client has through a VIP, over all transports and versions.
+fn held_by(live: &Live, vip: IpAddr, client: IpAddr) -> usize {
+    let clients = live.get(&vip).into_iter().flatten();
+    let of_client = clients.filter(|((address, ..), _)| *address == client);
+    of_client.map(|(_, (_, held))| held).sum()
 }
 
 fn failure(error: BookError) -> Failure {

@@ -12,10 +12,10 @@ use super::require_root;
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
-use crate::grace::gate::{Coverage, Gate, await_answers};
-use crate::grace::leftovers::LastReport;
-use crate::grace::lock::{ProcessLock, TIMEOUT};
+use crate::grace::gate::{Coverage, Gate};
+use crate::grace::leftovers::{Ended, LastReport};
 use crate::grace::report::{KernelGrace, WindowReport};
+use crate::grace::standing::{self, Standing};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::path::PathFinder;
@@ -32,6 +32,9 @@ struct Listing {
     /// How windows ended whose gate is gone; only without a gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<LastReport>,
+    /// The VIPs whose lock traffic is dropped; only where it was asked what stands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fences: Vec<Fence>,
     kernel_grace: KernelGrace,
     /// Only if a window was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +45,14 @@ struct Listing {
     /// Waiters that could not be cancelled, as text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     still_waiting: Vec<String>,
+}
+
+/// A fence as JSON has it.
+#[derive(Debug, Serialize)]
+struct Fence {
+    vip: IpAddr,
+    /// Milliseconds until it ends, at most.
+    left_ms: u64,
 }
 
 pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
@@ -140,16 +151,7 @@ fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Re
 fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
     interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
-        let listing = Listing {
-            schema: SCHEMA,
-            windows: Vec::new(),
-            ended: None,
-            kernel_grace: KernelGrace::now(),
-            devices: None,
-            waiters_cancelled: None,
-            still_waiting: Vec::new(),
-        };
-        output::report_json(None, &listing);
+        output::report_json(None, &Listing::of(Vec::new()));
     } else {
         output::report(None, |out| {
             args.vip.iter().try_for_each(|vip| {
@@ -164,24 +166,13 @@ fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
 }
 
 async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
-    let not_open = {
-        let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
-        match Gate::in_force()? {
-            Some(mut gate) => {
-                let not_open = gate.end(&args.vip)?;
-                await_answers().await;
-                not_open
-            }
-            None => args.vip.clone(),
-        }
-    };
-    // Before it is gone with its gate.
-    let mut listing = listing(&args.vip, None)?;
-    listing
-        .windows
-        .retain(|window| !not_open.contains(&window.vip));
+    let Ended {
+        mut windows,
+        not_open,
+    } = leftovers::end(&args.vip, 0, &mut paths()?).await?;
+    windows.retain(|window| !not_open.contains(&window.vip));
     leftovers::finish_if_over().await?;
-    listing.ended = None;
+    let listing = Listing::of(windows);
     let exit = verdict(&listing);
     interrupt::only_words_are_left(exit as u8);
     match args.json {
@@ -198,8 +189,11 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
 
 async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
     leftovers::finish_if_over().await?;
-    let listing = listing(&args.vip, None)?;
-    if listing.windows.iter().any(|window| window.open) {
+    let mut listing = listing(&args.vip, None)?;
+    let mut fenced = standing::of(&args.vip).map_err(anyhow::Error::from)?;
+    fenced.retain(|one| one.fence.is_some());
+    listing.fences = fenced.iter().filter_map(Fence::of).collect();
+    if listing.windows.iter().any(|window| window.open) || !fenced.is_empty() {
         // Should the one that was there have been killed.
         keeper::spawn()?;
     }
@@ -212,6 +206,16 @@ async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
             }
             if let Some(ended) = &listing.ended {
                 out.write_str(&ended.text)?;
+            }
+            for fenced in &fenced {
+                writeln!(
+                    out,
+                    "{}",
+                    Standing {
+                        grace: None,
+                        ..*fenced
+                    }
+                )?;
             }
             if !listing.windows.iter().any(|window| window.open) {
                 writeln!(out, "no VIP is in grace")?;
@@ -226,26 +230,50 @@ const SCHEMA: &str = "nlmfo.grace/1";
 
 /// With no address: all windows.
 fn listing(vips: &[IpAddr], devices: Option<Coverage>) -> Result<Listing, Failure> {
-    let mut paths =
-        PathFinder::new(SEARCH_LIMIT).context("cannot read the list of mounted filesystems")?;
     let gate = Gate::in_force()?;
     let mut windows = match &gate {
-        Some(gate) => gate.report(&mut paths)?,
+        Some(gate) => gate.report(&mut paths()?)?,
         None => Vec::new(),
     };
     windows.retain(|window| vips.is_empty() || vips.contains(&window.vip));
     Ok(Listing {
-        schema: SCHEMA,
-        windows,
         ended: match gate {
             Some(_) => None,
             None => leftovers::last_report()?.and_then(|last| last.of(vips)),
         },
-        kernel_grace: KernelGrace::now(),
         devices,
-        waiters_cancelled: None,
-        still_waiting: Vec::new(),
+        ..Listing::of(windows)
     })
+}
+
+fn paths() -> Result<PathFinder, Failure> {
+    let paths = PathFinder::new(SEARCH_LIMIT);
+    Ok(paths.context("reading the list of mounted filesystems")?)
+}
+
+impl Listing {
+    fn of(windows: Vec<WindowReport>) -> Self {
+        Listing {
+            schema: SCHEMA,
+            windows,
+            ended: None,
+            fences: Vec::new(),
+            kernel_grace: KernelGrace::now(),
+            devices: None,
+            waiters_cancelled: None,
+            still_waiting: Vec::new(),
+        }
+    }
+}
+
+impl Fence {
+    fn of(standing: &Standing) -> Option<Self> {
+        let left = standing.fence?;
+        Some(Fence {
+            vip: standing.vip,
+            left_ms: left.as_millis().try_into().unwrap_or(u64::MAX),
+        })
+    }
 }
 
 fn verdict(listing: &Listing) -> Exit {

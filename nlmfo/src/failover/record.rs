@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError, LIMIT, Place};
-use crate::foreign;
+use crate::foreign::{self, Name};
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::states::describe::StateLine;
@@ -39,8 +39,7 @@ pub struct ClientLine {
     #[serde(flatten)]
     pub host: HostLine,
     /// The name that statd monitors; empty if the client is not monitored.
-    #[serde(deserialize_with = "foreign::text")]
-    pub nsm_name: String,
+    pub nsm_name: Name,
 }
 
 /// The content of the file: one JSON object, `schema` "nlmfo.record/1". Addresses are text,
@@ -135,6 +134,17 @@ impl Record {
         add(&mut self.shares, &earlier.shares, |share| ours(&share.host));
         let states = earlier.nfs4.iter();
         self.add_nfs4(states.filter(|s| s.client.vips.contains(&vip)).cloned());
+    }
+
+    /// Adds all that `earlier` says of other VIPs than the record's: their releases wrote it
+    /// to the same file.
+    pub fn keep_others(&mut self, earlier: &Record) {
+        let others = earlier.vips.iter().copied();
+        let others: Vec<IpAddr> = others.filter(|vip| !self.vips.contains(vip)).collect();
+        for &vip in &others {
+            self.recall(earlier, vip);
+        }
+        self.vips.extend(others);
     }
 
     /// Checks where the record is to be written, before anything is changed: nothing may be
@@ -270,6 +280,19 @@ mod tests {
         now.locks = vec![lock(vip, 2)];
         now.recall(&earlier, vip.parse().unwrap());
         assert_eq!(now.locks, [lock(vip, 2), lock(vip, 1)]);
+    }
+
+    #[test]
+    fn a_record_of_other_vips_is_kept_with_the_new_one() {
+        let (vip, other) = ("10.77.0.1", "10.77.0.2");
+        let mut earlier = record();
+        earlier.vips = vec![vip.parse().unwrap(), other.parse().unwrap()];
+        earlier.locks = vec![lock(vip, 1), lock(other, 3)];
+        let mut now = record();
+        now.locks = vec![lock(vip, 2)];
+        now.keep_others(&earlier);
+        assert_eq!(now.locks, [lock(vip, 2), lock(other, 3)]);
+        assert_eq!(now.vips, earlier.vips);
     }
 
     #[test]

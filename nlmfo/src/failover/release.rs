@@ -159,12 +159,11 @@ impl Start {
                 nfs4::record(&mut record, watch, &plan.vips, paths);
             }
             if let Some(place) = &plan.record {
-                for (&vip, seen) in plan.vips.iter().zip(&start.looks) {
-                    if plan.begun.counts(vip, &seen.ours)
-                        && let Some(earlier) = place.earlier()
-                    {
-                        record.recall(earlier, vip);
-                    }
+                let looks = plan.vips.iter().zip(&start.looks);
+                let begun = looks.filter(|(vip, seen)| plan.begun.counts(**vip, &seen.ours));
+                if let Some(earlier) = place.earlier() {
+                    begun.for_each(|(&vip, _)| record.recall(earlier, vip));
+                    record.keep_others(earlier);
                 }
                 if !plan.dry_run {
                     record.put(place)?;

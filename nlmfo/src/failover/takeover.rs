@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use nlmfo_common::nlm_call::Fsid;
 use tokio::time::sleep;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::noted;
 use super::notification::{Notification, Notifier, Outcomes, Settled};
@@ -19,8 +19,6 @@ use super::takeover_report::{TakeoverReport, VipTakeover};
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;
-use crate::grace::gate::{Gate, await_answers};
-use crate::grace::lock::{ProcessLock, TIMEOUT};
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
@@ -58,6 +56,9 @@ pub struct Plan {
 /// How much longer to notify clients without locks, once all locks are reclaimed.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// For cancelling what waits, before lockd is known to answer.
+const EARLY_CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Time between two checks of what is reclaimed.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -85,10 +86,7 @@ pub async fn run(
     watch: &mut Watch,
 ) -> Result<TakeoverReport, RunError> {
     let began = Instant::now();
-    let blockers = services::blockers(&services::decide(
-        &look::facts(&plan.state).await,
-        &plan.purpose(),
-    ));
+    let blockers = plan.blockers().await;
     let max_wait = plan.wait_services.unwrap_or_default();
     if !blockers.is_empty() && max_wait.is_zero() {
         return Err(RunError::NotReady(blockers));
@@ -104,6 +102,11 @@ pub async fn run(
     }
     let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
     if !blockers.is_empty() {
+        // Waiters would be granted meanwhile. If lockd does not answer, this is done again
+        // afterwards.
+        if let Err(error) = window::cancel_waiters(&plan.vips, EARLY_CANCEL_TIMEOUT, watch).await {
+            warn!(error = chain(&error), "waiters are not cancelled yet");
+        }
         plan.wait_for_services(max_wait).await?;
         window.lasting = plan.grace;
     }
@@ -158,6 +161,12 @@ pub async fn run(
 }
 
 impl Plan {
+    /// What of this node's services would lose the locks now.
+    pub(super) async fn blockers(&self) -> Vec<String> {
+        let facts = look::facts(&self.state).await;
+        services::blockers(&services::decide(&facts, &self.purpose()))
+    }
+
     /// Why the services are checked.
     fn purpose(&self) -> Purpose {
         Purpose {
@@ -341,31 +350,15 @@ impl Takeover<'_> {
     }
 }
 
-/// Ends the windows and returns their reports. If their time is over, the keeper may have
-/// removed the gate; it has then stored the reports of the windows that ended at `until`.
+/// Ends the windows, which were to end at `until`, and returns their reports.
 async fn end(
     vips: &[IpAddr],
     until: u64,
     paths: &mut PathFinder,
 ) -> anyhow::Result<Vec<WindowReport>> {
-    let windows = {
-        let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
-        match Gate::in_force()? {
-            Some(mut gate) => {
-                gate.end(vips)?;
-                await_answers().await;
-                gate.report(paths)?
-            }
-            None => leftovers::last_report()?.map_or_else(Vec::new, |kept| {
-                let windows = kept.windows.into_iter();
-                windows
-                    .filter(|window| window.until_ns == until && vips.contains(&window.vip))
-                    .collect()
-            }),
-        }
-    };
+    let ended = leftovers::end(vips, until, paths).await?;
     leftovers::finish_if_over().await?;
-    Ok(windows)
+    Ok(ended.windows)
 }
 
 /// Progress for a person who waits.

@@ -31,6 +31,9 @@ pub struct PlanReport {
     pub grace_ms: u64,
     /// Number of filesystems on which new locks would be refused through every address.
     pub filesystems: usize,
+    /// What of this node's services would lose the locks: unless it is there in time
+    /// (`--wait-services`), the takeover would be refused.
+    pub blockers: Vec<String>,
     pub vips: Vec<VipPlan>,
 }
 
@@ -99,6 +102,7 @@ impl PlanReport {
             by_gate: Method::choose(facts) == Method::Gate,
             grace_ms: whole_milliseconds(plan.grace),
             filesystems: plan.scope.len(),
+            blockers: plan.blockers().await,
             vips,
         })
     }
@@ -135,6 +139,15 @@ impl fmt::Display for PlanReport {
         for vip in &self.vips {
             writeln!(f, "{}: takeover with {grace}", vip.vip)?;
             vip.fmt(f)?;
+        }
+        if !self.blockers.is_empty() {
+            writeln!(
+                f,
+                "✗ it would be refused: services on this node are not ready"
+            )?;
+        }
+        for blocker in &self.blockers {
+            writeln!(f, "  {blocker}")?;
         }
         if self.filesystems > 0 {
             writeln!(
@@ -200,6 +213,7 @@ mod tests {
             by_gate: true,
             grace_ms: 90_000,
             filesystems: 0,
+            blockers: vec!["rpc.statd: no answer: start it".into()],
             vips: vec![VipPlan {
                 vip,
                 address_up: false,
@@ -219,6 +233,7 @@ mod tests {
             "not an address of this node yet",
             "1 of 3 expected locks are held",
             "would notify 10.77.1.1, under the names nfs1, 10.77.0.1",
+            "refused: services on this node are not ready\n  rpc.statd: no answer",
             "dry run, nothing was changed",
         ] {
             assert!(text.contains(words), "{words}: {text}");

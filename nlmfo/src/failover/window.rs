@@ -68,16 +68,14 @@ pub async fn complete(
     begun: Option<Begun>,
     watch: &mut Watch,
 ) -> Result<Opened, OpenError> {
+    let waiters = cancel_waiters(&plan.vips, plan.lasting, watch).await?;
     let mut opened = Opened {
         begun,
         left: plan.lasting,
         until: 0,
-        cancelled: 0,
-        waiting: Vec::new(),
+        cancelled: waiters.cancelled,
+        waiting: waiters.left,
     };
-    for &vip in &plan.vips {
-        clear_waiters(vip, plan.lasting, watch, &mut opened).await?;
-    }
     if opened.begun.is_some() {
         let until = way::confirm(plan).await?;
         opened.left = grace::window::left(until, grace::window::now());
@@ -86,12 +84,33 @@ pub async fn complete(
     Ok(opened)
 }
 
-/// Waits up to `max_wait` for another run that releases locks or waiters.
-async fn clear_waiters(
+/// The result of cancelling the waiters of VIPs.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    pub cancelled: usize,
+    /// Those that are still there, in words.
+    pub left: Vec<String>,
+}
+
+/// Cancels the waiters of the VIPs. Waits up to `max_wait` for another run that releases locks
+/// or waiters, and then for lockd.
+pub async fn cancel_waiters(
+    vips: &[IpAddr],
+    max_wait: Duration,
+    watch: &mut Watch,
+) -> Result<Waiters, OpenError> {
+    let mut waiters = Waiters::default();
+    for &vip in vips {
+        cancel_waiters_of(vip, max_wait, watch, &mut waiters).await?;
+    }
+    Ok(waiters)
+}
+
+async fn cancel_waiters_of(
     vip: IpAddr,
     max_wait: Duration,
     watch: &mut Watch,
-    opened: &mut Opened,
+    waiters: &mut Waiters,
 ) -> Result<(), OpenError> {
     let before = watch.look(vip)?.ours;
     if before.waiters.is_empty() {
@@ -114,10 +133,10 @@ async fn clear_waiters(
         warn!(host = %failed.host, outcome = ?failed.outcome, "waiters not cancelled");
     }
     let after = watch.look(vip)?.ours;
-    opened.cancelled += before.waiters.len().saturating_sub(after.waiters.len());
+    waiters.cancelled += before.waiters.len().saturating_sub(after.waiters.len());
     for waiter in &after.waiters {
         let client = after.host(waiter.host).key.client;
-        opened.waiting.push(format!(
+        waiters.left.push(format!(
             "{client} still waits for a {} lock {} through {vip}, svid {}",
             waiter.mode, waiter.range, waiter.svid
         ));

@@ -3,7 +3,8 @@
 //! - What is read is a regular file, up to a limit: a device, a fifo or a directory is refused
 //!   before it is opened.
 //! - What is written is written whole: into a temporary file beside it, synced, and then given
-//!   its name. A crash leaves the old file or the new one. It has the mode that is named,
+//!   its name. A crash leaves the old file or the new one, and a temporary file, which goes with
+//!   the next file that is written there, or with `cleanup`. A file has the mode that is named,
 //!   whatever the umask.
 //! - Only a file of ours is replaced: see [`Place`].
 //!
@@ -12,15 +13,17 @@
 pub mod lock;
 mod place;
 pub mod run;
+mod temporary;
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
 pub use place::Place;
+pub use temporary::remove_abandoned;
+
+use temporary::written_beside;
 
 /// For root only.
 pub const PRIVATE: u32 = 0o600;
@@ -136,18 +139,6 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A temporary file in the directory of `path`, complete and synced.
-fn written_beside(path: &Path, content: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".nlmfo-")
-        .tempfile_in(folder_of(path))?;
-    temporary.write_all(content)?;
-    let file = temporary.as_file();
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()?;
-    Ok(temporary)
-}
-
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -174,6 +165,8 @@ fn ensure_regular(path: &Path, metadata: &fs::Metadata) -> Result<(), FileError>
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -6,7 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{FileError, PRIVATE, ensure_regular, folder_of, open, sync_folder, written_beside};
+use super::temporary::written_beside;
+use super::{FileError, PRIVATE, ensure_regular, folder_of, open, sync_folder};
 
 /// A place where a file can be put: nothing is there, or an earlier file of the same kind.
 /// [`Place::look`] changes nothing, and comes before the first change of whatever the file is

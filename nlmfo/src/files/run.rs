@@ -21,9 +21,14 @@ pub enum RunError {
     NotOurs { path: PathBuf, found: String },
 }
 
+/// The directory, which may not exist.
+pub fn folder() -> &'static Path {
+    Path::new(FOLDER)
+}
+
 /// The path of a file in the directory; creates the directory if needed.
 pub fn file(name: &str) -> Result<PathBuf, RunError> {
-    let folder = Path::new(FOLDER);
+    let folder = folder();
     create(folder)?;
     Ok(folder.join(name))
 }

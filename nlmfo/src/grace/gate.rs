@@ -1,9 +1,8 @@
 //! The gate in the kernel: loaded once, pinned, taken over by the one that comes next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use aya::programs::kprobe::KProbe;
 use aya::programs::links::FdLink;
@@ -25,7 +24,6 @@ use super::{guard, tc};
 use crate::kernel::{gate_layout, lockd};
 use crate::observe::host::Transport;
 use crate::observe::lockd_ports::LockdPorts;
-use crate::observe::lockd_queue::pass_queue;
 
 /// The ELF, built by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nlmfo-gate"));
@@ -207,11 +205,39 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Those that lockd listens on now.
-    pub(super) fn add_ports(&mut self) -> Result<(), GraceError> {
-        for found in LockdPorts::look_up()?.ports() {
-            self.maps
-                .add_port(found.transport == Transport::Tcp, found.port)?;
+    /// Those that lockd listens on now, with whether they are TCP's.
+    fn add_ports(&mut self) -> Result<BTreeSet<(bool, u16)>, GraceError> {
+        let found = LockdPorts::look_up()?;
+        let ports = found.ports().iter();
+        let ports: BTreeSet<_> = ports
+            .map(|found| (found.transport == Transport::Tcp, found.port))
+            .collect();
+        for &(tcp, port) in &ports {
+            self.maps.add_port(tcp, port)?;
+        }
+        Ok(ports)
+    }
+
+    /// Adds lockd's ports, and removes those that it has given up since the last look, which
+    /// `known` is of.
+    pub(super) fn follow_ports(
+        &mut self,
+        known: &mut BTreeSet<(bool, u16)>,
+    ) -> Result<(), GraceError> {
+        let now = self.add_ports()?;
+        // A lockd that restarts may come back to the same ports.
+        if now.is_empty() {
+            return Ok(());
+        }
+        let given_up: Vec<_> = known.difference(&now).copied().collect();
+        for &(tcp, port) in &given_up {
+            debug!(tcp, port, "lockd has given up a port");
+            self.maps.remove_port(tcp, port)?;
+        }
+        *known = now;
+        if !given_up.is_empty() {
+            // One of them may have been taken again just now.
+            known.extend(self.add_ports()?);
         }
         Ok(())
     }
@@ -462,15 +488,4 @@ pub(super) async fn detach_filters(qdiscs: &[u32]) -> Result<usize, GraceError> 
         removed += tc::detach(&netlink, device.index, qdiscs.contains(&device.index)).await?;
     }
     Ok(removed)
-}
-
-/// How long [`await_answers`] waits for lockd.
-const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Waits until lockd has answered the calls that have reached it so far, so that they are
-/// counted. If it does not, the count shows it.
-pub async fn await_answers() {
-    if let Err(error) = pass_queue(ANSWERS_TIMEOUT).await {
-        warn!(%error, "lockd did not answer the queued calls in time");
-    }
 }

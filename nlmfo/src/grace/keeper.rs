@@ -7,6 +7,7 @@
 //! too, the windows hold and end anyway; the next run of `nlmfo` starts another keeper or
 //! cleans up.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -59,6 +60,9 @@ pub async fn keep() -> Result<(), GraceError> {
         return Ok(());
     };
     let mut monitor = Monitor::start()?;
+    let mut ports = BTreeSet::new();
+    // Whether lockd has answered what had reached it by the last window's end.
+    let mut is_answered = false;
     loop {
         let lock = match ProcessLock::Gate.take(TIMEOUT).await {
             Err(GraceError::Lock(busy @ LockError::Busy { .. })) => {
@@ -83,8 +87,8 @@ pub async fn keep() -> Result<(), GraceError> {
                 Err(error) => warn!(error = chain(&error), "the gate could not follow lockd"),
             }
         }
-        // One whose registration with rpcbind hung from before the gate was there.
-        if !is_stale && let Err(error) = gate.add_ports() {
+        // Also one whose registration with rpcbind hung from before the gate was there.
+        if !is_stale && let Err(error) = gate.follow_ports(&mut ports) {
             warn!(error = chain(&error), "could not read lockd's ports");
         }
         let gone = vips_gone(&gate.fenced()?);
@@ -92,10 +96,18 @@ pub async fn keep() -> Result<(), GraceError> {
             gate.fence(&gone, 0)?;
         }
         let left = window::left(gate.ends()?, window::now());
+        if left.is_zero() && !is_answered {
+            // Without the lock: lockd may be blocked.
+            drop(lock);
+            leftovers::await_answers().await;
+            is_answered = true;
+            continue;
+        }
         if left.is_zero() {
             leftovers::finish(gate).await?;
             break release(keeping, lock);
         }
+        is_answered = false;
         match gate.cover_all().await {
             Ok(coverage) => {
                 for device in coverage.uncovered.iter().filter(|device| device.failed) {

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::gate::{self, Gate};
 use super::lock::{ProcessLock, TIMEOUT};
@@ -14,24 +16,77 @@ use crate::files::run::{self, RunError};
 use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
+use crate::observe::lockd_queue::pass_queue;
 
 /// Takes the gate out of the kernel after its last window's end, and keeps the
-/// windows' report for `nlmfo grace --list`.
-pub async fn finish(gate: Gate) -> Result<(), GraceError> {
-    gate::await_answers().await;
+/// windows' report for `nlmfo grace --list`. To be called with [`ProcessLock::Gate`] held, when lockd
+/// has answered ([`await_answers`]).
+pub(super) async fn finish(gate: Gate) -> Result<(), GraceError> {
     keep_report(&gate)?;
     gate.detach().await?;
     Ok(())
 }
 
-/// [`finish`], if no window is open any more.
+/// Removes a gate of which no window is open any more, and keeps its report.
 pub async fn finish_if_over() -> Result<(), GraceError> {
+    {
+        let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
+        match Gate::in_force()? {
+            Some(gate) if gate.ends()? <= window::now() => {}
+            Some(_) => return Ok(()),
+            None => return remove_partial().await,
+        }
+    }
+    // Without the lock: lockd may be blocked, and others open windows meanwhile.
+    await_answers().await;
     let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {
         Some(gate) if gate.ends()? <= window::now() => finish(gate).await,
-        Some(_) => Ok(()),
-        None => remove_partial().await,
+        _ => Ok(()),
     }
+}
+
+/// How windows ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub windows: Vec<WindowReport>,
+    /// The VIPs that had none open.
+    pub not_open: Vec<IpAddr>,
+}
+
+/// Ends the windows of these VIPs, and reports when lockd has answered what reached it in
+/// them. If their time is over, the keeper may have removed the gate: then it has kept the
+/// reports of the windows, which ended at `until`.
+pub async fn end(vips: &[IpAddr], until: u64, paths: &mut PathFinder) -> Result<Ended, GraceError> {
+    let mut ends = vec![until];
+    let mut not_open = vips.to_vec();
+    let is_there = {
+        let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
+        let gate = Gate::in_force()?;
+        let is_there = gate.is_some();
+        if let Some(mut gate) = gate {
+            not_open = gate.end(vips)?;
+            let windows = gate.windows()?.into_iter();
+            let ours = windows.filter(|(vip, _)| vips.contains(vip));
+            ends.extend(ours.map(|(_, window)| window.until));
+        }
+        is_there
+    };
+    if is_there {
+        // Without the lock, as in `finish_if_over`.
+        await_answers().await;
+    }
+    let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
+    let mut windows = match Gate::in_force()? {
+        Some(gate) => gate.report(paths)?,
+        None => {
+            let kept = last_report()?.map_or_else(Vec::new, |kept| kept.windows);
+            let is_ours = |window: &WindowReport| ends.contains(&window.until_ns);
+            kept.into_iter().filter(is_ours).collect()
+        }
+    };
+    windows.retain(|window| vips.contains(&window.vip));
+    Ok(Ended { windows, not_open })
 }
 
 /// Removes what a loader left that died on its way; to be called with [`ProcessLock::Gate`] held.
@@ -122,4 +177,15 @@ pub async fn cleanup() -> Result<usize, GraceError> {
         }
     }
     Ok(removed)
+}
+
+/// How long [`await_answers`] waits for lockd.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Waits until lockd has answered the calls that have reached it so far, so that they are
+/// counted. If it does not, the count shows it.
+pub(super) async fn await_answers() {
+    if let Err(error) = pass_queue(ANSWERS_TIMEOUT).await {
+        warn!(%error, "lockd did not answer the queued calls in time");
+    }
 }

@@ -147,6 +147,14 @@ impl Maps {
         }
     }
 
+    /// Removes a port that lockd listens on no more.
+    pub fn remove_port(&mut self, tcp: bool, port: u16) -> Result<(), GraceError> {
+        let map_error = GraceError::map("PORTS");
+        let (word, bit) = port_bit(tcp, port);
+        let before = self.ports.get(&word, 0).map_err(&map_error)?;
+        (self.ports.set(word, before & !bit, 0)).map_err(&map_error)
+    }
+
     /// The VIPs' filesystems for `--scope filesystem`.
     pub fn add_scope(&mut self, filesystem: Fsid) -> Result<(), GraceError> {
         self.scopes

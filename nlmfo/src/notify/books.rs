@@ -110,7 +110,7 @@ mod tests {
         let vip: IpAddr = "10.77.0.1".parse().unwrap();
         let client = Client {
             address: "10.77.0.11".parse().unwrap(),
-            name: "c1".to_owned(),
+            name: "c1".into(),
             version: None,
             transport: None,
             first_seen: 1,

@@ -98,7 +98,7 @@ pub struct Numbers {
 impl Numbers {
     pub fn new(state: &StateDir) -> Self {
         Numbers {
-            folder: state.path().join("numbers"),
+            folder: state.numbers(),
         }
     }
 

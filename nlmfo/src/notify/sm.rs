@@ -6,9 +6,11 @@
 //! between. lockd's numbers are its loopback address as it lies in memory, its program,
 //! its version and the procedure to call.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::book::Client;
@@ -24,7 +26,7 @@ const LONGEST: u64 = 64 * 1024;
 /// A name that statd monitors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitored {
-    pub name: String,
+    pub name: OsString,
     /// None if the name is no address and is not known to the resolver.
     pub address: Option<IpAddr>,
 }
@@ -34,14 +36,12 @@ pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let (Ok(file), Ok(text)) = (
-            entry.file_name().into_string(),
-            files::read(&entry.path(), LONGEST),
-        ) else {
+        let name = entry.file_name();
+        let Ok(text) = files::read(&entry.path(), LONGEST) else {
             continue;
         };
-        if let Some(name) = monitored_name(&file, &String::from_utf8_lossy(&text)) {
-            let address = address_of(&name);
+        if is_record(name.as_bytes(), &text) {
+            let address = name.to_str().and_then(address_of);
             found.push(Monitored { name, address });
         }
     }
@@ -49,19 +49,19 @@ pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
     Ok(found)
 }
 
-/// The client's name in a record; none if the file is no record.
-fn monitored_name(file: &str, text: &str) -> Option<String> {
-    let line = text.lines().next()?;
-    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+/// Whether a file of this name is a record of the client of this name.
+fn is_record(file: &[u8], text: &[u8]) -> bool {
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let fields = line.split(u8::is_ascii_whitespace);
+    let fields: Vec<&[u8]> = fields.filter(|field| !field.is_empty()).collect();
     let [numbers @ .., cookie, name, _ours] = &fields[..] else {
-        return None;
+        return false;
     };
-    let is_hex = |field: &str, digits| {
-        field.len() == digits && field.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    let is_record = numbers.len() == 4 && numbers.iter().all(|field| is_hex(field, 8));
+    let is_hex =
+        |field: &[u8], digits| field.len() == digits && field.iter().all(u8::is_ascii_hexdigit);
+    let is_lockds = numbers.len() == 4 && numbers.iter().all(|field| is_hex(field, 8));
     // The file's name is the monitored one; the line repeats it.
-    (is_record && is_hex(cookie, 32) && *name == file).then(|| file.to_owned())
+    is_lockds && is_hex(cookie, 32) && *name == file
 }
 
 fn address_of(name: &str) -> Option<IpAddr> {
@@ -107,7 +107,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let client = |address: &str| Client {
             address: address.parse().unwrap(),
-            name: "c1".to_owned(),
+            name: "c1".into(),
             version: None,
             transport: None,
             first_seen: 1,
@@ -129,14 +129,19 @@ mod tests {
     #[test]
     fn a_record_is_told_from_other_files() {
         let line = |name| format!("{LOCKD} 0123456789abcdef0123456789abcdef {name} server");
-        assert_eq!(monitored_name("c1", &line("c1")).as_deref(), Some("c1"));
+        assert!(is_record(b"c1", line("c1").as_bytes()));
+        let foreign = [
+            LOCKD.as_bytes(),
+            b" 0123456789abcdef0123456789abcdef caf\xe9 server\n",
+        ];
+        assert!(is_record(b"caf\xe9", &foreign.concat()));
         for (file, text) in [
             ("c1", String::new()),
             ("c1", line("other")),
             ("c1", line("c1").replace("000186b5", "100021")),
             ("c1", line("c1").replace(" server", "")),
         ] {
-            assert_eq!(monitored_name(file, &text), None, "{text:?}");
+            assert!(!is_record(file.as_bytes(), text.as_bytes()), "{text:?}");
         }
     }
 }

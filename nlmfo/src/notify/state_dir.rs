@@ -57,6 +57,11 @@ impl StateDir {
         Ok(vips)
     }
 
+    /// The folder of the claimed state numbers.
+    pub fn numbers(&self) -> PathBuf {
+        self.root.join("numbers")
+    }
+
     fn vips_folder(&self) -> PathBuf {
         self.root.join("vips")
     }

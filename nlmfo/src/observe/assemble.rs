@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use nlmfo_common::record::{
-    FileRecord, HostRecord, LockRecord, NAME_MAX, ShareRecord, WaiterRecord, lock_digest,
+    FileRecord, HostRecord, LockRecord, ShareRecord, WaiterRecord, lock_digest,
 };
 
 use super::host::{Host, NlmVersion, Transport};
@@ -222,27 +222,17 @@ pub(super) fn host_info(record: &HostRecord) -> Option<HostInfo> {
             transport: Transport::from_ip_protocol(record.proto as u16)?,
             netns: record.netns,
         },
-        name: text(&record.name),
-        nsm_name: text(&record.nsm_name),
+        name: Name::from_c(&record.name),
+        nsm_name: Name::from_c(&record.nsm_name),
         nsm_priv: record.nsm_priv,
     })
-}
-
-/// A client's name as it is shown. The programs end what they copy with a NUL: a name that
-/// fills the rest is taken for the beginning of a longer one.
-fn text(bytes: &[u8; NAME_MAX]) -> String {
-    let name = Name::from_c(bytes);
-    match name.as_bytes().len() == NAME_MAX - 1 {
-        true => Name::cut(name.as_bytes()).to_string(),
-        false => name.to_string(),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use nlmfo_common::Addr;
-    use nlmfo_common::record::{FH_MAX, kind};
+    use nlmfo_common::record::{FH_MAX, NAME_MAX, kind};
     use proptest::prelude::*;
 
     fn host(address: u64, vip: &str) -> HostRecord {

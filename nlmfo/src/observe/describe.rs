@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::host::{NlmVersion, Transport};
 use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
-use crate::foreign::{self, Shown};
+use crate::foreign::{self, Name, Shown};
 use crate::kernel::path::{LockedFile, PathFinder};
 
 /// The host in a line.
@@ -16,9 +16,8 @@ use crate::kernel::path::{LockedFile, PathFinder};
 pub struct HostLine {
     pub vip: IpAddr,
     pub client: IpAddr,
-    /// The client's own name, as [`foreign::Name`] shows it.
-    #[serde(deserialize_with = "foreign::text")]
-    pub client_name: String,
+    /// The client's own name.
+    pub client_name: Name,
     pub version: NlmVersion,
     pub transport: Transport,
     pub netns: u32,

@@ -7,6 +7,7 @@ pub use nlmfo_common::protocol::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::host::Host;
+use crate::foreign::Name;
 
 /// The bytes of a file that a lock covers, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,9 +85,9 @@ impl FileId {
 pub struct HostInfo {
     pub key: Host,
     /// The client's own name (`caller_name`).
-    pub name: String,
+    pub name: Name,
     /// The name that statd monitors, empty if the client is not monitored.
-    pub nsm_name: String,
+    pub nsm_name: Name,
     /// The cookie that lockd gave statd, zeros if the client is not monitored.
     pub nsm_priv: [u8; 16],
 }

@@ -217,7 +217,7 @@ async fn try_call_for(
         source: Source::InNameOf(host.client),
         // As the kernel's own NFS client presents itself.
         credential: Credential::Unix {
-            machine: caller.clone(),
+            machine: caller.as_bytes().to_vec(),
             uid: 0,
             gid: 0,
         },
@@ -226,12 +226,14 @@ async fn try_call_for(
     .await?;
     let mut nlm = NlmClient::new(rpc, host.version);
     match (pass, host.version) {
-        (Pass::Waiters, _) => give_up_each(&mut nlm, caller, &target.waiting).await,
+        (Pass::Waiters, _) => give_up_each(&mut nlm, caller.as_bytes(), &target.waiting).await,
         (Pass::Rest, NlmVersion::V3 | NlmVersion::V4) => {
-            nlm.free_all(caller, 0).await?;
+            nlm.free_all(caller.as_bytes(), 0).await?;
             Ok(Ok("FREE_ALL".into()))
         }
-        (Pass::Rest, NlmVersion::V1) => give_up_each(&mut nlm, caller, &target.held).await,
+        (Pass::Rest, NlmVersion::V1) => {
+            give_up_each(&mut nlm, caller.as_bytes(), &target.held).await
+        }
     }
 }
 
@@ -267,7 +269,7 @@ fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<Socke
 /// One call for each request.
 async fn give_up_each(
     nlm: &mut NlmClient,
-    caller: &str,
+    caller: &[u8],
     requests: &[Request],
 ) -> Result<Result<String, String>, client::Error> {
     let mut refused = Vec::new();

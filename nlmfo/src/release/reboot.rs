@@ -75,12 +75,17 @@ async fn notify_for_each(job: &Job<'_>) -> Result<Report, Error> {
         let start = Instant::now();
         let outcome = match monitored(target, job.elsewhere) {
             Err(reason) => Err(reason),
-            Ok(Monitored { name, cookie }) => {
-                nsm::notify(transport, port, name, fresh_state(), cookie, job.deadline)
-                    .await
-                    .map(|()| format!("SM_NOTIFY for {name}"))
-                    .map_err(|error| chain(&error))
-            }
+            Ok(Monitored { name, cookie }) => nsm::notify(
+                transport,
+                port,
+                name.as_bytes(),
+                fresh_state(),
+                cookie,
+                job.deadline,
+            )
+            .await
+            .map(|()| format!("SM_NOTIFY for {name}"))
+            .map_err(|error| chain(&error)),
         };
         hosts.push(HostReport {
             host: target.host,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crate::foreign::Name;
 use crate::observe::host::{Host, NlmVersion};
 use crate::observe::table::{self, HostId, LockTable, Mode};
 use crate::rpc::nlm::Range;
@@ -13,7 +14,7 @@ use crate::rpc::nsm::Cookie;
 pub struct Target {
     pub host: Host,
     /// The client's own name. In calls it appears only in lockd's log.
-    pub caller: String,
+    pub caller: Name,
     /// What statd knows the client by, if it is monitored.
     pub monitored: Option<Monitored>,
     /// What the host waits for.
@@ -26,7 +27,7 @@ pub struct Target {
 /// A client in lockd's dealings with statd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitored {
-    pub name: String,
+    pub name: Name,
     pub cookie: Cookie,
 }
 

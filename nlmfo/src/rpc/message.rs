@@ -34,7 +34,11 @@ pub enum Credential {
     #[default]
     Null,
     /// AUTH_UNIX, without supplementary groups.
-    Unix { machine: String, uid: u32, gid: u32 },
+    Unix {
+        machine: Vec<u8>,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 /// Longest machine name of AUTH_UNIX (RFC 5531, appendix A, says 255). The
@@ -46,7 +50,6 @@ impl Credential {
         match self {
             Credential::Null => AuthFlavor::AuthNone(None),
             Credential::Unix { machine, uid, gid } => {
-                let machine = machine.as_bytes();
                 let machine = &machine[..machine.len().min(MAX_MACHINE_NAME)];
                 AuthFlavor::AuthUnix(AuthUnixParams::new(0, machine, *uid, *gid, []))
             }
@@ -194,7 +197,7 @@ mod tests {
             1,
             &GETPORT,
             &Credential::Unix {
-                machine,
+                machine: machine.into(),
                 uid: 0,
                 gid: 0,
             },

@@ -32,7 +32,7 @@ pub const MAX_OWNER: usize = 1024;
 pub struct Lock {
     /// The client's name, as its statd knows it. lockd identifies a client by
     /// address; this is for its logs and for statd.
-    pub caller: String,
+    pub caller: Vec<u8>,
     /// An NFS file handle: 32 bytes in v1 and v3, up to 64 in v4.
     pub file_handle: Vec<u8>,
     /// The client's own name for the owner; lockd only hands it back.
@@ -222,14 +222,12 @@ impl NlmClient {
 
     /// Gives up every lock, waiting request and share of the host that the call comes
     /// from. The answer is empty, and the same whether there was anything to give up.
-    pub async fn free_all(&mut self, caller: &str, state: u32) -> Result<(), Error> {
+    pub async fn free_all(&mut self, caller: &[u8], state: u32) -> Result<(), Error> {
         let mut xdr = Encoder::default();
-        let arguments = xdr
-            .opaque("the caller's name", caller.as_bytes(), MAX_NAME)
-            .map(|()| {
-                xdr.u32(state);
-                xdr
-            });
+        let arguments = xdr.opaque("the caller's name", caller, MAX_NAME).map(|()| {
+            xdr.u32(state);
+            xdr
+        });
         self.call(23, "FREE_ALL", arguments, |results| results.finish())
             .await
     }

@@ -91,7 +91,7 @@ pub fn statd_arguments(name: &str, state: u32) -> Result<Bytes, xdr::Error> {
 pub async fn notify(
     transport: Transport,
     lockd_port: u16,
-    name: &str,
+    name: &[u8],
     state: u32,
     cookie: &Cookie,
     deadline: Duration,
@@ -107,7 +107,7 @@ pub async fn notify(
     .await?;
     let mut arguments = Encoder::default();
     arguments
-        .opaque("the client's name", name.as_bytes(), MAX_NAME)
+        .opaque("the client's name", name, MAX_NAME)
         .map_err(|error| client.error(&SM_NOTIFY, error))?;
     arguments.u32(state);
     arguments.fixed(cookie);

@@ -315,7 +315,9 @@ impl RawClient {
     /// FREE_ALL: gives up everything that this client, of this version and transport,
     /// has through the VIP. NLM v3 and v4 only.
     pub fn free_all(&mut self) -> Result<()> {
-        Ok(self.runtime.block_on(self.nlm.free_all(&self.name, 0))?)
+        Ok(self
+            .runtime
+            .block_on(self.nlm.free_all(self.name.as_bytes(), 0))?)
     }
 
     /// Makes a call that must be granted.
@@ -346,7 +348,7 @@ impl RawClient {
 
     fn lock_arguments(&self, file: &FileHandle, svid: u32, range: Range) -> Lock {
         Lock {
-            caller: self.name.clone(),
+            caller: self.name.clone().into(),
             file_handle: self.handle(file),
             owner: format!("{svid}@{}", self.name).into_bytes(),
             svid,

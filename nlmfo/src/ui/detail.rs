@@ -162,7 +162,7 @@ pub fn details(
         let client = *places[host.index()].get_or_insert_with(|| {
             detail.clients.push(ClientLine {
                 client: info.key.client,
-                name: info.name.clone(),
+                name: info.name.to_string(),
                 version: info.key.version,
                 transport: info.key.transport,
                 held: held[host.index()],

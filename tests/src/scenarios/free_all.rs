@@ -114,7 +114,7 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
                         transport,
                         netns: own,
                     },
-                    caller: format!("raw{number}"),
+                    caller: format!("raw{number}").into(),
                     monitored: None,
                     waiting: Vec::new(),
                     held: vec![Request {

@@ -1,5 +1,6 @@
 //! `nlmfo failover`: move a VIP's locks.
 
+mod begin;
 mod outcome;
 mod pair;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use tokio::time::sleep;
 
+use self::begin::{Begin, begin, end_windows};
 use self::outcome::Outcome;
 use super::interrupted::or_interrupt;
 use super::require_root;
@@ -24,11 +26,11 @@ use crate::failover::services::{self, Purpose, look};
 use crate::failover::takeover_plan::PlanReport;
 use crate::failover::takeover_report::TakeoverReport;
 use crate::failover::watch::Watch;
-use crate::failover::{release, takeover, window};
+use crate::failover::{release, takeover};
 use crate::files::Place;
 use crate::grace::fence::{self, Fences};
 use crate::grace::gate::Gate;
-use crate::grace::{scope, standing, way};
+use crate::grace::{scope, standing};
 use crate::kernel::lockd::{self, LockdError};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::{Capability, Facts};
@@ -64,43 +66,6 @@ fn with_standing(failure: Failure, vips: &[IpAddr]) -> Failure {
     }
 }
 
-/// Waits until no other run works on the VIPs; none for a dry run. A takeover waits in grace:
-/// the VIPs may come up at any moment.
-async fn working(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Option<Working>, Failure> {
-    if args.release.dry_run {
-        return Ok(None);
-    }
-    let begun = match args.phase {
-        Some(Phase::Takeover) => match Working::begin(vips, Duration::ZERO).await {
-            Err(error) if error.is_busy() => {
-                let plan = window_plan(args, vips)?;
-                if plan.lockd_later {
-                    let (facts, _) = observe()?;
-                    window::begin(&plan, &facts).await?;
-                } else {
-                    ensure_ready(args, vips).await?;
-                    let (facts, mut watch) = observe()?;
-                    window::open(&plan, &facts, &mut watch).await?;
-                }
-                Working::begin(vips, args.takeover.grace).await
-            }
-            begun => begun,
-        },
-        _ => Working::begin(vips, args.release.deadline).await,
-    };
-    (begun.map(Some)).map_err(|error| Failure::new(Exit::CouldNotRun, error))
-}
-
-/// The window of a takeover.
-fn window_plan(args: &FailoverArgs, vips: &[IpAddr]) -> Result<way::Plan, Failure> {
-    Ok(way::Plan {
-        vips: vips.to_vec(),
-        lasting: args.takeover.grace,
-        scope: scope::of_folders(&args.takeover.filesystem)?,
-        lockd_later: args.takeover.wait_services.is_some(),
-    })
-}
-
 /// Time between two checks whether lockd is loaded.
 const LOCKD_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -112,7 +77,10 @@ const TAKING: &str = "clients may not have all their locks yet; run the takeover
 async fn work(args: &FailoverArgs, outcome: &mut Outcome) -> Result<Exit, Failure> {
     let vips = outcome.vips.clone();
     // Held until the work is done, but not while the report is printed.
-    let working = or_interrupt(working(args, &vips), &vips, "no lock was released").await?;
+    let Begin {
+        working,
+        has_opened,
+    } = or_interrupt(begin(args, &vips), &vips, "no lock was released").await?;
     if let Some(host) = &args.pair.to {
         let standing = pair::if_interrupted(args, &vips, host);
         let moved = pair::run(args, &vips, host, working, &mut outcome.pair);
@@ -123,8 +91,18 @@ async fn work(args: &FailoverArgs, outcome: &mut Outcome) -> Result<Exit, Failur
             .await
             .map(|(exit, _)| exit),
         Some(Phase::Takeover) => {
-            let expect = expected(args, &vips)?;
-            takeover_phase(args, outcome, expect).await
+            let taken = match expected(args, &vips) {
+                Ok(expect) => takeover_phase(args, outcome, expect).await,
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = &taken
+                && has_opened
+                && failure.exit != Exit::NotConfirmed
+            {
+                // If they stay, it is said with the failure.
+                let _ = end_windows(&vips).await;
+            }
+            taken
         }
         None => both(args, outcome, working.as_ref()).await,
     }

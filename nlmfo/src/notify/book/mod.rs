@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,7 +26,7 @@ use self::line::Line;
 use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
 use crate::files::FileError;
-use crate::foreign::{self, escaped};
+use crate::foreign::{self, Name};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::HostInfo;
 
@@ -67,8 +66,7 @@ pub struct Client {
     #[serde(rename = "client")]
     pub address: IpAddr,
     /// The name that it calls itself, or under which statd has it.
-    #[serde(deserialize_with = "foreign::text")]
-    pub name: String,
+    pub name: Name,
     /// Null if only statd's record told of it.
     pub version: Option<NlmVersion>,
     /// Null if only statd's record told of it.
@@ -160,12 +158,13 @@ impl Book {
         let client = client.as_ref();
         let address = client.to_str().and_then(|text| text.parse::<IpAddr>().ok());
         let name = match address {
-            Some(address) => address.to_canonical().to_string(),
-            // As it stands in the book.
-            None => escaped(client.as_bytes()).into_owned(),
+            Some(address) => Name::from(address.to_canonical().to_string()),
+            None => Name::from(client),
         };
-        let book = Folder::new(state, vip).read(&Wanted::Naming(&name))?.book;
-        let is_it = |client: &Client| client.name == name || client.address.to_string() == name;
+        // As it stands in the book.
+        let text = name.to_string();
+        let book = Folder::new(state, vip).read(&Wanted::Naming(&text))?.book;
+        let is_it = |client: &Client| client.name == name || client.address.to_string() == text;
         Ok(book.clients().any(is_it))
     }
 }

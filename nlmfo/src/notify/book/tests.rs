@@ -15,7 +15,7 @@ fn vip() -> IpAddr {
 fn client(number: u32, at: u64) -> Client {
     Client {
         address: IpAddr::V4((0x0a4e_0000 + number).into()),
-        name: format!("c{number}"),
+        name: format!("c{number}").into(),
         version: Some(NlmVersion::V4),
         transport: Some(Transport::Tcp),
         first_seen: at,
@@ -31,7 +31,9 @@ fn state() -> (tempfile::TempDir, StateDir) {
 
 fn names(state: &StateDir) -> Vec<String> {
     let book = Book::read(state, vip()).unwrap().book;
-    book.clients().map(|client| client.name.clone()).collect()
+    book.clients()
+        .map(|client| client.name.to_string())
+        .collect()
 }
 
 #[test]
@@ -87,7 +89,7 @@ fn a_sighting_is_news_once_in_a_while() {
     );
     // One that comes late, of a time before, moves nothing back.
     let renamed = Client {
-        name: "other".to_owned(),
+        name: "other".into(),
         ..client(1, 500)
     };
     let news = book.news(&renamed).unwrap();
@@ -199,7 +201,11 @@ fn nothing_that_counted_is_lost_among_nodes() {
                     while !noted(&seen) {
                         refused.fetch_add(1, Ordering::Relaxed);
                     }
-                    assert!(names(state).contains(&seen.name), "{} is lost", seen.name);
+                    assert!(
+                        names(state).contains(&seen.name.to_string()),
+                        "{} is lost",
+                        seen.name
+                    );
                 }
             });
         }

@@ -31,7 +31,7 @@ impl LockCall {
 
 impl Lock {
     pub(super) fn encode(&self, xdr: &mut Encoder, version: NlmVersion) -> Result<(), xdr::Error> {
-        xdr.opaque("the caller's name", self.caller.as_bytes(), MAX_NAME)?;
+        xdr.opaque("the caller's name", &self.caller, MAX_NAME)?;
         xdr.opaque("the file handle", &self.file_handle, MAX_FILE_HANDLE)?;
         xdr.opaque("the owner", &self.owner, MAX_OWNER)?;
         xdr.u32(self.svid);
@@ -131,7 +131,7 @@ mod tests {
     /// What lockd's decoder does with a LOCK, in Rust: `svcxdr_decode_lock`.
     fn decode_lock(xdr: &mut Decoder<'_>, version: NlmVersion) -> Result<Lock, xdr::Error> {
         Ok(Lock {
-            caller: xdr.string("caller", MAX_NAME)?,
+            caller: xdr.opaque("caller", MAX_NAME)?.to_vec(),
             file_handle: xdr.opaque("fh", MAX_FILE_HANDLE)?.to_vec(),
             owner: xdr.opaque("owner", MAX_OWNER)?.to_vec(),
             svid: xdr.u32("svid")?,
@@ -156,7 +156,7 @@ mod tests {
         versions().prop_flat_map(|version| {
             let bytes = |max| prop::collection::vec(any::<u8>(), 0..max);
             let lock = (
-                ".{0,30}",
+                bytes(30),
                 bytes(65),
                 bytes(80),
                 any::<u32>(),

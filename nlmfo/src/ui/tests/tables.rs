@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::foreign::Name;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::table::{
     FileId, FileInfo, HostId, HostInfo, Lock, LockTable, Mode, Range, Share, Waiter,
@@ -16,8 +17,8 @@ fn host(vip: u8, client: u8) -> HostInfo {
             transport: Transport::Tcp,
             netns: 1,
         },
-        name: format!("c{client}"),
-        nsm_name: String::new(),
+        name: format!("c{client}").into(),
+        nsm_name: Name::default(),
         nsm_priv: [0; 16],
     }
 }
