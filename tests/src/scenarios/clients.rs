@@ -97,6 +97,14 @@ fn book(context: &Context) -> Result<End> {
     // Two at once: a second one finds the first one's book.
     let _again = self::serve(&tool)?;
     let _beside = self::serve(&tool)?;
+    for (client, words) in [
+        (second.client.address_for(v4), "has 1 locks"),
+        ("192.0.2.9".parse::<IpAddr>()?, "is not in the client book"),
+    ] {
+        let arguments = ["clients", "--vip", VIPS[0], "--forget", &client.to_string()];
+        let refused = tool.expect(exit::COULD_NOT_RUN, &arguments)?.stderr;
+        ensure!(refused.contains(words), "{refused}");
+    }
     let forgotten = first.client.address_for(v4).to_string();
     tool.expect(
         exit::CONFIRMED,

@@ -23,6 +23,7 @@ mod probe;
 mod ready;
 mod release;
 mod release_contended;
+mod stepped;
 mod takeover;
 mod thousand;
 mod topology;
@@ -115,6 +116,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         grace::SCENARIOS,
         grace_end::SCENARIOS,
         half_done::SCENARIOS,
+        stepped::SCENARIOS,
         takeover::SCENARIOS,
         parallel::SCENARIOS,
         thousand::SCENARIOS,

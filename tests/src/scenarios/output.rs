@@ -33,6 +33,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+const EVIL: &str = "\x1b[2J\n✓ 10.77.0.1: confirmed";
+
 /// The report that is kept of a VIP.
 fn kept(what: &str, vip: IpAddr) -> Result<Value> {
     let path = format!("/run/nlmfo/last-{what}-{vip}.json");
@@ -43,6 +45,17 @@ fn kept(what: &str, vip: IpAddr) -> Result<Value> {
 fn unheard(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
     let (vip, before) = (lab.vips[0], lab.server.locks()?);
+    // A name that would clear the screen and say what nlmfo says.
+    let export = lab.server.export();
+    fs::rename(export.join("held"), export.join(EVIL))?;
+    let listed =
+        Tool::new(&context.nlmfo, lab.server.node()).expect(exit::CONFIRMED, &["locks"])?;
+    ensure!(
+        listed.stdout.contains("\\x1b[2J\\n✓ 10.77.0.1: confirmed")
+            && !listed.stdout.contains('\x1b'),
+        "{}",
+        listed.stdout
+    );
 
     let nlmfo = context.nlmfo.display();
     let failover = format!("{nlmfo} failover --vip {vip} --grace 60s");
@@ -74,7 +87,8 @@ fn unheard(context: &Context) -> Result<End> {
         fs::remove_file("/tmp/status")?;
         let said = fs::read_to_string("/tmp/said")?;
         ensure!(ended == status, "{line}: exit status {ended}: {said}");
-        ensure!(!said.contains("panicked"), "{line}: {said}");
+        let is_clean = !said.contains("panicked") && !said.contains(EVIL);
+        ensure!(is_clean, "{line}: {said}");
         if !line.starts_with(&failover) {
             continue;
         }

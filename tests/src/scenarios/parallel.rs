@@ -1,12 +1,14 @@
 //! Failovers of several VIPs at the same time.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Context, End, Kernels, Scenario};
@@ -31,6 +33,13 @@ pub const SCENARIOS: &[Scenario] = &[
         kernels: Kernels::One(
             "locks and lock files are nlmfo's own; parallel-moves has both release methods",
         ),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "parallel-one-vip",
+        claim: "two releases and two takeovers of one VIP at once come to the same as one; a takeover that waited and is refused leaves no window",
+        run: one_vip,
+        kernels: Kernels::One("locks and lock files are nlmfo's own"),
         ..Scenario::DEFAULT
     },
 ];
@@ -245,8 +254,107 @@ fn beside_grace(context: &Context) -> Result<End> {
         );
     }
     ensure!(!lasting.ended()?, "the first VIP's takeover has ended");
-    lasting.signal(nix::sys::signal::Signal::SIGTERM)?;
+    lasting.signal(Signal::SIGTERM)?;
     lasting.code()?;
     tool.expect(exit::CONFIRMED, &["grace", "--end", "--vip", VIPS[0]])?;
     Ok(End::Pass)
+}
+
+/// Whether a process has a lock on the lock file of a VIP.
+fn works_on(pid: u32, vip: &str) -> Result<bool> {
+    let Ok(folder) = fs::read_dir("/run/nlmfo") else {
+        return Ok(false);
+    };
+    let mut inodes = Vec::new();
+    for entry in folder {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("vip-") && name.contains(vip) {
+            inodes.push(format!(":{}", entry.metadata()?.ino()));
+        }
+    }
+    let pid = pid.to_string();
+    Ok(fs::read_to_string("/proc/locks")?.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        let is_its = words.any(|word| word == pid);
+        is_its && words.any(|word| inodes.iter().any(|inode| word.ends_with(inode)))
+    }))
+}
+
+fn one_vip(context: &Context) -> Result<End> {
+    const VIP: &str = "10.77.0.1";
+    const RECORD: &str = "/tmp/one-vip.json";
+    let (lab, _held) = Lab::with_one_lock()?;
+    let before = lab.server.locks()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let twice = |arguments: &[&str]| -> Result<[Finished; 2]> {
+        thread::scope(|scope| {
+            let both = [(); 2].map(|()| scope.spawn(|| tool.expect(exit::CONFIRMED, arguments)));
+            let [first, second] = both.map(|run| run.join().expect("no panic"));
+            Ok([first?, second?])
+        })
+    };
+    let phase = |phase| ["failover", "--vip", VIP, "--phase", phase];
+    let release = [
+        &phase("release")[..],
+        &["--deadline", "60s", "--record", RECORD],
+    ]
+    .concat();
+    let takeover = [
+        &phase("takeover")[..],
+        &["--grace", "60s", "--expect", RECORD, "--json"],
+    ]
+    .concat();
+
+    twice(&release)?;
+    ensure!(lab.server.locks()?.is_empty(), "two releases left a lock");
+    for taken in twice(&takeover)? {
+        let report: Value = serde_json::from_str(&taken.stdout)?;
+        let vip = &report["vips"][0];
+        ensure!(
+            vip["expected"] == 1 && vip["missing"].as_array().is_some_and(Vec::is_empty),
+            "{report}"
+        );
+    }
+    ensure!(lab.server.locks()? == before, "two takeovers lost the lock");
+    ensure_no_grace(&tool)?;
+
+    // A takeover that waited for a release, behind its window, and is refused then.
+    let mut releasing = tool.start(&release)?;
+    until("the release to have its VIP", || {
+        ensure!(!releasing.ended()?, "the release has ended");
+        Ok(match works_on(releasing.id(), VIP)? {
+            true => Seen::Yes(()),
+            false => Seen::No("it has not".into()),
+        })
+    })?;
+    releasing.signal(Signal::SIGSTOP)?;
+    let refused = ["--grace", "60s", "--expect", "/nonexistent"];
+    let mut refused = tool.start(&[&phase("takeover")[..], &refused].concat())?;
+    until("the window of the takeover", || {
+        ensure!(!refused.ended()?, "the takeover has not waited");
+        let listed = tool.run(&["grace", "--list"])?.stdout;
+        Ok(match listed.contains("in grace") {
+            true => Seen::Yes(()),
+            false => Seen::No(listed),
+        })
+    })?;
+    releasing.signal(Signal::SIGCONT)?;
+    let code = releasing.code()?;
+    ensure!(code == exit::CONFIRMED, "the release: exit code {code}");
+    let code = refused.code()?;
+    ensure!(
+        code == exit::COULD_NOT_RUN,
+        "the takeover: exit code {code}"
+    );
+    ensure_no_grace(&tool)?;
+    tool.expect(exit::CONFIRMED, &takeover)?;
+    ensure!(lab.server.locks()? == before, "the lock is not back");
+    Ok(End::Pass)
+}
+
+fn ensure_no_grace(tool: &Tool) -> Result<()> {
+    let listed = tool.expect(exit::CONFIRMED, &["grace", "--list"])?.stdout;
+    ensure!(listed.contains("no VIP is in grace"), "{listed}");
+    Ok(())
 }

@@ -18,6 +18,7 @@ use crate::guest::gated::open;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::node::TestNode;
+use crate::guest::server::OWN_ADDRESS;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
 use crate::guest::wired::{GRANTED, OTHER, REFUSED, VIP, VIP6, Wired};
@@ -148,6 +149,8 @@ fn ports(context: &Context) -> Result<End> {
     let release = ["failover", "--phase", "release", "--vip", VIP];
     let report = tool.json(exit::CONFIRMED, &release)?;
     ensure!(report["fenced"][0] == VIP, "{report}");
+    let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
+    ensure!(listed["fences"][0]["vip"] == VIP, "{listed}");
     holder.set_patience(Duration::from_secs(2));
     let answer = holder.nm_lock(&file, 7, held, Mode::Write);
     ensure!(answer.is_err(), "through the fence: {answer:?}");
@@ -170,6 +173,9 @@ fn ports(context: &Context) -> Result<End> {
     for (file, port) in [("nlm_tcpport", "4045"), ("nlm_udpport", "4047")] {
         root.write(&format!("/proc/sys/fs/nfs/{file}"), port)?;
     }
+    // None of its addresses is a VIP.
+    crash("rpcbind")?;
+    run(root.command("rpcbind").args(["-h", OWN_ADDRESS]))?;
     run(root.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
     let fixed: BTreeSet<LockdPort> = LockdPorts::look_up()?.ports().iter().copied().collect();
     let expected = [(Transport::Tcp, 4045), (Transport::Udp, 4047)];
@@ -183,6 +189,10 @@ fn ports(context: &Context) -> Result<End> {
         })
         .collect();
     ensure!(fixed == expected, "{fixed:?} on fixed ports {expected:?}");
+    wired.lab.server.end_grace()?;
+    wired.net.look_up_ports(&wired.lab.server)?;
+    open(&tool, &vips)?;
+    ensure_in_grace(&mut wired, "fixed-ports")?;
     Ok(End::Pass)
 }
 
