@@ -9,8 +9,8 @@ use super::{ensure_ready, observe};
 use crate::cli::{FailoverArgs, Phase};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Working;
-use crate::failover::window;
-use crate::grace::{leftovers, scope, standing, way};
+use crate::failover::window::{self, OpenError};
+use crate::grace::{GraceError, leftovers, scope, standing, way};
 use crate::kernel::path::PathFinder;
 
 /// What a command has while nobody else works on its VIPs.
@@ -43,7 +43,11 @@ pub async fn begin(args: &FailoverArgs, vips: &[IpAddr]) -> Result<Begin, Failur
                 } else {
                     ensure_ready(args, vips).await?;
                     let (facts, mut watch) = observe()?;
-                    window::open(&plan, &facts, &mut watch).await?;
+                    match window::open(&plan, &facts, &mut watch).await {
+                        // The other run was a takeover, and has ended the window.
+                        Ok(_) | Err(OpenError::Grace(GraceError::EndedEarly(_))) => {}
+                        Err(error) => return Err(error.into()),
+                    }
                 }
                 Working::begin(vips, args.takeover.grace).await
             }
