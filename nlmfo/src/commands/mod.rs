@@ -20,9 +20,11 @@ use anyhow::anyhow;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
+use crate::{files, kernel};
 
 /// Runs the command and tells how it ended.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    kernel::symbols::keep_in(|| files::run::file("symbols.json").ok());
     match cli.command {
         Command::Locks(args) => locks::run(&args),
         Command::Failover(args) => failover::run(&args),

@@ -12,6 +12,7 @@
 //! `lockd_lock` and gave the old name to another struct, while
 //! `nlm_block.b_call->a_args.lock.fl` means the same in 6.1 and 7.3.
 
+mod names;
 mod path;
 mod prototype;
 
@@ -24,7 +25,10 @@ use std::sync::Arc;
 pub use path::{Field, FieldError};
 pub use prototype::{Parameter, Prototype};
 
-pub(super) const FOLDER: &str = "/sys/kernel/btf";
+use names::Names;
+
+/// Where the kernel shows it.
+pub const FOLDER: &str = "/sys/kernel/btf";
 const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: usize = 24;
 const TYPE_LEN: usize = 12;
@@ -122,8 +126,8 @@ pub struct Btf {
     /// Where each type record begins in `data`; the first is `first_id`.
     records: Vec<u32>,
     first_id: u32,
-    structs: Vec<u32>,
-    functions: Vec<u32>,
+    structs: Names,
+    functions: Names,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,8 +251,8 @@ impl Btf {
             first_string,
             records: Vec::new(),
             first_id,
-            structs: Vec::new(),
-            functions: Vec::new(),
+            structs: Names::default(),
+            functions: Names::default(),
             data,
         };
         let mut at = types.start;
@@ -285,17 +289,17 @@ impl Btf {
         str::from_utf8(&rest[..end]).ok()
     }
 
-    /// Whether one of this blob's own types has that name: tens of thousands are
-    /// asked for each path, so that nothing but the name's bytes is looked at.
-    fn is_named(&self, own_id: u32, name: &str) -> bool {
+    /// The name's bytes of one of this blob's own types, and what follows them; nothing if it
+    /// lies outside.
+    fn rest_from_name(&self, own_id: u32) -> &[u8] {
         let at = self.records[(own_id - self.first_id) as usize] as usize;
         let offset = word(&self.data, at) as usize;
-        let Some(own) = offset.checked_sub(self.first_string) else {
-            return self.string(offset as u32) == Some(name);
-        };
-        let rest = self.data[self.strings.clone()].get(own..).unwrap_or(&[]);
-        rest.strip_prefix(name.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&0))
+        match (offset.checked_sub(self.first_string), &self.base) {
+            (Some(own), _) => self.data[self.strings.clone()].get(own..),
+            (None, Some(base)) => base.data[base.strings.clone()].get(offset..),
+            (None, None) => None,
+        }
+        .unwrap_or_default()
     }
 
     fn ty(&self, id: u32) -> Option<Type<'_>> {

@@ -99,12 +99,11 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
     let field = |path, bytes, purpose| lockd.field(path, bytes, purpose);
     let offset = |path, bytes, purpose| lockd.offset(path, bytes, purpose);
 
-    let files = symbols.in_module(FILES, "lockd")?.address;
-    let buckets =
-        file_hash_buckets(symbols.room_at(files)).map_err(|room| LayoutError::FileHash {
-            release: release.to_owned(),
-            room,
-        })?;
+    let files = symbols.in_module(FILES, "lockd")?;
+    let buckets = file_hash_buckets(files.room).map_err(|room| LayoutError::FileHash {
+        release: release.to_owned(),
+        room,
+    })?;
 
     // 6.9 moved what locks and leases share into `file_lock_core c`.
     let fl_type = field(
@@ -168,7 +167,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
 
     Ok(Layout {
         nlmsvc_lock_operations: lock_operations.address,
-        nlm_files: files,
+        nlm_files: files.address,
         states,
 
         fl_link,

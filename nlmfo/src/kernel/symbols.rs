@@ -1,8 +1,13 @@
 //! Addresses of the kernel's functions and objects, from `/proc/kallsyms`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod kept;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+
+pub use kept::keep_in;
+use serde::{Deserialize, Serialize};
 
 const KALLSYMS: &str = "/proc/kallsyms";
 
@@ -29,13 +34,15 @@ pub enum SymbolsError {
 }
 
 /// One line of `/proc/kallsyms`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbol {
     pub address: u64,
     /// As nm writes it: `t` or `T` is code, `w` or `W` weak, the rest is data.
     pub kind: char,
     /// `None` for the kernel proper, so also for what is built in.
     pub module: Option<String>,
+    /// Bytes to the next symbol, which the object cannot exceed; `None` for the last one.
+    pub room: Option<u64>,
 }
 
 impl Symbol {
@@ -44,33 +51,41 @@ impl Symbol {
     }
 }
 
-/// The symbols that were asked for.
-#[derive(Clone, Debug, Default)]
-pub struct Symbols {
-    wanted: BTreeMap<String, Vec<Symbol>>,
-    /// Every address in the kernel, ascending: where one object ends at the latest.
-    addresses: Vec<u64>,
-}
+/// The symbols that were asked for; of a name that the kernel has not, none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Symbols(BTreeMap<String, Vec<Symbol>>);
 
 impl Symbols {
-    /// Reads the symbols of these names, one pass over some 150,000 lines.
+    /// Finds the symbols of these names. The kernel writes some 150,000 lines, which takes it
+    /// longer than all the rest of a start: what was found is kept for later runs, see
+    /// [`keep_in`].
+    ///
+    /// # Errors
+    /// If the file cannot be read, or hides the addresses.
     pub fn load<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, SymbolsError> {
-        Self::parse(BufReader::new(File::open(KALLSYMS)?), names)
+        kept::load(names.into_iter().collect(), |names| {
+            let text = BufReader::with_capacity(1 << 16, File::open(KALLSYMS)?);
+            Self::parse(text, names.iter().copied())
+        })
     }
 
-    /// The same from a text in the form of `/proc/kallsyms`, of whatever kernel.
+    /// Finds them in a text in the form of `/proc/kallsyms`, of whatever kernel.
+    ///
+    /// # Errors
+    /// As [`Symbols::load`].
     pub fn parse<'a>(
         mut text: impl BufRead,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, SymbolsError> {
-        let names: BTreeSet<&str> = names.into_iter().collect();
-        let mut symbols = Symbols::default();
-        let mut line = String::new();
-        while text.read_line(&mut line)? > 0 {
+        let mut found: BTreeMap<&str, Vec<Symbol>> =
+            names.into_iter().map(|name| (name, Vec::new())).collect();
+        let mut addresses = Vec::new();
+        let mut line = Vec::new();
+        while text.read_until(b'\n', &mut line)? > 0 {
             if let Some(line) = Line::parse(&line) {
-                symbols.addresses.push(line.address);
-                if names.contains(line.name) {
-                    let of_name = symbols.wanted.entry(line.name.to_owned()).or_default();
+                addresses.push(line.address);
+                let wanted = str::from_utf8(line.name).ok();
+                if let Some(of_name) = wanted.and_then(|name| found.get_mut(name)) {
                     of_name.push(line.symbol());
                 }
             }
@@ -78,17 +93,17 @@ impl Symbols {
         }
         // Per-CPU symbols of x86-64 are small offsets, some of them 0, also when
         // nothing is hidden.
-        if symbols.addresses.iter().all(|&address| address == 0) {
+        if addresses.iter().all(|&address| address == 0) {
             return Err(SymbolsError::Hidden);
         }
-        symbols.addresses.sort_unstable();
-        symbols.addresses.dedup();
-        Ok(symbols)
+        give_room(&addresses, found.values_mut().flatten());
+        let owned = |(name, symbols): (&str, _)| (name.to_owned(), symbols);
+        Ok(Symbols(found.into_iter().map(owned).collect()))
     }
 
     /// All symbols of that name, if it was asked for.
     pub fn all(&self, name: &str) -> &[Symbol] {
-        self.wanted.get(name).map_or(&[], Vec::as_slice)
+        self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// Whether code of that name is in the kernel: not inlined, and its module loaded.
@@ -117,47 +132,70 @@ impl Symbols {
             }),
         }
     }
+}
 
-    /// Bytes from `address` to the next symbol, which an object there cannot
-    /// exceed; `None` for the last one.
-    pub fn room_at(&self, address: u64) -> Option<u64> {
-        let next = self.addresses.partition_point(|&a| a <= address);
-        Some(self.addresses.get(next)? - address)
+/// Tells each symbol how far the next of all `addresses` is.
+fn give_room<'a>(addresses: &[u64], symbols: impl Iterator<Item = &'a mut Symbol>) {
+    let mut symbols: Vec<&mut Symbol> = symbols.collect();
+    symbols.sort_unstable_by_key(|symbol| symbol.address);
+    let mut starts: Vec<u64> = symbols.iter().map(|symbol| symbol.address).collect();
+    starts.dedup();
+    let mut next: Vec<Option<u64>> = (1..=starts.len()).map(|n| starts.get(n).copied()).collect();
+    for &address in addresses {
+        let Some(before) = starts.partition_point(|&s| s < address).checked_sub(1) else {
+            continue;
+        };
+        if next[before].is_none_or(|next| address < next) {
+            next[before] = Some(address);
+        }
+    }
+    for symbol in symbols {
+        let own = starts.partition_point(|&s| s < symbol.address);
+        symbol.room = next[own].map(|next| next - symbol.address);
     }
 }
 
 /// One of some 150,000 lines, of which a few are wanted: nothing is copied.
 struct Line<'a> {
     address: u64,
-    kind: char,
-    name: &'a str,
-    /// In brackets.
-    module: Option<&'a str>,
+    kind: u8,
+    name: &'a [u8],
+    /// With its brackets.
+    module: Option<&'a [u8]>,
 }
 
 impl<'a> Line<'a> {
     /// `ADDRESS KIND NAME`, and for a module's symbol a tab and `[MODULE]`.
-    fn parse(line: &'a str) -> Option<Self> {
-        let (address, rest) = line.split_once(' ')?;
-        let (kind, rest) = rest.split_once(' ')?;
-        let rest = rest.trim_end();
-        let (name, module) = match rest.split_once('\t') {
-            Some((name, module)) => (name, Some(module)),
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let (digits, rest) = line.split_at_checked(memchr::memchr(b' ', line)?)?;
+        let &[_, kind, b' ', ref rest @ ..] = rest else {
+            return None;
+        };
+        let rest = rest.trim_ascii_end();
+        let (name, module) = match memchr::memchr(b'\t', rest) {
+            Some(tab) => (&rest[..tab], Some(&rest[tab + 1..])),
             None => (rest, None),
         };
+        let mut address = 0;
+        for &digit in digits {
+            let digit = char::from(digit).to_digit(16)?;
+            address = address << 4 | u64::from(digit);
+        }
         Some(Line {
-            address: u64::from_str_radix(address, 16).ok()?,
-            kind: kind.chars().next()?,
+            address,
+            kind,
             name,
             module,
         })
     }
 
     fn symbol(&self) -> Symbol {
+        let module = self.module.map(String::from_utf8_lossy);
         Symbol {
             address: self.address,
-            kind: self.kind,
-            module: (self.module).map(|module| module.trim_matches(['[', ']']).to_owned()),
+            kind: self.kind.into(),
+            module: module.map(|module| module.trim_matches(['[', ']']).to_owned()),
+            room: None,
         }
     }
 }
@@ -188,10 +226,22 @@ ffffffffc0c65440 t twice\t[two]
         let symbols = symbols(&["nlm_files", "nlmsvc_lock"]);
         let files = symbols.in_module("nlm_files", "lockd").unwrap();
         assert_eq!(files.address, 0xffff_ffff_c0a6_5040);
-        assert_eq!(symbols.room_at(files.address), Some(1024));
+        assert_eq!(files.room, Some(1024));
         assert!(symbols.has_function("nlmsvc_lock"));
         assert!(!symbols.has_function("nlm_files"));
-        assert_eq!(symbols.room_at(0xffff_ffff_c0c6_5440), None);
+        assert!(symbols.all("nlmsvc_timeout").is_empty());
+    }
+
+    #[test]
+    fn room_ends_at_the_next_symbol_wherever_it_is_listed() {
+        let text = "3000 d third\n1000 d first\n1000 d alias\n2000 d second\n";
+        let names = ["first", "alias", "third", "absent"];
+        let symbols = Symbols::parse(text.as_bytes(), names).unwrap();
+        let room = |name| symbols.all(name).first().map(|symbol| symbol.room);
+        assert_eq!(room("first"), Some(Some(0x1000)));
+        assert_eq!(room("alias"), Some(Some(0x1000)));
+        assert_eq!(room("third"), Some(None));
+        assert_eq!(room("absent"), None);
     }
 
     #[test]

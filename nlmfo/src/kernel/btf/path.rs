@@ -122,8 +122,7 @@ impl Btf {
             .base
             .as_ref()
             .map_or_else(Vec::new, |base| base.structs_named(name));
-        let own = self.structs.iter().filter(|&&id| self.is_named(id, name));
-        found.extend(own);
+        found.extend(self.structs.find(self, name));
         found
     }
 

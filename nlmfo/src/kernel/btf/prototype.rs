@@ -56,7 +56,7 @@ impl Btf {
     }
 
     pub(super) fn own_function(&self, name: &str) -> Option<Prototype> {
-        let &own = (self.functions.iter()).find(|&&id| self.is_named(id, name))?;
+        let own = self.functions.find(self, name).next()?;
         let function = self.ty(own)?;
         let proto = self.ty(function.size_or_type)?;
         let parameters = proto.words().map(|[name, id]| Parameter {

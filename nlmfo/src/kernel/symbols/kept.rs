@@ -1,0 +1,159 @@
+//! What `/proc/kallsyms` said, kept in a file as long as the same modules are loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::{Symbols, SymbolsError};
+
+/// Tells the file, which root alone can write.
+pub type File = fn() -> Option<PathBuf>;
+
+static FILE: OnceLock<File> = OnceLock::new();
+
+/// Has symbols kept in this file. Where nobody calls it, they are read each time.
+pub fn keep_in(file: File) {
+    // The first call counts.
+    let _ = FILE.set(file);
+}
+
+/// The kernel and modules that have the symbols.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Incarnation {
+    boot: String,
+    /// The inode number of each loaded module's folder, which is not used again.
+    modules: BTreeMap<String, u64>,
+}
+
+impl Incarnation {
+    fn now() -> io::Result<Self> {
+        let listed = std::fs::read_to_string("/proc/modules")?;
+        let names = listed.lines().filter_map(|line| line.split(' ').next());
+        let modules = names.map(|name| {
+            let folder = Path::new("/sys/module").join(name).metadata()?;
+            Ok((name.to_owned(), folder.ino()))
+        });
+        Ok(Incarnation {
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+            modules: modules.collect::<io::Result<_>>()?,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    incarnation: Incarnation,
+    symbols: Symbols,
+}
+
+impl Kept {
+    /// Whole, and for its owner alone. It need not outlive a crash.
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+/// The symbols of these names and others: as they were kept, or else as `read` finds them.
+pub(super) fn load(
+    names: BTreeSet<&str>,
+    read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
+) -> Result<Symbols, SymbolsError> {
+    match (FILE.get().and_then(|file| file()), Incarnation::now()) {
+        (Some(path), Ok(incarnation)) => from(&path, incarnation, Incarnation::now, names, read),
+        _ => read(&names),
+    }
+}
+
+fn from(
+    path: &Path,
+    incarnation: Incarnation,
+    now: impl FnOnce() -> io::Result<Incarnation>,
+    names: BTreeSet<&str>,
+    read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
+) -> Result<Symbols, SymbolsError> {
+    let kept = (std::fs::read(path).ok())
+        .and_then(|text| serde_json::from_slice::<Kept>(&text).ok())
+        .filter(|kept| kept.incarnation == incarnation)
+        .map(|kept| kept.symbols)
+        .unwrap_or_default();
+    if names.iter().all(|&name| kept.0.contains_key(name)) {
+        return Ok(kept);
+    }
+    // One read for what the other commands want, too.
+    let mut names: BTreeSet<&str> = names;
+    names.extend(kept.0.keys().map(String::as_str));
+    let symbols = read(&names)?;
+    // A module that came or went meanwhile may be in there or not.
+    if now().is_ok_and(|now| now == incarnation) {
+        let kept = Kept {
+            incarnation,
+            symbols: symbols.clone(),
+        };
+        if let Err(error) = kept.write(path) {
+            debug!(%error, "symbols are not kept");
+        }
+    }
+    Ok(symbols)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    const TEXT: &str = "1000 t one\n2000 t two\n3000 t three\t[m]\n";
+
+    fn incarnation(module: u64) -> Incarnation {
+        Incarnation {
+            boot: "boot".into(),
+            modules: [("m".to_owned(), module)].into(),
+        }
+    }
+
+    /// What was read of the kernel in the course of some calls.
+    #[derive(Default)]
+    struct Read(RefCell<Vec<String>>);
+
+    impl Read {
+        fn load(&self, path: &Path, before: u64, after: u64, names: &[&str]) -> Symbols {
+            let names = names.iter().copied().collect();
+            let now = || Ok(incarnation(after));
+            from(path, incarnation(before), now, names, |names| {
+                let list: Vec<&str> = names.iter().copied().collect();
+                self.0.borrow_mut().push(list.join(" "));
+                Symbols::parse(TEXT.as_bytes(), names.iter().copied())
+            })
+            .unwrap()
+        }
+    }
+
+    #[test]
+    fn symbols_are_read_once_for_each_set_of_modules() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kept");
+        let read = Read::default();
+        let first = read.load(&path, 1, 1, &["one", "absent"]);
+        assert_eq!(read.load(&path, 1, 1, &["absent"]), first);
+        assert_eq!(*read.0.borrow(), ["absent one"]);
+        // A new name is read with the known ones.
+        read.load(&path, 1, 1, &["three"]);
+        read.load(&path, 1, 1, &["one", "three"]);
+        assert_eq!(*read.0.borrow(), ["absent one", "absent one three"]);
+        // Another incarnation, and one that changed meanwhile, which is not kept.
+        read.load(&path, 2, 3, &["two"]);
+        read.load(&path, 2, 2, &["two"]);
+        assert_eq!(read.0.borrow()[2..], ["two", "two"]);
+        std::fs::write(&path, "damaged").unwrap();
+        assert!(read.load(&path, 2, 2, &["two"]).has_function("two"));
+        assert_eq!(read.0.borrow().len(), 5);
+    }
+}
