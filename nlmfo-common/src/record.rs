@@ -4,8 +4,8 @@
 
 use crate::Addr;
 
-/// Hosts that one run of `read_hosts` takes: the arguments of a raw tracepoint.
-pub const HOSTS_PER_RUN: usize = 12;
+/// Hosts that one run of `read_hosts` takes. Their records find room in the ring.
+pub const HOSTS_PER_RUN: usize = 512;
 
 /// What a ring-buffer record is; its first four bytes. 6 to 9 are in
 /// [`crate::state::kind`].

@@ -5,7 +5,7 @@ use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use nlmfo_common::Addr;
 use nlmfo_common::counters::Counters;
 use nlmfo_common::layout::FL_SPAN_MAX;
-use nlmfo_common::record::{Control, HostKey};
+use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostKey};
 
 /// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
 /// so the reader empties this after some eighty records: it cannot overflow
@@ -15,6 +15,10 @@ pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 #[map]
 pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Addresses of the hosts that the tool wants records of.
+#[map]
+pub static HOSTS: Array<[u64; HOSTS_PER_RUN]> = Array::with_max_entries(1, 0);
 
 /// Where `kernel::FileLock` copies to.
 #[map]

@@ -18,13 +18,13 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use nlmfo_common::Addr;
 use nlmfo_common::record::{
-    Control, FH_MAX, FileRecord, HOSTS_PER_RUN, LockRecord, NAME_MAX, ShareRecord, WaiterRecord,
-    kind, lock_digest, walk,
+    Control, FH_MAX, FileRecord, LockRecord, NAME_MAX, ShareRecord, WaiterRecord, kind,
+    lock_digest, walk,
 };
 
 use crate::host::{self, fill};
 use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes};
-use crate::maps::{CONTROL, RECORDS};
+use crate::maps::{CONTROL, HOSTS, RECORDS};
 use crate::states;
 
 /// The reader looks by itself, so no record needs to wake anyone.
@@ -465,32 +465,36 @@ fn walk_share(state: &mut Walk) -> Result<i64, i32> {
     Ok(CONTINUE)
 }
 
-/// Emits the [`HostRecord`] of each `nlm_host` whose address is in `args`, up to
-/// the first 0.
+/// Emits the [`HostRecord`] of each of the first `args[0]` `nlm_host`s in `HOSTS`.
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
 // seen: 6.1 6.12 7.3
 // context: the tool's own thread, no lock held
 #[raw_tracepoint]
 pub fn read_hosts(ctx: RawTracePointContext) -> i32 {
-    // SAFETY: this program is run by the reader.
-    let Some(control) = (unsafe { control() }) else {
-        return 0;
-    };
-    for i in 0..HOSTS_PER_RUN {
-        let host: u64 = ctx.arg(i);
-        if host == 0 {
-            break;
-        }
-        // A host that cannot be read any more was freed meanwhile; the tool
-        // misses its record and looks again.
-        if emit_host(host) == Ok(false) {
-            control.lost += 1;
-        }
+    // SAFETY: the callback has the helper's signature and needs no context.
+    unsafe {
+        bpf_loop(
+            ctx.arg(0),
+            read_host as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
     }
     0
 }
 
-#[inline(never)]
-fn emit_host(host: u64) -> Result<bool, i32> {
-    emit(|record| host::describe(host, record))
+extern "C" fn read_host(index: u64, _context: *mut c_void) -> i64 {
+    // SAFETY: the program that loops is run by the reader.
+    let (Some(control), Some(hosts)) = (unsafe { control() }, HOSTS.get(0)) else {
+        return STOP;
+    };
+    let Some(&host) = hosts.get(index as usize) else {
+        return STOP;
+    };
+    // A host that cannot be read any more was freed meanwhile; the tool misses its record
+    // and looks again.
+    if emit(|record| host::describe(host, record)) == Ok(false) {
+        control.lost += 1;
+    }
+    CONTINUE
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsFd;
 
+use aya::Ebpf;
 use aya::programs::kprobe::KProbe;
 use aya::programs::links::FdLink;
 use aya::programs::raw_trace_point::RawTracePoint;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProbeKind, Program, ProgramError};
-use aya::{Ebpf, EbpfLoader};
 use nlmfo_common::gate::GateLayout;
 use serde::Serialize;
 use tracing::{debug, warn};
@@ -23,6 +23,7 @@ use super::reload::Carried;
 use super::{guard, tc};
 use crate::kernel::{gate_layout, lockd};
 use crate::observe::host::Transport;
+use crate::observe::loader::loader;
 use crate::observe::lockd_ports::LockdPorts;
 
 /// The ELF, built by `build.rs`.
@@ -382,9 +383,7 @@ fn random() -> Result<u64, GraceError> {
 }
 
 fn object(layout: &GateLayout) -> Result<Ebpf, GraceError> {
-    EbpfLoader::new()
-        // Offsets are in GATE_LAYOUT, none is to be looked up.
-        .btf(None)
+    loader()
         .override_global("GATE_LAYOUT", layout, true)
         .load(OBJECT)
         .map_err(|error| GraceError::Load(Box::new(error)))

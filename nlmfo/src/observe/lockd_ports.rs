@@ -8,13 +8,14 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use aya::Ebpf;
 use aya::maps::Array;
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
-use aya::{Ebpf, EbpfLoader};
 use nlmfo_common::sockets::{Socket, Sockets, SocketsLayout, outcome};
 
 use super::host::{NlmVersion, Transport};
-use super::programs::ObserveError;
+use super::loader::loader;
+use super::programs::{ObserveError, map_error};
 use crate::kernel::{lockd, sockets_layout};
 
 /// The ELF, built by `build.rs`.
@@ -113,9 +114,7 @@ fn layout() -> Result<SocketsLayout, ObserveError> {
 }
 
 fn object(layout: &SocketsLayout) -> Result<Ebpf, ObserveError> {
-    EbpfLoader::new()
-        // Offsets are in SOCKETS_LAYOUT, none is to be looked up.
-        .btf(None)
+    loader()
         .override_global("SOCKETS_LAYOUT", layout, true)
         .load(OBJECT)
         .map_err(|error| ObserveError::Load(Box::new(error)))
@@ -151,10 +150,7 @@ impl Reader {
         let map = self.0.map(MAP).ok_or(ObserveError::Foreign(MAP))?;
         Array::<_, Sockets>::try_from(map)
             .and_then(|map| map.get(&0, 0))
-            .map_err(|source| ObserveError::Map {
-                map: MAP,
-                source: Box::new(source),
-            })
+            .map_err(map_error(MAP))
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod assemble;
 pub mod counters;
 pub(crate) mod describe;
 pub mod host;
+pub mod loader;
 pub mod lockd_ports;
 pub(crate) mod lockd_queue;
 pub(crate) mod monitor;

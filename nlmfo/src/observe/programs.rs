@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use aya::maps::{Map, MapError};
 use aya::programs::{KProbe, Program, ProgramError, RawTracePoint};
-use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError};
 use nlmfo_common::layout::{FL_SPAN_MAX, Layout};
 use nlmfo_common::record::walk;
 
 use tracing::debug;
 
+use super::loader::loader;
 use crate::kernel;
 
 /// Why the kernel cannot be observed.
@@ -51,7 +53,7 @@ pub enum ObserveError {
     Map {
         map: &'static str,
         #[source]
-        source: Box<aya::maps::MapError>,
+        source: Box<MapError>,
     },
     #[error("cannot read lockd's sockets: {0}")]
     LockdSockets(&'static str),
@@ -99,6 +101,14 @@ fn torn(at: u64) -> &'static str {
         Some(2) => "the locks of a file could not be read",
         Some(3) => "the waiters of a file could not be read",
         Some(_) => "the shares of a file could not be read",
+    }
+}
+
+/// For `map_err`.
+pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> ObserveError {
+    move |source| ObserveError::Map {
+        map,
+        source: Box::new(source),
     }
 }
 
@@ -150,10 +160,7 @@ impl Programs {
         if layout.fl_span as usize > FL_SPAN_MAX {
             return Err(ObserveError::FileLockTooLarge(layout.fl_span));
         }
-        let ebpf = EbpfLoader::new()
-            // No relocations against the kernel's BTF: offsets are in LAYOUT, and
-            // parsing it again would cost most of the start.
-            .btf(None)
+        let ebpf = loader()
             .override_global("LAYOUT", layout, true)
             .load(OBJECT)
             .map_err(|error| ObserveError::Load(Box::new(error)))?;
@@ -176,6 +183,15 @@ impl Programs {
                 (name.to_owned(), loaded)
             })
             .collect()
+    }
+
+    /// Takes the map of that name.
+    pub(super) fn map<M>(&mut self, name: &'static str) -> Result<M, ObserveError>
+    where
+        M: TryFrom<Map, Error = MapError>,
+    {
+        let map = self.ebpf.take_map(name);
+        M::try_from(map.ok_or(ObserveError::Foreign(name))?).map_err(map_error(name))
     }
 
     /// Loads a probe and attaches it; it stays until `self` is dropped.

@@ -18,7 +18,7 @@ use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, LockRecord, kind,
 use tracing::debug;
 
 use super::assemble::{Assembled, Records, assemble};
-use super::programs::{ObserveError, Probe, Programs};
+use super::programs::{ObserveError, Probe, Programs, map_error};
 use super::states::take::Ready;
 use super::table::LockTable;
 use crate::{interrupt, kernel};
@@ -30,7 +30,7 @@ pub(super) const PROBES: &[Probe] = &[Probe {
 
 pub(super) const BEGIN: &str = "snapshot_begin";
 const WALK: &str = "walk_files";
-const HOSTS: &str = "read_hosts";
+const READ_HOSTS: &str = "read_hosts";
 
 /// Steps of one run of the walk, which occupies its CPU for some milliseconds.
 const WALK_STEPS: u64 = 1 << 14;
@@ -66,6 +66,8 @@ pub struct Snapshots {
     programs: Programs,
     pub(super) records: RingBuf<MapData>,
     control: Array<MapData, Control>,
+    /// Addresses of the hosts that are wanted.
+    hosts: Array<MapData, [u64; HOSTS_PER_RUN]>,
     pub(super) text: Vec<u8>,
     /// NFSv4's part.
     pub(super) states: Ready,
@@ -74,23 +76,16 @@ pub struct Snapshots {
 impl Snapshots {
     /// Loads and attaches what a snapshot needs.
     pub fn attach(mut programs: Programs) -> Result<Self, ObserveError> {
-        for program in [BEGIN, WALK, HOSTS] {
+        for program in [BEGIN, WALK, READ_HOSTS] {
             programs.load_runnable(program)?;
         }
         for probe in PROBES {
             programs.attach(probe)?;
         }
-        let map = |map, source| ObserveError::Map {
-            map,
-            source: Box::new(source),
-        };
-        let records = programs.ebpf.take_map("RECORDS");
-        let control = programs.ebpf.take_map("CONTROL");
         Ok(Snapshots {
-            records: RingBuf::try_from(records.ok_or(ObserveError::Foreign("RECORDS"))?)
-                .map_err(|source| map("RECORDS", source))?,
-            control: Array::try_from(control.ok_or(ObserveError::Foreign("CONTROL"))?)
-                .map_err(|source| map("CONTROL", source))?,
+            records: programs.map("RECORDS")?,
+            control: programs.map("CONTROL")?,
+            hosts: programs.map("HOSTS")?,
             programs,
             // seq_file hands out a page at a time, and more only for a record
             // larger than that.
@@ -250,7 +245,10 @@ impl Snapshots {
     fn read_hosts(&mut self, addresses: &[u64]) -> Result<HashMap<u64, HostRecord>, ObserveError> {
         let mut hosts = HashMap::with_capacity(addresses.len());
         for some in addresses.chunks(HOSTS_PER_RUN) {
-            self.programs.run(HOSTS, some)?;
+            let mut wanted = [0; HOSTS_PER_RUN];
+            wanted[..some.len()].copy_from_slice(some);
+            (self.hosts.set(0, wanted, 0)).map_err(map_error("HOSTS"))?;
+            self.programs.run(READ_HOSTS, &[some.len() as u64])?;
             while let Some(item) = self.records.next() {
                 if let Some(host) = record::<HostRecord>(&item, kind::HOST) {
                     hosts.insert(host.host, host);
@@ -261,20 +259,13 @@ impl Snapshots {
     }
 
     pub(super) fn control(&self) -> Result<Control, ObserveError> {
-        self.control.get(&0, 0).map_err(control_error)
+        self.control.get(&0, 0).map_err(map_error("CONTROL"))
     }
 
     fn update(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), ObserveError> {
         let mut control = self.control()?;
         change(&mut control);
-        self.control.set(0, control, 0).map_err(control_error)
-    }
-}
-
-fn control_error(source: aya::maps::MapError) -> ObserveError {
-    ObserveError::Map {
-        map: "CONTROL",
-        source: Box::new(source),
+        (self.control.set(0, control, 0)).map_err(map_error("CONTROL"))
     }
 }
 
