@@ -37,7 +37,7 @@ fn arguments() -> impl Iterator<Item = OsString> {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let is_callout = Path::new(&name).file_name() == Some(CALLOUT.as_ref());
-    // What statd says is no option of ours.
+    // statd's arguments are not options of nlmfo.
     let command = match is_callout {
         true => &["ha-callout", "--"][..],
         false => &[],

@@ -56,7 +56,7 @@ struct Listing {
 #[derive(Serialize)]
 struct VipClients {
     vip: IpAddr,
-    /// Whose book it is; null if nobody has written one.
+    /// The owner of the book; null without a book.
     owner: Option<Owner>,
     clients: Vec<ClientRow>,
     /// Lines of the book that are not whole.

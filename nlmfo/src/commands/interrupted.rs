@@ -9,9 +9,9 @@ use crate::exit::{Exit, Failure};
 use crate::grace::standing;
 use crate::interrupt::{self, Interrupts};
 
-/// Does the work, until a signal ends it. Dropping the work takes everything of ours out of
-/// the kernel but windows and fences: probes go with their file descriptors, routes with
-/// their guard. What stands for `vips` then is said, and `state` before it.
+/// Does the work until a signal ends it. Dropping the work removes everything from the kernel
+/// except windows and fences: probes with their file descriptors, routes with their guard. The
+/// error contains `state` and what remains for `vips`.
 pub async fn or_interrupt<T>(
     work: impl Future<Output = Result<T, Failure>>,
     vips: &[IpAddr],
@@ -28,7 +28,7 @@ pub async fn or_interrupt<T>(
     };
     match (ended, interrupt::came()) {
         (Some(Ok(done)), _) => Ok(done),
-        // It ended because it was asked to.
+        // It ended because of the signal.
         (Some(Err(failure)), None) => Err(failure),
         (_, by) => {
             let by = by.unwrap_or("a signal");

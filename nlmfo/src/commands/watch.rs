@@ -84,7 +84,7 @@ fn once(args: &WatchArgs, mut live: Live) -> Result<Exit, Failure> {
     show_table(&world, &theme(args))
 }
 
-/// Needs no root and no kernel of ours.
+/// Plays a recording; works without root and on any kernel.
 fn replay(args: &WatchArgs, recording: &Path) -> Result<Exit, Failure> {
     let (mut reader, first) = Reader::open(recording)?;
     if args.once {

@@ -391,7 +391,7 @@ mod tests {
         let unknown = notified(other, None, &nobody).unwrap_err();
         assert!(unknown.contains("no clients are known"), "{unknown}");
 
-        // Once somebody keeps a book, it counts that nobody is in it; and it is read late.
+        // Once there is a book, an empty one counts; and it is read late.
         let mut writer = Writer::open(&state, other, "a").unwrap();
         let [Job::Tell(early)] = &jobs(&notifier, &[other], None, &nobody)[..] else {
             panic!("a job was expected");

@@ -1,4 +1,4 @@
-//! A place that somebody named for a file of ours.
+//! The path that the operator named for an output file.
 
 use std::fs::{self, Metadata};
 use std::io;

@@ -107,7 +107,7 @@ pub struct Uncovered {
 }
 
 impl Gate {
-    /// The gate if it is in force here, whoever loaded it.
+    /// The gate if it is in force here, whichever process loaded it.
     pub fn in_force() -> Result<Option<Self>, GraceError> {
         let pins = Pins::here()?;
         Ok(match pins.state()? {

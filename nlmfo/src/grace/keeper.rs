@@ -134,7 +134,7 @@ pub async fn keep() -> Result<(), GraceError> {
     Ok(())
 }
 
-/// In this order: whoever has the gate's lock next starts a keeper that finds none.
+/// In this order: the next holder of the gate's lock starts a keeper that finds none.
 fn release(keeping: Held, lock: Held) {
     drop(keeping);
     drop(lock);

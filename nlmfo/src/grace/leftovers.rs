@@ -104,7 +104,7 @@ pub(super) async fn remove_partial() -> Result<(), GraceError> {
 pub struct LastReport {
     /// The report for people.
     pub text: String,
-    /// Whether every window was as it should be.
+    /// Whether every window was enforced.
     pub good: bool,
     pub windows: Vec<WindowReport>,
 }

@@ -1,5 +1,4 @@
-//! `--scope filesystem`: the filesystems whose files nobody may lock again, through
-//! whichever address.
+//! `--scope filesystem`: the filesystems on which new locks are refused through every address.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
 //! nfsd's NFSv4 clients, `/proc/fs/nfsd/clients`, of the server that the mounted
-//! filesystem shows: that of the network namespace of whoever mounted it.
+//! filesystem shows: that of the network namespace in which it was mounted.
 
 use std::fs::{self, File};
 use std::io;

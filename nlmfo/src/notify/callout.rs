@@ -76,7 +76,7 @@ pub fn vips_of_new(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, B
 const LOG: &str = "/dev/log";
 const DAEMON_ERROR: u32 = (3 << 3) | 3;
 
-/// Says something in the system's log. Where there is none, nobody hears it.
+/// Writes to the system log, if there is one.
 pub fn log(text: &str) {
     let visible = |c: char| if is_visible(c) { c } else { ' ' };
     let text: String = text.chars().map(visible).collect();

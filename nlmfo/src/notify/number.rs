@@ -26,7 +26,7 @@ use crate::files::{self, LIMIT, PRIVATE};
 /// `nsm_get_state`): where it may be.
 const STATD: [&str; 2] = ["/var/lib/nfs/statd/state", "/var/lib/nfs/state"];
 
-/// A VIP's numbers that are kept, for whoever reads the directory.
+/// How many numbers of a VIP are kept, for diagnosis.
 const KEPT: usize = 3;
 
 /// Digits of a file's name, so that the order of names is that of numbers.
@@ -71,7 +71,7 @@ impl Claim {
         }
     }
 
-    /// The number that was claimed for the same, if nobody has told of any of the VIPs since.
+    /// The number of the same claim, if none of the VIPs has a newer one.
     fn continued(&self, claims: &BTreeMap<u32, Claim>, within: Duration) -> Option<u32> {
         let concerns = |claim: &Claim| claim.vips.iter().any(|vip| self.vips.contains(vip));
         let (&number, last) = claims.iter().rev().find(|(_, claim)| concerns(claim))?;
@@ -148,7 +148,7 @@ impl Numbers {
         }
     }
 
-    /// Who has claimed which number; no entry where nobody has ever claimed one.
+    /// The claims of all numbers; no entry for numbers without a claim.
     /// `known` are claims of an earlier call, which are not read again.
     pub fn claims(
         &self,
@@ -184,7 +184,7 @@ impl Numbers {
         Ok(claimed)
     }
 
-    /// Whole and durable, or not at all; false if somebody has the number already.
+    /// Creates the file completely and durably; false if the number is already claimed.
     fn create(&self, number: u32, claim: &Claim) -> Result<bool, NumberError> {
         let content = serde_json::to_vec(claim).expect("strings and numbers");
         match files::create_new(&self.file(number), &content, PRIVATE, |_| ()) {

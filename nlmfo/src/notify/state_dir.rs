@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{XattrFlags, fsetxattr};
 use tracing::warn;
 
-/// Where it is unless somebody says otherwise.
+/// The default state directory.
 pub const DEFAULT: &str = "/var/lib/nlmfo";
 
 /// A state directory, which need not exist yet.
@@ -120,8 +120,8 @@ pub fn create(folder: &Path, readers: Readers) -> io::Result<()> {
     }
 }
 
-/// Lets statd's user read a file or directory of root's, and nobody else. Where that cannot be,
-/// the callout says that it cannot read.
+/// Gives statd's user, and no other user, read access to a file or directory of root. If that
+/// fails, the callout reports that it cannot read.
 pub fn let_statd_read(file: &File) {
     let let_read = |statd: Statd| {
         let is_folder = file.metadata()?.is_dir();

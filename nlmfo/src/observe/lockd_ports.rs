@@ -46,7 +46,7 @@ pub struct LockdPorts {
 }
 
 impl LockdPorts {
-    /// Those of this network namespace; empty if lockd serves nobody.
+    /// Those of this network namespace; empty if lockd does not serve it.
     pub fn look_up() -> Result<Self, ObserveError> {
         if !lockd::is_loaded() {
             return Ok(LockdPorts::default());

@@ -11,7 +11,7 @@ use crate::rpc::client::{self, Client, Endpoint, Source};
 use crate::rpc::message::Credential;
 use crate::rpc::nlm::NlmClient;
 
-/// Why nobody knows whether lockd is done with what reached it.
+/// Why it is unknown whether lockd has finished earlier calls.
 #[derive(Debug, thiserror::Error)]
 pub enum Unanswered {
     #[error(transparent)]

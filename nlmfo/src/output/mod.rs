@@ -142,7 +142,7 @@ fn print_json(value: &impl Serialize) -> io::Result<()> {
     written
 }
 
-/// Whether somebody reads.
+/// Whether the reader is still there.
 fn listed(written: io::Result<()>) -> Result<bool, Failure> {
     match written {
         Ok(()) => Ok(true),

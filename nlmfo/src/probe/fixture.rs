@@ -376,7 +376,7 @@ impl Fixture {
 
     fn unlock_filesystem(&self, path: &str) -> Result<()> {
         let node = self.server.node();
-        // The kernel looks the path up in the mount namespace of whoever writes.
+        // The kernel looks up the path in the mount namespace of the writer.
         let mut tee = node.command("tee");
         tee.arg("/proc/fs/nfsd/unlock_filesystem");
         run_with_input(&mut tee, &format!("{path}\n"))?;

@@ -19,7 +19,7 @@ const WAITING: usize = 16;
 
 /// Shows what `source` sends until an operator or a signal ends it, or the source ends
 /// with an error. The source runs on a thread of its own; it gets what the screen asks
-/// for and sends messages, which is false when nobody wants them any more.
+/// for and sends messages; sending returns false when the receiver is gone.
 pub fn screen<E, S>(theme: &Theme, source: S) -> Result<(), RunError<E>>
 where
     E: Send + 'static,

@@ -111,7 +111,7 @@ pub enum UnlockIp {
     /// Reports success and releases nothing.
     Broken,
     Works,
-    /// Of a series in which nobody looked for the release with the fix.
+    /// A series for which the release with the fix is unknown.
     Unknown,
 }
 

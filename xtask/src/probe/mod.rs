@@ -184,7 +184,7 @@ impl<'a> Prefixed<'a> {
         while let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.line.drain(..=end).collect();
             let line = format!("{}: {}", self.prefix, String::from_utf8_lossy(&line));
-            // Progress is for whoever watches; nothing depends on it.
+            // Only progress; nothing depends on it.
             drop(io::stderr().lock().write_all(line.as_bytes()));
         }
     }

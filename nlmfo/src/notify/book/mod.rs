@@ -4,7 +4,7 @@
 //! A VIP's book is a row of files in its directory of the state directory,
 //! `clients.0000000001` and so on: one for each *term*, the time in which one node owns
 //! the VIP. Only the owner of the newest term writes, and only to its own file
-//! ([`writer`]); whoever creates the next file has taken the book over, and the old owner
+//! ([`writer`]); the node that creates the next file has taken over the book, and the old owner
 //! finds that out when it writes next. [`line`](self::line) tells what is in a file.
 
 pub mod line;
@@ -173,7 +173,7 @@ impl Book {
 #[derive(Clone, Debug, Default)]
 pub struct ReadBook {
     pub book: Book,
-    /// None if nobody has written one.
+    /// None if there is no book.
     pub owner: Option<Owner>,
     /// Lines that were not whole, as `file:line`: a crash in the middle of a write leaves
     /// one, which counted for nothing; more than that is damage.

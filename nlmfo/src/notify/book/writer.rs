@@ -31,7 +31,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens the book of a VIP that is this node's, or nobody's yet.
+    /// Opens the book of a VIP that belongs to this node or has no owner yet.
     pub fn open(state: &StateDir, vip: IpAddr, node: &str) -> Result<Self, BookError> {
         Writer::open_in(Folder::new(state, vip), node)
     }
@@ -99,11 +99,11 @@ impl Writer {
         }
         loop {
             self.write(&text)?;
-            // Only now: whoever began a term before may have read the file without this.
+            // Only now: a node that began a term earlier may have read the file without this.
             match newest(&self.folder)? {
                 Some(owner) if owner.term == self.term => break,
                 Some(owner) if owner.node == self.node => {
-                    // Another process of ours has begun it.
+                    // Another nlmfo process on this node has begun it.
                     let folder = self.folder.clone();
                     *self = Writer::resume(folder, &self.node, owner.term)?;
                 }
@@ -122,7 +122,7 @@ impl Writer {
         // processes of this node see cut off gets two newlines.
         let mut write = || {
             let written = append_to(&mut self.file, text)?;
-            // Only if nobody has written in between is all of it known.
+            // The whole file is known only if no other process has written in between.
             let after = self.known + written;
             if self.file.metadata()?.len() == after {
                 self.known = after;
@@ -206,7 +206,7 @@ impl Writer {
     }
 
     /// Writes all that still holds into the file at hand, after which the older ones are
-    /// not needed. The last one before stays, for whoever wants to know what happened.
+    /// not needed. The previous one stays, for diagnosis.
     fn carry_over(&mut self) -> Result<(), BookError> {
         let mut text = Vec::new();
         for client in self.book.clients() {
@@ -218,7 +218,7 @@ impl Writer {
         if terms.last() != Some(&self.term) {
             return match newest(&self.folder)? {
                 Some(owner) if owner.node != self.node => Err(owned(self.folder.vip, owner)),
-                // Another process of ours is at it.
+                // Another nlmfo process on this node is writing it.
                 _ => Ok(()),
             };
         }

@@ -196,7 +196,7 @@ fn signature(kind: &str, prototype: &str, seen: &str) -> Result<Signature, Strin
         seen: series(seen)?,
     };
     if signature.function().is_empty() || !prototype.ends_with(')') {
-        return Err(format!("`{prototype}` is no prototype"));
+        return Err(format!("`{prototype}` is not a prototype"));
     }
     if prototype.ends_with("(...)") && !kind.contains("ret") && kind != "fexit" {
         return Err(format!(
@@ -209,7 +209,7 @@ fn signature(kind: &str, prototype: &str, seen: &str) -> Result<Signature, Strin
 fn series(list: &str) -> Result<Vec<Series>, String> {
     let seen: Result<Vec<Series>, ()> = list.split(' ').map(str::parse).collect();
     let seen =
-        seen.map_err(|()| format!("`seen: {list}` is no list of series such as 6.1 6.12"))?;
+        seen.map_err(|()| format!("`seen: {list}` is not a list of series such as 6.1 6.12"))?;
     match seen.is_sorted_by(|a, b| a < b) {
         true => Ok(seen),
         false => Err(format!("`seen: {list}` is not in ascending order")),
@@ -312,7 +312,7 @@ pub fn on_f(ctx: ProbeContext) -> u32 {",
             ),
             (
                 "// kernel: int f\n// seen: 6.1\n// context: any",
-                "is no prototype",
+                "is not a prototype",
             ),
             (
                 "// kernel: int f(...)\n// seen: 6.1\n// context: any",

@@ -262,7 +262,7 @@ impl Live {
     }
 }
 
-/// The windows by address, and who is fenced off.
+/// The windows by address, and the fenced VIPs.
 type Gated = (BTreeMap<IpAddr, WindowReport>, BTreeSet<IpAddr>);
 
 fn windows() -> Result<Gated, GraceError> {

@@ -19,7 +19,7 @@ pub struct Locks {
     keys: Keys,
     /// As they are now.
     details: BTreeMap<IpAddr, Detail>,
-    /// Those of them that nobody was told yet.
+    /// Those of them that were not sent yet.
     changed: BTreeSet<IpAddr>,
 }
 
