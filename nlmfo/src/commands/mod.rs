@@ -20,11 +20,15 @@ use anyhow::anyhow;
 
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Failure};
-use crate::{files, kernel};
+use crate::files;
+use crate::kernel::symbols::{self, Keeper};
 
 /// Runs the command and tells how it ended.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
-    kernel::symbols::keep_in(|| files::run::file("symbols.json").ok());
+    symbols::keep_in(Keeper {
+        path: || files::run::file("symbols.json").ok(),
+        write: |path, text| files::write_whole(path, text, files::PRIVATE),
+    });
     match cli.command {
         Command::Locks(args) => locks::run(&args),
         Command::Failover(args) => failover::run(&args),

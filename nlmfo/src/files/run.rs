@@ -1,5 +1,5 @@
-//! `/run/nlmfo`: lock files and stored reports. Only root can open it: a user who can open a lock
-//! file can lock it.
+//! `/run/nlmfo`: lock files, stored reports and what was read of the kernel. Only root can open
+//! it: a user who can open a lock file can lock it.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;

@@ -1,7 +1,7 @@
 //! What `/proc/kallsyms` said, kept in a file as long as the same modules are loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,15 +11,20 @@ use tracing::debug;
 
 use super::{Symbols, SymbolsError};
 
-/// Tells the file, which root alone can write.
-pub type File = fn() -> Option<PathBuf>;
+/// A file that root alone can write.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeper {
+    pub path: fn() -> Option<PathBuf>,
+    /// Replaces the file; a crash leaves the old one or the new one.
+    pub write: fn(&Path, &[u8]) -> io::Result<()>,
+}
 
-static FILE: OnceLock<File> = OnceLock::new();
+static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
-/// Has symbols kept in this file. Where nobody calls it, they are read each time.
-pub fn keep_in(file: File) {
+/// Has symbols kept. Where nobody calls it, they are read each time.
+pub fn keep_in(keeper: Keeper) {
     // The first call counts.
-    let _ = FILE.set(file);
+    let _ = KEEPER.set(keeper);
 }
 
 /// The kernel and modules that have the symbols.
@@ -51,30 +56,23 @@ struct Kept {
     symbols: Symbols,
 }
 
-impl Kept {
-    /// Whole, and for its owner alone. It need not outlive a crash.
-    fn write(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    }
-}
-
 /// The symbols of these names and others: as they were kept, or else as `read` finds them.
 pub(super) fn load(
     names: BTreeSet<&str>,
     read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
 ) -> Result<Symbols, SymbolsError> {
-    match (FILE.get().and_then(|file| file()), Incarnation::now()) {
-        (Some(path), Ok(incarnation)) => from(&path, incarnation, Incarnation::now, names, read),
+    let file = KEEPER
+        .get()
+        .and_then(|keeper| Some(((keeper.path)()?, keeper.write)));
+    match (file, Incarnation::now()) {
+        (Some((path, write)), Ok(now)) => from(&path, write, now, Incarnation::now, names, read),
         _ => read(&names),
     }
 }
 
 fn from(
     path: &Path,
+    write: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
     incarnation: Incarnation,
     now: impl FnOnce() -> io::Result<Incarnation>,
     names: BTreeSet<&str>,
@@ -98,7 +96,8 @@ fn from(
             incarnation,
             symbols: symbols.clone(),
         };
-        if let Err(error) = kept.write(path) {
+        let text = serde_json::to_vec(&kept).map_err(io::Error::from);
+        if let Err(error) = text.and_then(|text| write(path, &text)) {
             debug!(%error, "symbols are not kept");
         }
     }
@@ -127,7 +126,8 @@ mod tests {
         fn load(&self, path: &Path, before: u64, after: u64, names: &[&str]) -> Symbols {
             let names = names.iter().copied().collect();
             let now = || Ok(incarnation(after));
-            from(path, incarnation(before), now, names, |names| {
+            let write = |path: &Path, text: &[u8]| std::fs::write(path, text);
+            from(path, write, incarnation(before), now, names, |names| {
                 let list: Vec<&str> = names.iter().copied().collect();
                 self.0.borrow_mut().push(list.join(" "));
                 Symbols::parse(TEXT.as_bytes(), names.iter().copied())
