@@ -71,6 +71,9 @@ pub struct Layout {
     pub host_name: u32,
     /// `nlm_host.net`, a `struct net *`.
     pub host_net: u32,
+    /// `nlm_host.h_expires`, 8 bytes: when lockd may forget a host that is idle. Each call of
+    /// the client puts it off (`nlm_get_host`, fs/lockd/host.c, 6.1 to 7.3).
+    pub host_expires: u32,
     /// `nlm_host.h_nsmhandle`, a `struct nsm_handle *`, or null.
     pub host_nsmhandle: u32,
     /// `nsm_handle.sm_name`, a `char *`: the name that statd monitors.
@@ -130,6 +133,8 @@ pub struct Layout {
 
     /// Buckets of `nlm_files`, from the array's BTF type.
     pub nlm_files_buckets: u32,
+    /// Keeps the struct without padding.
+    pub pad: u32,
 }
 
 impl Layout {
@@ -138,4 +143,4 @@ impl Layout {
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
-crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + 50 * 4);
+crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + 52 * 4);

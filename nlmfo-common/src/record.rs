@@ -117,6 +117,8 @@ pub struct HostRecord {
     pub proto: u32,
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// Another number after each call of the client: `h_expires`, in jiffies.
+    pub expires: u64,
     /// The cookie that lockd gave statd for this client; zeros if it is not monitored.
     pub nsm_priv: [u8; 16],
     /// The name that the client calls itself, NUL-terminated unless cut.
@@ -206,7 +208,7 @@ crate::plain!(
     FileRecord: 64 + FH_MAX,
     WaiterRecord: 56,
     ShareRecord: 32 + NAME_MAX,
-    HostRecord: 72 + 2 * NAME_MAX,
+    HostRecord: 80 + 2 * NAME_MAX,
     HostKey: 48,
     Control: 64,
 );

@@ -29,6 +29,7 @@ pub fn describe(host: u64, record: *mut HostRecord) -> Result<(), i32> {
         client: sockaddr(host + layout!(host_addr) as u64)?,
         proto: read::<u16>(host, layout!(host_proto))? as u32,
         netns: read(net, layout!(net_inum))?,
+        expires: read(host, layout!(host_expires))?,
         nsm_priv: [0; 16],
         nsm_name: [0; NAME_MAX],
     });

@@ -1,6 +1,7 @@
 //! The command line: every command and option of `nlmfo`.
 
 mod parts;
+mod targeted;
 mod values;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::targeted::TargetedArgs;
 use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
 use crate::notify::state_dir;
@@ -50,6 +52,8 @@ pub enum Command {
     Check(CheckArgs),
     /// List locks, waiters and NFSv4 state with their VIP and client
     Locks(LocksArgs),
+    /// Release the state of one client, one file or one lock, and verify it
+    Release(TargetedArgs),
     /// Move the locks of a VIP: release them, let clients reclaim them, verify both
     Failover(Box<FailoverArgs>),
     /// Start, end or list grace periods for single VIPs

@@ -6,15 +6,17 @@ use anyhow::anyhow;
 use serde::Serialize;
 
 use super::require_root;
+use crate::causes::chain;
 use crate::cli::CheckArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::services::{Purpose, look};
 use crate::grace::gate;
 use crate::kernel::preflight::{Capability, Check, Facts, Need};
+use crate::kernel::state_layout;
 use crate::kernel::unlock_bug::Verdict;
 use crate::notify::nfs_conf;
 use crate::notify::state_dir::StateDir;
-use crate::observe::programs::probed_functions;
+use crate::observe::programs::{probed_functions, state_functions};
 use crate::{output, runtime};
 
 /// The JSON of `nlmfo check`.
@@ -30,9 +32,20 @@ struct Checked<'a> {
 
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     require_root()?;
-    let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
+    let functions = probed_functions().chain(gate::probed_functions());
+    let functions: Vec<&str> = functions.chain(state_functions()).collect();
     let facts = Facts::gather(&functions);
     let mut checks = facts.checks();
+    let of_nfs4: Vec<String> = (state_functions())
+        .map(|function| format!("function {function}"))
+        .collect();
+    for check in checks
+        .iter_mut()
+        .filter(|check| of_nfs4.contains(&check.name))
+    {
+        (check.need, check.purpose) = (Need::Option, SEEING_NFS4);
+    }
+    checks.push(nfs4_layouts(&facts));
     checks.extend(services(args, &facts)?);
     checks.push(grace_is_kept());
     let ready = !checks.iter().any(Check::is_failed);
@@ -63,6 +76,29 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         true => Exit::Done,
         false => Exit::Unsupported,
     })
+}
+
+const SEEING_NFS4: &str = "seeing what NFSv4 clients hold";
+
+/// Whether nfsd keeps its NFSv4 state where the programs look for it.
+fn nfs4_layouts(facts: &Facts) -> Check {
+    let rests_on = [
+        ("symbols", &facts.symbols),
+        ("btf", &facts.btf),
+        ("nfsd", &facts.nfsd),
+    ];
+    Check {
+        name: "nfs4_layouts".to_owned(),
+        purpose: SEEING_NFS4,
+        need: Need::Option,
+        capability: Capability::unless(&rests_on, || match state_layout::load() {
+            Ok(_) => Capability::Available,
+            Err(error) => Capability::missing(
+                chain(&error),
+                "give failover --nfs 3, which leaves NFSv4 out, and report this line",
+            ),
+        }),
+    }
 }
 
 /// Checks this node's services.

@@ -2,17 +2,20 @@
 
 use std::fmt::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::fs::{major, minor};
 use serde::{Serialize, Serializer};
 
 use super::{require_root, table};
 use crate::causes::chain;
 use crate::cli::{LocksArgs, NfsVersion};
 use crate::exit::{Exit, Failure};
+use crate::failover::evidence::{self, Item};
+use crate::failover::targeted::id::RowId;
+use crate::failover::targeted::on::On;
+use crate::failover::targeted::report::Row;
+use crate::failover::targeted::select::ids_of;
 use crate::foreign::Shown;
 use crate::kernel;
 use crate::kernel::path::PathFinder;
@@ -23,7 +26,7 @@ use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::Kind;
 use crate::observe::states::describe::{ClientLine4, StateLine, describe};
 use crate::observe::states::take::{StateSnapshot, StatesError};
-use crate::observe::table::{FileInfo, LockTable};
+use crate::observe::table::LockTable;
 use crate::output;
 use crate::times::milliseconds;
 
@@ -46,7 +49,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         [vip] => Some(vip),
         _ => None,
     };
-    let on = On::asked(args)?;
+    let on = asked_on(args)?;
     let snapshot = match args.nfs {
         Some(NfsVersion::V4) => None,
         _ => {
@@ -67,6 +70,10 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     let table = snapshot.as_ref().map_or(&nothing, |seen| &seen.table);
     let described = Described::new(table, &mut paths);
     let nfs4 = Nfs4Listing::new(&states, args, on, &mut paths);
+    let lines = Lines {
+        table,
+        described: &described,
+    };
     let listing = Listing {
         schema: "nlmfo.locks/2",
         exact: snapshot.as_ref().is_none_or(Snapshot::is_exact),
@@ -74,14 +81,14 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         took_ms: snapshot
             .as_ref()
             .map_or(0.0, |seen| milliseconds(seen.took)),
-        locks: &described,
-        waiters: &described,
-        shares: &described,
+        locks: lines,
+        waiters: lines,
+        shares: lines,
         nfs4: &nfs4,
     };
     match args.json {
         true => output::list_json(&listing).map(|_| ())?,
-        false => output::list(|out| print_text(out, table, &described, &nfs4, args))?,
+        false => output::list(|out| print_text(out, lines, &nfs4, args))?,
     }
     if let Some(unsettled) = snapshot.as_ref().map(|seen| seen.unsettled.len())
         && unsettled > 0
@@ -95,36 +102,16 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     Ok(nfs4.exit(args.nfs))
 }
 
-/// What state must be on: the file or filesystem that was asked for.
-#[derive(Clone, Copy)]
-enum On {
-    Anything,
-    Filesystem(u32, u32),
-    File(u32, u32, u64),
-}
-
-impl On {
-    fn asked(args: &LocksArgs) -> Result<On, Failure> {
-        let Some(path) = args.file.as_ref().or(args.filesystem.as_ref()) else {
-            return Ok(On::Anything);
-        };
-        let found =
-            std::fs::metadata(path).with_context(|| format!("cannot access {}", path.shown()))?;
-        let (major, minor) = (major(found.dev()), minor(found.dev()));
-        Ok(match args.file {
-            Some(_) => On::File(major, minor, found.ino()),
-            None => On::Filesystem(major, minor),
-        })
-    }
-
-    fn has(self, file: &FileInfo) -> bool {
-        let device = (file.major, file.minor);
-        match self {
-            On::Anything => true,
-            On::Filesystem(major, minor) => device == (major, minor),
-            On::File(major, minor, ino) => (device, file.ino) == ((major, minor), ino),
-        }
-    }
+/// What state must be on.
+fn asked_on(args: &LocksArgs) -> Result<On, Failure> {
+    let Some(path) = args.file.as_ref().or(args.filesystem.as_ref()) else {
+        return Ok(On::Anything);
+    };
+    let on = match args.file {
+        Some(_) => On::file(path),
+        None => On::filesystem_of(path),
+    };
+    Ok(on.with_context(|| format!("cannot access {}", path.shown()))?)
 }
 
 /// Leaves of the table what was asked for.
@@ -160,8 +147,16 @@ enum Nfs4Listing {
         took_ms: f64,
         /// Those whose VIPs and addresses are wanted, also without state.
         clients: Vec<ClientLine4>,
-        states: Vec<StateLine>,
+        states: Vec<ListedState>,
     },
+}
+
+/// A state with the ID of each of its rows: one for each range of a lock, or one.
+#[derive(Serialize)]
+struct ListedState {
+    ids: Vec<RowId>,
+    #[serde(flatten)]
+    line: StateLine,
 }
 
 impl Nfs4Listing {
@@ -194,11 +189,16 @@ impl Nfs4Listing {
             passes: snapshot.passes,
             took_ms: milliseconds(snapshot.took),
             clients: table.clients.iter().map(ClientLine4::from).collect(),
-            states: describe(&table, paths),
+            states: (table.states.iter().zip(describe(&table, paths)))
+                .map(|(state, line)| ListedState {
+                    ids: ids_of(&table, state).collect(),
+                    line,
+                })
+                .collect(),
         }
     }
 
-    fn states(&self) -> &[StateLine] {
+    fn states(&self) -> &[ListedState] {
         match self {
             Nfs4Listing::Read { states, .. } => states,
             _ => &[],
@@ -237,56 +237,91 @@ struct Listing<'a> {
     passes: u32,
     took_ms: f64,
     #[serde(serialize_with = "lock_lines")]
-    locks: &'a Described<'a>,
+    locks: Lines<'a>,
     #[serde(serialize_with = "waiter_lines")]
-    waiters: &'a Described<'a>,
+    waiters: Lines<'a>,
     #[serde(serialize_with = "share_lines")]
-    shares: &'a Described<'a>,
+    shares: Lines<'a>,
     nfs4: &'a Nfs4Listing,
 }
 
-fn lock_lines<S: Serializer>(described: &Described, out: S) -> Result<S::Ok, S::Error> {
-    out.collect_seq(described.locks())
+/// NFSv3's part, each line with its ID.
+#[derive(Clone, Copy)]
+struct Lines<'a> {
+    table: &'a LockTable,
+    described: &'a Described<'a>,
 }
 
-fn waiter_lines<S: Serializer>(described: &Described, out: S) -> Result<S::Ok, S::Error> {
-    out.collect_seq(described.waiters())
+impl<'a> Lines<'a> {
+    fn locks(self) -> impl Iterator<Item = Row<LockLine>> + Clone {
+        rows(evidence::locks(self.table), self.described.locks())
+    }
+
+    fn waiters(self) -> impl Iterator<Item = Row<WaiterLine>> + Clone {
+        rows(evidence::waiters(self.table), self.described.waiters())
+    }
+
+    fn shares(self) -> impl Iterator<Item = Row<ShareLine>> + Clone {
+        rows(evidence::shares(self.table), self.described.shares())
+    }
 }
 
-fn share_lines<S: Serializer>(described: &Described, out: S) -> Result<S::Ok, S::Error> {
-    out.collect_seq(described.shares())
+fn rows<T>(
+    items: impl Iterator<Item = Item> + Clone,
+    lines: impl Iterator<Item = T> + Clone,
+) -> impl Iterator<Item = Row<T>> + Clone {
+    (items.zip(lines)).map(|(item, line)| Row {
+        id: RowId::of(&item),
+        line,
+    })
+}
+
+fn lock_lines<S: Serializer>(lines: &Lines, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(lines.locks())
+}
+
+fn waiter_lines<S: Serializer>(lines: &Lines, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(lines.waiters())
+}
+
+fn share_lines<S: Serializer>(lines: &Lines, out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(lines.shares())
 }
 
 fn print_text(
     out: &mut impl Write,
-    table: &LockTable,
-    described: &Described,
+    lines: Lines,
     nfs4: &Nfs4Listing,
     args: &LocksArgs,
 ) -> fmt::Result {
-    let rows = (described.locks().map(lock_row))
-        .chain(described.waiters().map(waiter_row))
-        .chain(described.shares().map(share_row))
+    let rows = (lines.locks().map(lock_row))
+        .chain(lines.waiters().map(waiter_row))
+        .chain(lines.shares().map(share_row))
         .chain(nfs4.states().iter().flat_map(state_rows));
     let headings = [
-        "VIP", "CLIENT", "NAME", "NFS", "NLM", "WHAT", "RANGE", "SVID", "FILE",
+        "VIP", "CLIENT", "NAME", "NFS", "NLM", "WHAT", "RANGE", "SVID", "ID", "FILE",
     ];
     table::write(out, headings, rows)?;
     if args.nfs != Some(NfsVersion::V4) {
         writeln!(
             out,
             "NFSv3: {} locks, {} waiters, {} shares",
-            table.locks.len(),
-            table.waiters.len(),
-            table.shares.len()
+            lines.table.locks.len(),
+            lines.table.waiters.len(),
+            lines.table.shares.len()
         )?;
     }
     match nfs4 {
         Nfs4Listing::LeftOut => Ok(()),
         Nfs4Listing::Unknown { .. } => writeln!(out, "NFSv4: unknown"),
         Nfs4Listing::Read { states, .. } => {
-            let of = |kind| states.iter().filter(|state| state.kind == kind).count();
-            let locks: usize = states.iter().map(|state| state.ranges.len()).sum();
+            let of = |kind| {
+                states
+                    .iter()
+                    .filter(|state| state.line.kind == kind)
+                    .count()
+            };
+            let locks: usize = states.iter().map(|state| state.line.ranges.len()).sum();
             writeln!(
                 out,
                 "NFSv4: {} opens, {locks} locks, {} delegations, {} layouts",
@@ -298,18 +333,18 @@ fn print_text(
     }
 }
 
-fn lock_row(line: LockLine) -> [String; 9] {
-    let what = format!("lock {}", line.mode);
-    row(line, what)
+fn lock_row(row: Row<LockLine>) -> [String; 10] {
+    let what = format!("lock {}", row.line.mode);
+    cells(row.id, row.line, what)
 }
 
-fn waiter_row(line: WaiterLine) -> [String; 9] {
-    let state = if line.granted { "granted" } else { "waits" };
-    let what = format!("{state} {}", line.lock.mode);
-    row(line.lock, what)
+fn waiter_row(row: Row<WaiterLine>) -> [String; 10] {
+    let state = if row.line.granted { "granted" } else { "waits" };
+    let what = format!("{state} {}", row.line.lock.mode);
+    cells(row.id, row.line.lock, what)
 }
 
-fn row(line: LockLine, what: String) -> [String; 9] {
+fn cells(id: RowId, line: LockLine, what: String) -> [String; 10] {
     [
         line.host.vip.to_string(),
         line.host.client.to_string(),
@@ -319,11 +354,12 @@ fn row(line: LockLine, what: String) -> [String; 9] {
         what,
         line.range.to_string(),
         line.svid.to_string(),
+        id.to_string(),
         line.file.to_string(),
     ]
 }
 
-fn share_row(line: ShareLine) -> [String; 9] {
+fn share_row(Row { id, line }: Row<ShareLine>) -> [String; 10] {
     [
         line.host.vip.to_string(),
         line.host.client.to_string(),
@@ -333,14 +369,16 @@ fn share_row(line: ShareLine) -> [String; 9] {
         format!("share {} deny {}", line.access, line.deny),
         "-".to_owned(),
         "-".to_owned(),
+        id.to_string(),
         line.file.to_string(),
     ]
 }
 
 /// A row for each range of a lock, one for any other state. A lock's state that has
 /// outlived its last range has none.
-fn state_rows(line: &StateLine) -> Vec<[String; 9]> {
-    let row = |what: String, range: String| {
+fn state_rows(listed: &ListedState) -> Vec<[String; 10]> {
+    let line = &listed.line;
+    let row = |id: &RowId, what: String, range: String| {
         [
             line.client.vips_text(),
             line.client.client.to_string(),
@@ -350,13 +388,16 @@ fn state_rows(line: &StateLine) -> Vec<[String; 9]> {
             what,
             range,
             "-".to_owned(),
+            id.to_string(),
             line.file_text(),
         ]
     };
     match line.kind {
-        Kind::Lock => (line.ranges.iter())
-            .map(|range| row(format!("lock {}", range.mode), range.range.to_string()))
+        Kind::Lock => (line.ranges.iter().zip(&listed.ids))
+            .map(|(range, id)| row(id, format!("lock {}", range.mode), range.range.to_string()))
             .collect(),
-        _ => vec![row(line.what(), "-".to_owned())],
+        _ => (listed.ids.iter())
+            .map(|id| row(id, line.what(), "-".to_owned()))
+            .collect(),
     }
 }

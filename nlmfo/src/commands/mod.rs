@@ -12,6 +12,7 @@ mod locks;
 mod nfs4_clients;
 mod notify;
 mod probe;
+mod release;
 mod serve;
 mod table;
 mod watch;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     });
     match cli.command {
         Command::Locks(args) => locks::run(&args),
+        Command::Release(args) => release::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Check(args) => check::run(&args),

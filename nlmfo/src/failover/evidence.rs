@@ -48,7 +48,7 @@ fn item(table: &LockTable, host: HostId, file: FileId, what: What) -> Item {
 }
 
 /// The table's locks, in its order.
-pub fn locks(table: &LockTable) -> impl Iterator<Item = Item> {
+pub fn locks(table: &LockTable) -> impl Iterator<Item = Item> + Clone {
     table.locks.iter().map(|lock| {
         let (svid, mode, range) = (lock.svid, lock.mode, lock.range);
         let what = What::Lock { svid, mode, range };
@@ -57,7 +57,7 @@ pub fn locks(table: &LockTable) -> impl Iterator<Item = Item> {
 }
 
 /// The table's waiters, in its order.
-pub fn waiters(table: &LockTable) -> impl Iterator<Item = Item> {
+pub fn waiters(table: &LockTable) -> impl Iterator<Item = Item> + Clone {
     table.waiters.iter().map(|waiter| {
         let (svid, mode, range) = (waiter.svid, waiter.mode, waiter.range);
         let what = What::Waiter { svid, mode, range };
@@ -66,7 +66,7 @@ pub fn waiters(table: &LockTable) -> impl Iterator<Item = Item> {
 }
 
 /// The table's shares, in its order.
-pub fn shares(table: &LockTable) -> impl Iterator<Item = Item> {
+pub fn shares(table: &LockTable) -> impl Iterator<Item = Item> + Clone {
     table.shares.iter().map(|share| {
         let (owner, access, deny) = (share.owner.clone(), share.access, share.deny);
         let what = What::Share {
@@ -303,6 +303,7 @@ mod tests {
                     client: Addr::from_v4([10, 77, 0, 11]),
                     proto: 6,
                     netns,
+                    expires: 0,
                     nsm_priv: [0; 16],
                     name: [0; NAME_MAX],
                     nsm_name: [0; NAME_MAX],

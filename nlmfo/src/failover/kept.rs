@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::pair::report::PairReport;
 use super::report::ReleaseReport;
 use super::takeover_report::TakeoverReport;
+use crate::causes::chain;
 use crate::files::run::{self, RunError};
 use crate::files::{self, FileError, PRIVATE};
 use crate::output;
@@ -42,8 +43,7 @@ impl Kept<'_> {
         match self.write(run::file) {
             Ok(first) => first,
             Err(error) => {
-                let error = anyhow::Error::from(error);
-                output::note(format_args!("the report could not be stored: {error:#}"));
+                not_kept(&error);
                 None
             }
         }
@@ -65,6 +65,25 @@ impl Kept<'_> {
         }
         Ok(first)
     }
+}
+
+/// Writes the report of what concerns no VIP as a whole as `last-WHAT.json`. See
+/// [`Kept::keep`].
+pub fn keep_as(what: &str, report: &impl Serialize) -> Option<PathBuf> {
+    let mut json = Vec::new();
+    let _ = output::write_json(&mut json, report);
+    let written = run::file(&format!("last-{what}.json")).and_then(|path| {
+        files::write_whole(&path, &json, PRIVATE).map_err(FileError::io("writing", &path))?;
+        Ok(path)
+    });
+    written.inspect_err(not_kept).ok()
+}
+
+fn not_kept(error: &RunError) {
+    output::note(format_args!(
+        "the report could not be stored: {}",
+        chain(error)
+    ));
 }
 
 /// Seconds since 1970.

@@ -17,5 +17,6 @@ pub mod services;
 pub mod takeover;
 pub mod takeover_plan;
 pub mod takeover_report;
+pub mod targeted;
 pub mod watch;
 pub mod window;

@@ -43,8 +43,8 @@ pub fn record(record: &mut Record, watch: &mut Watch, vips: &[IpAddr], paths: &m
 
 /// The reason and the fix.
 const CANNOT_MOVE: &str = "a knfsd that several VIPs share cannot move it: it has one client ID per NFSv4 client and \
-                           no grace for one address; run one server per VIP, drop the state (`echo expire > \
-                           /proc/fs/nfsd/clients/N/ctl`), or ignore NFSv4 with --nfs 3";
+                           no grace for one address; run one server per VIP, drop the state (`nlmfo release \
+                           --client C`), or ignore NFSv4 with --nfs 3";
 
 impl Nfs4Report {
     /// From the last snapshot of the VIP's state.
@@ -76,6 +76,19 @@ impl Nfs4Report {
         }
     }
 
+    /// The addresses of clients that hold something and have no connection, each once, in
+    /// order.
+    fn not_connected(&self) -> Vec<IpAddr> {
+        let Nfs4Report::Held { states, .. } = self else {
+            return Vec::new();
+        };
+        let lone = states.iter().filter(|state| state.client.vips.is_empty());
+        let mut lone: Vec<IpAddr> = lone.map(|state| state.client.client).collect();
+        lone.sort_unstable();
+        lone.dedup();
+        lone
+    }
+
     /// Why it keeps the release from being confirmed, if it does.
     pub fn blocker(&self) -> Option<String> {
         match self {
@@ -94,7 +107,17 @@ impl Nfs4Report {
                         "held through it, {some} by clients without a connection, VIP unknown"
                     ),
                 };
-                Some(format!("NFSv4 state of {counts} is {which}: {CANNOT_MOVE}"))
+                let mut doubt = format!("NFSv4 state of {counts} is {which}: {CANNOT_MOVE}");
+                let lone = self.not_connected();
+                if !lone.is_empty() {
+                    let commands: Vec<String> = (lone.iter())
+                        .map(|client| format!("`nlmfo release --client {client}`"))
+                        .collect();
+                    doubt.push_str("; a client without a connection may hold its state through any VIP: if it is dead, ");
+                    doubt.push_str(&commands.join(" and "));
+                    doubt.push_str(" drops it");
+                }
+                Some(doubt)
             }
             Nfs4Report::Unknown { reason } => Some(format!(
                 "NFSv4 state could not be read: {reason}; --nfs 3 ignores NFSv4"
@@ -181,6 +204,10 @@ mod tests {
         );
         let lone = report(seen(&[], true)).blocker().unwrap();
         assert!(lone.contains("without a connection, VIP unknown"), "{lone}");
+        assert!(
+            lone.contains("`nlmfo release --client 10.77.1.1` drops it"),
+            "{lone}"
+        );
         // Held is held, also when it changes.
         assert!(report(seen(&[VIP], false)).blocker().is_some());
     }

@@ -471,7 +471,7 @@ impl OneVip<'_> {
 }
 
 /// The difference of two readings of the counters.
-fn since(now: &PerVip, then: &PerVip) -> PerVip {
+pub(super) fn since(now: &PerVip, then: &PerVip) -> PerVip {
     (now.iter())
         .map(|(vip, counters)| (*vip, *counters - then.get(vip).copied().unwrap_or_default()))
         .collect()

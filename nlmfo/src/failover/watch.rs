@@ -61,6 +61,21 @@ impl Watch {
         (self.snapshots).take_states(self.netns, Some(vip), SNAPSHOT_TIMEOUT)
     }
 
+    /// Whether this kernel revokes NFSv4 state (`nfs4_stid.sc_status`, from 6.9 on).
+    pub fn revokes_states(&self) -> bool {
+        self.snapshots.has_stid_status()
+    }
+
+    /// Everything that lockd holds. With `only`, that VIP's locks need to hold still.
+    pub fn snapshot(&mut self, only: Option<IpAddr>) -> Result<Snapshot, ObserveError> {
+        self.snapshots.take(only, SNAPSHOT_TIMEOUT)
+    }
+
+    /// Everything that NFSv4 clients hold.
+    pub fn all_states(&mut self, max_wait: Duration) -> Result<StateSnapshot, StatesError> {
+        self.snapshots.take_states(self.netns, None, max_wait)
+    }
+
     pub fn counters(&self) -> Result<PerVip, ObserveError> {
         self.counters.read()
     }

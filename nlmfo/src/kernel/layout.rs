@@ -196,6 +196,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         host_proto: offset("nlm_host.h_proto", 2, "a client's transport")?,
         host_name: offset("nlm_host.h_name", 8, "the name that a client calls itself")?,
         host_net: offset("nlm_host.net", 8, "a lock's network namespace")?,
+        host_expires: offset("nlm_host.h_expires", 8, "when a client called last")?,
         host_nsmhandle: offset("nlm_host.h_nsmhandle", 8, "the name that statd monitors")?,
         nsm_name: offset(
             "nlm_host.h_nsmhandle->sm_name",
@@ -253,6 +254,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         share_mode: offset("nlm_file.f_shares->s_mode", 4, "a DOS share's deny mode")?,
 
         nlm_files_buckets: buckets,
+        pad: 0,
     })
 }
 

@@ -1,8 +1,8 @@
 //! nfsd's NFSv4 clients, `/proc/fs/nfsd/clients`, of the server that the mounted
 //! filesystem shows: that of the network namespace in which it was mounted.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -72,6 +72,18 @@ impl Clients {
     /// What nfsd says of a client; none if it is gone.
     pub fn info(&self, number: u64) -> io::Result<Option<Vec<u8>>> {
         unless_gone(fs::read(self.path(number).join("info")))
+    }
+
+    /// Ends a client with all that it holds (`force_expire_client`, fs/nfsd/nfs4state.c); false
+    /// if it is gone already. nfsd takes this word alone, in one write.
+    pub fn expire(&self, number: u64) -> io::Result<bool> {
+        let ctl = OpenOptions::new()
+            .write(true)
+            .open(self.path(number).join("ctl"));
+        let Some(mut ctl) = unless_gone(ctl)? else {
+            return Ok(false);
+        };
+        Ok(unless_gone(ctl.write_all(b"expire\n"))?.is_some())
     }
 
     /// A client's states; none if it is gone.

@@ -11,6 +11,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState};
@@ -128,6 +129,16 @@ impl Nfsd {
             .read("versions")?
             .split_ascii_whitespace()
             .any(|version| version == "+3"))
+    }
+
+    /// For how long an NFSv4 client keeps its state without renewing it.
+    pub fn lease(&self) -> Result<Duration, NfsdError> {
+        let path = self.root.join("nfsv4leasetime");
+        let text = self.read("nfsv4leasetime")?;
+        match text.parse() {
+            Ok(seconds) => Ok(Duration::from_secs(seconds)),
+            Err(_) => Err(NfsdError::Unexpected { path, text }),
+        }
     }
 
     /// Whether nfsd's own grace period is over. It denies NLM locks too.

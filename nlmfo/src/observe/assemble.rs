@@ -225,6 +225,7 @@ pub(super) fn host_info(record: &HostRecord) -> Option<HostInfo> {
         name: Name::from_c(&record.name),
         nsm_name: Name::from_c(&record.nsm_name),
         nsm_priv: record.nsm_priv,
+        expires: record.expires,
     })
 }
 
@@ -246,6 +247,7 @@ mod tests {
             client: Addr::from("10.77.0.11".parse::<IpAddr>().unwrap()),
             proto: 6,
             netns: 4026531840,
+            expires: 0,
             nsm_priv: [0; 16],
             name,
             nsm_name: [0; NAME_MAX],

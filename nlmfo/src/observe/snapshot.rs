@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use aya::Pod;
 use aya::maps::{Array, MapData, RingBuf};
 use nlmfo_common::Addr;
+use nlmfo_common::layout::Layout;
 use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, LockRecord, kind, walk};
 use tracing::debug;
 
@@ -97,6 +98,10 @@ impl Snapshots {
     /// The programs, to attach more of them.
     pub fn programs(&mut self) -> &mut Programs {
         &mut self.programs
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.programs.layout
     }
 
     /// Takes snapshots until one is exact or `max_wait` runs out; then the last

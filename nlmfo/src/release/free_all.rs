@@ -40,7 +40,7 @@ use crate::observe::host::{Host, NlmVersion};
 use crate::observe::lockd_ports::LockdPorts;
 use crate::rpc::client::{self, Cause, Client, Endpoint, Source};
 use crate::rpc::message::{Credential, Refusal};
-use crate::rpc::nlm::{Lock, NlmClient, Range, Status};
+use crate::rpc::nlm::{Lock, NlmClient, Share, Status};
 
 /// See the module's documentation.
 #[derive(Clone, Copy, Debug)]
@@ -108,12 +108,20 @@ enum Pass {
     Waiters,
     /// Everything else goes.
     Rest,
+    /// What the targets name goes, and nothing else of their hosts.
+    Named,
 }
 
 impl FreeAll {
     /// Cancels the waiters of the job's targets. Held locks stay.
     pub async fn cancel_waiters(&self, job: &Job<'_>) -> Result<Report, Error> {
         self.call(job, &[Pass::Waiters]).await
+    }
+
+    /// Gives up what the targets name, each by a call of its own: UNLOCK, CANCEL, UNSHARE. What
+    /// else their hosts hold stays. lockd refuses all three while it is in grace.
+    pub async fn give_up_named(&self, job: &Job<'_>) -> Result<Report, Error> {
+        self.call(job, &[Pass::Waiters, Pass::Named]).await
     }
 
     /// The report is of the last pass.
@@ -127,7 +135,7 @@ impl FreeAll {
         let detour = Detour::open(job.turn, job.vip, &clients).await?;
         let mut hosts = Vec::new();
         for &pass in passes {
-            let concerned = |target: &&Target| pass == Pass::Rest || !target.waiting.is_empty();
+            let concerned = |target: &&Target| pass != Pass::Waiters || !target.waiting.is_empty();
             let targets = job.targets.iter().filter(concerned);
             hosts = call_for_each(job, targets, pass, &ports, until).await;
             debug!(?pass, ?hosts, "called");
@@ -231,7 +239,7 @@ async fn try_call_for(
             nlm.free_all(caller.as_bytes(), 0).await?;
             Ok(Ok("FREE_ALL".into()))
         }
-        (Pass::Rest, NlmVersion::V1) => {
+        (Pass::Rest, NlmVersion::V1) | (Pass::Named, _) => {
             give_up_each(&mut nlm, caller.as_bytes(), &target.held).await
         }
     }
@@ -281,10 +289,24 @@ async fn give_up_each(
             svid: request.svid,
             range,
         };
-        let (name, status) = match request.kind {
-            RequestKind::Held => ("UNLOCK", nlm.unlock(&lock(Range::WHOLE_FILE)).await?),
+        let (name, status) = match &request.kind {
+            RequestKind::Held { range } => ("UNLOCK", nlm.unlock(&lock(*range)).await?),
             RequestKind::Waiting { range, exclusive } => {
-                ("CANCEL", nlm.cancel(&lock(range), exclusive).await?)
+                ("CANCEL", nlm.cancel(&lock(*range), *exclusive).await?)
+            }
+            RequestKind::Share {
+                owner,
+                access,
+                deny,
+            } => {
+                let share = Share {
+                    caller: String::from_utf8_lossy(caller).into_owned(),
+                    file_handle: request.file_handle.clone(),
+                    owner: owner.clone(),
+                    deny: *deny,
+                    access: *access,
+                };
+                ("UNSHARE", nlm.unshare(&share).await?)
             }
         };
         // A waiter that has gone since the snapshot is "denied" its CANCEL.
@@ -294,7 +316,10 @@ async fn give_up_each(
         }
     }
     if refused.is_empty() {
-        Ok(Ok(format!("{} UNLOCK or CANCEL calls", requests.len())))
+        Ok(Ok(format!(
+            "{} UNLOCK, CANCEL or UNSHARE calls",
+            requests.len()
+        )))
     } else {
         Ok(Err(format!("lockd refused {}", refused.join(", "))))
     }

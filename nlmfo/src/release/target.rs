@@ -19,8 +19,8 @@ pub struct Target {
     pub monitored: Option<Monitored>,
     /// What the host waits for.
     pub waiting: Vec<Request>,
-    /// What it holds, for NLM v1 alone: that version has no FREE_ALL, and each lock
-    /// goes by a call of its own.
+    /// What goes by a call of its own: what a host of NLM v1 holds, as that version has no
+    /// FREE_ALL, and what is released apart from the rest of its host.
     pub held: Vec<Request>,
 }
 
@@ -39,34 +39,53 @@ pub struct Request {
     pub kind: RequestKind,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestKind {
-    /// All that this owner holds of this file.
-    Held,
+    /// What this owner holds of this range of the file.
+    Held { range: Range },
     /// A request in lockd's queue.
     Waiting { range: Range, exclusive: bool },
+    /// A DOS share.
+    Share {
+        owner: Vec<u8>,
+        access: u32,
+        deny: u32,
+    },
 }
 
 /// The hosts of `vip` in the network namespace `netns` that hold, wait for or have
 /// reserved anything.
 pub fn targets(table: &LockTable, vip: IpAddr, netns: u32) -> Vec<Target> {
+    targets_with(table, vip, netns, |id| match table.host(id).key.version {
+        NlmVersion::V1 => held(table, id),
+        NlmVersion::V3 | NlmVersion::V4 => Vec::new(),
+    })
+}
+
+/// [`targets`], with a request for each lock and share in the table.
+pub fn targets_one_by_one(table: &LockTable, vip: IpAddr, netns: u32) -> Vec<Target> {
+    targets_with(table, vip, netns, |id| each(table, id))
+}
+
+fn targets_with(
+    table: &LockTable,
+    vip: IpAddr,
+    netns: u32,
+    held: impl Fn(HostId) -> Vec<Request>,
+) -> Vec<Target> {
     let active = table.active_hosts().into_iter();
     active
         .filter(|id| {
             let key = table.host(*id).key;
             key.vip == vip && key.netns == netns
         })
-        .map(|id| target(table, id))
+        .map(|id| target(table, id, held(id)))
         .collect()
 }
 
-fn target(table: &LockTable, id: HostId) -> Target {
+fn target(table: &LockTable, id: HostId, held: Vec<Request>) -> Target {
     let info = table.host(id);
     let is_monitored = info.nsm_priv != Cookie::default();
-    let held = match info.key.version {
-        NlmVersion::V1 => held(table, id),
-        NlmVersion::V3 | NlmVersion::V4 => Vec::new(),
-    };
     Target {
         host: info.key,
         caller: info.name.clone(),
@@ -100,9 +119,33 @@ fn held(table: &LockTable, host: HostId) -> Vec<Request> {
         .map(|(file, svid)| Request {
             file_handle: table.file(file).fh.clone(),
             svid,
-            kind: RequestKind::Held,
+            kind: RequestKind::Held {
+                range: Range::WHOLE_FILE,
+            },
         })
         .collect()
+}
+
+fn each(table: &LockTable, host: HostId) -> Vec<Request> {
+    let locks = table.locks.iter().filter(|lock| lock.host == host);
+    let locks = locks.map(|lock| Request {
+        file_handle: table.file(lock.file).fh.clone(),
+        svid: lock.svid,
+        kind: RequestKind::Held {
+            range: nlm_range(lock.range),
+        },
+    });
+    let shares = table.shares.iter().filter(|share| share.host == host);
+    let shares = shares.map(|share| Request {
+        file_handle: table.file(share.file).fh.clone(),
+        svid: 0,
+        kind: RequestKind::Share {
+            owner: share.owner.clone(),
+            access: share.access,
+            deny: share.deny,
+        },
+    });
+    locks.chain(shares).collect()
 }
 
 /// NLM names a length where the kernel names the last byte, and 0 for "to the end".
@@ -167,6 +210,7 @@ mod tests {
             client: Addr::from(address(client)),
             proto: 6,
             netns,
+            expires: 0,
             nsm_priv: [if version == 4 { 9 } else { 0 }; 16],
             name,
             nsm_name: name,
@@ -250,7 +294,7 @@ mod tests {
     fn a_v1_host_is_released_request_by_request() {
         let targets = targets(&table(), address("10.77.0.1"), NETNS);
         let kinds = |requests: &[Request]| -> Vec<_> {
-            requests.iter().map(|r| (r.svid, r.kind)).collect()
+            requests.iter().map(|r| (r.svid, r.kind.clone())).collect()
         };
         let range = Range {
             offset: 40,
@@ -261,8 +305,23 @@ mod tests {
             exclusive: true,
         };
         assert_eq!(kinds(&targets[0].waiting), [(8, waiting)]);
-        assert_eq!(kinds(&targets[0].held), [(7, RequestKind::Held)]);
+        let whole = RequestKind::Held {
+            range: Range::WHOLE_FILE,
+        };
+        assert_eq!(kinds(&targets[0].held), [(7, whole)]);
         assert_eq!(targets[0].held[0].file_handle, [5; 32]);
+    }
+
+    #[test]
+    fn one_by_one_each_lock_is_a_request_of_its_own() {
+        let targets = targets_one_by_one(&table(), address("10.77.0.1"), NETNS);
+        let held = |offset| RequestKind::Held {
+            range: Range { offset, length: 10 },
+        };
+        let kinds: Vec<_> = targets[0].held.iter().map(|r| r.kind.clone()).collect();
+        assert_eq!(kinds, [held(0), held(20)]);
+        assert_eq!(targets[0].waiting.len(), 1);
+        assert_eq!(targets[1].held[0].kind, held(40));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Calls go one at a time over a [`client::Client`], each with a deadline; many at
 //! once means many clients. Errors name the call, the peer and what was waited for.
 
+pub mod alive;
 pub mod client;
 pub mod message;
 pub mod nlm;

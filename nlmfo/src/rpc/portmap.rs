@@ -87,21 +87,49 @@ pub async fn port_at(
     udp_port(node, &results).map_err(|error| client.error(&asked, error))
 }
 
+/// [`port_at`] for either transport, which the call goes over too.
+pub async fn port_over(
+    transport: Transport,
+    node: IpAddr,
+    program: u32,
+    version: u32,
+    deadline: Duration,
+) -> Result<Option<u16>, Error> {
+    let mut client = Client::connect(Endpoint {
+        peer: SocketAddr::new(node, PORT),
+        transport,
+        source: Source::Any,
+        credential: Credential::Null,
+        deadline,
+    })
+    .await?;
+    let (asked, arguments) = port_call(transport, node, program, version);
+    let results = client.call(&asked, &arguments).await?;
+    udp_port(node, &results).map_err(|error| client.error(&asked, error))
+}
+
 /// The call that asks a node's rpcbind, at [`PORT`], for the UDP port of a service: the
 /// procedure and its arguments. Over IPv4 every portmapper since version 2 knows it.
 pub fn udp_port_call(node: IpAddr, program: u32, version: u32) -> (Procedure, Bytes) {
-    const UDP: u32 = 17;
+    port_call(Transport::Udp, node, program, version)
+}
+
+fn port_call(transport: Transport, node: IpAddr, program: u32, version: u32) -> (Procedure, Bytes) {
+    let (number, netid) = match transport {
+        Transport::Tcp => (6, "tcp6"),
+        Transport::Udp => (17, "udp6"),
+    };
     let mut arguments = Encoder::default();
     arguments.u32(program);
     arguments.u32(version);
     let asked = match node {
         IpAddr::V4(_) => {
-            arguments.u32(UDP);
+            arguments.u32(number);
             arguments.u32(0);
             procedure(2, 3, "GETPORT")
         }
         IpAddr::V6(_) => {
-            for (what, text) in [("netid", "udp6"), ("address", ""), ("owner", "")] {
+            for (what, text) in [("netid", netid), ("address", ""), ("owner", "")] {
                 (arguments.opaque(what, text.as_bytes(), MAX_STRING))
                     .expect("these texts are far below the limit");
             }

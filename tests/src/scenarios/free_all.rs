@@ -13,6 +13,7 @@ use nlmfo::release::free_all::FreeAll;
 use nlmfo::release::route::{self, Detour};
 use nlmfo::release::target::{Request, RequestKind};
 use nlmfo::release::{Job, Method, Target, Turn};
+use nlmfo::rpc::nlm;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Context, End, Kernels, Scenario};
@@ -120,7 +121,9 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
                     held: vec![Request {
                         file_handle: client.handle(&file),
                         svid: SVID,
-                        kind: RequestKind::Held,
+                        kind: RequestKind::Held {
+                            range: nlm::Range::WHOLE_FILE,
+                        },
                     }],
                 };
                 held.push(Held {

@@ -25,6 +25,7 @@ mod release;
 mod release_contended;
 mod stepped;
 mod takeover;
+mod targeted;
 mod thousand;
 mod topology;
 mod two_nodes;
@@ -129,6 +130,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         guard::SCENARIOS,
         release::SCENARIOS,
         release_contended::SCENARIOS,
+        targeted::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
         output::SCENARIOS,

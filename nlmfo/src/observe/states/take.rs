@@ -108,7 +108,7 @@ impl Snapshots {
             }
             self.states.probes = true;
         }
-        let apart = self.programs().layout.states.stid_status != 0;
+        let apart = self.has_stid_status();
         let mut passes = 0;
         let mut last = None;
         loop {
@@ -134,6 +134,12 @@ impl Snapshots {
             }
             debug!(passes, "NFSv4 state changed while it was read");
         }
+    }
+
+    /// Whether this kernel keeps a state's status apart from its type, as those do that
+    /// revoke states.
+    pub fn has_stid_status(&self) -> bool {
+        self.layout().states.stid_status != 0
     }
 
     /// An error unless nfsd's filesystem belongs to our network namespace: an empty directory of

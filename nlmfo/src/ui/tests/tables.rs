@@ -20,6 +20,7 @@ fn host(vip: u8, client: u8) -> HostInfo {
         name: format!("c{client}").into(),
         nsm_name: Name::default(),
         nsm_priv: [0; 16],
+        expires: 0,
     }
 }
 

@@ -1,0 +1,139 @@
+//! The ID of a row of `nlmfo locks`: made of what the kernel calls the lock, so that it stays
+//! the same as long as the lock does, and another lock has another one.
+
+use std::fmt;
+use std::hash::Hasher;
+use std::str::FromStr;
+
+use fnv::FnvHasher;
+use serde::{Serialize, Serializer};
+
+use crate::failover::evidence::{Item, What};
+use crate::observe::states::{Nfs4Client, State};
+use crate::observe::table::{Mode, Range};
+
+/// 48 bits. Rows that share one are told apart by nobody, and neither is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowId(u64);
+
+const DIGITS: usize = 12;
+
+impl RowId {
+    /// Of a lock, waiter or share of NFSv3.
+    pub fn of(item: &Item) -> RowId {
+        let host = &item.host;
+        let what = match &item.what {
+            What::Lock { svid, mode, range } => lock("lock", *svid, *mode, *range),
+            What::Waiter { svid, mode, range } => lock("waiter", *svid, *mode, *range),
+            What::Share {
+                owner,
+                access,
+                deny,
+            } => format!("share {access} {deny} {owner:02x?}"),
+        };
+        RowId::hash(&format!("{} {host} {:?} {what}", host.netns, item.file))
+    }
+
+    /// Of an NFSv4 state, or one range of it. The stateid's generation counts the client's
+    /// calls, and is left out.
+    pub fn of_state(client: &Nfs4Client, state: &State, range: Option<(Mode, Range)>) -> RowId {
+        let range = range.map_or_else(String::new, |(mode, range)| lock("lock", 0, mode, range));
+        RowId::hash(&format!(
+            "nfs4 {} {} {:02x?} {range}",
+            client.id_text(),
+            state.kind,
+            &state.id[4..]
+        ))
+    }
+
+    fn hash(text: &str) -> RowId {
+        let mut hasher = FnvHasher::default();
+        hasher.write(text.as_bytes());
+        let hash = hasher.finish();
+        RowId((hash >> 16) ^ (hash & 0xffff))
+    }
+}
+
+fn lock(what: &str, svid: u32, mode: Mode, range: Range) -> String {
+    format!("{what} {svid} {mode} {range}")
+}
+
+impl fmt::Display for RowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:0DIGITS$x}", self.0)
+    }
+}
+
+impl FromStr for RowId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_digit = |byte: u8| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase();
+        if text.len() != DIGITS || !text.bytes().all(is_digit) {
+            return Err("give the 12 hexadecimal digits that `nlmfo locks` shows");
+        }
+        u64::from_str_radix(text, 16)
+            .map(RowId)
+            .map_err(|_| "this is not a number")
+    }
+}
+
+impl Serialize for RowId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::host::{Host, NlmVersion, Transport};
+
+    fn item(svid: u32, end: u64) -> Item {
+        Item {
+            host: Host {
+                vip: [10, 77, 0, 1].into(),
+                client: [10, 77, 0, 11].into(),
+                version: NlmVersion::V4,
+                transport: Transport::Tcp,
+                netns: 1,
+            },
+            file: (0, 1, 9),
+            what: What::Lock {
+                svid,
+                mode: Mode::Write,
+                range: Range { start: 0, end },
+            },
+        }
+    }
+
+    /// Operators write IDs down: another nlmfo must show the same.
+    #[test]
+    fn an_id_is_the_same_for_ever() {
+        assert_eq!(RowId::of(&item(7, 9)).to_string(), "8ff94a10cf6a");
+    }
+
+    #[test]
+    fn another_owner_range_or_kind_has_another_id() {
+        let id = RowId::of(&item(7, 9));
+        assert_ne!(id, RowId::of(&item(8, 9)));
+        assert_ne!(id, RowId::of(&item(7, 10)));
+        let What::Lock { svid, mode, range } = item(7, 9).what else {
+            panic!()
+        };
+        let waiter = Item {
+            what: What::Waiter { svid, mode, range },
+            ..item(7, 9)
+        };
+        assert_ne!(id, RowId::of(&waiter));
+    }
+
+    #[test]
+    fn only_what_is_shown_is_read_back() {
+        let id = RowId::of(&item(7, 9));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for wrong in ["", "1", "00000000000g", "00000000000A", "+00000000001"] {
+            assert!(wrong.parse::<RowId>().is_err(), "{wrong}");
+        }
+    }
+}
