@@ -108,7 +108,7 @@ mod tests {
         let ms = Duration::from_millis;
         times.machine(ms(4000), ms(15_000), ms(8000));
         let expected = "\
-where the lab's time went, in seconds:
+times of the lab in seconds:
 
       all  processor   in nlmfo      sweep  scenario
       9.0        0.5        0.2        2.0  trixie::slow

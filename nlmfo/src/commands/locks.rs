@@ -99,6 +99,13 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
             SNAPSHOT_TIMEOUT.as_secs()
         ));
     }
+    if let Some(orphans) = snapshot.as_ref().map(|seen| seen.orphans)
+        && orphans > 0
+    {
+        output::note(format_args!(
+            "{orphans} locks are not listed: each time their host was gone when it was looked up"
+        ));
+    }
     Ok(nfs4.exit(args.nfs))
 }
 

@@ -50,15 +50,18 @@ pub struct Snapshot {
     /// Files whose locks kept changing while they were read; empty in an exact
     /// snapshot.
     pub unsettled: Vec<super::table::FileId>,
+    /// Locks whose host was gone when it was looked up; none in an exact snapshot.
+    pub orphans: usize,
     /// How often the kernel's lists were read.
     pub passes: u32,
     pub took: Duration,
 }
 
 impl Snapshot {
-    /// Whether the two walks of the last pass agreed on every file.
+    /// Whether the two walks of the last pass agreed on every file, and every lock has a
+    /// host.
     pub fn is_exact(&self) -> bool {
-        self.unsettled.is_empty()
+        self.unsettled.is_empty() && self.orphans == 0
     }
 }
 
@@ -128,6 +131,7 @@ impl Snapshots {
                 return Ok(Snapshot {
                     table,
                     unsettled,
+                    orphans,
                     passes,
                     took: began.elapsed(),
                 });

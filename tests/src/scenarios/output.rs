@@ -130,14 +130,14 @@ fn signals(context: &Context) -> Result<End> {
     ];
     let mut running = tool.start(&takeover)?;
     until("the window", || {
-        let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
+        // One that is still being opened could not be confirmed when it is ended.
+        let listed = tool
+            .json(exit::CONFIRMED, &["grace", "--list"])?
+            .to_string();
         Ok(
-            match listed["windows"]
-                .as_array()
-                .is_some_and(|all| !all.is_empty())
-            {
+            match listed.contains("\"open\":true") && !listed.contains("opening") {
                 true => Seen::Yes(()),
-                false => Seen::No(listed.to_string()),
+                false => Seen::No(listed),
             },
         )
     })?;

@@ -301,6 +301,8 @@ fn statd(context: &Context) -> Result<End> {
     ] {
         let good = root.read(file)?;
         root.write(file, bad)?;
+        // Kept symbols make up for those that the kernel hides.
+        run(root.command("rm").args(["-f", "/run/nlmfo/symbols.json"]))?;
         ensure_missing(&tool, file, name)?;
         tool.expect(exit::UNSUPPORTED, &takeover)?;
         root.write(file, &good)?;
