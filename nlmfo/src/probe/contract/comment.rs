@@ -304,7 +304,7 @@ pub fn on_f(ctx: ProbeContext) -> u32 {",
             ("// context: any", "nothing of its hook"),
             (
                 "// kernel: int f(int x)\n// seen: 6.1 (and more)\n// context: any",
-                "no list of series",
+                "is not a list of series",
             ),
             (
                 "// kernel: int f(int x)\n// seen: 6.12 6.1\n// context: any",
