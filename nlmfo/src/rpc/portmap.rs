@@ -65,6 +65,23 @@ impl Registered {
     }
 }
 
+/// A connection to the rpcbind of another node.
+async fn connect(
+    node: IpAddr,
+    transport: Transport,
+    source: Source,
+    deadline: Duration,
+) -> Result<Client, Error> {
+    Client::connect(Endpoint {
+        peer: SocketAddr::new(node, PORT),
+        transport,
+        source,
+        credential: Credential::Null,
+        deadline,
+    })
+    .await
+}
+
 /// The UDP port of a service on another node, as its rpcbind tells; `None` if it has no
 /// such service. Called from `source`.
 pub async fn port_at(
@@ -74,14 +91,7 @@ pub async fn port_at(
     version: u32,
     deadline: Duration,
 ) -> Result<Option<u16>, Error> {
-    let mut client = Client::connect(Endpoint {
-        peer: SocketAddr::new(node, PORT),
-        transport: Transport::Udp,
-        source,
-        credential: Credential::Null,
-        deadline,
-    })
-    .await?;
+    let mut client = connect(node, Transport::Udp, source, deadline).await?;
     let (asked, arguments) = udp_port_call(node, program, version);
     let results = client.call(&asked, &arguments).await?;
     udp_port(node, &results).map_err(|error| client.error(&asked, error))
@@ -95,14 +105,7 @@ pub async fn port_over(
     version: u32,
     deadline: Duration,
 ) -> Result<Option<u16>, Error> {
-    let mut client = Client::connect(Endpoint {
-        peer: SocketAddr::new(node, PORT),
-        transport,
-        source: Source::Any,
-        credential: Credential::Null,
-        deadline,
-    })
-    .await?;
+    let mut client = connect(node, transport, Source::Any, deadline).await?;
     let (asked, arguments) = port_call(transport, node, program, version);
     let results = client.call(&asked, &arguments).await?;
     udp_port(node, &results).map_err(|error| client.error(&asked, error))
