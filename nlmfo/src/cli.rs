@@ -1,6 +1,7 @@
 //! The command line: every command and option of `nlmfo`.
 
 mod parts;
+mod restart;
 mod targeted;
 mod values;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::restart::RestartArgs;
 pub use self::targeted::TargetedArgs;
 use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
@@ -56,6 +58,8 @@ pub enum Command {
     Release(TargetedArgs),
     /// Move the locks of a VIP: release them, let clients reclaim them, verify both
     Failover(Box<FailoverArgs>),
+    /// Restart the NFS server of this node so that its clients keep their locks
+    Restart(RestartArgs),
     /// Start, end or list grace periods for single VIPs
     Grace(GraceArgs),
     /// Notify the clients of one VIP that they must reclaim (SM_NOTIFY)

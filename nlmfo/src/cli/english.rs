@@ -11,7 +11,8 @@ use super::Cli;
 /// The first word of each command's help: what the command does.
 const VERBS: &[&str] = &[
     "Act", "Add", "Attach", "Bring", "Check", "Drop", "Edit", "End", "Find", "Keep", "List",
-    "Move", "Notify", "Print", "Release", "Remove", "Run", "Show", "Start", "Stop", "Test", "Wait",
+    "Move", "Notify", "Print", "Release", "Remove", "Restart", "Run", "Show", "Start", "Stop",
+    "Test", "Wait",
 ];
 
 /// First words of help that describes instead of telling what to do.

@@ -13,6 +13,7 @@ mod nfs4_clients;
 mod notify;
 mod probe;
 mod release;
+mod restart;
 mod serve;
 mod table;
 mod watch;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     match cli.command {
         Command::Locks(args) => locks::run(&args),
         Command::Release(args) => release::run(&args),
+        Command::Restart(args) => restart::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Check(args) => check::run(&args),

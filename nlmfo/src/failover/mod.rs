@@ -19,4 +19,5 @@ pub mod takeover_plan;
 pub mod takeover_report;
 pub mod targeted;
 pub mod watch;
+pub mod whole;
 pub mod window;

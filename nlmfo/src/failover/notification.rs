@@ -359,6 +359,7 @@ mod tests {
             waiters: Vec::new(),
             shares: Vec::new(),
             nfs4: Vec::new(),
+            changing: false,
         }
     }
 

@@ -31,6 +31,13 @@ impl Expected {
         }
     }
 
+    /// The locks of all VIPs.
+    pub fn all(record: &Record) -> Self {
+        Expected {
+            locks: record.locks.clone(),
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.locks.len()
     }
@@ -146,6 +153,7 @@ mod tests {
             waiters: Vec::new(),
             shares: Vec::new(),
             nfs4: Vec::new(),
+            changing: false,
         };
         let text = serde_json::to_string(&record).unwrap();
         let record: Record = serde_json::from_str(&text).unwrap();

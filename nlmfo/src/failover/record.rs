@@ -63,6 +63,9 @@ pub struct Record {
     /// names the VIPs. A lock may come back as a delegation that covers it.
     #[serde(default)]
     pub nfs4: Vec<StateLine>,
+    /// Locks changed after they were read: more may come back than is recorded.
+    #[serde(default)]
+    pub changing: bool,
 }
 
 impl Record {
@@ -82,16 +85,9 @@ impl Record {
         vips: &[IpAddr],
     ) -> Self {
         let mut record = Record {
-            schema: Record::SCHEMA.into(),
             node,
             kernel,
-            taken_at: now(),
-            vips: vips.to_vec(),
-            clients: Vec::new(),
-            locks: Vec::new(),
-            waiters: Vec::new(),
-            shares: Vec::new(),
-            nfs4: Vec::new(),
+            ..Record::of_clients(vips.to_vec(), Vec::new())
         };
         for table in tables {
             let described = Described::new(table, paths);
@@ -106,6 +102,23 @@ impl Record {
             }
         }
         record
+    }
+
+    /// A record of clients of which nothing else is known, on a node without a name.
+    pub fn of_clients(vips: Vec<IpAddr>, clients: Vec<ClientLine>) -> Self {
+        Record {
+            schema: Record::SCHEMA.into(),
+            node: String::new(),
+            kernel: String::new(),
+            taken_at: now(),
+            vips,
+            clients,
+            locks: Vec::new(),
+            waiters: Vec::new(),
+            shares: Vec::new(),
+            nfs4: Vec::new(),
+            changing: false,
+        }
     }
 
     /// Adds what NFSv4 clients hold, each state once.
@@ -232,6 +245,7 @@ mod tests {
             waiters: Vec::new(),
             shares: Vec::new(),
             nfs4: Vec::new(),
+            changing: false,
         }
     }
 

@@ -41,6 +41,11 @@ pub fn in_grace() -> Result<bool, LockdError> {
     Ok(read(END_GRACE)? == "N")
 }
 
+/// Ends lockd's grace period in this network namespace.
+pub fn end_grace() -> Result<(), LockdError> {
+    std::fs::write(END_GRACE, "Y").map_err(|source| error("write to", END_GRACE, source))
+}
+
 /// What lockd's thread waits for, as its stack in the kernel tells: it serves every
 /// network namespace. None if that cannot be seen, as from a container, or where it
 /// waits for calls.

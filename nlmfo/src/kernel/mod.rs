@@ -17,6 +17,7 @@ pub mod netlink;
 pub mod netns;
 pub(crate) mod nfs4_clients;
 pub(crate) mod nfsd;
+pub(crate) mod nfsdcld;
 pub(crate) mod path;
 pub(crate) mod preflight;
 pub(crate) mod sockets_layout;

@@ -125,6 +125,16 @@ pub fn has_address(address: IpAddr) -> io::Result<bool> {
         .any(|found| found == address))
 }
 
+/// The addresses of this network namespace's interfaces that clients on other machines may use.
+pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(io::Error::from)?;
+    let addresses = interfaces.filter_map(|interface| ip(&interface.address?));
+    Ok(addresses
+        .map(|address| address.to_canonical())
+        .filter(|address| !address.is_loopback())
+        .collect())
+}
+
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))

@@ -85,6 +85,34 @@ pub fn runs() -> bool {
     threads.is_ok_and(|threads| threads > 0)
 }
 
+/// What `versions` says, as `+3 +4 -4.0 +4.1 +4.2`: `+4` stands for 4.0 too, unless there is a
+/// `-4.0` (`nfsd_print_version_support`, fs/nfsd/nfsctl.c).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions(String);
+
+impl Versions {
+    pub fn has_v3(&self) -> bool {
+        self.has("+3")
+    }
+
+    pub fn has_v4(&self, minor: u32) -> bool {
+        match minor {
+            0 => self.has("+4") && !self.has("-4.0"),
+            minor => self.has(&format!("+4.{minor}")),
+        }
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.0.split_ascii_whitespace().any(|other| other == word)
+    }
+}
+
+impl From<&str> for Versions {
+    fn from(text: &str) -> Self {
+        Versions(text.to_owned())
+    }
+}
+
 /// nfsd's mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct Nfsd {
@@ -125,10 +153,7 @@ impl Nfsd {
     /// Whether NFSv3 is served, by a line like `+2 +3 -4 -4.0`; a stopped server
     /// may have an empty one.
     pub fn serves_v3(&self) -> Result<bool, NfsdError> {
-        Ok(self
-            .read("versions")?
-            .split_ascii_whitespace()
-            .any(|version| version == "+3"))
+        Ok(self.versions()?.has_v3())
     }
 
     /// For how long an NFSv4 client keeps its state without renewing it.
@@ -144,6 +169,28 @@ impl Nfsd {
     /// Whether nfsd's own grace period is over. It denies NLM locks too.
     pub fn v4_grace_ended(&self) -> Result<bool, NfsdError> {
         Ok(self.read(Control::EndGraceV4.file())? == "Y")
+    }
+
+    /// Stops all threads, as `rpc.nfsd 0` does, and returns when they have ended.
+    pub fn stop(&self) -> Result<(), NfsdError> {
+        let path = self.root.join("threads");
+        fs::write(&path, "0\n").map_err(|source| refused(&path, b"0", source))
+    }
+
+    /// Ends nfsd's own grace period. The kernel refuses it until client tracking has started.
+    pub fn end_v4_grace(&self) -> Result<(), NfsdError> {
+        self.write(Control::EndGraceV4, b"Y\n")
+    }
+
+    /// The versions that are served; a stopped server may have none.
+    pub fn versions(&self) -> Result<Versions, NfsdError> {
+        Ok(Versions(self.read("versions")?))
+    }
+
+    /// The transports and ports that it listens on, each once: `tcp 2049`.
+    pub fn ports(&self) -> Result<BTreeSet<String>, NfsdError> {
+        let text = self.read("portlist")?;
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Writes an address to [`Control::UnlockIp`], [`Control::NlmUnlock`] or

@@ -60,6 +60,11 @@ pub async fn facts(state: &StateDir) -> Facts {
     }
 }
 
+/// Whether the registered statd answers; none if none is registered.
+pub async fn statd() -> Option<Result<(), String>> {
+    registered().await.1
+}
+
 /// Checks until nothing blocks, for up to `max_wait`. Returns the last findings.
 pub async fn wait(state: &StateDir, purpose: &Purpose, max_wait: Duration) -> Vec<Check> {
     let until = Instant::now() + max_wait;

@@ -1,0 +1,260 @@
+use super::*;
+use crate::observe::describe::{FileLine, HostLine};
+use crate::observe::host::{Host, NlmVersion, Transport};
+use crate::observe::states::describe::{ClientLine4, RangeLine};
+use crate::observe::states::info::Info;
+use crate::observe::states::{Nfs4Client, State};
+use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock};
+
+const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+pub fn record() -> Record {
+    Record {
+        schema: Record::SCHEMA.into(),
+        node: "a".into(),
+        kernel: "6.1".into(),
+        taken_at: 1,
+        vips: VIPS.map(|vip| vip.parse().unwrap()).into(),
+        clients: Vec::new(),
+        locks: Vec::new(),
+        waiters: Vec::new(),
+        shares: Vec::new(),
+        nfs4: Vec::new(),
+        changing: false,
+    }
+}
+
+fn file() -> FileLine {
+    FileLine {
+        dev: "0:30".into(),
+        ino: 7,
+        fh: "01ff".into(),
+        path: Some("/export/file".into()),
+    }
+}
+
+/// A lock of NFSv3 that c1 holds.
+pub fn lock(vip: &str, start: u64, end: u64) -> LockLine {
+    LockLine {
+        host: HostLine {
+            vip: vip.parse().unwrap(),
+            client: "10.77.1.1".parse().unwrap(),
+            client_name: "c1".into(),
+            version: NlmVersion::V4,
+            transport: Transport::Tcp,
+            netns: 1,
+        },
+        svid: 3,
+        mode: Mode::Write,
+        range: Range { start, end },
+        file: file(),
+    }
+}
+
+/// A state of a 4.1 client, read and write.
+pub fn state(kind: Kind) -> StateLine {
+    StateLine {
+        client: ClientLine4 {
+            client_id: "0x1".into(),
+            number: 1,
+            minor: 1,
+            client: "10.77.1.2".parse().unwrap(),
+            client_name: "Linux NFSv4.1 c2".into(),
+            vips: vec![VIPS[0].parse().unwrap()],
+            vip_unknown: false,
+            connections: Some(1),
+            info: Info::default(),
+        },
+        kind,
+        standing: Standing::Held,
+        access: Access {
+            read: true,
+            write: true,
+        },
+        deny: Access::default(),
+        ranges: Vec::new(),
+        owner: String::new(),
+        file: Some(file()),
+        stateid: String::new(),
+    }
+}
+
+fn locked(ranges: &[(Mode, u64, u64)]) -> StateLine {
+    let line = |&(mode, start, end)| RangeLine {
+        mode,
+        range: Range { start, end },
+    };
+    StateLine {
+        ranges: ranges.iter().map(line).collect(),
+        ..state(Kind::Lock)
+    }
+}
+
+fn info() -> FileInfo {
+    FileInfo {
+        major: 0,
+        minor: 31,
+        ino: 7,
+        fh: vec![1, 0xff],
+    }
+}
+
+fn nlm(range: Range) -> LockTable {
+    let host = HostInfo {
+        key: Host {
+            vip: VIPS[0].parse().unwrap(),
+            client: "10.77.1.1".parse().unwrap(),
+            version: NlmVersion::V4,
+            transport: Transport::Tcp,
+            netns: 1,
+        },
+        name: "c1".into(),
+        nsm_name: "c1".into(),
+        nsm_priv: [0; 16],
+        expires: 0,
+    };
+    LockTable {
+        hosts: vec![host],
+        files: vec![info()],
+        locks: vec![Lock {
+            host: HostId(0),
+            file: FileId(0),
+            svid: 3,
+            mode: Mode::Write,
+            range,
+        }],
+        ..LockTable::default()
+    }
+}
+
+/// Kind, access, and what a lock covers.
+type Now<'a> = (Kind, Access, &'a [(Mode, Range)]);
+
+/// What a client of this name holds now.
+fn now(name: &str, states: &[Now]) -> StateTable {
+    let client = Nfs4Client {
+        number: 9,
+        id: [5, 6],
+        minor: 1,
+        name: name.into(),
+        address: "10.77.1.2".parse().unwrap(),
+        vips: Vec::new(),
+        vip_unknown: false,
+        connections: Some(1),
+        info: Info::default(),
+    };
+    let states = states.iter().map(|&(kind, access, ranges)| State {
+        client: 0,
+        kind,
+        standing: Standing::Held,
+        access,
+        deny: Access::default(),
+        file: Some(info()),
+        owner: Vec::new(),
+        ranges: ranges.to_vec(),
+        id: [0; 16],
+    });
+    StateTable {
+        clients: vec![client],
+        states: states.collect(),
+    }
+}
+
+const C2: &str = "Linux NFSv4.1 c2";
+const READ: Access = Access {
+    read: true,
+    write: false,
+};
+const BOTH: Access = Access {
+    read: true,
+    write: true,
+};
+
+fn coverage(record: &Record, locks: &LockTable, states: Option<&StateTable>) -> Coverage {
+    Coverage::of(record, Present { locks, states })
+}
+
+#[test]
+fn a_lock_of_nfs3_is_back_whatever_address_its_client_uses() {
+    let mut record = record();
+    record.locks = vec![lock(VIPS[1], 10, 19)];
+    let back = nlm(Range { start: 10, end: 19 });
+    assert!(coverage(&record, &back, None).is_complete());
+    let part = nlm(Range { start: 10, end: 18 });
+    assert_eq!(coverage(&record, &part, None).missing.locks, record.locks);
+}
+
+#[test]
+fn an_nfs4_client_is_known_by_its_name_and_its_locks_by_their_bytes() {
+    let mut record = record();
+    record.nfs4 = vec![
+        state(Kind::Open),
+        locked(&[(Mode::Write, 0, 9), (Mode::Read, 20, 29)]),
+    ];
+    let none = LockTable::default();
+    let range = |start, end| Range { start, end };
+    for (name, ranges, missing) in [
+        (
+            C2,
+            &[(Mode::Write, range(0, 9)), (Mode::Read, range(20, 29))][..],
+            0,
+        ),
+        // Merged, and in two pieces.
+        (C2, &[(Mode::Write, range(0, 99))], 0),
+        (
+            C2,
+            &[
+                (Mode::Write, range(0, 4)),
+                (Mode::Write, range(5, 9)),
+                (Mode::Write, range(15, 40)),
+            ],
+            0,
+        ),
+        (C2, &[(Mode::Write, range(0, 9))], 1),
+        (C2, &[(Mode::Read, range(0, 99))], 1),
+        (
+            C2,
+            &[(Mode::Write, range(0, 4)), (Mode::Write, range(6, 29))],
+            1,
+        ),
+        ("Linux NFSv4.1 c3", &[(Mode::Write, range(0, 99))], 3),
+    ] {
+        let states = now(name, &[(Kind::Open, BOTH, &[]), (Kind::Lock, BOTH, ranges)]);
+        let coverage = coverage(&record, &none, Some(&states));
+        assert_eq!(coverage.expected, 3);
+        assert_eq!(coverage.missing.len(), missing, "{name} {ranges:?}");
+    }
+    // What could not be read is not back.
+    assert_eq!(coverage(&record, &none, None).missing.len(), 3);
+}
+
+#[test]
+fn a_delegation_covers_opens_and_locks_as_far_as_it_goes() {
+    let mut record = record();
+    record.nfs4 = vec![state(Kind::Open), locked(&[(Mode::Write, 0, 9)])];
+    let none = LockTable::default();
+    let missing = |access| {
+        let states = now(C2, &[(Kind::Delegation, access, &[])]);
+        coverage(&record, &none, Some(&states)).missing.len()
+    };
+    assert_eq!(missing(BOTH), 0);
+    assert_eq!(missing(READ), 2);
+    record.nfs4 = vec![locked(&[(Mode::Read, 0, 9)])];
+    let states = now(C2, &[(Kind::Delegation, READ, &[])]);
+    assert!(coverage(&record, &none, Some(&states)).is_complete());
+}
+
+#[test]
+fn a_delegation_that_does_not_come_back_may_have_hidden_locks() {
+    let mut record = record();
+    record.nfs4 = vec![state(Kind::Open), state(Kind::Delegation)];
+    let none = LockTable::default();
+    let opened = now(C2, &[(Kind::Open, BOTH, &[])]);
+    let seen = coverage(&record, &none, Some(&opened));
+    assert!(seen.is_complete() && seen.hidden == 1 && seen.expected == 1);
+    let both = now(
+        C2,
+        &[(Kind::Open, BOTH, &[]), (Kind::Delegation, BOTH, &[])],
+    );
+    assert_eq!(coverage(&record, &none, Some(&both)).hidden, 0);
+}

@@ -1,0 +1,47 @@
+//! Drops lock calls while the server stops. lockd releases everything on its way down and still
+//! answers for a moment after that (`lockd_down_net`, fs/lockd/svc.c, 6.1 to 7.3): without a
+//! fence, it grants the lock of one client to another, and leaves that one behind.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::server::ServerError;
+use crate::causes::chain;
+use crate::grace::fence::{self, Fences};
+use crate::grace::leftovers;
+use crate::kernel::netns;
+use crate::observe::lockd_queue::pass_queue;
+
+/// Maximum time for a stop and a start.
+pub const LASTING: Duration = Duration::from_secs(120);
+
+/// The same if another program stops and starts the server.
+pub const LASTING_ALONE: Duration = Duration::from_secs(20);
+
+/// Maximum time to wait for others who change the gate, and for lockd.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// Fences every address of this node, and waits until lockd has answered what reached it before.
+/// Lock calls over the loopback device are not fenced.
+pub async fn raise(lasting: Duration) -> Result<Fences, String> {
+    let vips = addresses().map_err(|error| error.to_string())?;
+    let raised = fence::raise(&vips, lasting, MAX_WAIT).await;
+    let fences = raised.map_err(|error| chain(&error))?;
+    (pass_queue(MAX_WAIT).await).map_err(|error| chain(&error))?;
+    Ok(fences)
+}
+
+/// Removes the fences of this run and of an interrupted one.
+pub async fn lower() -> Result<(), ServerError> {
+    let failed = |error: String| ServerError::Other(format!("the fence remains: {error}"));
+    let vips = addresses().map_err(|error| failed(error.to_string()))?;
+    let lower = async {
+        fence::lower(&vips).await?;
+        leftovers::finish_if_over().await
+    };
+    lower.await.map_err(|error| failed(chain(&error)))
+}
+
+fn addresses() -> std::io::Result<Vec<IpAddr>> {
+    Ok(netns::addresses()?.into_iter().collect())
+}

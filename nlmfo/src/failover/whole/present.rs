@@ -1,0 +1,71 @@
+//! What is held now by NFSv3 and NFSv4, in this network namespace.
+
+use std::time::Duration;
+
+use super::coverage::Present;
+use crate::causes::chain;
+use crate::failover::watch::Watch;
+use crate::observe::programs::ObserveError;
+use crate::observe::states::{Counts4, State, StateTable};
+use crate::observe::table::LockTable;
+
+/// Everything that is held through any address.
+#[derive(Debug)]
+pub struct Held {
+    pub locks: LockTable,
+    /// Or why NFSv4 state could not be read.
+    pub states: Result<StateTable, String>,
+    /// Whether `locks` is exact, and `states` could be read. NFSv4 state of a busy server changes
+    /// all of the time, also by what clients are refused.
+    pub exact: bool,
+}
+
+impl Held {
+    /// Reads it. `max_wait` is how long to read NFSv4 state again while it changes.
+    pub fn read(watch: &mut Watch, max_wait: Duration) -> Result<Self, ObserveError> {
+        let netns = watch.netns();
+        let snapshot = watch.snapshot(None)?;
+        let states = watch.all_states(max_wait);
+        Ok(Held {
+            exact: snapshot.is_exact() && states.is_ok(),
+            locks: (snapshot.table).part(|host| host.netns == netns),
+            states: match states {
+                Ok(states) => Ok(states.table),
+                Err(error) => Err(chain(&error)),
+            },
+        })
+    }
+
+    pub fn present(&self) -> Present<'_> {
+        Present {
+            locks: &self.locks,
+            states: self.states.as_ref().ok(),
+        }
+    }
+
+    /// How much it is. The same twice in a row: nothing comes any more.
+    pub fn count(&self) -> (usize, Counts4) {
+        let states = self.states.as_ref().map(StateTable::counts);
+        (self.locks.locks.len(), states.unwrap_or_default())
+    }
+
+    /// What is left after a stop, as text; empty if nothing is. Blocked requests count too.
+    pub fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let (locks, waiters) = (self.locks.locks.len(), self.locks.waiters.len());
+        if locks + waiters + self.locks.shares.len() > 0 {
+            left.push(format!(
+                "{locks} NFSv3 locks, {waiters} waiters and {} shares are still there",
+                self.locks.shares.len()
+            ));
+        }
+        match &self.states {
+            Ok(table) if table.states.iter().any(State::is_held) || !table.clients.is_empty() => {
+                left.push(format!("NFSv4 state is still there: {}", table.counts()));
+            }
+            Ok(_) => {}
+            Err(error) => left.push(format!("NFSv4 state could not be read: {error}")),
+        }
+        left
+    }
+}

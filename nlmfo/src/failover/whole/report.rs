@@ -1,0 +1,355 @@
+//! The report of a restart, as JSON and as text.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::changes::Change;
+use super::coverage::Missing;
+use crate::exit::Exit;
+use crate::failover::record::Record;
+use crate::failover::takeover_report::Notified;
+use crate::foreign::Name;
+use crate::observe::states::Kind;
+
+/// `nlmfo restart --json`: one object, `schema` "nlmfo.restart/1". Addresses are text, times in
+/// milliseconds.
+#[derive(Debug, Serialize)]
+pub struct RestartReport {
+    pub schema: &'static str,
+    pub node: String,
+    pub kernel: String,
+    /// Null if this run did not stop the server.
+    pub stop: Option<StopReport>,
+    /// Null if this run did not start the server.
+    pub start: Option<StartReport>,
+    /// From the stop until both graces were over: the longest that a client stood still. Null if
+    /// this run did not do both.
+    pub stood_still_ms: Option<f64>,
+    pub took_ms: f64,
+}
+
+/// What was held, and the stop.
+#[derive(Clone, Debug, Serialize)]
+pub struct StopReport {
+    /// How the server is stopped and started.
+    pub server: String,
+    /// Where the record is.
+    pub record: PathBuf,
+    /// Clients of NFSv3 that hold, wait for or have reserved something.
+    pub clients: usize,
+    pub locks: usize,
+    pub shares: usize,
+    /// NFSv4 clients that hold something, with their opens, locked ranges and delegations.
+    pub nfs4_clients: usize,
+    pub opens: usize,
+    pub nfs4_locks: usize,
+    pub delegations: usize,
+    /// Of these, what only the record of an interrupted restart had.
+    pub recalled: usize,
+    /// Locks changed while they were recorded: more may be held than is recorded.
+    pub changing: bool,
+    /// NFSv4 clients that nfsdcld does not know, which cannot reclaim.
+    pub unknown: Vec<Name>,
+    pub notes: Vec<String>,
+    /// Null if this run only records.
+    pub stopped_after_ms: Option<f64>,
+    /// Nothing is left.
+    pub stopped: bool,
+    /// What is left after the stop, as text.
+    pub left: Vec<String>,
+    pub took_ms: f64,
+}
+
+/// How the kernel's grace ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// By us, after all of the record was back.
+    Early,
+    /// By the kernel, after its time or after all NFSv4.1 clients had reclaimed.
+    ByItself,
+    /// It goes on.
+    NotYet,
+}
+
+/// Which of the two graces stood after the start. Each refuses new locks of all versions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Grace {
+    pub lockd: bool,
+    pub nfsd: bool,
+}
+
+impl Grace {
+    pub fn stands(&self) -> bool {
+        self.lockd || self.nfsd
+    }
+}
+
+/// The start, and what came back.
+#[derive(Debug, Serialize)]
+pub struct StartReport {
+    pub server: String,
+    /// Whether there was a record of what had been held.
+    pub has_record: bool,
+    /// When the record was taken, in seconds since 1970.
+    pub recorded_at: Option<u64>,
+    /// Services that do not run and that reclaims need.
+    pub not_ready: Vec<String>,
+    /// After the start; all false if reclaims were not possible.
+    pub grace: Grace,
+    /// What cannot come back because of the configuration.
+    pub changes: Vec<Change>,
+    /// Locks, shares, and NFSv4 opens and locked ranges of the record.
+    pub expected: usize,
+    pub missing: Missing,
+    /// Why it is not known what is back.
+    pub unseen: Option<String>,
+    /// Each address whose clients were notified, and the result.
+    pub notified: Vec<VipNotified>,
+    /// When the last of the record was back, counted from the start of the server.
+    pub back_after_ms: Option<f64>,
+    pub ended: Ended,
+    pub notes: Vec<String>,
+    pub took_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct VipNotified {
+    pub vip: IpAddr,
+    #[serde(flatten)]
+    pub notified: Notified,
+}
+
+impl StopReport {
+    pub fn new(server: String, record: PathBuf) -> Self {
+        StopReport {
+            server,
+            record,
+            clients: 0,
+            locks: 0,
+            shares: 0,
+            nfs4_clients: 0,
+            opens: 0,
+            nfs4_locks: 0,
+            delegations: 0,
+            recalled: 0,
+            changing: false,
+            unknown: Vec::new(),
+            notes: Vec::new(),
+            stopped_after_ms: None,
+            stopped: false,
+            left: Vec::new(),
+            took_ms: 0.0,
+        }
+    }
+
+    /// Counts what is in the record.
+    pub fn recorded(&mut self, record: &Record) {
+        use std::collections::BTreeSet;
+        let clients = record.clients.iter().map(|client| client.host.client);
+        self.clients = clients.collect::<BTreeSet<_>>().len();
+        self.locks = record.locks.len();
+        self.shares = record.shares.len();
+        let of = |kind| record.nfs4.iter().filter(move |line| line.kind == kind);
+        let clients = record.nfs4.iter().map(|line| &line.client.client_name);
+        self.nfs4_clients = clients.collect::<BTreeSet<_>>().len();
+        self.opens = of(Kind::Open).count();
+        self.nfs4_locks = of(Kind::Lock).map(|line| line.ranges.len()).sum();
+        self.delegations = of(Kind::Delegation).count();
+        self.changing = record.changing;
+    }
+
+    fn exit(&self) -> Exit {
+        match self.left.is_empty() {
+            true => Exit::Done,
+            false => Exit::NotConfirmed,
+        }
+    }
+}
+
+impl StartReport {
+    /// Why it is not confirmed; empty if it is.
+    pub fn blockers(&self) -> Vec<String> {
+        let mut blockers = Vec::new();
+        if !self.grace.stands() && (self.expected > 0 || !self.has_record) {
+            blockers.push(
+                "the server was not in grace, so no client was notified and nothing can be \
+                 reclaimed; `nlmfo restart` begins a new grace"
+                    .to_owned(),
+            );
+        }
+        if !self.has_record {
+            blockers.push("there is no record of what was held before the start".to_owned());
+        }
+        if let Some(reason) = &self.unseen {
+            blockers.push(format!("what is held could not be read: {reason}"));
+        }
+        if self.ended == Ended::NotYet {
+            blockers.push("grace has not ended".to_owned());
+        }
+        blockers
+    }
+
+    pub fn exit(&self) -> Exit {
+        let is_notified = |one: &VipNotified| {
+            let notified = &one.notified;
+            let is_back = self.has_record && notified.error.is_none() && self.missing.is_empty();
+            notified.state_number_error.is_none() && (notified.done || is_back)
+        };
+        if !self.blockers().is_empty() {
+            Exit::NotConfirmed
+        } else if !self.missing.is_empty() || !self.notified.iter().all(is_notified) {
+            Exit::Incomplete
+        } else {
+            Exit::Done
+        }
+    }
+}
+
+impl RestartReport {
+    pub const SCHEMA: &str = "nlmfo.restart/1";
+
+    pub fn exit(&self) -> Exit {
+        let exits = [
+            self.stop.as_ref().map(StopReport::exit),
+            self.start.as_ref().map(StartReport::exit),
+        ];
+        let worst = |exit: &Exit| match exit {
+            Exit::NotConfirmed => 2,
+            Exit::Incomplete => 1,
+            _ => 0,
+        };
+        let exits = exits.into_iter().flatten();
+        exits.max_by_key(worst).unwrap_or(Exit::Done)
+    }
+}
+
+impl fmt::Display for RestartReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(stop) = &self.stop {
+            stop.fmt(f)?;
+        }
+        if let Some(start) = &self.start {
+            start.fmt(f)?;
+        }
+        if let Some(still) = self.stood_still_ms {
+            writeln!(
+                f,
+                "  clients stood still for at most {:.1} s",
+                still / 1000.0
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for StopReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  recorded: NFSv3: {} locks of {} clients; NFSv4: {} opens, {} locks and {} \
+             delegations of {} clients",
+            self.locks,
+            self.clients,
+            self.opens,
+            self.nfs4_locks,
+            self.delegations,
+            self.nfs4_clients
+        )?;
+        if self.recalled > 0 {
+            writeln!(f, "  {} of them by an interrupted restart", self.recalled)?;
+        }
+        for name in &self.unknown {
+            writeln!(f, "  ! nfsdcld does not know {name}, which cannot reclaim")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
+        }
+        for left in &self.left {
+            writeln!(f, "✗ NOT CONFIRMED: {left}")?;
+        }
+        match (self.stopped, self.stopped_after_ms) {
+            (true, Some(took)) => writeln!(f, "✓ stopped after {took:.0} ms, nothing is left"),
+            (false, None) => writeln!(f, "✓ stored in {}", self.record.display()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for StartReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for missing in &self.not_ready {
+            writeln!(f, "  ! {missing}")?;
+        }
+        for Change { what, costs } in &self.changes {
+            writeln!(f, "  ! {what}: {costs} locks and opens cannot be reclaimed")?;
+        }
+        for VipNotified { vip, notified } in &self.notified {
+            if let Some(error) = &notified.error {
+                writeln!(f, "  ✗ the clients of {vip} were not notified: {error}")?;
+            }
+            if let Some(error) = &notified.state_number_error {
+                writeln!(f, "  ! the state number was made from the clock: {error}")?;
+            }
+            if let Some(report) = &notified.notify {
+                write!(f, "  {vip}:")?;
+                report.summary(f)?;
+                for client in report.not_notified() {
+                    client.fmt(f)?;
+                }
+            }
+        }
+        for lock in &self.missing.locks {
+            writeln!(
+                f,
+                "  ! not reclaimed: {} ({}) through {}: {} lock {} of {}, svid {}",
+                lock.host.client,
+                lock.host.client_name,
+                lock.host.vip,
+                lock.mode,
+                lock.range,
+                lock.file,
+                lock.svid
+            )?;
+        }
+        for share in &self.missing.shares {
+            writeln!(
+                f,
+                "  ! not reclaimed: {} ({}): share of {}",
+                share.host.client, share.host.client_name, share.file
+            )?;
+        }
+        for state in &self.missing.nfs4 {
+            writeln!(f, "  ! not reclaimed: {state}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
+        }
+        match self.ended {
+            Ended::Early => writeln!(f, "  both graces were ended early")?,
+            Ended::ByItself if self.grace.stands() => {
+                writeln!(f, "  the kernel ended its graces")?;
+            }
+            Ended::ByItself | Ended::NotYet => {}
+        }
+        let blockers = self.blockers();
+        for blocker in &blockers {
+            writeln!(f, "✗ NOT CONFIRMED: {blocker}")?;
+        }
+        let (expected, missing) = (self.expected, self.missing.len());
+        match self.back_after_ms {
+            _ if !self.has_record => Ok(()),
+            _ if missing > 0 => {
+                writeln!(f, "✗ {missing} of {expected} locks and opens not reclaimed")
+            }
+            Some(at) if blockers.is_empty() => writeln!(
+                f,
+                "✓ all {expected} locks and opens are back, {at:.0} ms after the start"
+            ),
+            _ => writeln!(f, "- {expected} locks and opens are back"),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The takeover half: starts the server in the kernel's own grace, notifies the clients, follows
+//! what comes back, and ends both graces once it is all there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::changes::{self, Configuration};
+use super::coverage::{Coverage, Missing};
+use super::present::Held;
+use super::report::{Ended, Grace, StartReport, VipNotified};
+use super::stop::{self, stored};
+use super::{Server, ServerError, fence};
+use crate::causes::chain;
+use crate::failover::noted;
+use crate::failover::notification::{Notification, Notifier, Settled};
+use crate::failover::record::{ClientLine, Record};
+use crate::failover::watch::Watch;
+use crate::kernel::nfsd::{Nfsd, NfsdError};
+use crate::kernel::{exports, lockd, netns};
+use crate::notify::config::Config;
+use crate::notify::sm;
+use crate::notify::state_dir::StateDir;
+use crate::observe::describe::HostLine;
+use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::states::Counts4;
+use crate::output;
+use crate::times::milliseconds;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long nothing must have come any more before grace ends, after all of the record is back.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// The same if there was NFSv4 state, of which more may come back than is recorded: what was
+/// taken just before the stop.
+const NFS4_QUIET: Duration = Duration::from_secs(1);
+
+/// The same if clients had delegations and did not get them back: they reclaim the locks behind
+/// them, which nobody could record.
+const HIDDEN_QUIET: Duration = Duration::from_secs(3);
+
+/// Maximum time to read NFSv4 state again while it changes.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How much longer to notify clients, once all is back.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Maximum time until the kernel lets us end its graces.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to take over.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub state: StateDir,
+    /// The names that clients mount by.
+    pub config: Config,
+    /// Maximum time to follow the reclaims.
+    pub deadline: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the server was not started")]
+    Server(#[source] ServerError),
+    #[error("the record of the stop cannot be read")]
+    Record(#[from] crate::failover::record::RecordError),
+    #[error(transparent)]
+    Nfsd(#[from] NfsdError),
+    #[error(transparent)]
+    Lockd(#[from] lockd::LockdError),
+    #[error(transparent)]
+    Observe(#[from] crate::observe::programs::ObserveError),
+    #[error("reading this node's addresses and exports")]
+    Node(#[source] std::io::Error),
+}
+
+/// A server that has been started.
+#[derive(Debug)]
+pub struct Begun {
+    title: String,
+    began: Instant,
+    not_ready: Vec<String>,
+    grace: Grace,
+    monitored: Vec<PathBuf>,
+}
+
+/// Starts the server, sees its grace, and brings its addresses up.
+pub async fn begin(server: &impl Server) -> Result<Begun, StartError> {
+    let not_ready = server.prepare().await;
+    // Before it starts: lockd removes what it unmonitors.
+    let monitored = server.monitored();
+    let began = Instant::now();
+    server.start().await.map_err(StartError::Server)?;
+    let grace = grace()?;
+    if let Err(error) = fence::lower().await {
+        warn!(
+            error = chain(&error),
+            "lock calls are dropped until the fence is over"
+        );
+    }
+    server.appear().await.map_err(StartError::Server)?;
+    Ok(Begun {
+        title: server.title(),
+        began,
+        not_ready,
+        grace,
+        monitored,
+    })
+}
+
+/// Which of the graces stand now.
+pub fn grace() -> Result<Grace, StartError> {
+    let nfsd = Nfsd::mounted()?;
+    Ok(Grace {
+        lockd: match lockd::in_grace() {
+            Ok(stands) => stands,
+            // lockd is loaded with NFSv3 only.
+            Err(lockd::LockdError::NotLoaded) => false,
+            Err(error) => return Err(error.into()),
+        },
+        nfsd: !nfsd.v4_grace_ended()?,
+    })
+}
+
+/// Notifies the clients, follows the reclaims and ends grace; also when grace was over.
+pub async fn follow(
+    plan: &Plan,
+    begun: Begun,
+    watch: &mut Watch,
+) -> Result<(StartReport, Instant), StartError> {
+    let record = stored(&plan.state)?;
+    let mut report = StartReport {
+        server: begun.title,
+        has_record: record.is_some(),
+        recorded_at: record.as_ref().map(|record| record.taken_at),
+        not_ready: begun.not_ready,
+        grace: begun.grace,
+        changes: Vec::new(),
+        expected: 0,
+        missing: Missing::default(),
+        unseen: None,
+        notified: Vec::new(),
+        back_after_ms: None,
+        ended: Ended::NotYet,
+        notes: Vec::new(),
+        took_ms: 0.0,
+    };
+    let configuration = configuration()?;
+    let (wanted, whole) = match record {
+        Some(record) => {
+            let (part, changes) = changes::split(&record, &configuration);
+            report.changes = changes;
+            (part, Some(record))
+        }
+        None => {
+            let listed = listed(begun.monitored).await;
+            (only_clients(&configuration.addresses, listed), None)
+        }
+    };
+    let mut follow = Follow {
+        plan,
+        watch,
+        began: begun.began,
+        until: Instant::now() + plan.deadline,
+        // Without a record nobody knows when all is back.
+        may_end: whole.is_some() && !wanted.changing,
+        wanted,
+        back: None,
+    };
+    let mut over = None;
+    if begun.grace.stands() {
+        let notification = follow.notify(&configuration.addresses)?;
+        follow.follow().await?;
+        report.ended = follow.end().await?;
+        over = Some(Instant::now());
+        let notified = notification.finish(Instant::now() + LINGER).await;
+        let notified = notified.into_iter();
+        report.notified = notified
+            .map(|(vip, notified)| VipNotified { vip, notified })
+            .collect();
+    } else {
+        report.ended = Ended::ByItself;
+    }
+    let over = over.unwrap_or_else(Instant::now);
+    let held = Held::read(follow.watch, READ_TIMEOUT)?;
+    follow.book(&held, &mut report.notes);
+    if let Some(record) = &whole {
+        let coverage = Coverage::of(record, held.present());
+        report.expected = coverage.expected;
+        report.missing = coverage.missing;
+        if !record.nfs4.is_empty() {
+            report.unseen = held.states.as_ref().err().cloned();
+        }
+    }
+    report.back_after_ms = follow.back.map(milliseconds);
+    report.took_ms = milliseconds(begun.began.elapsed());
+    Ok((report, over))
+}
+
+/// Whether the record has been used: grace stood and is over, so that nothing more can come back.
+pub fn is_used(report: &StartReport) -> bool {
+    report.grace.stands() && report.ended != Ended::NotYet
+}
+
+/// Removes the record that a start has used.
+pub fn forget(state: &StateDir) {
+    if let Err(error) = stop::used(state) {
+        output::note(format_args!("{}", chain(&error)));
+    }
+}
+
+fn configuration() -> Result<Configuration, StartError> {
+    Ok(Configuration {
+        addresses: netns::addresses().map_err(StartError::Node)?,
+        exports: exports::exported().map_err(StartError::Node)?,
+        versions: Nfsd::mounted()?.versions()?,
+    })
+}
+
+struct Follow<'a> {
+    plan: &'a Plan,
+    watch: &'a mut Watch,
+    began: Instant,
+    until: Instant,
+    may_end: bool,
+    /// What can come back.
+    wanted: Record,
+    /// When all of it was back.
+    back: Option<Duration>,
+}
+
+impl Follow<'_> {
+    /// Starts to notify the clients, except those that hold all their locks again.
+    fn notify(&mut self, here: &BTreeSet<IpAddr>) -> Result<Notification, StartError> {
+        let booked = self.plan.state.vips().map_err(StartError::Node)?;
+        let mut vips: BTreeSet<IpAddr> = self.wanted.vips.iter().copied().collect();
+        vips.extend(booked.into_iter().filter(|vip| here.contains(vip)));
+        let vips: Vec<IpAddr> = vips.into_iter().collect();
+        let held = Held::read(self.watch, READ_TIMEOUT)?;
+        let missing = Coverage::of(&self.wanted, held.present()).missing.locks;
+        let mut settled = Settled::new();
+        for lock in &self.wanted.locks {
+            let host = &lock.host;
+            settled.entry(host.vip).or_default().insert(host.client);
+        }
+        for lock in &missing {
+            if let Some(clients) = settled.get_mut(&lock.host.vip) {
+                clients.remove(&lock.host.client);
+            }
+        }
+        let notifier = Notifier::Own {
+            state: self.plan.state.clone(),
+            config: self.plan.config.clone(),
+        };
+        let record = Some(&self.wanted);
+        Ok(Notification::start(
+            &notifier, &vips, record, &settled, self.until,
+        ))
+    }
+
+    /// Follows the reclaims until all of the record is back and nothing comes any more, or grace
+    /// is over.
+    async fn follow(&mut self) -> Result<(), StartError> {
+        let mut last: Option<((usize, Counts4), Instant)> = None;
+        loop {
+            let stands = grace()?.stands();
+            let held = Held::read(self.watch, READ_TIMEOUT)?;
+            let coverage = Coverage::of(&self.wanted, held.present());
+            let count = held.count();
+            let since = match last {
+                Some((same, since)) if same == count => since,
+                _ => {
+                    info!(
+                        expected = coverage.expected,
+                        missing = coverage.missing.len(),
+                        "reclaimed"
+                    );
+                    output::progress(format_args!(
+                        "{} of {} locks and opens are back",
+                        coverage.expected - coverage.missing.len(),
+                        coverage.expected
+                    ));
+                    Instant::now()
+                }
+            };
+            last = Some((count, since));
+            let quiet = match coverage.hidden {
+                0 if self.wanted.nfs4.is_empty() => QUIET,
+                0 => NFS4_QUIET,
+                _ => HIDDEN_QUIET,
+            };
+            match coverage.is_complete() {
+                true => {
+                    let at = self.began.elapsed();
+                    self.back.get_or_insert(at);
+                    if self.may_end && since.elapsed() >= quiet {
+                        return Ok(());
+                    }
+                }
+                false => self.back = None,
+            }
+            if !stands || Instant::now() >= self.until {
+                return Ok(());
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Ends both graces if all is back.
+    async fn end(&mut self) -> Result<Ended, StartError> {
+        if !grace()?.stands() {
+            return Ok(Ended::ByItself);
+        }
+        if self.back.is_none() || !self.may_end {
+            return Ok(Ended::NotYet);
+        }
+        let until = Instant::now() + END_TIMEOUT;
+        loop {
+            let stands = grace()?;
+            if !stands.stands() {
+                return Ok(Ended::Early);
+            }
+            // nfsd refuses it until client tracking has started.
+            let nfsd = match stands.nfsd {
+                true => Nfsd::mounted()?.end_v4_grace(),
+                false => Ok(()),
+            };
+            let lockd = match stands.lockd {
+                true => lockd::end_grace(),
+                false => Ok(()),
+            };
+            if Instant::now() >= until {
+                warn!(?nfsd, ?lockd, "grace does not end");
+                return Ok(Ended::NotYet);
+            }
+            sleep(POLL_INTERVAL / 4).await;
+        }
+    }
+
+    /// Records the clients in the books, which are this node's.
+    fn book(&self, held: &Held, notes: &mut Vec<String>) {
+        let mut by_vip: BTreeMap<IpAddr, Vec<_>> = BTreeMap::new();
+        for &vip in &self.wanted.vips {
+            let part = held.locks.part(|host| host.vip == vip);
+            by_vip.insert(vip, noted::clients(&part));
+        }
+        for (vip, clients) in by_vip
+            .into_iter()
+            .filter(|(_, clients)| !clients.is_empty())
+        {
+            let book = noted::take_over(&self.plan.state, vip);
+            if let Err(error) = book.and_then(|mut book| book.note(&clients)) {
+                notes.push(format!("the client book of {vip}: {}", chain(&error)));
+            }
+        }
+    }
+}
+
+/// The clients in statd's directories, with their names.
+async fn listed(folders: Vec<PathBuf>) -> Vec<sm::Monitored> {
+    let read = move || {
+        let read = folders.iter().filter_map(|folder| sm::read(folder).ok());
+        read.flatten().collect()
+    };
+    // Names are looked up.
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+}
+
+/// A record of clients that may hold something through any of these addresses.
+fn only_clients(addresses: &BTreeSet<IpAddr>, listed: Vec<sm::Monitored>) -> Record {
+    let mut clients = Vec::new();
+    let mut vips = BTreeSet::new();
+    for monitored in &listed {
+        let Some(client) = monitored.address else {
+            continue;
+        };
+        for &vip in addresses
+            .iter()
+            .filter(|vip| vip.is_ipv4() == client.is_ipv4())
+        {
+            vips.insert(vip);
+            let name = monitored.name.as_os_str();
+            clients.push(ClientLine {
+                host: HostLine {
+                    vip,
+                    client,
+                    client_name: name.into(),
+                    version: NlmVersion::V4,
+                    transport: Transport::Tcp,
+                    netns: 0,
+                },
+                nsm_name: name.into(),
+            });
+        }
+    }
+    Record::of_clients(vips.into_iter().collect(), clients)
+}

@@ -1,0 +1,280 @@
+//! The release half: records what is held, stops the server, and proves that nothing is left.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::coverage::Coverage;
+use super::present::Held;
+use super::report::StopReport;
+use super::{Server, ServerError};
+use crate::causes::chain;
+use crate::failover::noted;
+use crate::failover::record::{Record, RecordError};
+use crate::failover::watch::Watch;
+use crate::files::{FileError, Place};
+use crate::kernel::path::PathFinder;
+use crate::kernel::{netns, nfsd, nfsdcld};
+use crate::notify::state_dir::{self, Readers, StateDir};
+use crate::observe::programs::ObserveError;
+use crate::observe::states::describe::describe;
+use crate::observe::states::{State, StateTable};
+use crate::times::milliseconds;
+
+/// Maximum time to read NFSv4 state again while it changes.
+const READ_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For the last look before the stop.
+const LAST_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// What to stop, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where the client books are, and the record.
+    pub state: StateDir,
+    pub kernel: String,
+    /// Why lock calls are not fenced: another client may get a lock during the stop.
+    pub unfenced: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error("creating {}", path.display())]
+    Folder {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("reading the mounted filesystems")]
+    Paths(#[source] std::io::Error),
+    #[error("the server was not stopped, because locks would be lost (--force stops it):\n  {}", .0.join("\n  "))]
+    Refused(Vec<String>),
+    #[error(
+        "the server may be half stopped; the record is stored: start the server, then run `nlmfo restart --start-only`"
+    )]
+    Stop(#[source] ServerError),
+}
+
+/// Where the record of a stop is, until a start has used it.
+pub fn record_path(state: &StateDir) -> PathBuf {
+    folder(state).join("record.json")
+}
+
+fn folder(state: &StateDir) -> PathBuf {
+    state.path().join("restart")
+}
+
+/// The record of a stop that no start has used.
+pub fn stored(state: &StateDir) -> Result<Option<Record>, RecordError> {
+    match Record::read(&record_path(state)) {
+        Ok(record) => Ok(Some(record)),
+        Err(RecordError::File(error)) if error.is_absence() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the record after a start has used it.
+pub fn used(state: &StateDir) -> Result<(), FileError> {
+    let path = record_path(state);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(FileError::io("removing", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is recorded, and where.
+pub struct Recorded {
+    record: Record,
+    /// That of an interrupted restart.
+    earlier: Option<Record>,
+    place: Place<Record>,
+    paths: PathFinder,
+    report: StopReport,
+}
+
+/// Records what is held, and stores it.
+pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Recorded, StopError> {
+    let began = Instant::now();
+    let folder = folder(&plan.state);
+    state_dir::create(&folder, Readers::Nobody).map_err(|source| StopError::Folder {
+        path: folder,
+        source,
+    })?;
+    let place = Record::place(&record_path(&plan.state))?;
+    let mut paths = PathFinder::new(0).map_err(StopError::Paths)?;
+    let held = Held::read(watch, READ_TIMEOUT)?;
+    let mut record = of(&held, plan, &mut paths);
+    let mut report = StopReport::new(server.title(), record_path(&plan.state));
+    let earlier = place.earlier().cloned();
+    if let Some(earlier) = &earlier {
+        report.recalled = recall(&mut record, earlier, &held);
+    }
+    record.put(&place)?;
+    let place = Record::place(&record_path(&plan.state))?;
+    for &vip in &record.vips {
+        let part = held.locks.part(|host| host.vip == vip);
+        if let Err(error) = noted::before_release(&plan.state, vip, &part) {
+            let error = chain(&error);
+            report
+                .notes
+                .push(format!("the client book of {vip}: {error}"));
+        }
+    }
+    if let Some(error) = &plan.unfenced {
+        (report.notes).push(format!("lock calls were not fenced: {error}"));
+    }
+    if let Ok(states) = &held.states {
+        report.unknown = unknown(server, states);
+    }
+    report.recorded(&record);
+    report.took_ms = milliseconds(began.elapsed());
+    Ok(Recorded {
+        record,
+        earlier,
+        place,
+        paths,
+        report,
+    })
+}
+
+impl Recorded {
+    /// Why a stop would lose locks; empty if nothing is known that would.
+    pub fn blockers(&self, prepared: &[String]) -> Vec<String> {
+        let (v3, v4) = (!self.record.locks.is_empty(), !self.record.nfs4.is_empty());
+        let mut blockers: Vec<String> = (prepared.iter())
+            .filter(|missing| match missing.contains("NFSv4") {
+                true => v4,
+                false => v3,
+            })
+            .cloned()
+            .collect();
+        for name in &self.report.unknown {
+            blockers.push(format!(
+                "nfsdcld does not know the NFSv4 client {name}: it cannot reclaim"
+            ));
+        }
+        blockers
+    }
+
+    /// The report of a run that only records.
+    pub fn into_report(self) -> StopReport {
+        self.report
+    }
+
+    /// Stops the server and proves that nothing is left.
+    pub async fn stop(
+        mut self,
+        server: &impl Server,
+        plan: &Plan,
+        watch: &mut Watch,
+    ) -> Result<StopReport, StopError> {
+        let began = Instant::now();
+        let before = watch.counters()?;
+        let last = Held::read(watch, LAST_TIMEOUT)?;
+        server.stop().await.map_err(StopError::Stop)?;
+        self.report.stopped_after_ms = Some(milliseconds(began.elapsed()));
+        let after = watch.counters()?;
+        let mut record = of(&last, plan, &mut self.paths);
+        if let Some(earlier) = &self.earlier {
+            self.report.recalled = recall(&mut record, earlier, &last);
+        }
+        record.changing |= plan.unfenced.is_some()
+            || after.iter().any(|(vip, counters)| {
+                let before = before.get(vip).copied().unwrap_or_default();
+                counters.client_changes() > before.client_changes()
+            });
+        record.put(&self.place)?;
+        self.report.recorded(&record);
+        self.report.left = left(watch)?;
+        self.report.stopped = self.report.left.is_empty();
+        self.report.took_ms += milliseconds(began.elapsed());
+        Ok(self.report)
+    }
+}
+
+/// The record of all addresses.
+fn of(held: &Held, plan: &Plan, paths: &mut PathFinder) -> Record {
+    let hosts = held.locks.active_hosts().into_iter();
+    let mut vips: BTreeSet<IpAddr> = hosts.map(|id| held.locks.host(id).key.vip).collect();
+    let states = held.states.as_ref().map_or_else(
+        |_| StateTable::default(),
+        |states| {
+            let mut states = states.clone();
+            states.states.retain(State::is_held);
+            states
+        },
+    );
+    vips.extend(states.clients.iter().flat_map(|client| &client.vips));
+    let vips: Vec<IpAddr> = vips.into_iter().collect();
+    let tables = std::iter::once(&held.locks);
+    let mut record = Record::of(tables, paths, netns::node(), plan.kernel.clone(), &vips);
+    record.add_nfs4(describe(&states, paths));
+    // What could not be read may come back too.
+    record.changing = !held.exact;
+    record
+}
+
+/// Adds what an earlier record has and is not held now: it was lost over an interrupted restart,
+/// and its clients may still believe that they hold it. Returns how much.
+fn recall(record: &mut Record, earlier: &Record, held: &Held) -> usize {
+    let missing = Coverage::of(earlier, held.present()).missing;
+    let recalled = missing.len();
+    for lock in missing.locks {
+        let host = &lock.host;
+        let clients = earlier.clients.iter().filter(|client| client.host == *host);
+        for client in clients {
+            if !record.clients.contains(client) {
+                record.clients.push(client.clone());
+            }
+        }
+        record.vips.push(host.vip);
+        record.locks.push(lock);
+    }
+    record.shares.extend(missing.shares);
+    (record.vips).extend(missing.nfs4.iter().flat_map(|line| &line.client.vips));
+    record.add_nfs4(missing.nfs4);
+    record.vips.sort_unstable();
+    record.vips.dedup();
+    recalled
+}
+
+/// NFSv4 clients that hold something and that nfsdcld does not know.
+fn unknown(server: &impl Server, states: &StateTable) -> Vec<crate::foreign::Name> {
+    let Some(database) = server.nfs4_records() else {
+        return Vec::new();
+    };
+    let mut holds = vec![false; states.clients.len()];
+    for state in states.states.iter().filter(|state| state.is_held()) {
+        holds[state.client] = true;
+    }
+    let holders = states.clients.iter().zip(holds).filter(|(_, holds)| *holds);
+    let names: Vec<_> = holders.map(|(client, _)| &client.name).collect();
+    let bytes: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+    match nfsdcld::unknown(&database, &bytes) {
+        Ok(unknown) => (names.into_iter())
+            .filter(|name| unknown.contains(&name.as_bytes()))
+            .cloned()
+            .collect(),
+        Err(error) => {
+            warn!(%error, database = %database.display(), "nfsdcld's database cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// What is left after the stop.
+fn left(watch: &mut Watch) -> Result<Vec<String>, ObserveError> {
+    let mut left = Held::read(watch, READ_TIMEOUT)?.left();
+    if nfsd::runs() {
+        left.push("nfsd still has threads".to_owned());
+    }
+    Ok(left)
+}
