@@ -20,13 +20,13 @@
 //!
 //! | entry | says |
 //! |---|---|
-//! | `kernel` | the function's prototype, on one line, as BTF has it: names count as types do, integers are called as the compiler calls them (`short unsigned int`). A program on return may write `(...)` for the parameters |
-//! | `hook` | in place of it, as text: what a program sits on that is on no kernel function |
+//! | `kernel` | the function's prototype, on one line, as BTF has it: names are compared as well as types, integers are called as the compiler calls them (`short unsigned int`). A program on return may write `(...)` for the parameters |
+//! | `hook` | instead of `kernel`, free text: where a program is attached that is on no kernel function |
 //! | `seen` | the kernel series on which that was compared (`kernel`) or run (`hook`), ascending; a prototype holds from its first one up to the next prototype's |
 //! | `context` | the thread that runs it, and the locks it holds |
 //!
-//! An entry may go on over several lines, but for `kernel`; an empty comment line ends
-//! them. A program without them fails the tests, as does one that nlmfo attaches to
+//! Every entry but `kernel` may span several lines; an empty comment line ends the list. A
+//! program without these entries fails the tests, and so does one that nlmfo attaches to
 //! another function.
 #![no_std]
 
@@ -36,8 +36,8 @@ pub mod arguments;
 pub mod memory;
 
 /// What an object needs besides its programs: the licence, by which the kernel lets it call
-/// the helpers for tracing, and a panic handler, which Rust asks for and nothing reaches. On
-/// the host it is an empty program.
+/// the tracing helpers, and a panic handler, which Rust requires and nothing reaches. On the
+/// host it is an empty program.
 #[macro_export]
 macro_rules! object {
     () => {

@@ -1,5 +1,5 @@
-//! lockd's lock path, counted per VIP. Runs for every NLM call of every client,
-//! so: no loops, two reads of kernel memory at most per probe, per-CPU counters.
+//! Counters of lockd's lock path, per VIP. These programs run for every NLM call of every
+//! client: no loops, at most two reads of kernel memory per probe, per-CPU counters.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{kprobe, kretprobe};
@@ -17,14 +17,15 @@ use crate::maps::{
 const NLM_GRANTED: u32 = 0;
 const NLM_BLOCKED: u32 = 3;
 const NLM_DENIED_GRACE: u32 = 4;
-/// lockd's own "send no answer" (`nlm_drop_reply`, include/linux/lockd/bind.h
-/// 6.1, fs/lockd/lockd.h 7.2): the call comes again and is counted then.
+/// `nlm_drop_reply` (include/linux/lockd/bind.h 6.1, fs/lockd/lockd.h 7.2): lockd sends no
+/// reply. The client sends the call again, and it is counted then.
 const NLM_DROP_REPLY: u32 = 30000;
 
 /// `NLMPROC_GRANTED_MSG`.
 const GRANTED_MSG: u32 = 10;
 
-/// Counts for the VIP that `host`'s client uses, or notes that something went uncounted.
+/// The counters of the VIP that `host`'s client uses; counts the event as uncounted if there
+/// are none.
 #[inline(always)]
 pub fn count(host: u64, add: impl FnOnce(&mut Counters)) {
     if let Some(counters) = host_vip(host).ok().and_then(counters_of) {
@@ -114,8 +115,8 @@ pub fn lock_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// The position of the highest bit; 0 for 0. By halves: BPF has no such
-/// instruction, and a loop would cost more.
+/// The position of the highest bit; 0 for 0. A binary search: BPF has no such instruction, and
+/// a loop costs more.
 #[inline(always)]
 fn log2(mut value: u64) -> u32 {
     let mut log = 0;
@@ -172,9 +173,8 @@ pub fn unlock(ctx: ProbeContext) -> u32 {
 // seen: 7.2 7.3
 // context: lockd's thread, no lock held
 //
-// The first thing that nlmsvc_unlock does, whether anything waits or not
-// (fs/lockd/svclock.c 6.1 and 6.12; seen on 7.3): only what no unlock called is
-// a client's CANCEL.
+// nlmsvc_unlock calls it first, whether anything waits or not (fs/lockd/svclock.c 6.1 and
+// 6.12; seen on 7.3). Only a call that does not come from nlmsvc_unlock is a client's CANCEL.
 #[kprobe]
 pub fn cancel(ctx: ProbeContext) -> u32 {
     let Some(lock) = ctx.arg::<u64>(2) else {
@@ -213,8 +213,8 @@ pub fn test(ctx: ProbeContext) -> u32 {
 // context: lockd's thread, no lock held
 //
 // A blocked request is granted inside nlmsvc_grant_blocked, which is inlined
-// everywhere; this is the call that tells the client, made again when the
-// client does not answer. Only the first one for a cookie counts.
+// everywhere. This call notifies the client, and is repeated when the client does not
+// answer. Only the first one for a cookie counts.
 #[kprobe]
 pub fn grant_told(ctx: ProbeContext) -> u32 {
     let (Some(request), Some(GRANTED_MSG)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) else {

@@ -7,16 +7,15 @@ use nlmfo_common::counters::Counters;
 use nlmfo_common::layout::FL_SPAN_MAX;
 use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostKey};
 
-/// Records of a snapshot. A read of `/proc/locks` shows at most a page of text,
-/// so the reader empties this after some eighty records: it cannot overflow
-/// while he does.
+/// Records of a snapshot. The reader empties it after each run. A full ring only ends a run
+/// early.
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 #[map]
 pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
-/// Addresses of the hosts that the tool wants records of.
+/// Addresses of the hosts whose records the tool wants.
 #[map]
 pub static HOSTS: Array<[u64; HOSTS_PER_RUN]> = Array::with_max_entries(1, 0);
 
@@ -24,12 +23,12 @@ pub static HOSTS: Array<[u64; HOSTS_PER_RUN]> = Array::with_max_entries(1, 0);
 #[map]
 pub static FILE_LOCK: PerCpuArray<[u8; FL_SPAN_MAX]> = PerCpuArray::with_max_entries(1, 0);
 
-/// Counters per VIP. Not an LRU map: with many CPUs that may drop an entry long
-/// before it is full.
+/// Counters per VIP. Not an LRU map: on many CPUs such a map may evict an entry long before it
+/// is full.
 #[map]
 pub static COUNTERS: PerCpuHashMap<Addr, Counters> = PerCpuHashMap::with_max_entries(1024, 0);
 
-/// Events that found no room in `COUNTERS`, or no address in their host.
+/// Events that were not counted: `COUNTERS` was full, or the host has no address.
 #[map]
 pub static UNCOUNTED: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -43,14 +42,14 @@ pub struct Call {
     pub reclaim: u64,
 }
 
-/// Calls under way, at the thread id's low bits: lockd is one thread on every
-/// kernel seen, and an array lookup is the cheapest there is. A second thread
-/// on the same slot is noticed by its id and goes uncounted in latency only.
+/// LOCK calls in progress, indexed by the low bits of the thread ID. lockd has one thread on
+/// every kernel seen, and an array lookup is the cheapest. If a second thread uses the same
+/// slot, its ID differs and only its latency is not counted.
 #[map]
 pub static CALLS: Array<Call> = Array::with_max_entries(CALL_SLOTS, 0);
 pub const CALL_SLOTS: u32 = 64;
 
-/// An UNLOCK between its entry and the cancel that it begins with.
+/// An UNLOCK between its entry and the cancel that it starts with.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Unlocking {
@@ -59,31 +58,31 @@ pub struct Unlocking {
     pub lock: u64,
 }
 
-/// Unlocks under way, at the same slots as [`CALLS`].
+/// UNLOCK calls in progress, in the same slots as [`CALLS`].
 #[map]
 pub static UNLOCKING: Array<Unlocking> = Array::with_max_entries(CALL_SLOTS, 0);
 
-/// Why a thread is dropping locks, while it does (`counters::cause`).
+/// Why a thread releases locks, while it does so (`counters::cause`).
 #[map]
 pub static CAUSES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(256, 0);
 
-/// Grants already told once: `nlm_rqst` address → the cookie that it carried.
+/// Grants that the client was notified of at least once: `nlm_rqst` address → its cookie.
 #[map]
 pub static GRANTS_TOLD: LruHashMap<u64, u32> = LruHashMap::with_max_entries(16384, 0);
 
-/// A VIP's counters as they are when it is seen for the first time. A map's
-/// value, as it is too large for the stack.
+/// The counters of a VIP that is seen for the first time: zeros. In a map because they are
+/// too large for the stack.
 #[map]
 pub static NO_COUNTS: Array<Counters> = Array::with_max_entries(1, 0);
 
-/// A `HostRecord` for each host that was to be monitored.
+/// A `HostRecord` for each host that lockd asks statd to monitor.
 #[map]
 pub static MONITORED: RingBuf = RingBuf::with_byte_size(1 << 19, 0);
 
-/// When the tool was last told of a host, by `bpf_ktime_get_ns`.
+/// When the last record of a host was sent, by `bpf_ktime_get_ns`.
 #[map]
 pub static TOLD: LruHashMap<HostKey, u64> = LruHashMap::with_max_entries(65536, 0);
 
-/// Hosts that the tool could not be told of.
+/// Hosts whose record was lost because `MONITORED` was full.
 #[map]
 pub static UNTOLD: Array<u64> = Array::with_max_entries(1, 0);

@@ -1,5 +1,5 @@
-//! Reading kernel memory. Every read is a `bpf_probe_read_kernel`, so a stale
-//! pointer gives an error or stale bytes, never a fault.
+//! Reads of kernel memory. Every read is a `bpf_probe_read_kernel`: a stale pointer gives an
+//! error or stale bytes, never a fault.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
 use nlmfo_common::Addr;
@@ -23,7 +23,7 @@ pub fn pointer(base: u64, offset: u32) -> Result<u64, i32> {
     read::<u64>(base, offset)
 }
 
-/// Fills the first `len` bytes of `into` from kernel memory, at most all of it.
+/// Fills the first `len` bytes of `into` from kernel memory; at most its length.
 #[inline(always)]
 pub fn read_bytes<const N: usize>(into: *mut [u8; N], len: u32, from: u64) -> Result<(), i32> {
     // SAFETY: the destination has N bytes, and the length is cut to that.
@@ -33,8 +33,8 @@ pub fn read_bytes<const N: usize>(into: *mut [u8; N], len: u32, from: u64) -> Re
     if code == 0 { Ok(()) } else { Err(code as i32) }
 }
 
-/// A NUL-terminated string, cut at the length of `into`. The number of bytes that are filled,
-/// with the NUL; 0 or less after a failure, which leaves an empty string.
+/// Reads a NUL-terminated string, cut at the length of `into`. Returns the number of bytes
+/// read, including the NUL; 0 or less after a failure, which leaves an empty string.
 #[inline(always)]
 pub fn read_str<const N: usize>(into: *mut [u8; N], from: u64) -> i64 {
     // SAFETY: the destination has N bytes.
@@ -46,7 +46,7 @@ pub fn read_str<const N: usize>(into: *mut [u8; N], from: u64) -> i64 {
     unsafe { generated::bpf_probe_read_kernel_str(into.cast(), N as u32, from as *const _) as i64 }
 }
 
-/// A string that ends with a NUL if it is whole; of a longer one the first N bytes, without.
+/// Reads a string. A string longer than N bytes is cut and has no NUL.
 #[inline(always)]
 pub fn read_name<const N: usize>(into: *mut [u8; N], from: u64) {
     if read_str(into, from) == N as i64
@@ -71,8 +71,7 @@ struct Sockaddr {
 }
 
 /// The address and port (host byte order) of a `sockaddr_storage` that holds an IPv4 or
-/// IPv6 address. One read for either family: a call of the helper costs more than the
-/// bytes.
+/// IPv6 address. One read serves both families: a helper call costs more than the extra bytes.
 #[inline(always)]
 pub fn sockaddr(at: u64) -> Result<(Addr, u16), i32> {
     let address = read::<Sockaddr>(at, 0)?;

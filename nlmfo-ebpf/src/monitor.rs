@@ -1,5 +1,5 @@
-//! Who is a client of which VIP: lockd asks for a client to be monitored on each LOCK
-//! call of one that can reclaim.
+//! Which client uses which VIP: lockd asks statd to monitor a client on each LOCK call of a
+//! client that can reclaim.
 
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_ktime_get_ns};
 use aya_ebpf::macros::kprobe;
@@ -10,8 +10,8 @@ use crate::host;
 use crate::kernel::{host_vip, layout, pointer, read, sockaddr};
 use crate::maps::{MONITORED, TOLD, UNTOLD};
 
-/// The thread that serves NLM calls: an NFS client of this node calls the same function
-/// for its servers, in the thread of whoever locks.
+/// The thread that serves NLM calls. An NFS client on this node calls the same function for
+/// its servers, in the thread of the process that locks.
 #[inline(always)]
 fn is_lockd() -> bool {
     matches!(
@@ -36,7 +36,7 @@ pub fn monitor(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Tells the tool of a host, once in a while for each.
+/// Sends the record of a host, at most once in a while for each host.
 #[inline(always)]
 fn tell(host: u64) -> Result<(), i32> {
     let net = pointer(host, layout!(host_net))?;
@@ -63,7 +63,7 @@ fn tell(host: u64) -> Result<(), i32> {
         return Err(error);
     }
     entry.submit(0);
-    // If there is no room it is told again, which does no harm.
+    // If the map is full, the record is sent again, which is harmless.
     let _ = TOLD.insert(key, now, 0);
     Ok(())
 }

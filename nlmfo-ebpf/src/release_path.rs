@@ -1,6 +1,5 @@
-//! The ways in which lockd drops locks that no client unlocked, counted per VIP
-//! and cause. All of them end in `nlm_unlock_files`; what called it is noted per
-//! thread on the way in.
+//! Counters of locks that lockd releases without an UNLOCK from the client, per VIP and cause.
+//! All paths end in `nlm_unlock_files`; the outer function notes the cause for the thread.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{kprobe, kretprobe};
@@ -11,8 +10,8 @@ use crate::kernel::{layout, pointer};
 use crate::lock_path::count;
 use crate::maps::CAUSES;
 
-/// Notes why this thread drops locks; the outermost reason stands (a reboot and
-/// a shutdown free a host's resources through the same function as FREE_ALL).
+/// Notes why this thread releases locks. The outermost cause counts: a reboot and a shutdown
+/// free a host's resources through the same function as FREE_ALL.
 #[inline(always)]
 fn enter(cause: usize) -> u32 {
     // BPF_NOEXIST

@@ -1,6 +1,5 @@
-//! The audit: what lockd itself answered to LOCK calls while a window was open. It
-//! knows the gate only by the notes that the gate leaves of the calls it saw: a lock
-//! that is granted without one went past the gate.
+//! The audit: how lockd answered LOCK calls while a window was open. The gate notes each call
+//! that it saw; a lock that is granted without such a note bypassed the gate.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{kprobe, kretprobe, map};
@@ -21,7 +20,7 @@ use crate::maps::{AUDITED, GATE, SCOPES, VIOLATION_COUNT, VIOLATIONS, WINDOWS};
 const NLM_GRANTED: u32 = 0;
 const NLM_BLOCKED: u32 = 3;
 const NLM_DENIED_GRACE: u32 = 4;
-/// lockd's own "send no answer" (`nlm_drop_reply`).
+/// `nlm_drop_reply`: lockd sends no reply.
 const NLM_DROP_REPLY: u32 = 30000;
 
 /// `NLMPROC_GRANTED_MSG`.
@@ -39,11 +38,11 @@ struct Answering {
     /// The `reclaim` word as lockd read it.
     reclaim: u64,
     key: NoteKey,
-    /// Notes of the gate's that are older are of another window.
+    /// Older notes of the gate belong to an earlier window.
     opened: u64,
 }
 
-/// LOCK calls between entry and return, at the thread id's low bits.
+/// LOCK calls between entry and return, indexed by the low bits of the thread ID.
 #[map]
 static ANSWERING: Array<Answering> = Array::with_max_entries(ANSWERING_SLOTS, 0);
 const ANSWERING_SLOTS: u32 = 64;
@@ -64,10 +63,10 @@ fn host_vip(host: u64) -> Result<Addr, i32> {
     sockaddr(host + layout!(common.host_srcaddr) as u64).map(|(vip, _)| vip)
 }
 
-/// When the window began that what lockd does now for this host's VIP and file falls
-/// into, as the window is audited by now, or the gate has seen the call in it: lockd may
-/// begin with it after the window's end. Only of the gate's network namespace: the same
-/// address may serve in another one.
+/// The start of the window to which lockd's present call for this host's VIP and file belongs:
+/// either the window is being audited now, or the gate saw the call while it was open (lockd
+/// may start on it after the window's end). Only in the gate's network namespace: another one
+/// may have the same address.
 #[inline(always)]
 fn audited_window(host: u64, vip: &Addr, file: u64, key: Option<&NoteKey>) -> Option<u64> {
     let gate = GATE.get(0)?;
@@ -160,7 +159,7 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     let reclaim = answering.reclaim != 0;
-    // A call that the gate never saw is what lockd read.
+    // If the gate did not see the call, lockd's own word counts.
     let mut is_reclaim = reclaim;
     let mut is_seen = false;
     let mut is_first = false;
@@ -213,9 +212,9 @@ pub fn audit_return(ctx: RetProbeContext) -> u32 {
 // seen: 6.1 6.12 7.2 7.3
 // context: lockd's thread, no lock held
 //
-// The grant of a blocked request, which has no grace check; nlmsvc_grant_blocked is
-// inlined everywhere, and this is the call that tells the client. If it is told again,
-// that is another violation in number, and the same in kind.
+// The grant of a blocked request, which has no grace check. nlmsvc_grant_blocked is inlined
+// everywhere; this call notifies the client. A repeated notification counts as another
+// violation of the same kind.
 #[kprobe]
 pub fn audit_granted(ctx: ProbeContext) -> u32 {
     let (Some(request), Some(GRANTED_MSG)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) else {
@@ -254,7 +253,7 @@ fn audited(vip: Addr, add: impl FnOnce(&mut Audited)) {
     }
 }
 
-/// Notes a violation by name, as long as there is room.
+/// Records a violation, as long as there is room.
 #[inline(always)]
 fn report(kind: u32, lock: &Lock) {
     audited(lock.vip, |audited| audited.violations += 1);

@@ -1,4 +1,4 @@
-//! Reading the calls of a packet and writing their `reclaim` words.
+//! Reads the calls in a packet and writes their `reclaim` words.
 
 use core::ffi::c_void;
 
@@ -12,19 +12,18 @@ use crate::kernel::in_grace;
 use crate::maps::{NOTES, SCOPES, count};
 use crate::packet::{Packet, Skb, UDP};
 
-/// Steps of the parser in one packet: a word each at worst, and no packet has more.
+/// Maximum number of parser steps in one packet: one per word.
 const STEPS: u32 = 1 << 20;
 
-/// What lockd shall read in place of the `reclaim` word that the client sent.
+/// The value that replaces the `reclaim` word that the client sent.
 ///
-/// Through another address than a window's a reclaim stays what it is, and lockd
-/// refuses it.
+/// A reclaim through an address without a window is left alone, and lockd refuses it.
 #[inline(always)]
 fn word_for_lockd(is_reclaim: bool, is_in_window: bool, in_grace: bool) -> u32 {
     (is_reclaim == in_grace || (!is_in_window && !in_grace)) as u32
 }
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Outcome(u32);
 
@@ -37,8 +36,8 @@ impl Outcome {
 const GO_ON: i64 = 0;
 const STOP: i64 = 1;
 
-/// The packet at hand, for the callbacks: in a map and not on the stack, where the
-/// verifier would follow every value of it.
+/// The current packet, for the callbacks. In a map, not on the stack, where the verifier would
+/// track every value.
 #[repr(C)]
 pub struct Work {
     pub calls: Calls,
@@ -46,7 +45,7 @@ pub struct Work {
     pub now: u64,
     pub opened: u64,
     pub net: u64,
-    /// The priority of what is let through.
+    /// The priority to set on packets that pass.
     pub decided: u32,
     pub is_in_window: u32,
     pub is_in_scope: u32,
@@ -55,7 +54,7 @@ pub struct Work {
     outcome: Outcome,
 }
 
-/// The packet at hand.
+/// The current packet.
 #[map]
 pub static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
@@ -88,7 +87,7 @@ impl Work {
     }
 }
 
-/// What a callback gets: pointers only, which do not change from step to step.
+/// The context of a callback: only pointers, which stay the same from step to step.
 #[repr(C)]
 struct Reading {
     skb: Skb,
@@ -96,7 +95,7 @@ struct Reading {
     connection: *mut Connection,
 }
 
-/// Reads the calls of a UDP payload, from where `work.calls` stands.
+/// Reads the calls of a UDP payload from `work.calls` on.
 #[inline(always)]
 pub fn read_datagram(skb: Skb, work: &mut Work) -> Outcome {
     let reading = Reading {
@@ -107,7 +106,7 @@ pub fn read_datagram(skb: Skb, work: &mut Work) -> Outcome {
     run(STEPS, datagram_step, &reading, work)
 }
 
-/// Reads the calls of a segment, from where the connection's reader stands.
+/// Reads the calls of a segment from the position of the connection's reader on.
 #[inline(always)]
 pub fn read_stream(skb: Skb, work: &mut Work, connection: &mut Connection) -> Outcome {
     let reading = Reading {
@@ -181,14 +180,14 @@ extern "C" fn stream_step(_index: u64, reading: *mut c_void) -> i64 {
 }
 
 enum Decision {
-    /// None of our business.
+    /// Not a call that concerns us.
     Pass,
     Drop,
-    /// What lockd shall read.
+    /// The word to write.
     Write(u32),
 }
 
-/// What becomes of a call with a `reclaim` word.
+/// The verdict on a call with a `reclaim` word.
 #[inline(always)]
 fn decide(work: &Work, calls: &Calls) -> Decision {
     let is_in_window = work.is_in_window != 0;
@@ -242,8 +241,8 @@ fn decide(work: &Work, calls: &Calls) -> Decision {
     Decision::Write(value)
 }
 
-/// What was noted of this very call when it came by before: the client sends it again,
-/// maybe to a kernel that is in grace by now or is no longer.
+/// The note of the same call from an earlier pass: the client sends it again, and the kernel's
+/// own grace may have started or ended in between.
 #[inline(always)]
 pub fn noted(key: &NoteKey, opened: u64) -> Option<*mut Note> {
     let note = NOTES.get_ptr_mut(key)?;

@@ -1,8 +1,7 @@
-//! The gate itself, on the ingress of every device: what may go to lockd as it is,
-//! what is rewritten on its way, and what is not let through.
+//! The gate, on the ingress of every device: it passes, rewrites or drops packets to lockd.
 //!
-//! It fails closed. While a window is open for a VIP, what cannot be followed is
-//! dropped, or its connection is closed: TCP sends again, clients connect again.
+//! It fails closed. While a window is open for a VIP, a packet that cannot be parsed is dropped
+//! or its connection is closed; TCP retransmits, and clients connect again.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
@@ -19,7 +18,7 @@ use crate::socket::{CLOSE, LISTEN, NEW_SYN_RECV, Socket, TIME_WAIT};
 
 const ETHERNET_HEADER: u32 = 14;
 
-/// Let the packet through, and other filters see it.
+/// Pass the packet on to the next filter.
 const PASS: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT;
 
@@ -45,12 +44,11 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     if gate.until == 0 {
         return PASS;
     }
-    // Most packets are nobody's business of ours: that is found out before anything
-    // that costs more.
+    // Most packets do not concern the gate: the cheap test comes first.
     let Some(packet) = Packet::of(skb, l3) else {
         return PASS;
     };
-    // On the VLAN's device it has another priority: it is decided on there.
+    // The priority differs on the VLAN's device: the verdict is given there.
     if skb.is_of_vlan() {
         return PASS;
     }
@@ -81,7 +79,7 @@ fn gate(skb: Skb, l3: u32) -> i32 {
         return PASS;
     }
     let decided = decided_priority(gate.secret, &work.flow);
-    // On another device of its way.
+    // On an earlier device of its path.
     if skb.priority() == decided {
         return PASS;
     }
@@ -109,7 +107,7 @@ fn drop(work: &Work) -> i32 {
     DROP
 }
 
-/// Lets a packet through that was decided on.
+/// Passes a packet and marks it as decided.
 #[inline(always)]
 fn pass(packet: &Packet, work: &Work) -> i32 {
     packet.skb.set_priority(work.decided);
@@ -139,7 +137,7 @@ fn segment(packet: &Packet, work: &mut Work) -> i32 {
     let payload = packet.l4 + (header[12] >> 4) as u32 * 4;
     let len = packet.end.saturating_sub(payload);
     if flags & SYN != 0 {
-        // Data in a SYN has no place in the stream yet; the client sends it again.
+        // Data in a SYN has no position in the stream yet; the client sends it again.
         if flags & ACK != 0 || len > 0 {
             return drop(work);
         }
@@ -159,7 +157,7 @@ fn segment(packet: &Packet, work: &mut Work) -> i32 {
     if connection.opened != work.opened || flags & URG != 0 || !socket.may_take_data() {
         return close(packet, work, &socket);
     }
-    // BPF_NOEXIST: another CPU may be at a segment of this connection.
+    // BPF_NOEXIST: another CPU may be handling a segment of this connection.
     if BUSY.insert(work.flow, 0, 1).is_err() {
         return drop(work);
     }
@@ -209,13 +207,13 @@ fn follow(
     }
 }
 
-/// Follows a connection from its first segment on, unless that is a forged one: a
-/// live connection does not begin again.
+/// Starts to follow a connection at its first segment. A SYN for a live connection is forged
+/// or old, and is ignored.
 #[inline(always)]
 fn begin(packet: &Packet, work: &Work, seq: u32) {
     match Socket::of(packet, &work.flow).state {
         0 | LISTEN | TIME_WAIT | CLOSE => {}
-        // A SYN that is sent again.
+        // A retransmitted SYN.
         NEW_SYN_RECV => {
             if let Some(connection) = CONNECTIONS.get_ptr(work.flow)
                 // SAFETY: an element of our map, an aligned u64.
@@ -227,7 +225,7 @@ fn begin(packet: &Packet, work: &Work, seq: u32) {
         _ => return,
     }
     let Some(fresh) = FRESH.get(0) else { return };
-    // If there is no room, the first data closes the connection.
+    // If the map is full, the first data closes the connection.
     let _ = CONNECTIONS.insert(work.flow, fresh, 0);
     if let Some(connection) = CONNECTIONS.get_ptr_mut(work.flow) {
         // SAFETY: an element of our map; nothing is sent on it yet.
@@ -237,10 +235,9 @@ fn begin(packet: &Packet, work: &Work, seq: u32) {
     }
 }
 
-/// Closes a connection that cannot be followed: the server's end with this segment if
-/// it still has one, and the client's end when the server answers the next segment,
-/// which belongs to no connection, with a reset of its own. What it makes of the segment
-/// beyond that is up to the guard.
+/// Closes a connection that cannot be followed. This segment resets the server's end, if it
+/// still exists. The client's end closes when the server answers the next segment, which
+/// belongs to no connection, with a reset. The guard handles whatever else gets through.
 #[inline(always)]
 fn close(packet: &Packet, work: &Work, socket: &Socket) -> i32 {
     count(&work.flow.vip, |gated| gated.closed += 1);

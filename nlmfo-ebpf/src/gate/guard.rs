@@ -1,7 +1,6 @@
-//! The guard at lockd's sockets: what reaches them through a VIP in a window and was not
-//! decided on by the gate is dropped, and in a fence all of it. It sees packets as the
-//! sockets do, whatever brought them: a device that the gate is not on, tags, tunnels,
-//! address translation.
+//! The guard at lockd's sockets. In a window it drops every packet through the VIP that the
+//! gate did not decide on; in a fence it drops all of them. It sees packets as the sockets do,
+//! after devices without the gate, VLAN tags, tunnels and address translation.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::cgroup_skb;
@@ -62,7 +61,7 @@ pub fn guard(ctx: SkBuffContext) -> i32 {
     };
     let is_fenced = now < fenced_until;
     let is_held = now < until || now < gate.scope_until;
-    // lockd takes what was sent to many for sent to an address of its choice.
+    // For lockd, a multicast packet has an address of lockd's own choice.
     let is_for_any =
         now < gate.until && packet.proto == UDP && (!skb.is_unicast() || is_for_many(&flow.vip));
     if !is_fenced && !is_held && !is_for_any {

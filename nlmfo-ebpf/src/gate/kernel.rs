@@ -10,12 +10,12 @@ use nlmfo_ebpf::memory::{pointer, read};
 
 use crate::maps::GATE;
 
-/// Filled in by the loader before the programs are verified, read-only after.
+/// Set by the loader before the programs are verified; read-only afterwards.
 #[unsafe(no_mangle)]
 pub static GATE_LAYOUT: GateLayout = GateLayout::UNSET;
 
-/// One field of [`GATE_LAYOUT`]. Volatile, as the compiler may not fold the zeros
-/// that stand there at build time; the verifier sees the loader's constants.
+/// One field of [`GATE_LAYOUT`]. The read is volatile, so that the compiler does not fold the
+/// zeros of build time; the verifier sees the loader's constants.
 macro_rules! layout {
     ($($field:ident).+) => {{
         let layout = &raw const $crate::kernel::GATE_LAYOUT;
@@ -25,8 +25,8 @@ macro_rules! layout {
 }
 pub(crate) use layout;
 
-/// Whether the kernel denies new locks by itself: grace.ko's list of this network
-/// namespace is not empty (`locks_in_grace()`, fs/nfs_common/grace.c, 6.1 to 7.3).
+/// Whether the kernel itself is in grace: grace.ko's list of this network namespace is not
+/// empty (`locks_in_grace()`, fs/nfs_common/grace.c, 6.1 to 7.3).
 #[inline(always)]
 pub fn in_grace(net: u64) -> Result<bool, i32> {
     let id = read::<u32>(layout!(grace_net_id), 0)?;
@@ -35,8 +35,8 @@ pub fn in_grace(net: u64) -> Result<bool, i32> {
     Ok(pointer(head, 0)? != head)
 }
 
-/// Notes the network namespace of the calling thread as the gate's. Run by the tool
-/// itself (`BPF_PROG_TEST_RUN`).
+/// Stores the network namespace of the calling thread as the gate's. The tool runs it
+/// (`BPF_PROG_TEST_RUN`).
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
 // seen: 6.1 6.12 7.3
 // context: the tool's own thread, no lock held

@@ -1,6 +1,6 @@
-//! The grace gate: per-VIP grace by rewriting the `reclaim` word of NLM calls on
-//! their way in, the guard at lockd's sockets, and the audit of what lockd answered. An object of its own, as it
-//! is pinned and outlives the tool.
+//! The grace gate: per-VIP grace by rewriting the `reclaim` word of incoming NLM calls, the
+//! guard at lockd's sockets, and the audit of lockd's answers. It is an object of its own,
+//! because it is pinned and outlives the tool.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]

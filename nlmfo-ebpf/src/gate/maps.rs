@@ -1,5 +1,5 @@
-//! The gate's maps, but for those that one file alone uses. All are pinned: they are what a
-//! window consists of.
+//! The gate's maps, except those that only one file uses. All are pinned: a window consists of
+//! them.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap};
@@ -25,17 +25,17 @@ pub static SCOPES: HashMap<Fsid, u64> = HashMap::with_max_entries(1024, 0);
 pub static PORTS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
 pub const PORT_WORDS: u32 = 65536 / 64;
 
-/// The least recently used connection gives way; if it was alive, it is closed when
-/// it sends next.
+/// When the map is full, the least recently used connection is evicted; if it was alive, it is
+/// closed at its next segment.
 #[map]
 pub static CONNECTIONS: LruHashMap<Flow, Connection> = LruHashMap::with_max_entries(16384, 0);
 
-/// Connections that a CPU is at: at most one each. A map, because Rust's atomics do
-/// not exchange on BPF, and a `bpf_spin_lock` may not be held over a helper.
+/// Connections that a CPU is handling: at most one per CPU. A map, because Rust has no atomic
+/// exchange on BPF, and a `bpf_spin_lock` cannot be held across a helper call.
 #[map]
 pub static BUSY: HashMap<Flow, u32> = HashMap::with_max_entries(1024, 0);
 
-/// What a new connection begins as: too large for the stack.
+/// The initial value of a new connection: too large for the stack.
 #[map]
 pub static FRESH: Array<Connection> = Array::with_max_entries(1, 0);
 
@@ -51,7 +51,7 @@ pub static AUDITED: HashMap<Addr, Audited> = HashMap::with_max_entries(1024, 0);
 #[map]
 pub static VIOLATIONS: Array<Violation> = Array::with_max_entries(VIOLATIONS_KEPT, 0);
 
-/// Violations so far, those that [`VIOLATIONS`] has no room for too.
+/// Number of violations, including those that did not fit into [`VIOLATIONS`].
 #[map]
 pub static VIOLATION_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 

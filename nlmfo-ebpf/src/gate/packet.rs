@@ -1,5 +1,4 @@
-//! Packets to lockd: where their parts are, and how to write into them so that their
-//! checksums stay right.
+//! Packets to lockd: where their parts are, and writes that keep their checksums right.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
@@ -26,7 +25,7 @@ pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 pub const URG: u8 = 0x20;
 
-/// Extension headers of IPv6 behind which TCP or UDP may be.
+/// IPv6 extension headers that may precede TCP or UDP.
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -83,8 +82,8 @@ impl Skb {
         unsafe { (*self.0).priority = priority }
     }
 
-    /// Whether it has a tag of a VLAN: it will come by again, without the tag. 6.1 leaves
-    /// the tag's number behind when it takes the tag off.
+    /// Whether it has a VLAN tag: it passes again on the VLAN's device, without the tag. 6.1
+    /// removes the tag, but leaves its number.
     #[inline(always)]
     pub fn is_of_vlan(&self) -> bool {
         // SAFETY: the program's context.
@@ -92,7 +91,7 @@ impl Skb {
         has_tag && tag as u16 & VLAN_NUMBER != 0
     }
 
-    /// Whether it stands for several packets, which the kernel will cut it into.
+    /// Whether it stands for several packets, which the kernel will split.
     #[inline(always)]
     pub fn is_several(&self) -> bool {
         // SAFETY: the program's context.
@@ -120,10 +119,9 @@ impl Skb {
 
     /// Writes one byte of a TCP or UDP payload over `old`.
     ///
-    /// What changes the payload changes the checksum field by as much, so that
-    /// `skb->csum` (CHECKSUM_COMPLETE) stays right without a word about it; with
-    /// CHECKSUM_PARTIAL the helper leaves the field alone, as it holds the sum of the
-    /// pseudo header only.
+    /// The checksum field changes by as much as the payload, so that `skb->csum`
+    /// (CHECKSUM_COMPLETE) stays right. With CHECKSUM_PARTIAL the helper leaves the field
+    /// alone, because it holds only the sum of the pseudo header.
     #[inline(always)]
     pub fn rewrite(&self, proto: u16, l4: u32, at: u32, old: u8, new: u8) -> bool {
         if old == new {
@@ -151,15 +149,15 @@ impl Skb {
         code == 0
     }
 
-    /// Turns a segment into a reset. If it is the one that the server waits for, the
-    /// server's end of the connection is gone, and the client's with what it sends
-    /// next; if not, the server answers with what it waits for (RFC 5961).
+    /// Turns a segment into a reset. If it has the sequence number that the server expects, the
+    /// server's end closes, and the client's end at its next segment; otherwise the server
+    /// answers with the number that it expects (RFC 5961).
     #[inline(always)]
     pub fn reset(&self, l4: u32) -> bool {
         self.set_flags(l4, |flags| flags & ACK | RST)
     }
 
-    /// Turns a segment to a listener into one that it answers with a reset: as it is, its
+    /// Turns a segment to a listener into one that is answered with a reset: its
     /// acknowledgement number may be a SYN cookie, which would open a connection.
     #[inline(always)]
     pub fn refuse(&self, l4: u32) -> bool {
@@ -210,14 +208,14 @@ impl Packet {
         self.l4 != 0
     }
 
-    /// The packet, unless it is none of lockd's. `l3` is where its IP header is.
+    /// The packet, if it is for lockd. `l3` is the offset of its IP header.
     ///
-    /// Of a datagram in fragments only the first tells its ports. That one counts as
-    /// unreadable; if it is dropped, the others are never put together.
+    /// Only the first fragment of a datagram has its ports. It counts as unreadable; if it is
+    /// dropped, the datagram is never reassembled.
     #[inline(always)]
     pub fn of(skb: Skb, mut l3: u32) -> Option<Self> {
         let mut protocol = skb.protocol();
-        // A tag behind another one, of no VLAN: the kernel strips both.
+        // A second tag with number 0: the kernel strips both.
         if protocol == ETH_P_8021Q || protocol == ETH_P_8021AD {
             let [a, b, c, d] = skb.load::<4>(l3)?;
             if u16::from_be_bytes([a, b]) & VLAN_NUMBER != 0 {
@@ -231,8 +229,7 @@ impl Packet {
         (!has_ports || is_lockds(packet.proto, packet.server_port)).then_some(packet)
     }
 
-    /// The packet as a socket gets it, which is said to be one of lockd's: only its IP
-    /// packet is there.
+    /// The packet as one of lockd's sockets gets it: without a link header.
     #[inline(always)]
     pub fn at_socket(skb: Skb) -> Option<Self> {
         Self::parse(skb, skb.protocol(), 0)
@@ -247,8 +244,8 @@ impl Packet {
         }
     }
 
-    /// What may bring calls to lockd: a datagram, or a segment with data that TCP may
-    /// accept. Not even a header where it cannot be read.
+    /// Whether it may carry calls: a datagram, or a segment with data that TCP may accept. True
+    /// also if the headers cannot be read.
     #[inline(always)]
     pub fn brings_data(&self) -> bool {
         if !self.is_readable() || self.proto != TCP {
@@ -333,7 +330,7 @@ impl Packet {
         (self.skb.load::<1>(self.l4 + 13)).is_some_and(|[flags]| flags & ACK != 0)
     }
 
-    /// Fills in whose packet it is; false if it has no whole IP header.
+    /// Sets the addresses; false if the IP header is not complete.
     #[inline(always)]
     pub fn flow(&self, flow: &mut Flow) -> bool {
         flow.client_port = self.client_port;
@@ -359,8 +356,8 @@ fn ports(skb: Skb, l4: u32) -> Option<(u16, u16)> {
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
 
-/// Where the IP packet ends: by its header, as frames may be padded; by the frame
-/// where the header cannot tell (more than 64 KiB), or tells more than there is.
+/// The end of the IP packet: by its header, because frames may be padded; by the frame if the
+/// header cannot tell (more than 64 KiB), or claims more than there is.
 #[inline(always)]
 fn end(skb: Skb, l3: u32, len: u32) -> u32 {
     let frame = skb.len();

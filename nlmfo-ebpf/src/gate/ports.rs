@@ -1,4 +1,4 @@
-//! lockd's ports, followed while lockd restarts and no process of ours runs.
+//! lockd's ports. The gate follows them over restarts of lockd, without a process of ours.
 
 use aya_ebpf::macros::kprobe;
 use aya_ebpf::programs::ProbeContext;
@@ -22,7 +22,7 @@ pub fn gate_ports(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let Some(gate) = GATE.get(0) else { return 0 };
-    // One word, the terminating zero with it.
+    // One word, including the terminating zero.
     let mut name = [0; 8];
     if let Ok(text) = pointer(serv, layout!(serv_name)) {
         read_str(&raw mut name, text);

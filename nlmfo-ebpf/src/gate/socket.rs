@@ -1,4 +1,4 @@
-//! The socket that TCP will find for a segment, and how far it is.
+//! The socket that TCP finds for a segment, and its sequence state.
 
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock};
@@ -20,7 +20,7 @@ pub const NEW_SYN_RECV: u32 = 12;
 pub struct Socket {
     pub state: u32,
     pub tcp: Tcp,
-    /// Of a listener: it has sent SYN cookies and may take one.
+    /// Of a listener: it sent SYN cookies recently and may accept one.
     pub takes_cookies: bool,
 }
 
@@ -76,7 +76,7 @@ impl Socket {
         }
     }
 
-    /// Whether a connection is there, or comes to be with this segment.
+    /// Whether a connection exists, or this segment creates one.
     #[inline(always)]
     pub fn may_take_data(&self) -> bool {
         self.tcp.is_open || self.state == NEW_SYN_RECV
@@ -87,12 +87,12 @@ impl Socket {
 #[inline(always)]
 pub fn address(socket: *mut bpf_sock) -> u64 {
     let held = socket;
-    // The verifier forbids to reckon with a pointer to a socket. What the helper reads of
-    // our stack is a number to it.
+    // The verifier forbids arithmetic on a pointer to a socket. A number that a helper reads
+    // from our stack is allowed.
     read::<u64>(&raw const held as u64, 0).unwrap_or(0)
 }
 
-/// Where nothing can be read, the worst is taken for true.
+/// If nothing can be read, the worst case is assumed.
 #[inline(always)]
 fn tcp_of(socket: u64, accepted: u32) -> Tcp {
     Tcp {

@@ -1,7 +1,7 @@
 //! From `nlmsvc_serv` to the ports of its permanent sockets.
 //!
-//! The list is read without its lock (`sv_lock`). At each step the links must agree in
-//! both directions; a list that changed underfoot is read again by the tool.
+//! The list is read without its lock (`sv_lock`). At each step the links must agree in both
+//! directions; if the list changes during the walk, the tool reads it again.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
 use aya_ebpf::macros::{map, raw_tracepoint};
@@ -11,14 +11,14 @@ use core::ffi::c_void;
 use nlmfo_common::sockets::{ROOM, Socket, Sockets, SocketsLayout, outcome};
 use nlmfo_ebpf::memory::{pointer, read};
 
-/// Filled in by the loader before the program is verified, read-only after.
+/// Set by the loader before the program is verified; read-only afterwards.
 #[unsafe(no_mangle)]
 pub static SOCKETS_LAYOUT: SocketsLayout = SocketsLayout::UNSET;
 
 #[map]
 pub static SOCKETS: Array<Sockets> = Array::with_max_entries(1, 0);
 
-/// Volatile, as the compiler may not fold the zeros that stand there at build time; the
+/// The read is volatile, so that the compiler does not fold the zeros of build time; the
 /// verifier sees the loader's constants.
 macro_rules! layout {
     ($field:ident) => {{
@@ -34,14 +34,14 @@ const NLM_PROGRAM: u32 = 100_021;
 /// Versions of NLM that are looked for; 4 is the highest.
 const VERSIONS: u32 = 8;
 
-/// Sockets of all network namespaces that are looked at, at most.
+/// Maximum number of sockets, over all network namespaces.
 const STEPS: u32 = 1 << 16;
 
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-/// Writes lockd's sockets in the network namespace of the calling thread to the map. Run
-/// by the tool itself (`BPF_PROG_TEST_RUN`).
+/// Writes lockd's sockets in the network namespace of the calling thread to the map. The tool
+/// runs it (`BPF_PROG_TEST_RUN`).
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
 // seen: 6.1 6.12 7.3
 // context: the tool's own thread, no lock held
@@ -117,7 +117,8 @@ extern "C" fn step(_index: u64, _context: *mut c_void) -> i64 {
     }
 }
 
-/// One entry of the list: what the walk ends with, [`outcome::CUT`] if it goes on.
+/// Handles one entry of the list. Returns the outcome of the walk, or [`outcome::CUT`] if it
+/// continues.
 #[inline(always)]
 fn look(state: &mut Sockets) -> Result<u32, i32> {
     if state.node == state.head {
@@ -137,7 +138,7 @@ fn look(state: &mut Sockets) -> Result<u32, i32> {
             port: read(sk, layout!(sk_num))?,
             pad: 0,
         };
-        // Still in the list, so that it was a socket of lockd's when it was read.
+        // It is still in the list, so it was one of lockd's sockets when it was read.
         if pointer(state.before, 0)? != state.node {
             return Ok(outcome::TORN);
         }
