@@ -20,6 +20,8 @@ pub struct Layout {
     pub nlm_files: u64,
     /// nfsd's, for NFSv4.
     pub states: StateLayout,
+    /// The kernel's lists of all locks; zeros where they are not known.
+    pub lock_lists: LockLists,
 
     /// `file_lock.fl_link`, from 6.9 `file_lock.c.flc_link`: what `/proc/locks`
     /// hands to `locks_show`.
@@ -137,10 +139,27 @@ pub struct Layout {
     pub pad: u32,
 }
 
+/// `file_lock_list` of fs/locks.c: one list for each CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LockLists {
+    /// Address of the per-CPU variable, to which a CPU's offset is added.
+    pub variable: u64,
+    /// Address of `__per_cpu_offset`, an array of 8 bytes for each CPU.
+    pub offsets: u64,
+    /// `file_lock_list_struct.hlist`.
+    pub head: u32,
+    /// `fl_link_cpu`, 4 bytes: the CPU whose list a lock is in.
+    pub link_cpu: u32,
+    /// How many CPUs there may be, numbered from 0; 0 if the lists are not known.
+    pub cpus: u32,
+    pub pad: u32,
+}
+
 impl Layout {
     /// Every field 0: what the programs are built with, and the loader replaces.
     // SAFETY: integers only; all-zero bytes are a value of each.
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
-crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + 52 * 4);
+crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + size_of::<LockLists>() + 52 * 4);

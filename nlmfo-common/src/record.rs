@@ -186,6 +186,39 @@ pub struct Control {
     pub states: u64,
     /// What `nfsd_netns` found, or 0.
     pub netns: u64,
+    /// What a call of `locks_show` does, and how that went; see [`list`].
+    pub list: u64,
+    /// The CPU whose list of locks is being walked.
+    pub cpu: u64,
+    /// The last lock that was passed in that list, 0 before the first: its `fl_link`, and what
+    /// that led to.
+    pub passed: [u64; 2],
+    /// Records written of that list.
+    pub listed: u64,
+    /// The lock that `/proc/locks` begins with, until the walk has met it.
+    pub first: u64,
+    /// When the run ends, by `bpf_ktime_get_ns`.
+    pub until: u64,
+    /// How many nanoseconds a run may take, and the longest one took.
+    pub limit: u64,
+    pub longest: u64,
+}
+
+/// How the kernel's lists of locks are read.
+pub mod list {
+    /// Each call of `locks_show` writes the lock that it is for.
+    pub const ONE_BY_ONE: u64 = 0;
+    /// The next call walks on from where the last run ended.
+    pub const WALK: u64 = 1;
+    /// All lists were walked.
+    pub const DONE: u64 = 2;
+    /// The run's time is over, or the ring buffer is full: fetch the records, then walk on.
+    pub const PAUSED: u64 = 3;
+    /// The lock where the last run ended is not in its place any more: walk that CPU's list
+    /// again.
+    pub const TORN: u64 = 4;
+    /// The lists are not where they were thought to be.
+    pub const UNKNOWN: u64 = 5;
 }
 
 /// How a run of the walk ended.
@@ -210,5 +243,5 @@ crate::plain!(
     ShareRecord: 32 + NAME_MAX,
     HostRecord: 80 + 2 * NAME_MAX,
     HostKey: 48,
-    Control: 64,
+    Control: 136,
 );

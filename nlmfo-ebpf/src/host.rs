@@ -1,4 +1,4 @@
-//! One of lockd's hosts as the tool is told of it.
+//! The record of one of lockd's hosts (`nlm_host`).
 
 use nlmfo_common::record::{HostRecord, NAME_MAX, kind};
 

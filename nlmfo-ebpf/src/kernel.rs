@@ -1,5 +1,4 @@
-//! The kernel's structs, read through the offsets that the loader took from
-//! BTF: one accessor per thing that the programs want to know.
+//! Accessors for the kernel's structs. The loader takes the offsets from BTF.
 
 use nlmfo_common::Addr;
 use nlmfo_common::layout::{FL_SPAN_MAX, Layout};
@@ -8,12 +7,12 @@ use nlmfo_ebpf::memory;
 
 use crate::maps::FILE_LOCK;
 
-/// Filled in by the loader before the programs are verified, read-only after.
+/// Set by the loader before the programs are verified; read-only afterwards.
 #[unsafe(no_mangle)]
 pub static LAYOUT: Layout = Layout::UNSET;
 
-/// One field of [`LAYOUT`]. Volatile, as the compiler may not fold the zeros
-/// that stand there at build time; the verifier sees the loader's constants.
+/// One field of [`LAYOUT`]. The read is volatile, so that the compiler does not fold the
+/// zeros of build time; the verifier sees the loader's constants.
 macro_rules! layout {
     ($($field:ident).+) => {{
         let layout = &raw const $crate::kernel::LAYOUT;
@@ -68,13 +67,13 @@ impl FileLock {
         self.base
     }
 
-    /// Whose lock it is.
+    /// The owner of the lock: `fl_owner`.
     #[inline(always)]
     pub fn lmops(&self) -> u64 {
         self.u64_at(layout!(fl_lmops))
     }
 
-    /// The same of a lease, which from 6.9 on is another struct.
+    /// The owner of a lease, which is a struct of its own since 6.9.
     #[inline(always)]
     pub fn lease_lmops(&self) -> u64 {
         self.u64_at(layout!(states.lease_lmops))
@@ -86,7 +85,7 @@ impl FileLock {
         self.lmops() == layout!(nlmsvc_lock_operations)
     }
 
-    /// Of lockd's locks the `nlm_lockowner`.
+    /// The `nlm_lockowner` of one of lockd's locks.
     #[inline(always)]
     pub fn owner(&self) -> u64 {
         self.u64_at(layout!(fl_owner))
@@ -121,6 +120,12 @@ impl FileLock {
     #[inline(always)]
     pub fn next(&self) -> u64 {
         self.u64_at(layout!(fl_list))
+    }
+
+    /// The next entry of the CPU's list: `fl_link.next`.
+    #[inline(always)]
+    pub fn next_of_all(&self) -> u64 {
+        self.u64_at(layout!(fl_link))
     }
 
     /// `fl_list.prev`.

@@ -8,6 +8,8 @@ mod host;
 #[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
+mod lock_list;
+#[cfg(target_arch = "bpf")]
 mod lock_path;
 #[cfg(target_arch = "bpf")]
 mod maps;

@@ -1,38 +1,35 @@
 //! The snapshot: what lockd holds now.
 //!
-//! Two independent walks see every held lock. While our own thread reads
-//! `/proc/locks`, `show` notes each of lockd's locks, by the kernel's own walk
-//! under the kernel's own lock. `walk_files` then goes through lockd's file
-//! table for what `/proc/locks` lacks (file handles, waiters, shares), and sums
-//! up the locks on each file's inode; the tool accepts the snapshot only if both
-//! walks saw the same locks.
+//! Two independent walks see every held lock. While our own thread reads `/proc/locks`,
+//! `lock_list` records each of lockd's locks, under the kernel's own lock. `walk_files` then
+//! walks lockd's file table for what `/proc/locks` lacks (file handles, waiters, shares), and
+//! sums up the locks on each file's inode. The tool accepts the snapshot only if both walks
+//! saw the same locks.
 //!
-//! `walk_files` takes no kernel lock. It checks at each step that the list's
-//! links agree in both directions, and gives up (`TORN`) when they do not; a
-//! list that changed unnoticed shows in the sums.
+//! `walk_files` takes no kernel lock. At each step it checks that the list's links agree in
+//! both directions, and gives up (`TORN`) if they do not. A change that this check misses shows
+//! in the sums.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
-use aya_ebpf::macros::{kprobe, map, raw_tracepoint};
+use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::PerCpuArray;
-use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
+use aya_ebpf::programs::RawTracePointContext;
 use core::ffi::c_void;
 use nlmfo_common::Addr;
 use nlmfo_common::record::{
-    Control, FH_MAX, FileRecord, LockRecord, NAME_MAX, ShareRecord, WaiterRecord, kind,
-    lock_digest, walk,
+    Control, FH_MAX, FileRecord, NAME_MAX, ShareRecord, WaiterRecord, kind, lock_digest, walk,
 };
 
 use crate::host::{self, fill};
 use crate::kernel::{FileLock, UNKNOWN_FAMILY, host_vip, layout, pointer, read, read_bytes};
 use crate::maps::{CONTROL, HOSTS, RECORDS};
-use crate::states;
 
-/// The reader looks by itself, so no record needs to wake anyone.
+/// The reader polls: no record needs to wake it.
 const NO_WAKEUP: u64 = 1;
 
 /// # Safety
-/// The reader is one thread at a time (`Control::reader`), and nobody else writes: a program
-/// that the reader did not start only compares itself with it. One reference at a time.
+/// Only one thread is the reader (`Control::reader`), and only programs that it started write
+/// here; others only compare their thread with it. One reference at a time.
 pub unsafe fn control() -> Option<&'static mut Control> {
     // SAFETY: the caller's business.
     (CONTROL.get_ptr_mut(0)).map(|control| unsafe { &mut *control })
@@ -43,7 +40,7 @@ pub fn current_task() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
-/// Writes one record in place; `Ok(false)` when there is no room.
+/// Writes one record in place; `Ok(false)` if the ring is full.
 #[inline(always)]
 pub fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<bool, i32> {
     let Some(mut entry) = RECORDS.reserve::<T>(0) else {
@@ -59,6 +56,19 @@ pub fn emit<T: 'static>(fill: impl FnOnce(*mut T) -> Result<(), i32>) -> Result<
             Err(error)
         }
     }
+}
+
+/// The same for a record of the list of all locks, which is counted.
+#[inline(always)]
+pub fn emit_listed<T: 'static>(
+    control: &mut Control,
+    fill: impl FnOnce(*mut T) -> Result<(), i32>,
+) -> Result<bool, i32> {
+    let wrote = emit(fill)?;
+    if wrote {
+        control.listed += 1;
+    }
+    Ok(wrote)
 }
 
 /// Makes the calling thread the reader. Run by the tool itself
@@ -80,61 +90,11 @@ pub fn snapshot_begin(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-// kernel: int locks_show(struct seq_file *f, void *v)
-// seen: 6.1 6.12 7.2 7.3
-// context: process, under blocked_lock_lock and file_rwsem
-#[kprobe]
-pub fn show(ctx: ProbeContext) -> u32 {
-    // SAFETY: nothing but a comparison unless it is the reader's.
-    let Some(control) = (unsafe { control() }) else {
-        return 0;
-    };
-    if control.reader != current_task() {
-        return 0;
-    }
-    control.shown += 1;
-    if let Some(link) = ctx.arg::<u64>(1)
-        && show_lock(link, control.states != 0).is_err()
-    {
-        control.lost += 1;
-    }
-    0
-}
-
-#[inline(always)]
-fn show_lock(link: u64, states: bool) -> Result<(), i32> {
-    let lock = FileLock::read(link - layout!(fl_link) as u64)?;
-    if states {
-        return states::show_range(&lock);
-    }
-    if !lock.is_lockds() {
-        return Ok(());
-    }
-    let owner = lock.owner();
-    let wrote = emit(|record: *mut LockRecord| {
-        fill!(record, {
-            kind: kind::LOCK,
-            mode: lock.mode(),
-            fl: lock.base(),
-            owner: owner,
-            host: pointer(owner, layout!(lockowner_host))?,
-            file: lock.file(),
-            start: lock.start(),
-            end: lock.end(),
-            svid: read(owner, layout!(lockowner_svid))?,
-            pad: 0,
-        });
-        Ok(())
-    })?;
-    if wrote { Ok(()) } else { Err(-1) }
-}
-
-/// Where the walk is. Records of the bucket that an earlier run emitted are
-/// passed over by count.
+/// The position of the walk. Records of the bucket that an earlier run emitted are skipped by
+/// count.
 ///
-/// In a map and not on the stack: from 6.7 on the verifier runs a callback until
-/// what it finds on the stack repeats, which for this much state takes minutes;
-/// what is in a map it takes for unknown from the start.
+/// In a map, not on the stack: since 6.7 the verifier runs a callback until the state of the
+/// stack repeats, which takes minutes for this much state. It takes map values as unknown.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Walk {
@@ -157,7 +117,7 @@ struct Walk {
     digest: u64,
 }
 
-/// What the walk is looking at.
+/// The kind of object that the walk is at.
 mod at {
     pub const BUCKET: u32 = 0;
     pub const FILE: u32 = 1;
@@ -166,18 +126,17 @@ mod at {
     pub const SHARE: u32 = 4;
 }
 
-/// Where the walk of a bucket is.
+/// The position of the walk within a bucket.
 #[map]
 static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
-const CONTINUE: i64 = 0;
-const STOP: i64 = 1;
+pub const CONTINUE: i64 = 0;
+pub const STOP: i64 = 1;
 
-/// Walks `nlm_files` from `Control::bucket` on, behind `Control::emitted` of its
-/// records, and leaves there how far it came and in `Control::walk` why no
-/// further. A run keeps its CPU, so it ends after `args[0]` steps at the latest.
-/// If `args[1]` is not 0, only the locks of the VIP in `args[2]` and `args[3]`
-/// are summed up.
+/// Walks `nlm_files` from `Control::bucket` on, after the first `Control::emitted` records of
+/// that bucket. Stores there how far it came, and in `Control::walk` why it stopped. A run
+/// occupies its CPU, so it ends after at most `args[0]` steps. If `args[1]` is not 0, only the
+/// locks of the VIP in `args[2]` and `args[3]` are summed up.
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
 // seen: 6.1 6.12 7.3
 // context: the tool's own thread, no lock held
@@ -246,7 +205,7 @@ fn end(state: &mut Walk, outcome: u64) -> i64 {
     STOP
 }
 
-/// Emits a record unless an earlier run did. False: no room.
+/// Emits a record unless an earlier run did. False if the ring is full.
 #[inline(always)]
 fn pass<T: 'static>(
     state: &mut Walk,
@@ -265,7 +224,7 @@ fn linked(node: u64, next: u64) -> Result<bool, i32> {
     Ok(pointer(next, 8)? == node)
 }
 
-/// Begins the bucket `state.bucket`, or ends the walk.
+/// Starts the bucket `state.bucket`, or ends the walk.
 #[inline(always)]
 fn walk_bucket(state: &mut Walk) -> Result<i64, i32> {
     if state.bucket >= layout!(nlm_files_buckets) as u64 {
@@ -277,7 +236,7 @@ fn walk_bucket(state: &mut Walk) -> Result<i64, i32> {
     Ok(CONTINUE)
 }
 
-/// Opens the `nlm_file` at `state.node`, or goes on to the next bucket.
+/// Starts the `nlm_file` at `state.node`, or moves to the next bucket.
 #[inline(always)]
 fn walk_file(state: &mut Walk) -> Result<i64, i32> {
     if state.node == 0 {
@@ -296,7 +255,7 @@ fn walk_file(state: &mut Walk) -> Result<i64, i32> {
     let files: [u64; 2] = read(nlm_file, layout!(nlm_file_file))?;
     let file = if files[0] != 0 { files[0] } else { files[1] };
     if file == 0 {
-        // Not open in any mode: nothing can be held on it.
+        // Not open in any mode: it has no locks.
         state.node = pointer(state.node, 0)?;
         return Ok(CONTINUE);
     }
@@ -339,8 +298,8 @@ fn walk_lock(state: &mut Walk) -> Result<i64, i32> {
         if pointer(lock.prev(), 0)? != state.entry {
             return Ok(end(state, walk::TORN));
         }
-        // Two file handles may lead to one inode: each lock belongs to the
-        // nlm_file that it was taken through.
+        // Two file handles may lead to one inode: a lock belongs to the nlm_file through
+        // which it was taken.
         let file = lock.file();
         if lock.is_lockds()
             && (file == state.files[0] || file == state.files[1])
@@ -388,7 +347,7 @@ fn walk_lock(state: &mut Walk) -> Result<i64, i32> {
     Ok(CONTINUE)
 }
 
-/// Emits one blocked request of the file, or goes on to its shares.
+/// Emits one blocked request of the file, or moves to its shares.
 #[inline(always)]
 fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
     if state.entry == state.head {
@@ -403,8 +362,8 @@ fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
     let block = state.entry - layout!(block_flist) as u64;
     let granted = read::<u8>(block, layout!(block_granted))?;
     let list = block + layout!(block_list) as u64;
-    // Granted, and no more among the requests that lockd sees to: it was released,
-    // and is kept only until the call ends that was telling its client.
+    // Granted, and no longer in lockd's list of requests: the lock was released, and the
+    // request stays only until the call that notifies its client ends.
     if granted != 0 && pointer(list, 0)? == list {
         state.entry = next;
         return Ok(CONTINUE);
@@ -433,7 +392,7 @@ fn walk_waiter(state: &mut Walk) -> Result<i64, i32> {
     Ok(CONTINUE)
 }
 
-/// Emits one DOS share of the file, or goes on to the next file.
+/// Emits one DOS share of the file, or moves to the next file.
 #[inline(always)]
 fn walk_share(state: &mut Walk) -> Result<i64, i32> {
     if state.entry == 0 {
@@ -491,8 +450,8 @@ extern "C" fn read_host(index: u64, _context: *mut c_void) -> i64 {
     let Some(&host) = hosts.get(index as usize) else {
         return STOP;
     };
-    // A host that cannot be read any more was freed meanwhile; the tool misses its record
-    // and looks again.
+    // A host that cannot be read was freed in the meantime. The tool misses its record and
+    // takes the snapshot again.
     if emit(|record| host::describe(host, record)) == Ok(false) {
         control.lost += 1;
     }

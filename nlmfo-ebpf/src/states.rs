@@ -1,8 +1,8 @@
 //! The state snapshot: what nfsd holds for its NFSv4 clients.
 //!
-//! While our own thread reads `clients/N/states`, `client_states` writes the client and
-//! its connections, and `state_shown` each of its states, under the client's lock. The
-//! ranges come from a read of `/proc/locks` (`snapshot::show`), which knows no states
+//! While our own thread reads `clients/N/states`, `client_states` writes the client and its
+//! connections, and `state_shown` writes each of its states, under the client's lock. The
+//! ranges come from a read of `/proc/locks` (`lock_list::show`), which does not show states
 //! without ranges.
 
 use aya_ebpf::helpers::generated::bpf_loop;
@@ -11,14 +11,14 @@ use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 use core::ffi::c_void;
 use nlmfo_common::Addr;
-use nlmfo_common::record::FH_MAX;
+use nlmfo_common::record::{Control, FH_MAX};
 use nlmfo_common::state::{
     ClientRecord, ConnectionRecord, OWNER_MAX, RangeRecord, StateRecord, kind,
 };
 
 use crate::host::fill;
 use crate::kernel::{FileLock, UNKNOWN_FAMILY, layout, pointer, read, read_bytes, sockaddr};
-use crate::snapshot::{control, current_task, emit};
+use crate::snapshot::{control, current_task, emit, emit_listed};
 
 /// `SC_TYPE_OPEN`, `SC_TYPE_LOCK` and `SC_TYPE_DELEG` of fs/nfsd/state.h; before 6.9
 /// `NFS4_OPEN_STID` and so on, of the same values.
@@ -26,13 +26,13 @@ const OPEN: u32 = 1;
 const LOCK: u32 = 2;
 const DELEGATION: u32 = 4;
 
-/// More sessions and connections of one client are not followed: some dozens are usual.
+/// The walk ends after this many sessions and connections of one client; a few dozen are usual.
 const MAX_STEPS: u32 = 1 << 16;
 
 const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
-/// Writes the client whose states begin to be read. Called for each page, also of a
+/// Writes the client whose states are about to be read. Called for each page, and also for a
 /// client without states.
 // kernel: void *states_start(struct seq_file *s, loff_t *pos)
 // seen: 6.1 6.12 7.3
@@ -58,7 +58,7 @@ pub fn client_states(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// False: no room for all of it, or its lists changed underfoot.
+/// False if the ring is full, or the client's lists changed during the walk.
 #[inline(always)]
 fn show_client(seq: u64) -> Result<bool, i32> {
     let client = pointer(seq, layout!(states.seq_private))?;
@@ -77,7 +77,7 @@ fn show_client(seq: u64) -> Result<bool, i32> {
         });
         // SAFETY: as in `fill!`.
         let name = unsafe { &raw mut (*record).name };
-        // The length last: 6.1's verifier forgets a bound over a call.
+        // The length comes last: 6.1's verifier forgets a bound across a call.
         let data = pointer(client, layout!(states.client_name_data))?;
         let name_len: u32 = read(client, layout!(states.client_name_len))?;
         fill!(record, { name_len: name_len });
@@ -107,7 +107,7 @@ fn show_client(seq: u64) -> Result<bool, i32> {
     Ok(written && state.done != 0)
 }
 
-/// An address, or zeros where none of IPv4 or IPv6 is kept.
+/// An address, or zeros if it is neither IPv4 nor IPv6.
 #[inline(always)]
 fn address(base: u64, offset: u32) -> Result<Addr, i32> {
     match sockaddr(base + offset as u64) {
@@ -116,8 +116,8 @@ fn address(base: u64, offset: u32) -> Result<Addr, i32> {
     }
 }
 
-/// Where the walk of a client's sessions and their connections is. In a map for the
-/// reason that `Walk` of `snapshot` is.
+/// The position of the walk of a client's sessions and their connections. In a map for the same
+/// reason as `Walk` of `snapshot`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Connections {
@@ -128,7 +128,7 @@ struct Connections {
     /// Head and next entry of a session's connections; 0 between sessions.
     list: u64,
     connection: u64,
-    /// Not 0: all were seen.
+    /// Not 0 if all were seen.
     done: u64,
 }
 
@@ -186,9 +186,9 @@ fn walk_connection(state: &mut Connections) -> Result<i64, i32> {
     Ok(if room { CONTINUE } else { STOP })
 }
 
-/// Writes each state that was shown. `states_show` itself shares its name with a
-/// function of the kernel proper; this one is called once for each state that the
-/// reader was given, also for those that have no line.
+/// Writes each state that was shown. `states_show` shares its name with a function of the core
+/// kernel; `states_next` is called once for each state that was shown, also for one that has
+/// no line.
 // kernel: void *states_next(struct seq_file *s, void *v, loff_t *pos)
 // seen: 6.1 6.12 7.3
 // context: process, under the client's cl_lock
@@ -294,25 +294,25 @@ fn inode_of(inode: u64) -> Result<(u32, u64), i32> {
     Ok((read(sb, layout!(sb_dev))?, read(inode, layout!(inode_ino))?))
 }
 
-/// Writes the lock or lease if it is one of nfsd's.
+/// Writes the lock or lease if it is one of nfsd's. False if the ring is full.
 #[inline(always)]
-pub fn show_range(lock: &FileLock) -> Result<(), i32> {
-    // 0, where nfsd cannot be read, is what local locks have.
+pub fn show_range(control: &mut Control, lock: &FileLock) -> Result<bool, i32> {
+    // 0 if nfsd's layout is unknown; local locks have 0 too.
     if layout!(states.posix_ops) == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let (lease_ops, layout_ops) = (layout!(states.lease_ops), layout!(states.layout_ops));
     let is_lock = lock.lmops() == layout!(states.posix_ops);
     let lease = lock.lease_lmops();
     if !is_lock && lease != lease_ops && (layout_ops == 0 || lease != layout_ops) {
-        return Ok(());
+        return Ok(true);
     }
     let (holder, client) = match is_lock {
         true => {
             let owner = lock.owner() + layout!(states.lockowner_owner) as u64;
             (owner, pointer(owner, layout!(states.owner_client))?)
         }
-        // Both begin with their nfs4_stid.
+        // Both start with an nfs4_stid.
         false => {
             let stid = lock.owner();
             (stid, pointer(stid, layout!(states.stid_client))?)
@@ -320,7 +320,7 @@ pub fn show_range(lock: &FileLock) -> Result<(), i32> {
     };
     let net = pointer(client, layout!(states.client_net))?;
     let (dev, ino) = inode_of(pointer(lock.file(), layout!(file_inode))?)?;
-    let wrote = emit(|record: *mut RangeRecord| {
+    emit_listed(control, |record: *mut RangeRecord| {
         fill!(record, {
             kind: kind::RANGE,
             mode: lock.mode(),
@@ -336,12 +336,11 @@ pub fn show_range(lock: &FileLock) -> Result<(), i32> {
             pad: 0,
         });
         Ok(())
-    })?;
-    if wrote { Ok(()) } else { Err(-1) }
+    })
 }
 
-/// Leaves in `Control::netns` which network namespace's server the file descriptor
-/// `args[0]`, of nfsd's filesystem, shows.
+/// Stores in `Control::netns` the network namespace of the server that the file descriptor
+/// `args[0]`, on nfsd's filesystem, shows.
 // hook: none: the tool runs it (BPF_PROG_TEST_RUN)
 // seen: 6.1 6.12 7.3
 // context: the tool's own thread, no lock held

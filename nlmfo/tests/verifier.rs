@@ -11,7 +11,7 @@ use nlmfo::grace::gate;
 use nlmfo::observe::lockd_ports;
 use nlmfo::observe::programs::Programs;
 use nlmfo_common::gate::GateLayout;
-use nlmfo_common::layout::Layout;
+use nlmfo_common::layout::{Layout, LockLists};
 use nlmfo_common::sockets::SocketsLayout;
 
 /// Offsets like those of a kernel: in bounds, and no two alike.
@@ -28,6 +28,14 @@ fn layout() -> Layout {
         fl_start: 128,
         fl_end: 136,
         fl_lmops: 152,
+        lock_lists: LockLists {
+            variable: 0xffff_ffff_8100_4000,
+            offsets: 0xffff_ffff_8100_5000,
+            head: 8,
+            link_cpu: 104,
+            cpus: 2,
+            pad: 0,
+        },
         fl_span: 160,
         lockowner_host: 24,
         lockowner_svid: 40,

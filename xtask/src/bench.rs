@@ -40,6 +40,14 @@ pub struct BenchArgs {
     /// Run fewer and shorter rounds with a tenth of the locks
     #[arg(long)]
     quick: bool,
+
+    /// Locks that the server holds, over all clients and VIPs
+    #[arg(long)]
+    locks: Option<u32>,
+
+    /// Clients that hold them, per family
+    #[arg(long)]
+    clients: Option<u16>,
 }
 
 /// Writes JSON to standard output, progress and the table to standard error.
@@ -55,6 +63,13 @@ pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
     let mut command = vec!["/lab-guest", "bench", "--clock", clock.name()];
     if args.quick {
         command.push("--quick");
+    }
+    let numbers = [
+        ("--locks", args.locks.map(|n| n.to_string())),
+        ("--clients", args.clients.map(|n| n.to_string())),
+    ];
+    for (option, number) in &numbers {
+        command.extend(number.iter().flat_map(|number| [option, number.as_str()]));
     }
     command.extend(args.parts.iter().map(String::as_str));
     let mut run = Run::new(kernel, command);

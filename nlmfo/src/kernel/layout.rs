@@ -3,7 +3,7 @@
 
 use std::io;
 
-use nlmfo_common::layout::Layout;
+use nlmfo_common::layout::{Layout, LockLists};
 
 use super::btf::{self, Btf, BtfError, Field, FieldError, KernelBtf};
 use super::state_layout;
@@ -12,8 +12,12 @@ use super::symbols::{Symbols, SymbolsError};
 /// The modules whose types the programs read.
 pub const MODULES: [&str; 3] = ["lockd", "nfsd", "sunrpc"];
 
-/// The objects of lockd that the programs compare with or walk.
-pub const OBJECTS: [&str; 2] = [LOCK_OPERATIONS, FILES];
+/// The objects that the programs compare with or walk: lockd's, and the kernel's lists.
+pub const OBJECTS: [&str; 4] = [LOCK_OPERATIONS, FILES, LOCK_LISTS, CPU_OFFSETS];
+
+/// The per-CPU lists of all locks, and what is added to a per-CPU variable's address.
+const LOCK_LISTS: &str = "file_lock_list";
+const CPU_OFFSETS: &str = "__per_cpu_offset";
 
 const LOCK_OPERATIONS: &str = "nlmsvc_lock_operations";
 const FILES: &str = "nlm_files";
@@ -169,6 +173,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         nlmsvc_lock_operations: lock_operations.address,
         nlm_files: files.address,
         states,
+        lock_lists: lock_lists(&lockd, symbols).unwrap_or_default(),
 
         fl_link,
         fl_owner,
@@ -254,6 +259,23 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         share_mode: offset("nlm_file.f_shares->s_mode", 4, "a DOS share's deny mode")?,
 
         nlm_files_buckets: buckets,
+        pad: 0,
+    })
+}
+
+/// None where they cannot be found: then the locks are read as `/proc/locks` shows them.
+fn lock_lists(fields: &Fields, symbols: &Symbols) -> Option<LockLists> {
+    let offset = |path, bytes| (fields.offset(path, bytes, "the kernel's lists of locks")).ok();
+    let address = |name| match symbols.all(name) {
+        [only] if only.module.is_none() => Some(only.address),
+        _ => None,
+    };
+    Some(LockLists {
+        variable: address(LOCK_LISTS)?,
+        offsets: address(CPU_OFFSETS)?,
+        head: offset("file_lock_list_struct.hlist", 8)?,
+        link_cpu: offset("file_lock.fl_link_cpu | file_lock.c.flc_link_cpu", 4)?,
+        cpus: super::possible_cpus()?,
         pad: 0,
     })
 }

@@ -32,3 +32,31 @@ pub fn release() -> io::Result<String> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     Ok(release.trim_end().to_owned())
 }
+
+/// How many CPUs there may be, if they are numbered from 0 without a gap.
+fn possible_cpus() -> Option<u32> {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;
+    cpus_in(list.trim_end())
+}
+
+/// The number in a list as the kernel writes it: `0` or `0-7`.
+fn cpus_in(list: &str) -> Option<u32> {
+    let last = match list.strip_prefix('0')? {
+        "" => 0,
+        rest => rest.strip_prefix('-')?.parse::<u32>().ok()?,
+    };
+    last.checked_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cpus_in;
+
+    #[test]
+    fn cpus_are_counted_where_none_is_left_out() {
+        assert_eq!(cpus_in("0"), Some(1));
+        assert_eq!(cpus_in("0-127"), Some(128));
+        assert_eq!(cpus_in("0-3,8-11"), None);
+        assert_eq!(cpus_in("1-3"), None);
+    }
+}

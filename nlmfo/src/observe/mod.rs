@@ -10,6 +10,7 @@ pub mod counters;
 pub(crate) mod describe;
 pub mod host;
 pub mod loader;
+mod lock_list;
 pub mod lockd_ports;
 pub(crate) mod lockd_queue;
 pub(crate) mod monitor;

@@ -1,13 +1,12 @@
 //! Takes a snapshot: exact for locks of any age, at any moment, at no cost for lockd's clients.
 //!
 //! Our thread reads `/proc/locks` while a probe on `locks_show` writes a record
-//! for each of lockd's locks; then a program of ours walks lockd's file table
+//! for each of lockd's locks ([`super::lock_list`]); then a program of ours walks lockd's file table
 //! for file handles, waiters and shares, and sums up each file's locks by
 //! another of the kernel's lists. Only when both walks saw the same locks is the
 //! snapshot settled; until then it is taken again.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -15,14 +14,14 @@ use aya::Pod;
 use aya::maps::{Array, MapData, RingBuf};
 use nlmfo_common::Addr;
 use nlmfo_common::layout::Layout;
-use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, LockRecord, kind, walk};
+use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, kind, walk};
 use tracing::debug;
 
 use super::assemble::{Assembled, Records, assemble};
 use super::programs::{ObserveError, Probe, Programs, map_error};
 use super::states::take::Ready;
 use super::table::LockTable;
-use crate::{interrupt, kernel};
+use crate::interrupt;
 
 pub(super) const PROBES: &[Probe] = &[Probe {
     program: "show",
@@ -55,6 +54,9 @@ pub struct Snapshot {
     /// How often the kernel's lists were read.
     pub passes: u32,
     pub took: Duration,
+    /// The longest time for which other lock operations of the node were kept waiting at a
+    /// stretch; none if the kernel showed the locks page by page.
+    pub longest_run: Option<Duration>,
 }
 
 impl Snapshot {
@@ -73,6 +75,11 @@ pub struct Snapshots {
     /// Addresses of the hosts that are wanted.
     hosts: Array<MapData, [u64; HOSTS_PER_RUN]>,
     pub(super) text: Vec<u8>,
+    /// The kernel's lists of locks turned out to be elsewhere.
+    pub(super) lists_unknown: bool,
+    /// The longest time for which a run kept the kernel's lists of locks; none where they are
+    /// read page by page.
+    longest_run: Option<Duration>,
     /// NFSv4's part.
     pub(super) states: Ready,
 }
@@ -94,6 +101,8 @@ impl Snapshots {
             // seq_file hands out a page at a time, and more only for a record
             // larger than that.
             text: vec![0; 1 << 17],
+            lists_unknown: false,
+            longest_run: None,
             states: Ready::default(),
         })
     }
@@ -116,6 +125,7 @@ impl Snapshots {
         max_wait: Duration,
     ) -> Result<Snapshot, ObserveError> {
         let began = Instant::now();
+        self.longest_run = None;
         let mut passes = 0;
         loop {
             passes += 1;
@@ -134,6 +144,7 @@ impl Snapshots {
                     orphans,
                     passes,
                     took: began.elapsed(),
+                    longest_run: self.longest_run,
                 });
             }
             debug!(
@@ -149,7 +160,8 @@ impl Snapshots {
     fn pass(&mut self, only: Option<IpAddr>) -> Result<Records, ObserveError> {
         let mut records = Records::default();
         self.programs.run(BEGIN, &[])?;
-        self.read_locks(&mut records.locks)?;
+        let walked = self.read_list(&mut records.locks)?;
+        self.longest_run = self.longest_run.max(walked.longest);
         self.walk_files(only, &mut records)?;
         records.hosts = self.read_hosts(&records.host_addresses())?;
         let Control { lost, .. } = self.control()?;
@@ -157,50 +169,6 @@ impl Snapshots {
             return Err(ObserveError::Lost { lost });
         }
         Ok(records)
-    }
-
-    /// Reads `/proc/locks` to its end. Each read shows at most a page of text,
-    /// and the records are fetched after each: the ring cannot overflow.
-    fn read_locks(&mut self, locks: &mut Vec<LockRecord>) -> Result<(), ObserveError> {
-        let mut file = kernel::locks::open().map_err(ObserveError::ProcLocks)?;
-        let mut lines = 0;
-        let mut repeated = 0;
-        loop {
-            let length = file.read(&mut self.text).map_err(ObserveError::ProcLocks)?;
-            lines += kernel::locks::holders(&self.text[..length]);
-            let mut first = true;
-            while let Some(item) = self.records.next() {
-                let Some(lock) = record::<LockRecord>(&item, kind::LOCK) else {
-                    continue;
-                };
-                // A lock whose line no longer fitted the page is shown again by
-                // the next read.
-                if std::mem::take(&mut first) && locks.last().is_some_and(|last| last.fl == lock.fl)
-                {
-                    locks.pop();
-                    repeated += 1;
-                }
-                locks.push(lock);
-            }
-            if length == 0 {
-                break;
-            }
-        }
-        // A line without a call of the probe is a lock that we did not see.
-        let shown = self.control()?.shown;
-        if lines > shown {
-            return Err(ObserveError::Lost {
-                lost: lines - shown,
-            });
-        }
-        debug!(
-            lines,
-            shown,
-            repeated,
-            locks = locks.len(),
-            "read /proc/locks"
-        );
-        Ok(())
     }
 
     /// Walks lockd's file table. A bucket that changes is walked again.
@@ -271,7 +239,7 @@ impl Snapshots {
         self.control.get(&0, 0).map_err(map_error("CONTROL"))
     }
 
-    fn update(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), ObserveError> {
+    pub(super) fn update(&mut self, change: impl FnOnce(&mut Control)) -> Result<(), ObserveError> {
         let mut control = self.control()?;
         change(&mut control);
         (self.control.set(0, control, 0)).map_err(map_error("CONTROL"))

@@ -39,8 +39,6 @@ pub use snapshot::take_snapshot;
 const VIPS: u8 = 10;
 const IPV6_VIP: &str = "fd77::1";
 
-/// Locks of each client through each VIP.
-const LOCKS_EACH: u32 = 10;
 /// Files that those locks are on.
 const FILES: usize = 1000;
 
@@ -83,6 +81,8 @@ pub struct Effort {
     pub turn: Duration,
     /// Clients that hold locks, per family.
     pub holders: u16,
+    /// Locks of each of them through each VIP.
+    pub locks_each: u32,
     /// Times that a snapshot and the plain read take turns.
     pub snapshots: usize,
 }
@@ -93,6 +93,7 @@ impl Effort {
             rounds: 3,
             turn: Duration::from_millis(500),
             holders: 1000,
+            locks_each: 10,
             snapshots: 3,
         }
     }
@@ -102,7 +103,22 @@ impl Effort {
             rounds: 2,
             turn: Duration::from_millis(200),
             holders: 100,
+            locks_each: 10,
             snapshots: 2,
+        }
+    }
+
+    /// With so many clients and, as near as it goes, so many locks.
+    pub fn holding(self, locks: Option<u32>, clients: Option<u16>) -> Effort {
+        let holders = clients.unwrap_or(self.holders).max(1);
+        let locks_each = match locks {
+            Some(locks) => (locks / (u32::from(VIPS) * u32::from(holders))).max(1),
+            None => self.locks_each,
+        };
+        Effort {
+            holders,
+            locks_each,
+            ..self
         }
     }
 }
@@ -194,12 +210,12 @@ fn hold(
     let holding = Holding {
         vips,
         clients: effort.holders,
-        locks: LOCKS_EACH,
+        locks: effort.locks_each,
         monitoring: Monitoring::Unmonitored,
     };
     load::hold(net, files, holding)?;
     let held = server.locks()?.len();
-    let locks_each_vip = usize::from(effort.holders) * LOCKS_EACH as usize;
+    let locks_each_vip = usize::from(effort.holders) * effort.locks_each as usize;
     let expected = vips.len() * locks_each_vip;
     ensure!(
         held == expected,
@@ -262,7 +278,7 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
-    use super::Spread;
+    use super::{Effort, Spread};
 
     #[test]
     fn a_median_is_in_the_middle() {
@@ -273,6 +289,14 @@ mod tests {
         );
         assert_eq!(Spread::of([1.0, 2.0, 4.0, 100.0]).median, 3.0);
         assert_eq!(Spread::of([7.0]).median, 7.0);
+    }
+
+    #[test]
+    fn locks_are_spread_over_clients_and_vips() {
+        let effort = Effort::full().holding(Some(250_000), Some(500));
+        assert_eq!((effort.holders, effort.locks_each), (500, 50));
+        let effort = Effort::full().holding(Some(1), None);
+        assert_eq!((effort.holders, effort.locks_each), (1000, 1));
     }
 
     #[test]

@@ -55,6 +55,12 @@ enum Command {
         parts: Vec<Part>,
         #[arg(long)]
         quick: bool,
+        /// Locks that are held
+        #[arg(long)]
+        locks: Option<u32>,
+        /// Clients that hold them
+        #[arg(long)]
+        clients: Option<u16>,
         /// What this machine's clock runs by
         #[arg(long, value_enum)]
         clock: Clock,
@@ -125,14 +131,16 @@ fn main() -> Result<ExitCode> {
         Command::Bench {
             parts,
             quick,
+            locks,
+            clients,
             clock,
             nlmfo,
         } => {
-            let effort = if quick {
-                Effort::quick()
-            } else {
-                Effort::full()
+            let effort = match quick {
+                true => Effort::quick(),
+                false => Effort::full(),
             };
+            let effort = effort.holding(locks, clients);
             bench::run(&nlmfo, &parts, effort, clock).map(|()| ExitCode::SUCCESS)
         }
         Command::Measure { command } => bench::measure(&command).map(|()| ExitCode::SUCCESS),

@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
+use nlmfo::observe::programs::Programs;
+use nlmfo::observe::snapshot::{Snapshot, Snapshots};
 use nlmfo::rpc::nlm::Status;
+use nlmfo_common::layout::{Layout, LockLists};
 
 use super::{Context, End, Kernels, Scenario};
 use crate::guest::churn::Churn;
@@ -99,6 +103,7 @@ fn exact(context: &Context, filesystem: Filesystem) -> Result<End> {
             &report::known(&seen, "locks")?,
         )?;
     }
+    ensure_both_ways_agree()?;
     let client = lab.clients[0].client.address_for(lab.vips[0]);
     let seen = tool.json(exit::CONFIRMED, &["locks", "--client", &client.to_string()])?;
     ensure_same(
@@ -108,6 +113,35 @@ fn exact(context: &Context, filesystem: Filesystem) -> Result<End> {
     )?;
     drop(lockers);
     Ok(End::Pass)
+}
+
+/// Whether a snapshot that walks the kernel's lists has what one has that reads page by page.
+fn ensure_both_ways_agree() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let layout = nlmfo::kernel::layout::load()?;
+    let by_pages = Layout {
+        lock_lists: LockLists::default(),
+        ..layout
+    };
+    let take = |layout: &Layout| -> Result<Snapshot> {
+        let snapshot = Snapshots::attach(Programs::load(layout)?)?.take(None, PATIENCE)?;
+        ensure!(snapshot.is_exact(), "locks change while nobody locks");
+        Ok(snapshot)
+    };
+    let (walked, paged) = (take(&layout)?, take(&by_pages)?);
+    ensure!(
+        walked.longest_run.is_some() && paged.longest_run.is_none(),
+        "not the ways that were asked for: {:?}, {:?}",
+        walked.longest_run,
+        paged.longest_run
+    );
+    ensure!(
+        walked.table == paged.table && !walked.table.locks.is_empty(),
+        "walked: {:#?}\npage by page: {:#?}",
+        walked.table,
+        paged.table
+    );
+    Ok(())
 }
 
 fn while_others_lock(context: &Context) -> Result<End> {

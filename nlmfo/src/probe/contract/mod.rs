@@ -39,6 +39,7 @@ sources!(
     "gate/guard.rs",
     "gate/kernel.rs",
     "gate/ports.rs",
+    "lock_list.rs",
     "lock_path.rs",
     "monitor.rs",
     "release_path.rs",
