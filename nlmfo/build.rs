@@ -33,6 +33,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
+    println!("cargo::rustc-env=NLMFO_BUILT_FROM={}", commit()?);
     for variable in ["NLMFO_EBPF_ELF", "NLMFO_CACHE"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -50,6 +51,27 @@ fn run() -> Result<()> {
         fs::write(out_dir.join(object), stripped)?;
     }
     Ok(())
+}
+
+/// The commit of a release build, for `--version`; `NLMFO_COMMIT` where git does not know it.
+/// Other builds do without: they would be made again for every commit.
+fn commit() -> Result<String> {
+    println!("cargo::rerun-if-env-changed=NLMFO_COMMIT");
+    if let Some(commit) = non_empty("NLMFO_COMMIT") {
+        return Ok(commit.to_string_lossy().into_owned());
+    }
+    if variable("PROFILE")? != "release" {
+        return Ok("unknown (debug build)".to_owned());
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    if let Some(head) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo::rerun-if-changed={head}");
+    }
+    Ok(git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned()))
 }
 
 /// The ELF less its DWARF, from which bpf-linker has made the BTF that stays:

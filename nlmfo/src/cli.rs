@@ -1,9 +1,12 @@
 //! The command line: every command and option of `nlmfo`.
 
+pub mod manual;
 mod parts;
 mod restart;
+mod serve;
 mod targeted;
 mod values;
+pub mod version;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,6 +18,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::restart::RestartArgs;
+pub use self::serve::{Listen, ServeArgs};
 pub use self::targeted::TargetedArgs;
 use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
@@ -30,7 +34,7 @@ use crate::notify::state_dir;
 /// TIME is a number of seconds (90, 0.5) or numbers with units (90s, 1m30s, 2h, 500ms),
 /// greater than 0 and at most 24h.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, long_version = version::LONG, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -66,7 +70,7 @@ pub enum Command {
     Notify(NotifyArgs),
     /// List the clients of each VIP, or edit the client book
     Clients(ClientsArgs),
-    /// Keep the client book: record which client locks through which VIP
+    /// Keep the client book; serve metrics and report events
     Serve(ServeArgs),
     /// Act as statd's callout program (rpc.statd --ha-callout)
     HaCallout(CalloutArgs),
@@ -379,15 +383,6 @@ pub struct ClientsArgs {
     /// Print one JSON object
     #[arg(long, conflicts_with = "action")]
     pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// Record only clients of this server address (repeatable)
-    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
-    pub vip: Vec<IpAddr>,
-    #[command(flatten)]
-    pub state: StateArgs,
 }
 
 #[derive(Debug, Args)]

@@ -38,13 +38,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "grace", "files", "kernel", "notify", "observe", "output", "release", "rpc", "server",
         ],
     ),
-    (
-        "metrics",
-        &["grace", "files", "kernel", "notify", "observe"],
-    ),
+    ("ticks", &["grace", "files", "kernel", "notify", "observe"]),
+    ("metrics", &["files", "kernel", "observe", "ticks"]),
     (
         "ui",
-        &["grace", "files", "kernel", "notify", "observe", "output"],
+        &["files", "grace", "kernel", "observe", "output", "ticks"],
     ),
     (
         "probe",
@@ -60,7 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "commands",
         &[
             "cli", "failover", "grace", "files", "kernel", "metrics", "notify", "observe",
-            "output", "probe", "release", "rpc", "server", "testbed", "ui",
+            "output", "probe", "release", "rpc", "server", "testbed", "ticks", "ui",
         ],
     ),
 ];

@@ -12,6 +12,7 @@ mod dependencies;
 #[cfg(test)]
 mod house;
 pub mod lab;
+pub mod package;
 pub mod picture;
 pub mod probe;
 pub mod progress;

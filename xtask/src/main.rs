@@ -11,6 +11,7 @@ use xtask::{
     contracts::{self, ContractsArgs},
     demo::{self, DemoArgs},
     lab,
+    package::{self, PackageArgs},
     picture::{self, PictureArgs},
     probe::{self, ProbeArgs},
     test::{self, TestArgs},
@@ -36,6 +37,8 @@ enum Task {
     Probe(ProbeArgs),
     /// Measure the cost of snapshots, counters, releases and the gate
     Bench(BenchArgs),
+    /// Make a deb, an rpm and a tarball of nlmfo, and check them
+    Package(PackageArgs),
     /// Draw the README's picture of `nlmfo watch` from a recording
     Picture(PictureArgs),
     /// Boot distribution kernels with a real NFS server in QEMU
@@ -66,6 +69,7 @@ fn execute(task: Task) -> Result<ExitCode> {
             let programs = build::workspace(&cache, release)?;
             println!("built in {}", programs.display());
         }
+        Task::Package(args) => return package::execute(&cache, &args),
         Task::Picture(args) => return picture::execute(&cache, &args),
         Task::Probe(args) => return probe::execute(&cache, &args),
         Task::Contracts(args) => return contracts::execute(&cache, &args),

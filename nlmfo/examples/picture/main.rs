@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use nlmfo::ticks::judge::VipState;
+use nlmfo::ticks::tick::Tick;
 use nlmfo::ui::draw::{Theme, draw};
-use nlmfo::ui::judge::VipState;
 use nlmfo::ui::source::recording::Reader;
 use nlmfo::ui::state::{App, Message};
-use nlmfo::ui::tick::Tick;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 

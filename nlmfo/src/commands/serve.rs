@@ -1,20 +1,30 @@
-//! `nlmfo serve`: keeps the client book of the VIPs that this node serves.
+//! `nlmfo serve`: keeps the client book of the VIPs that this node serves; serves metrics and
+//! reports events.
+
+mod observer;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::future::pending;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use sd_notify::NotifyState;
 use tokio::time::interval;
 
 use super::require_root;
 use crate::causes::chain;
-use crate::cli::ServeArgs;
+use crate::cli::{Listen, ServeArgs};
 use crate::exit::{Exit, Failure};
+use crate::failover::services::{self, look};
 use crate::foreign::Shown;
 use crate::interrupt::Interrupts;
+use crate::kernel::preflight::Capability;
 use crate::kernel::{self, lockd, netns};
+use crate::metrics::Shared;
+use crate::metrics::http::Listener;
 use crate::notify::book::{self, BookError, Client};
 use crate::notify::books::Books;
 use crate::notify::state_dir::StateDir;
@@ -26,6 +36,9 @@ use crate::{output, runtime};
 
 /// Time between two attempts to write clients to the book, and between two checks of lockd.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two checks of rpcbind, statd and lockd.
+const SERVICES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Maximum time for an exact snapshot at the start.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,17 +55,43 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
     let mut monitored = Monitored::attach(snapshots.programs())?;
     let mut service = Service::new(args)?;
+    let shared = Shared::default();
+    let listener = listen(args).await?;
+    let observes = listener.is_some() || args.events.is_some();
+    if observes {
+        observer::start(args, &shared)?;
+    }
     // Who came before the probe did.
     let mut all_seen = service.see_holders(&mut snapshots)?;
     let folder = StateDir::new(&args.state.state_dir).path().shown();
     output::report(None, |out| writeln!(out, "recording clients in {folder}"));
+    // Nothing waits for it but systemd.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
     let mut look = interval(POLL_INTERVAL);
+    let state = StateDir::new(&args.state.state_dir);
+    let scrapes = async {
+        match &listener {
+            Some(listener) => listener.serve(&shared).await,
+            None => pending().await,
+        }
+    };
+    let checks = async {
+        match observes {
+            true => check_services(&state, &shared).await,
+            false => pending().await,
+        }
+    };
+    let (mut scrapes, mut checks) = (pin!(scrapes), pin!(checks));
     loop {
         service.flush();
         tokio::select! {
+            () = &mut scrapes => {}
+            () = &mut checks => {}
             hosts = monitored.next() => service.see(hosts?.iter()),
             _ = look.tick() => {
-                service.report_dropped(monitored.dropped()?);
+                let dropped = monitored.dropped()?;
+                shared.change(|facts| facts.dropped = dropped);
+                service.report_dropped(dropped);
                 if !all_seen {
                     all_seen = service.see_holders(&mut snapshots)?;
                 }
@@ -68,6 +107,39 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     service.flush();
     Ok(Exit::Done)
+}
+
+/// Where scrapes come in, if they do.
+async fn listen(args: &ServeArgs) -> Result<Option<Listener>, Failure> {
+    let listener = match &args.listen {
+        Some(Listen::Tcp(address)) => Listener::tcp(*address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?,
+        Some(Listen::Unix(path)) => Listener::unix(path)
+            .await
+            .with_context(|| format!("cannot listen on {}", path.shown()))?,
+        None => return Ok(None),
+    };
+    Ok(Some(listener))
+}
+
+/// Keeps the metrics of the services up to date.
+async fn check_services(state: &StateDir, shared: &Shared) {
+    let mut check = interval(SERVICES_INTERVAL);
+    loop {
+        check.tick().await;
+        let checks = services::decide(&look::facts(state).await, &services::Purpose::default());
+        let ready = checks
+            .into_iter()
+            .filter_map(|check| match check.capability {
+                Capability::Available => Some((check.name, true)),
+                Capability::Missing { .. } => Some((check.name, false)),
+                // The consequence of another.
+                Capability::Unknown { .. } => None,
+            });
+        let ready = ready.collect();
+        shared.change(|facts| facts.services = ready);
+    }
 }
 
 struct Service {

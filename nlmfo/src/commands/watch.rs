@@ -12,15 +12,16 @@ use crate::exit::{Exit, Failure};
 use crate::kernel::lockd::{self, LockdError};
 use crate::notify::state_dir::StateDir;
 use crate::output;
+use crate::ticks::latency;
+use crate::ticks::live::Live;
+use crate::ticks::world::World;
 use crate::ui::draw::{Theme, text};
-use crate::ui::latency;
 use crate::ui::run::{RunError, screen};
-use crate::ui::source::live::Live;
+use crate::ui::source::live;
 use crate::ui::source::recording::{Reader, Recorder, RecordingError};
 use crate::ui::source::replay::Replay;
 use crate::ui::state::Message;
 use crate::ui::terminal::Screen;
-use crate::ui::world::World;
 
 pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
     if let Some(recording) = &args.replay {
@@ -49,7 +50,7 @@ pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
     require_terminal()?;
     shown(screen(&theme(args), move |effects, send| {
         let mut outcome = Ok(());
-        live.run(&effects, |tick| {
+        live::run(live, &effects, |tick| {
             if let Some(recorder) = &mut recorder {
                 outcome = recorder.write(&tick);
             }

@@ -3,10 +3,10 @@
 
 use std::net::IpAddr;
 
-use super::events::Event;
 use super::keys::Key;
-use super::tick::{Tick, VipTick};
-use super::world::World;
+use crate::ticks::events::Event;
+use crate::ticks::tick::{Tick, VipTick};
+use crate::ticks::world::World;
 
 mod lines;
 
@@ -179,7 +179,7 @@ impl App {
             .filter(|row| filter.takes_vip(world, row.vip))
             .collect();
         let series = |row: &VipTick| world.series.get(&row.vip);
-        let rate = |row: &VipTick, of: fn(&super::world::Rates) -> f64| {
+        let rate = |row: &VipTick, of: fn(&crate::ticks::world::Rates) -> f64| {
             series(row).map_or(0.0, |series| of(&series.rates))
         };
         // The greatest first; the sort keeps the order of addresses among equals.

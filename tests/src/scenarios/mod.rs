@@ -14,10 +14,12 @@ mod guard;
 mod half_done;
 mod last_resorts;
 mod locks;
+mod metrics;
 mod names;
 mod nfs4;
 mod notify;
 mod output;
+mod package;
 mod parallel;
 mod probe;
 mod ready;
@@ -68,6 +70,8 @@ pub struct Scenario {
     pub run: fn(&Context) -> Result<End>,
     pub kernels: Kernels,
     pub machine: Machine,
+    /// The guest has dpkg, and a deb of this nlmfo as `/nlmfo.deb`. Only on a machine of its own.
+    pub deb: bool,
 }
 
 /// The kernels that a scenario runs on; with `--full` it runs on all.
@@ -95,6 +99,7 @@ impl Scenario {
         run: |_| bail!("a scenario without a function"),
         kernels: Kernels::All,
         machine: Machine::Shared,
+        deb: false,
     };
 }
 
@@ -138,6 +143,8 @@ pub fn on_one_machine() -> Vec<Scenario> {
         clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,
+        metrics::SCENARIOS,
+        package::SCENARIOS,
         watch::SCENARIOS,
         watch_unload::SCENARIOS,
     ]

@@ -12,6 +12,7 @@ use libtest_mimic::{Completion, Failed};
 use nlmfo_tests::cluster::NODES;
 use nlmfo_tests::emulation;
 use nlmfo_tests::queue::{Job, Place, Queue, Work};
+use nlmfo_tests::scenarios;
 use nlmfo_tests::times::{Times, Took};
 use nlmfo_tests::verdict::{Report, Verdict, said_by};
 use xtask::cache::Cache;
@@ -96,7 +97,15 @@ impl Bench {
 
     /// Runs the scenarios one after the other; returns those to be run in another machine.
     fn on_one_machine(&self, work: Work) -> Vec<Job> {
-        let run = self.machine(&work[0], &self.command("scenarios", &work));
+        let mut run = self.machine(&work[0], &self.command("scenarios", &work));
+        let all = scenarios::all();
+        let wants_deb = |job: &Job| all.iter().any(|one| one.deb && one.name == job.scenario);
+        if work.iter().any(wants_deb) {
+            match xtask::package::for_guest(self.lab.cache(), &self.programs.join("nlmfo")) {
+                Ok(files) => run.files.extend(files),
+                Err(error) => return self.give_up(&work, &format!("{error:#}")),
+            }
+        }
         let mut batch = Batch {
             bench: self,
             jobs: &work,

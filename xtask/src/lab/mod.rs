@@ -103,6 +103,11 @@ impl Lab {
         })
     }
 
+    /// Where what it has fetched is kept.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
     /// The kernel that `name` means now, ready to boot.
     pub fn kernel(&self, name: &KernelName) -> Result<Kernel> {
         Kernel::get(&self.cache, &self.apt, &self.tools, name)

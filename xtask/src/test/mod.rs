@@ -4,6 +4,7 @@
 //! |---|---|
 //! | eBPF toolchain, format, eBPF clippy, clippy | one each |
 //! | unit and property tests | every test |
+//! | promtool on the metrics and the alert rules | one |
 //! | contracts with each kernel | one each |
 //! | lab scenarios | every scenario on every kernel; skipped if the kernel lacks what it needs |
 //!
@@ -28,6 +29,7 @@ use crate::{
     cache::Cache,
     contracts,
     lab::{Kernel, KernelName, Lab, Offered, UnlockIp, kernel::newest},
+    package::promtool,
     toolchain::Toolchain,
 };
 
@@ -112,6 +114,9 @@ fn fast_checks(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
             cargo.env(CALL_CASES, "1000000");
         }
         run_tests(&mut cargo)
+    });
+    steps.check("promtool on the metrics and the alert rules", || {
+        promtool::check(cache)
     });
 }
 

@@ -4,7 +4,7 @@ use ratatui::text::{Line, Span};
 
 use super::theme::Theme;
 use super::{Canvas, text};
-use crate::ui::events::Event;
+use crate::ticks::events::Event;
 use crate::ui::state::App;
 
 /// Below this height, only the list is shown.

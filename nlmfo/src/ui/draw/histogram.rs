@@ -4,7 +4,7 @@ use ratatui::text::Span;
 
 use super::theme::Theme;
 use super::{Canvas, text};
-use crate::ui::latency::{self, Buckets};
+use crate::ticks::latency::{self, Buckets};
 
 /// Cells of a bar, with the gap behind it.
 const BAR: usize = 2;

@@ -6,7 +6,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use super::state::{App, Pane};
-use super::tick::{Server, Tick};
+use crate::ticks::tick::{Server, Tick};
 
 mod events;
 mod help;
@@ -125,7 +125,7 @@ fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
         canvas.line("nlmfo watch: taking the first snapshot");
         return;
     };
-    let sum = |of: fn(&super::tick::VipTick) -> u64| tick.vips.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&crate::ticks::tick::VipTick) -> u64| tick.vips.iter().map(of).sum::<u64>();
     let title = vec![
         Span::styled("nlmfo watch", theme.bold()),
         Span::raw(format!(

@@ -7,11 +7,11 @@ use ratatui::text::{Line, Span};
 
 use super::theme::Theme;
 use super::{Canvas, text};
-use crate::ui::events::causes;
-use crate::ui::latency;
+use crate::ticks::events::causes;
+use crate::ticks::latency;
+use crate::ticks::tick::VipTick;
+use crate::ticks::world::{HISTORY, Series};
 use crate::ui::state::{App, Sort};
-use crate::ui::tick::VipTick;
-use crate::ui::world::{HISTORY, Series};
 
 /// Below this height, only the rows are shown.
 const ROOM_FOR_MORE: u16 = 12;

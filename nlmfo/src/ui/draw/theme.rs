@@ -4,8 +4,8 @@
 use ratatui::style::{Color, Modifier, Style};
 
 use super::text;
-use crate::ui::events::EventKind;
-use crate::ui::judge::VipState;
+use crate::ticks::events::EventKind;
+use crate::ticks::judge::VipState;
 
 /// What the terminal can show and the operator allows.
 #[derive(Clone, Copy, Debug)]

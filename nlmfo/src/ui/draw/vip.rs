@@ -7,7 +7,7 @@ use ratatui::text::{Line as Text, Span};
 
 use super::theme::Theme;
 use super::{Canvas, histogram, overview, text};
-use crate::ui::detail::{Detail, Since};
+use crate::ticks::detail::{Detail, Since};
 use crate::ui::state::{App, Line};
 
 /// From this width on the histogram is beside the locks.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::files::{self, FileError, Place};
-use crate::ui::tick::{SCHEMA, Tick};
+use crate::ticks::tick::{SCHEMA, Tick};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
@@ -148,7 +148,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::tests::ticks;
+    use crate::ticks::samples as ticks;
 
     fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

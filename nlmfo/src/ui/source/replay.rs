@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::recording::{Reader, RecordingError};
+use crate::ticks::tick::Tick;
 use crate::ui::state::{Effect, Message, Play, Playback};
-use crate::ui::tick::Tick;
 
 /// Factor between two speeds.
 const FACTOR: f64 = 2.0;
@@ -121,8 +121,8 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ticks::samples as ticks;
     use crate::ui::source::recording::Recorder;
-    use crate::ui::tests::ticks;
     use std::sync::mpsc;
 
     /// Three ticks, a second apart.

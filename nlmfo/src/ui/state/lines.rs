@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::super::detail::Detail;
-use super::super::events::Event;
-use super::super::world::World;
+use crate::ticks::detail::Detail;
+use crate::ticks::events::Event;
+use crate::ticks::world::World;
 
 /// A line of a VIP's pane; the numbers are places in its [`Detail`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

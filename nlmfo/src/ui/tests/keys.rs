@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::ticks;
+use crate::ticks::samples as ticks;
 use crate::ui::draw::{Theme, draw};
 use crate::ui::keys::Key;
 use crate::ui::state::{App, Effect, Message, Pane};

@@ -1,6 +1,4 @@
-//! Whole screens, and what they are made of.
+//! Whole screens.
 
 mod keys;
 mod screens;
-pub mod tables;
-pub mod ticks;

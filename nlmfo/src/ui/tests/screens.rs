@@ -4,11 +4,11 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::ticks;
+use crate::ticks::samples as ticks;
+use crate::ticks::tick::{Server, Tick};
 use crate::ui::draw::{Theme, draw};
 use crate::ui::keys::Key;
 use crate::ui::state::{App, Message, Playback};
-use crate::ui::tick::{Server, Tick};
 
 const PLAIN: Theme = Theme {
     colour: false,

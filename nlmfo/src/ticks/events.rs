@@ -214,7 +214,7 @@ fn plural(count: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::tests::ticks;
+    use crate::ticks::samples as ticks;
 
     fn texts(before: Option<&Tick>, after: &Tick) -> Vec<String> {
         let events = between(before, after);

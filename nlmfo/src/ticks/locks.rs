@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::known::{Ages, Keys, Names};
 use crate::kernel::path::PathFinder;
 use crate::observe::table::{FileId, LockTable};
-use crate::ui::detail::{self, Detail, Gauges};
+use crate::ticks::detail::{self, Detail, Gauges};
 
 /// See the top of the file.
 #[derive(Default)]
@@ -86,7 +86,7 @@ impl Locks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::tests::tables;
+    use crate::ticks::tables;
 
     #[test]
     fn only_what_has_changed_is_told_and_an_end_once() {

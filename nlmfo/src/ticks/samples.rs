@@ -9,10 +9,10 @@ use crate::grace::report::{
 use crate::observe::counters::Counters;
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::{Mode, Range};
-use crate::ui::detail::{ClientLine, Detail, HeldLine, ShareLine, Since, WaitLine};
-use crate::ui::events;
-use crate::ui::judge::VipState;
-use crate::ui::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
+use crate::ticks::detail::{ClientLine, Detail, HeldLine, ShareLine, Since, WaitLine};
+use crate::ticks::events;
+use crate::ticks::judge::VipState;
+use crate::ticks::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

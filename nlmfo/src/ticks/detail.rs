@@ -306,7 +306,7 @@ fn conflict(lock: &Lock, waiter: &Waiter) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::tests::tables;
+    use crate::ticks::tables;
 
     fn all(table: &LockTable, first: Option<IpAddr>) -> Vec<Detail> {
         details(

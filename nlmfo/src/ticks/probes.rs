@@ -7,7 +7,8 @@ use crate::kernel;
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
-use crate::ui::pace::{next_tick, thread_time};
+use crate::observe::states::take::{StateSnapshot, StatesError};
+use crate::ticks::pace::{next_tick, thread_time};
 
 /// The probes, if lockd is there.
 #[derive(Default)]
@@ -76,6 +77,12 @@ impl Probes {
     pub fn look(&mut self) -> Option<Result<Snapshot, ObserveError>> {
         let attached = self.attached.as_mut()?;
         Some(attached.snapshots.take(None, Duration::ZERO))
+    }
+
+    /// Reads what NFSv4 clients hold once.
+    pub fn states(&mut self, netns: u32) -> Option<Result<StateSnapshot, StatesError>> {
+        let attached = self.attached.as_mut()?;
+        Some(attached.snapshots.take_states(netns, None, Duration::ZERO))
     }
 
     /// What was counted since the first probes, as of now or, with an error, of the last

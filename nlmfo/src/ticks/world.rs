@@ -114,7 +114,7 @@ impl Series {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::tests::ticks;
+    use crate::ticks::samples as ticks;
 
     #[test]
     fn rates_are_of_the_time_between_ticks() {

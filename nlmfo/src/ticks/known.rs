@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::foreign::Shown;
 use crate::kernel::path::{LockedFile, PathFinder};
 use crate::observe::table::{FileId, FileInfo, Lock, LockTable};
-use crate::ui::detail::Since;
+use crate::ticks::detail::Since;
 
 /// Locks whose age is known: 16 MB.
 const AGES: usize = 500_000;
@@ -143,7 +143,7 @@ fn nameless(info: &FileInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::tests::tables;
+    use crate::ticks::tables;
 
     #[test]
     fn a_lock_is_as_old_as_its_first_look() {

@@ -1,0 +1,169 @@
+//! The thread of `serve` that looks at lockd, and hands on what it sees: facts to the metrics,
+//! events to the journal and a file.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::cli::ServeArgs;
+use crate::cli::version::{COMMIT, VERSION};
+use crate::exit::Failure;
+use crate::files::run;
+use crate::foreign::Shown;
+use crate::kernel::preflight;
+use crate::kernel::unlock_bug::Verdict;
+use crate::metrics::last::Lasts;
+use crate::metrics::report::{Happened, Journal, Lines};
+use crate::metrics::watcher::Watcher;
+use crate::metrics::{Nfs4, Shared};
+use crate::notify::state_dir::StateDir;
+use crate::observe::states::take::StateSnapshot;
+use crate::output;
+use crate::ticks::live::Live;
+
+/// Starts the thread, which ends with the process.
+///
+/// # Errors
+/// The file for events cannot be opened.
+pub fn start(args: &ServeArgs, shared: &Shared) -> Result<(), Failure> {
+    let live = Live::new(args.interval, &StateDir::new(&args.state.state_dir))
+        .context("cannot read the inode number of this network namespace")?;
+    let lines = match &args.events {
+        Some(path) => {
+            let lines = Lines::append(path);
+            let lines = lines.with_context(|| format!("cannot open {}", path.shown()))?;
+            Some((path.clone(), lines))
+        }
+        None => None,
+    };
+    let observer = Observer {
+        live,
+        shared: shared.clone(),
+        watcher: Watcher::new(args.long_wait),
+        lasts: Lasts::new(run::folder()),
+        journal: Journal::open(),
+        lines,
+        noted: None,
+    };
+    shared.change(|facts| {
+        (facts.version, facts.commit) = (VERSION, COMMIT);
+        facts.per_client = args.metrics_per_client;
+    });
+    thread::Builder::new()
+        .name("observer".to_owned())
+        .spawn(|| observer.run())
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+struct Observer {
+    live: Live,
+    shared: Shared,
+    watcher: Watcher,
+    lasts: Lasts,
+    journal: Option<Journal>,
+    lines: Option<(PathBuf, Lines)>,
+    /// The last problem that was noted.
+    noted: Option<String>,
+}
+
+impl Observer {
+    fn run(mut self) {
+        self.kernel();
+        loop {
+            let next = Instant::now() + self.live.interval();
+            self.look();
+            thread::sleep(
+                next.saturating_duration_since(Instant::now())
+                    .max(MIN_PAUSE),
+            );
+        }
+    }
+
+    /// What stays the same while this kernel runs.
+    fn kernel(&self) {
+        let kernel = preflight::Facts::gather(&[]);
+        self.shared.change(|facts| {
+            facts.unlock_ip_broken = match kernel.unlock_ip {
+                Verdict::Broken { .. } => Some(true),
+                Verdict::Fixed { .. } => Some(false),
+                Verdict::Unknown { .. } => None,
+            };
+            facts.kernel = kernel.release;
+        });
+    }
+
+    fn look(&mut self) {
+        let tick = self.live.tick();
+        let states = self.live.states();
+        let lasts = self.lasts.look();
+        let mut problem = tick.troubles.first().cloned();
+        let watcher = &mut self.watcher;
+        let happened = self.shared.change(|facts| {
+            facts.world.take(tick.clone());
+            facts.taken = Some(Instant::now());
+            match states {
+                Some(Ok(snapshot)) => facts.nfs4 = nfs4(&snapshot),
+                // Better nothing than what is old.
+                Some(Err(error)) => {
+                    facts.nfs4 = Nfs4::default();
+                    problem.get_or_insert(error);
+                }
+                None => facts.nfs4 = Nfs4::default(),
+            }
+            let mut happened = watcher.look(&tick, &facts.world);
+            happened.extend(watcher.lasts(tick.at_ms, &lasts));
+            happened.extend(watcher.services(tick.at_ms, &facts.services));
+            facts.oldest_waiters = watcher.oldest_waiters(tick.elapsed_ms);
+            facts.last = lasts;
+            happened
+        });
+        for happened in &happened {
+            problem = self.report(happened).or(problem);
+        }
+        if let Some(problem) = &problem
+            && self.noted.as_ref() != Some(problem)
+        {
+            output::note(problem);
+        }
+        self.noted = problem;
+    }
+
+    /// Returns why the event is not in the file.
+    fn report(&mut self, happened: &Happened) -> Option<String> {
+        match &self.journal {
+            Some(journal) => journal.write(happened),
+            None => output::note(happened.line()),
+        }
+        let (path, lines) = self.lines.as_mut()?;
+        let error = lines.write(happened).err()?;
+        Some(format!("cannot write events to {}: {error}", path.shown()))
+    }
+}
+
+/// Between two looks, however long one takes.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+fn nfs4(snapshot: &StateSnapshot) -> Nfs4 {
+    let mut nfs4 = Nfs4::default();
+    let table = &snapshot.table;
+    for (client, counts) in table.clients.iter().zip(table.counts_of_each()) {
+        let mut vips: Vec<_> = client.vips.iter().copied().map(Some).collect();
+        vips.extend(client.vip_unknown.then_some(None));
+        for vip in vips {
+            let held = nfs4.held.entry(vip).or_default();
+            held.clients += 1;
+            held.opens += counts.opens;
+            held.locks += counts.locks;
+            held.delegations += counts.delegations;
+            held.layouts += counts.layouts;
+            held.others += counts.others;
+            let silent = client.info.renewed_seconds.unwrap_or_default();
+            let longest = nfs4.silent.entry(vip).or_default();
+            *longest = silent.max(*longest);
+        }
+    }
+    nfs4
+}

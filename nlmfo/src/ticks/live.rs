@@ -1,0 +1,287 @@
+//! Ticks of this node: counters and windows each time, and a snapshot when one is due.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::locks::Locks;
+use super::probes::Probes;
+use crate::causes::chain;
+use crate::grace::report::{KernelGrace, WindowReport};
+use crate::grace::{Gate, GraceError};
+use crate::kernel::nfsd::Nfsd;
+use crate::kernel::path::PathFinder;
+use crate::kernel::{lockd, netns};
+use crate::notify::number::{Claim, Numbers};
+use crate::notify::state_dir::StateDir;
+use crate::observe::programs::ObserveError;
+use crate::observe::states::take::StateSnapshot;
+use crate::observe::table::LockTable;
+use crate::ticks::events;
+use crate::ticks::judge::{Facts, Memory};
+use crate::ticks::pace::{next_look, next_tick, process_time, thread_time};
+use crate::ticks::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
+use crate::times::whole_milliseconds;
+
+/// This node, watched.
+pub struct Live {
+    asked: Duration,
+    node: String,
+    netns: u32,
+    began: Instant,
+    probes: Probes,
+    locks: Locks,
+    look: Look,
+    look_due: Instant,
+    /// The VIP whose detail goes before the others'.
+    first: Option<IpAddr>,
+    memories: BTreeMap<IpAddr, Memory>,
+    numbers: Numbers,
+    claims: BTreeMap<u32, Claim>,
+    /// The last tick, without its details and events.
+    before: Option<Tick>,
+    pace: Pace,
+    /// The cost of the last tick without its snapshot.
+    light: Duration,
+    /// Processor time of this process: at the end of the last tick,
+    spent: Duration,
+    /// and when the last look began.
+    at_look: (Instant, Duration),
+}
+
+impl Live {
+    /// Watches this network namespace. Nothing is attached before the first tick: lockd
+    /// may still have to come.
+    pub fn new(asked: Duration, state: &StateDir) -> std::io::Result<Self> {
+        let now = Instant::now();
+        let asked_ms = whole_milliseconds(asked);
+        Ok(Live {
+            asked,
+            node: netns::node(),
+            netns: netns::network()?.inode as u32,
+            began: now,
+            probes: Probes::default(),
+            locks: Locks::default(),
+            look: Look::default(),
+            look_due: now,
+            first: None,
+            memories: BTreeMap::new(),
+            numbers: Numbers::new(state),
+            claims: BTreeMap::new(),
+            before: None,
+            pace: Pace {
+                asked_ms,
+                tick_ms: asked_ms,
+                look_ms: asked_ms,
+                cpu_percent: 0.0,
+            },
+            light: Duration::ZERO,
+            spent: process_time(),
+            at_look: (now, process_time()),
+        })
+    }
+
+    /// Attaches the probes at once, for who cannot wait for lockd.
+    pub fn attach(&mut self) -> Result<(), ObserveError> {
+        self.probes.follow(lockd::incarnation())?;
+        self.forget_cost();
+        Ok(())
+    }
+
+    /// Has the detail of this VIP made before the others'.
+    pub fn show_first(&mut self, vip: Option<IpAddr>) {
+        self.first = vip;
+    }
+
+    /// How long until the next tick.
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.pace.tick_ms)
+    }
+
+    /// What NFSv4 clients hold now, or why it cannot be read; none without lockd. Its cost
+    /// lengthens the interval.
+    pub fn states(&mut self) -> Option<Result<StateSnapshot, String>> {
+        let states = self.probes.states(self.netns)?;
+        Some(states.map_err(|error| chain(&error)))
+    }
+
+    /// Takes a tick now.
+    pub fn tick(&mut self) -> Tick {
+        let mut troubles = Vec::new();
+        match (self.probes).follow_patiently(lockd::incarnation(), self.asked) {
+            Ok(true) => self.forget_cost(),
+            Ok(false) => {}
+            Err(error) => troubles.push(error),
+        }
+        let look_cost = match Instant::now() >= self.look_due {
+            true => self.look(&mut troubles),
+            false => Duration::ZERO,
+        };
+        let mut tick = self.make(troubles);
+        tick.events = events::between(self.before.as_ref(), &tick);
+        self.before = Some(Tick {
+            events: Vec::new(),
+            ..tick.clone()
+        });
+        tick.details = self.locks.changed();
+        self.account(look_cost);
+        tick
+    }
+
+    /// Takes a snapshot and returns its cost.
+    fn look(&mut self, troubles: &mut Vec<String>) -> Duration {
+        let (now, spent) = (Instant::now(), process_time());
+        let (then, spent_then) = self.at_look;
+        if self.before.is_some() {
+            let share = (spent - spent_then).div_duration_f64(now - then);
+            self.pace.cpu_percent = (share * 1000.0).round() / 10.0;
+        }
+        self.at_look = (now, spent);
+
+        let began = thread_time();
+        let at_ms = whole_milliseconds(now - self.began);
+        let (exact, table) = match self.probes.look() {
+            Some(Ok(snapshot)) => {
+                let netns = self.netns;
+                let exact = snapshot.is_exact();
+                (exact, snapshot.table.part(|host| host.netns == netns))
+            }
+            // Without lockd nothing is held.
+            None => (true, LockTable::default()),
+            Some(Err(error)) => {
+                troubles.push(chain(&error));
+                return thread_time() - began;
+            }
+        };
+        if let Err(error) = self.locks.take(table, at_ms, self.first) {
+            troubles.push(format!(
+                "cannot read the list of mounted filesystems: {error}"
+            ));
+        }
+        let cost = thread_time() - began;
+        self.look = Look {
+            at_ms,
+            exact,
+            cost_us: cost.as_micros() as u64,
+        };
+        let interval = next_look(cost, self.light, self.interval());
+        self.pace.look_ms = whole_milliseconds(interval);
+        // A tick that comes a little early must not put the look off to the next one.
+        self.look_due = now + interval - self.asked.min(interval) / 10;
+        cost
+    }
+
+    fn make(&mut self, mut troubles: Vec<String>) -> Tick {
+        let (windows, fenced) = windows().unwrap_or_else(|error| {
+            troubles.push(chain(&error));
+            Default::default()
+        });
+        match self.numbers.claims(std::mem::take(&mut self.claims)) {
+            Ok(claims) => self.claims = claims,
+            Err(error) => troubles.push(chain(&error)),
+        }
+        // In the order of the numbers: a VIP's highest is the one that stays.
+        let told = (self.claims.iter())
+            .flat_map(|(&number, claim)| claim.vips.iter().map(move |&vip| (vip, number)));
+        let told: BTreeMap<IpAddr, u32> = told.collect();
+        let kernel_grace = KernelGrace::now();
+        let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
+        let (counted, trouble) = self.probes.counters();
+        troubles.extend(trouble.map(|error| chain(&error)));
+        let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
+            .chain(counted.keys())
+            .chain(windows.keys())
+            .chain(&fenced)
+            .copied()
+            .collect();
+        self.memories.retain(|vip, _| vips.contains(vip));
+        let rows = vips.into_iter().map(|vip| {
+            let gauges = self.locks.gauges.get(&vip).copied().unwrap_or_default();
+            let counters = counted.get(&vip).copied().unwrap_or_default();
+            let window = windows.get(&vip).cloned();
+            let fenced = fenced.contains(&vip);
+            let state = self.memories.entry(vip).or_default().judge(&Facts {
+                held: gauges.held,
+                others: gauges.waiters + gauges.shares,
+                counters: &counters,
+                fenced,
+                window: window.as_ref(),
+                kernel_grace: in_grace,
+            });
+            VipTick {
+                vip,
+                state,
+                held: gauges.held,
+                waiters: gauges.waiters,
+                shares: gauges.shares,
+                clients: gauges.clients,
+                counters,
+                fenced,
+                window,
+                state_number: told.get(&vip).copied(),
+            }
+        });
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        Tick {
+            schema: SCHEMA.into(),
+            node: self.node.clone(),
+            at_ms: since_1970.map_or(0, whole_milliseconds),
+            elapsed_ms: whole_milliseconds(self.began.elapsed()),
+            pace: self.pace,
+            server: server(),
+            kernel_grace,
+            look: self.look,
+            vips: rows.collect(),
+            details: Vec::new(),
+            events: Vec::new(),
+            troubles,
+        }
+    }
+
+    /// What all but looks has cost since the last tick, the screen too, decides when the
+    /// next one comes.
+    fn account(&mut self, look_cost: Duration) {
+        let spent = process_time();
+        self.light = (spent - self.spent).saturating_sub(look_cost);
+        self.spent = spent;
+        self.pace.tick_ms = whole_milliseconds(next_tick(self.light, self.asked));
+    }
+
+    /// Attaching is done once, and is no tick's cost.
+    fn forget_cost(&mut self) {
+        self.spent = process_time();
+        self.at_look = (Instant::now(), self.spent);
+    }
+}
+
+/// The windows by address, and the fenced VIPs.
+type Gated = (BTreeMap<IpAddr, WindowReport>, BTreeSet<IpAddr>);
+
+fn windows() -> Result<Gated, GraceError> {
+    // It may be taken out of the kernel just now, pin by pin: then it is gone.
+    let read = || -> Result<Option<Gated>, GraceError> {
+        let Some(gate) = Gate::in_force()? else {
+            return Ok(None);
+        };
+        let mut paths = PathFinder::new(0).map_err(GraceError::Namespace)?;
+        let windows = gate.report(&mut paths)?;
+        let windows = windows.into_iter().map(|window| (window.vip, window));
+        Ok(Some((
+            windows.collect(),
+            gate.fenced()?.into_iter().collect(),
+        )))
+    };
+    let found = read().or_else(|_| read())?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Where nfsd cannot be asked, lockd may serve all the same.
+fn server() -> Server {
+    if !lockd::is_loaded() {
+        return Server::NotLoaded;
+    }
+    match Nfsd::mounted().and_then(|nfsd| nfsd.threads()) {
+        Ok(0) => Server::Stopped,
+        _ => Server::Serving,
+    }
+}

@@ -1,0 +1,22 @@
+//! This node at one moment, again and again: what `watch` shows and `serve` measures.
+//!
+//! [`live`] makes ticks of the kernel's counters, lists and grace windows, at a bounded share of
+//! a processor. [`tick`] is one of them, [`events`] says what happened between two, and [`world`]
+//! adds them up.
+
+pub mod detail;
+pub mod events;
+pub mod judge;
+mod known;
+pub(crate) mod latency;
+pub mod live;
+mod locks;
+pub(crate) mod pace;
+mod probes;
+pub mod tick;
+pub mod world;
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+pub(crate) mod tables;

@@ -1,0 +1,71 @@
+//! promtool, from Debian's package of Prometheus, on the metrics and the alert rules.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    apt::{self, Apt, Suite},
+    cache::{Cache, workspace_root},
+    progress,
+};
+
+/// Changes when what is unpacked changes.
+const ENTRY: &str = "promtool/1";
+
+/// What `nlmfo/src/metrics/text.rs` renders, as its test keeps it.
+const METRICS: &str =
+    "nlmfo/src/metrics/snapshots/nlmfo__metrics__text__tests__the_whole_text.snap";
+
+const RULES: &str = "dist/prometheus/nlmfo.rules.yml";
+const RULES_TEST: &str = "dist/prometheus/nlmfo.rules.test.yml";
+
+/// `check metrics`, `check rules` and `test rules`.
+pub fn check(cache: &Cache) -> Result<()> {
+    let promtool = promtool(cache)?;
+    let root = workspace_root();
+    let snapshot =
+        fs::read_to_string(root.join(METRICS)).with_context(|| format!("read {METRICS}"))?;
+    let metrics = snapshot
+        .splitn(3, "---\n")
+        .nth(2)
+        .context("a snapshot without text")?;
+    let mut metrics_file = tempfile::tempfile()?;
+    std::io::Write::write_all(&mut metrics_file, metrics.as_bytes())?;
+    std::io::Seek::rewind(&mut metrics_file)?;
+    let output = Command::new(&promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::from(metrics_file))
+        .output()
+        .context("start promtool")?;
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && said.trim().is_empty(),
+        "promtool check metrics: {said}"
+    );
+    for (what, file) in [("check", RULES), ("test", RULES_TEST)] {
+        let said = apt::run(
+            Command::new(&promtool)
+                .args([what, "rules"])
+                .arg(root.join(file)),
+        )?;
+        ensure!(said.contains("SUCCESS"), "promtool {what} rules: {said}");
+    }
+    Ok(())
+}
+
+fn promtool(cache: &Cache) -> Result<PathBuf> {
+    cache
+        .once(ENTRY, |to| {
+            let index = Apt::new(cache)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
+            let debs = index.download(&[index.newest("prometheus")?])?;
+            let unpacked = to.with_file_name("unpacked");
+            progress::step("unpacking promtool", || apt::unpack(debs, &unpacked))?;
+            fs::rename(unpacked.join("usr/bin/promtool"), to).context("move promtool")
+        })
+        .context("get promtool")
+}
