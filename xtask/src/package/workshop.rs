@@ -1,5 +1,5 @@
-//! The tools that make and check packages: rpmbuild, lintian, rpmlint and promtool, unpacked from
-//! Debian packages below the cache, and run with that tree as their root.
+//! The tools that make and check packages: rpmbuild, lintian and rpmlint, unpacked from Debian
+//! packages below the cache, and run with that tree as their root.
 //!
 //! They are perl, python and C, and want their own versions of all three, so the C library comes
 //! along; nothing is installed on this machine.
@@ -24,7 +24,24 @@ use crate::{
 /// Changes when what is unpacked changes.
 const ENTRY: &str = "workshop/1";
 
-const PACKAGES: [&str; 5] = ["lintian", "prometheus", "rpm", "rpmlint", "systemd"];
+const PACKAGES: [&str; 15] = [
+    "lintian",
+    "rpm",
+    "rpmlint",
+    // Essential: no package says that it depends on these.
+    "base-files",
+    "bash",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "findutils",
+    "grep",
+    "gzip",
+    "libc-bin",
+    "mawk",
+    "sed",
+    "tar",
+];
 
 /// Runs a program with the tree as its root, with this machine's devices and processes. A
 /// namespace makes this possible without root.
@@ -69,7 +86,7 @@ impl Workshop {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root")
-            .env("LC_ALL", "C");
+            .env("LC_ALL", "C.UTF-8");
         command
     }
 }
@@ -86,6 +103,8 @@ fn fill(cache: &Cache, tree: &Path) -> Result<()> {
         for dir in ["dev", "proc", "root", "tmp", "work"] {
             fs::create_dir_all(tree.join(dir))?;
         }
+        // A script of base-files would link it: lintian asks whose rules apply.
+        symlink("debian", tree.join("etc/dpkg/origins/default"))?;
         // lintian asks who owns files.
         fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
         fs::write(tree.join("etc/group"), "root:x:0:\n")?;
