@@ -541,7 +541,7 @@ mod tests {
         facts.per_client = true;
         let text = render(&facts, Instant::now());
         assert!(
-            text.contains(r#"nlmfo_client_locks{client="10.77.0.11",vip="10.77.0.1"} 3"#),
+            text.contains(r#"nlmfo_client_locks{vip="10.77.0.1",client="10.77.0.11"} 3"#),
             "{text}"
         );
     }

@@ -14,12 +14,10 @@ mod guard;
 mod half_done;
 mod last_resorts;
 mod locks;
-mod metrics;
 mod names;
 mod nfs4;
 mod notify;
 mod output;
-mod package;
 mod parallel;
 mod probe;
 mod ready;
@@ -143,8 +141,6 @@ pub fn on_one_machine() -> Vec<Scenario> {
         clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,
-        metrics::SCENARIOS,
-        package::SCENARIOS,
         watch::SCENARIOS,
         watch_unload::SCENARIOS,
     ]

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -15,8 +16,9 @@ use crate::{
 /// Changes when what is unpacked changes.
 const ENTRY: &str = "rootfs/dpkg-1";
 
-/// Its program, and what it calls.
-const KEPT: [&str; 6] = [
+/// Its program, its libraries, and what it calls.
+const KEPT: [&str; 7] = [
+    "usr/lib/x86_64-linux-gnu",
     "usr/bin/dpkg",
     "usr/bin/dpkg-deb",
     "usr/bin/dpkg-split",
@@ -47,10 +49,12 @@ pub fn tree(cache: &Cache) -> Result<PathBuf> {
     cache
         .once(ENTRY, |tree| {
             let index = Apt::new(cache)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
-            let pins = [index.newest("dpkg")?, index.newest("libc-bin")?];
+            let pins = index.closure(&["dpkg", "libc-bin"], &["libc6"], None)?;
             let unpacked = tree.with_file_name("unpacked");
-            fs::create_dir_all(unpacked.join("usr/sbin"))?;
-            std::os::unix::fs::symlink("usr/sbin", unpacked.join("sbin"))?;
+            for folder in ["bin", "sbin", "lib", "lib64"] {
+                fs::create_dir_all(unpacked.join("usr").join(folder))?;
+                symlink(format!("usr/{folder}"), unpacked.join(folder))?;
+            }
             apt::unpack(index.download(&pins)?, &unpacked)?;
             for path in KEPT {
                 keep(&unpacked, tree, path)?;
