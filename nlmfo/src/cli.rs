@@ -4,6 +4,7 @@ pub mod manual;
 mod parts;
 mod restart;
 mod serve;
+mod server;
 mod targeted;
 mod values;
 pub mod version;
@@ -19,6 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::restart::RestartArgs;
 pub use self::serve::{Listen, ServeArgs};
+pub use self::server::{NamedServer, ServerAction, ServerArgs};
 pub use self::targeted::TargetedArgs;
 use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
@@ -64,6 +66,8 @@ pub enum Command {
     Failover(Box<FailoverArgs>),
     /// Restart the NFS server of this node so that its clients keep their locks
     Restart(RestartArgs),
+    /// Start, stop and show NFS servers of single VIPs, each with a kernel server of its own
+    Server(ServerArgs),
     /// Start, end or list grace periods for single VIPs
     Grace(GraceArgs),
     /// Notify the clients of one VIP that they must reclaim (SM_NOTIFY)

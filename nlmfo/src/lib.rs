@@ -21,6 +21,7 @@ pub mod probe;
 pub mod release;
 pub mod rpc;
 pub(crate) mod runtime;
+pub(crate) mod server;
 pub mod testbed;
 pub mod ticks;
 pub(crate) mod times;

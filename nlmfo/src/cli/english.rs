@@ -164,6 +164,7 @@ fn commands_in_documents_are_right() {
                 ErrorKind::MissingRequiredArgument
                     | ErrorKind::DisplayHelp
                     | ErrorKind::DisplayVersion
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
             );
             assert!(is_known, "{path}: {command}: {error}");
         }

@@ -18,7 +18,7 @@ use crate::grace::lock::TIMEOUT;
 use crate::notify::state_dir::StateDir;
 use crate::release::Turn;
 use crate::release::route::{self, Removed};
-use crate::{interrupt, output, runtime};
+use crate::{interrupt, output, runtime, server};
 
 /// The JSON of `nlmfo cleanup`.
 #[derive(Serialize)]
@@ -29,12 +29,15 @@ struct Cleaned {
     gate: usize,
     /// Files that a killed nlmfo was writing.
     files: usize,
+    /// Servers of single VIPs that were ended.
+    servers: usize,
 }
 
 pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     require_root()?;
     // Of the probes, only the grace gate's outlive their process. A release's routes can
     // be left behind too, and one under way still needs them.
+    let servers = server::cleanup().map_err(anyhow::Error::from)?;
     let work = async {
         let _alone = exclusive::alone().await.map_err(anyhow::Error::from)?;
         // `grace` may open windows at the same time.
@@ -56,6 +59,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
             removed,
             gate,
             files,
+            servers,
         };
         output::report_json(None, &cleaned);
         return Ok(Exit::Done);
@@ -74,7 +78,13 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         if files > 0 {
             writeln!(out, "removed {files} unfinished files of a killed nlmfo")?;
         }
-        if removed.is_nothing() && gate + files == 0 {
+        if servers > 0 {
+            writeln!(
+                out,
+                "ended {servers} servers of single VIPs; their records are kept"
+            )?;
+        }
+        if removed.is_nothing() && gate + files + servers == 0 {
             writeln!(out, "nothing to remove")?;
         }
         Ok(())

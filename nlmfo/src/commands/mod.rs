@@ -15,18 +15,25 @@ mod probe;
 mod release;
 mod restart;
 mod serve;
+mod server;
 mod table;
 mod watch;
 
 use anyhow::anyhow;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, ServerAction};
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::kernel::symbols::{self, Keeper};
 
 /// Runs the command and tells how it ended.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    if let Command::Server(args) = &cli.command
+        && let ServerAction::Exec { name, command } = &args.action
+    {
+        // Before this process has a second thread.
+        return server::exec(name, command);
+    }
     symbols::keep_in(Keeper {
         path: || files::run::file("symbols.json").ok(),
         write: |path, text| files::write_whole(path, text, files::PRIVATE),
@@ -42,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Clients(args) => clients::run(&args),
         Command::HaCallout(args) => ha_callout::run(&args),
         Command::Notify(args) => notify::run(&args),
+        Command::Server(args) => server::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

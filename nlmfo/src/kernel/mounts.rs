@@ -1,4 +1,4 @@
-//! The mounts of this process's mount namespace, and the words in which the
+//! The mounts of this thread's mount namespace, and the words in which the
 //! kernel and nfs-utils write paths.
 
 use std::ffi::OsString;
@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// The mounts of this process, and those of the first one.
-pub(super) const OURS: &str = "/proc/self/mountinfo";
+/// The mounts of this thread's mount namespace, and those of the first process's.
+pub(super) const OURS: &str = "/proc/thread-self/mountinfo";
 pub(super) const OF_INIT: &str = "/proc/1/mountinfo";
 
 /// One line of `/proc/self/mountinfo`.
@@ -27,11 +27,18 @@ pub fn mounts() -> io::Result<Vec<Mount>> {
 }
 
 /// The mounts in such a list.
-pub(super) fn listed_in(list: &str) -> io::Result<Vec<Mount>> {
+pub(super) fn listed_in(list: impl AsRef<std::path::Path>) -> io::Result<Vec<Mount>> {
     Ok(std::fs::read_to_string(list)?
         .lines()
         .filter_map(parse_line)
         .collect())
+}
+
+/// Whether this is where the kernel's own filesystems are mounted.
+pub fn is_kernels(path: &std::path::Path) -> bool {
+    ["/proc", "/sys", "/dev"]
+        .iter()
+        .any(|root| path.starts_with(root))
 }
 
 fn parse_line(line: &str) -> Option<Mount> {

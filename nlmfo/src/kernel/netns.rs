@@ -27,11 +27,9 @@ pub struct Namespace {
     pub inode: u64,
 }
 
-impl Namespace {}
-
-/// The network namespace of this process.
+/// The network namespace of this thread.
 pub fn network() -> io::Result<Namespace> {
-    namespace("/proc/self/ns/net")
+    namespace("/proc/thread-self/ns/net")
 }
 
 /// The process namespace of this process.
@@ -106,6 +104,31 @@ fn namespace(path: &str) -> io::Result<Namespace> {
         device: (major(metadata.dev()), minor(metadata.dev())),
         inode: metadata.ino(),
     })
+}
+
+/// Has the kernel announce the addresses of this interface, of this network namespace, to its
+/// neighbours when it comes up: gratuitous ARP, unsolicited neighbour advertisements. IPv6 may
+/// be off.
+pub fn announce(interface: &str) -> io::Result<()> {
+    std::fs::write(
+        format!("/proc/sys/net/ipv4/conf/{interface}/arp_notify"),
+        "1",
+    )?;
+    let v6 = format!("/proc/sys/net/ipv6/conf/{interface}/ndisc_notify");
+    match std::fs::write(v6, "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether an interface of this name is in this network namespace.
+pub fn has_interface(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
+}
+
+/// The file of a network namespace that `ip netns` has named.
+pub fn named(name: &str) -> PathBuf {
+    PathBuf::from(NAMED).join(name)
 }
 
 /// The name of this node, for reports.

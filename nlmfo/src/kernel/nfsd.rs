@@ -18,7 +18,7 @@ use procfs::net::{TcpNetEntry, TcpState};
 
 use super::exports;
 
-const ROOT: &str = "/proc/fs/nfsd";
+pub const ROOT: &str = "/proc/fs/nfsd";
 
 /// `NFS3_FHSIZE`, the longest handle of NFSv3.
 const MAX_HANDLE: usize = 64;
@@ -113,6 +113,19 @@ impl From<&str> for Versions {
     }
 }
 
+/// Mounts nfsd's files, those of this thread's network namespace.
+pub fn mount() -> io::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    let nothing = None::<&str>;
+    Ok(mount(
+        Some("nfsd"),
+        ROOT,
+        Some("nfsd"),
+        MsFlags::empty(),
+        nothing,
+    )?)
+}
+
 /// nfsd's mounted filesystem.
 #[derive(Clone, Debug)]
 pub struct Nfsd {
@@ -191,6 +204,23 @@ impl Nfsd {
     pub fn ports(&self) -> Result<BTreeSet<String>, NfsdError> {
         let text = self.read("portlist")?;
         Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// The number of NFSv4 clients.
+    pub fn clients(&self) -> Result<usize, NfsdError> {
+        let path = self.root.join("clients");
+        let entries = fs::read_dir(&path).map_err(|source| NfsdError::Read { path, source })?;
+        Ok(entries.count())
+    }
+
+    /// Sets how long clients keep their state without renewing it, and how long a server that
+    /// starts waits for them. Of a stopped server.
+    pub fn set_times(&self, lease: Duration, grace: Duration) -> Result<(), NfsdError> {
+        for (file, time) in [("nfsv4leasetime", lease), ("nfsv4gracetime", grace)] {
+            let (path, text) = (self.root.join(file), time.as_secs().to_string());
+            fs::write(&path, &text).map_err(|source| refused(&path, text.as_bytes(), source))?;
+        }
+        Ok(())
     }
 
     /// Writes an address to [`Control::UnlockIp`], [`Control::NlmUnlock`] or

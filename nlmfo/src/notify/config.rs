@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::names;
 use crate::files::{self, FileError, LIMIT};
@@ -17,12 +18,15 @@ use crate::files::{self, FileError, LIMIT};
 /// Where it is unless told otherwise.
 pub const DEFAULT: &str = "/etc/nlmfo.toml";
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// By the VIP's address, which is never an IPv4-mapped IPv6 one.
     #[serde(default)]
     vip: BTreeMap<IpAddr, Vip>,
+    /// Of `nlmfo server`, which reads it itself.
+    #[serde(default, rename = "server")]
+    _server: IgnoredAny,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -66,6 +70,7 @@ impl Config {
         let vips = read.vip.into_iter();
         Ok(Config {
             vip: vips.map(|(vip, set)| (vip.to_canonical(), set)).collect(),
+            _server: IgnoredAny,
         })
     }
 

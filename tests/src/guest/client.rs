@@ -126,6 +126,11 @@ impl Client {
     /// Mounts the server's export by NFSv4 through `vip`. From 4.1 on,
     /// a mount through another address of the same server adds a connection to it.
     pub fn mount_nfs4(&self, server: &Server, vip: IpAddr, minor: u8) -> Result<Mount> {
+        self.mount_export_nfs4(server.export(), vip, minor)
+    }
+
+    /// [`Client::mount_nfs4`] of the directory that the VIP's server exports.
+    pub fn mount_export_nfs4(&self, export: &Path, vip: IpAddr, minor: u8) -> Result<Mount> {
         let at = PathBuf::from(format!(
             "/run/mnt/{}-v4.{minor}",
             vip.to_string().replace(':', "-")
@@ -140,7 +145,7 @@ impl Client {
         run((self.node.command("mount"))
             .args(["-t", "nfs", "-o"])
             .arg(format!("vers=4.{minor},proto={netid}{trunking}"))
-            .arg(format!("{host}:{}", server.export().display()))
+            .arg(format!("{host}:{}", export.display()))
             .arg(&at))
         .with_context(|| format!("client {} mounting through {vip}", self.node.name()))?;
         self.mounts

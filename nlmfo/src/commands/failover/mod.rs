@@ -2,6 +2,7 @@
 
 mod begin;
 mod outcome;
+mod own;
 mod pair;
 
 use std::net::IpAddr;
@@ -47,6 +48,9 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     let mut vips = args.vip.clone();
     vips.sort_unstable();
     vips.dedup();
+    if let Some(server) = own::server_of(&vips)? {
+        return own::run(args, &server);
+    }
     let mut outcome = Outcome::new(args, &vips);
     let exit =
         runtime::run(work(args, &mut outcome)).context("starting the asynchronous runtime")?;

@@ -17,6 +17,7 @@ pub mod changes;
 pub mod coverage;
 pub mod fence;
 pub mod node;
+pub mod own;
 pub mod present;
 pub mod report;
 pub mod run;

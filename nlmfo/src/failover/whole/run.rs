@@ -140,7 +140,7 @@ pub async fn run(
     Ok(report)
 }
 
-fn of_stop(error: StopError) -> Failure {
+pub(super) fn of_stop(error: StopError) -> Failure {
     let exit = match error {
         StopError::Stop(_) => Exit::NotConfirmed,
         _ => Exit::CouldNotRun,
@@ -148,7 +148,7 @@ fn of_stop(error: StopError) -> Failure {
     Failure::new(exit, error)
 }
 
-fn of_start(error: start::StartError) -> Failure {
+pub(super) fn of_start(error: start::StartError) -> Failure {
     let exit = match error {
         start::StartError::Server(_) => Exit::CouldNotRun,
         _ => Exit::NotConfirmed,

@@ -1,0 +1,47 @@
+//! The options of `nlmfo server`.
+
+use std::ffi::OsString;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    #[command(subcommand)]
+    pub action: ServerAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ServerAction {
+    /// Start a server on this node: filesystem, daemons, grace, then its addresses
+    Start(NamedServer),
+    /// Stop a server on this node and free its devices; its clients keep their locks until it
+    /// starts again, here or on another node
+    Stop(NamedServer),
+    /// Show a server: threads, versions, grace, clients, addresses, daemons
+    Status(NamedServer),
+    /// List the described servers
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command in the namespaces of a server
+    Exec {
+        /// Name of the server
+        name: String,
+        /// Program and arguments
+        #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Check whether this node has everything to start a server
+    Check(NamedServer),
+}
+
+#[derive(Debug, Args)]
+pub struct NamedServer {
+    /// Name of the server, as in `[server.NAME]` of /etc/nlmfo.toml
+    pub name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}

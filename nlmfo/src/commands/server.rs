@@ -1,0 +1,398 @@
+//! `nlmfo server`: servers of single VIPs.
+
+use std::ffi::OsString;
+use std::fmt::{self, Write};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+
+use super::failover::observe;
+use super::interrupted::or_interrupt;
+use super::{require_root, table};
+use crate::causes::chain;
+use crate::cli::{NamedServer, ServerAction, ServerArgs};
+use crate::exit::{Exit, Failure};
+use crate::failover::whole::report::{StartReport, StopReport};
+use crate::failover::whole::{own, start};
+use crate::notify::config::Config;
+use crate::notify::state_dir::StateDir;
+use crate::server::check::{self, Need};
+use crate::server::status::{self, State, Status};
+use crate::server::{self, Others, Server, ServerError};
+use crate::times::milliseconds;
+use crate::{interrupt, output, runtime};
+
+pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
+    require_root()?;
+    match &args.action {
+        ServerAction::Start(args) => start(args),
+        ServerAction::Stop(args) => stop(args),
+        ServerAction::Status(args) => status(args),
+        ServerAction::List { json } => list(*json),
+        ServerAction::Exec { name, command } => exec(name, command),
+        ServerAction::Check(args) => check(args),
+    }
+}
+
+fn could_run<T>(done: Result<T, ServerError>) -> Result<T, Failure> {
+    done.map_err(|error| Failure::new(Exit::CouldNotRun, error))
+}
+
+/// Becomes the command. Only of a process with one thread.
+pub fn exec(name: &str, command: &[OsString]) -> Result<Exit, Failure> {
+    require_root()?;
+    could_run(Server::named(name).and_then(|server| server.enter()))?;
+    let (program, arguments) = command.split_first().context("no command")?;
+    let error = Command::new(program).args(arguments).exec();
+    let program = program.display();
+    Err(anyhow!(error)
+        .context(format!("cannot run {program} in server {name}"))
+        .into())
+}
+
+fn no_runtime(error: io::Error) -> Failure {
+    anyhow!(error)
+        .context("starting the asynchronous runtime")
+        .into()
+}
+
+/// A report with its schema.
+#[derive(Serialize)]
+struct Report<'a, T> {
+    schema: &'static str,
+    server: &'a str,
+    #[serde(flatten)]
+    report: &'a T,
+}
+
+/// What a start did.
+#[derive(Debug, Serialize)]
+pub struct Started {
+    /// Other servers that should not have noticed, and did.
+    disturbed: Vec<String>,
+    /// What the clients reclaimed; null if they had nothing.
+    reclaim: Option<StartReport>,
+    took_ms: f64,
+}
+
+impl Started {
+    pub(super) fn exit(&self) -> Exit {
+        let reclaimed = self.reclaim.as_ref().map_or(Exit::Done, StartReport::exit);
+        match self.disturbed.is_empty() {
+            true => reclaimed,
+            false => Exit::NotConfirmed,
+        }
+    }
+}
+
+/// How much longer to follow the reclaims than the longest grace takes.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// lockd's grace unless it is set otherwise.
+const LOCKD_GRACE: Duration = Duration::from_secs(50);
+
+pub(super) fn start_here(server: &Server) -> Result<Started, Failure> {
+    let began = Instant::now();
+    let _held = could_run(server.lock())?;
+    let plan = start::Plan {
+        state: StateDir::new(server.state_dir()),
+        config: Config::read(None).map_err(anyhow::Error::from)?,
+        deadline: server.description.grace.max(LOCKD_GRACE) + MARGIN,
+    };
+    let created = could_run(server::start::create(server))?;
+    let begun = server.within(|| runtime::run(own::begin(server)).map_err(no_runtime));
+    let begun = match could_run(begun).flatten().flatten() {
+        Ok(begun) => begun,
+        Err(failure) => {
+            let undone = server::start::undone(server, &chain(&*failure.error));
+            return Err(Failure::new(failure.exit, undone));
+        }
+    };
+    let disturbed = could_run(created.disturbed(server))?;
+    let followed = server.within(|| {
+        let follow = own::follow(server, begun, &plan, observe);
+        let state = "the server serves; its clients may not have all their locks yet";
+        runtime::run(or_interrupt(follow, &[], state)).map_err(no_runtime)
+    });
+    Ok(Started {
+        disturbed,
+        reclaim: could_run(followed).flatten().flatten()?,
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
+
+fn start(args: &NamedServer) -> Result<Exit, Failure> {
+    let server = could_run(Server::named(&args.name))?;
+    let started = start_here(&server)?;
+    let exit = started.exit();
+    interrupt::only_words_are_left(exit as u8);
+    print_or_json(
+        args.json,
+        "nlmfo.server.start/1",
+        &server,
+        &started,
+        |out| print_started(out, &server, &started),
+    );
+    Ok(exit)
+}
+
+fn print_or_json<T: Serialize>(
+    json: bool,
+    schema: &'static str,
+    server: &Server,
+    report: &T,
+    print: impl FnOnce(&mut output::Text) -> fmt::Result,
+) {
+    let server = server.name();
+    match json {
+        true => output::report_json(
+            None,
+            &Report {
+                schema,
+                server,
+                report,
+            },
+        ),
+        false => output::report(None, print),
+    }
+}
+
+pub(super) fn print_started(
+    out: &mut impl Write,
+    server: &Server,
+    started: &Started,
+) -> fmt::Result {
+    for vip in &server.description.vips {
+        writeln!(out, "  {} is up", vip.address)?;
+    }
+    match &started.reclaim {
+        Some(report) => write!(out, "{report}")?,
+        None => writeln!(out, "  no client has anything to reclaim")?,
+    }
+    disturbed(out, &started.disturbed)?;
+    let (name, took) = (server.name(), started.took_ms / 1000.0);
+    match started.exit() {
+        Exit::Done => writeln!(out, "✓ server {name} serves after {took:.1} s"),
+        _ => writeln!(out, "✗ server {name} serves after {took:.1} s; see above"),
+    }
+}
+
+fn disturbed(out: &mut impl Write, disturbed: &[String]) -> fmt::Result {
+    (disturbed.iter()).try_for_each(|what| writeln!(out, "  ! {what}"))
+}
+
+/// What a stop did.
+#[derive(Debug, Serialize)]
+pub struct Stopped {
+    disturbed: Vec<String>,
+    /// What the clients held; null if the server had stopped before.
+    release: Option<StopReport>,
+    /// Devices that nothing on this node uses any more.
+    free: Vec<PathBuf>,
+    took_ms: f64,
+}
+
+impl Stopped {
+    pub(super) fn exit(&self) -> Exit {
+        let is_proved = self
+            .release
+            .as_ref()
+            .is_none_or(|report| report.left.is_empty());
+        match is_proved && self.disturbed.is_empty() {
+            true => Exit::Done,
+            false => Exit::NotConfirmed,
+        }
+    }
+}
+
+pub(super) fn stop_here(server: &Server) -> Result<Stopped, Failure> {
+    let began = Instant::now();
+    let _held = could_run(server.lock())?;
+    let others = could_run(Others::than(server.name()))?;
+    let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
+    let release = could_run(stopped).flatten().flatten()?;
+    could_run(server::stop::remove(server))?;
+    let after = could_run(Others::than(server.name()))?;
+    let filesystems = server.description.filesystems.iter();
+    Ok(Stopped {
+        disturbed: others.disturbed(&after),
+        release,
+        free: filesystems.map(|one| one.device.clone()).collect(),
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
+
+fn stop(args: &NamedServer) -> Result<Exit, Failure> {
+    let server = could_run(Server::named(&args.name))?;
+    let stopped = stop_here(&server)?;
+    let exit = stopped.exit();
+    print_or_json(args.json, "nlmfo.server.stop/1", &server, &stopped, |out| {
+        print_stopped(out, &server, &stopped)
+    });
+    Ok(exit)
+}
+
+pub(super) fn print_stopped(
+    out: &mut impl Write,
+    server: &Server,
+    stopped: &Stopped,
+) -> fmt::Result {
+    if let Some(report) = &stopped.release {
+        write!(out, "{report}")?;
+    }
+    for device in &stopped.free {
+        writeln!(out, "  {} is free", device.display())?;
+    }
+    disturbed(out, &stopped.disturbed)?;
+    let (name, took) = (server.name(), stopped.took_ms / 1000.0);
+    match stopped.exit() {
+        Exit::Done => writeln!(
+            out,
+            "✓ server {name} stopped after {took:.1} s: nothing of it is left here"
+        ),
+        _ => writeln!(out, "✗ server {name} stopped after {took:.1} s; see above"),
+    }
+}
+
+fn status(args: &NamedServer) -> Result<Exit, Failure> {
+    let server = could_run(Server::named(&args.name))?;
+    let status = could_run(status::of(&server))?;
+    let report = Report {
+        schema: "nlmfo.server.status/1",
+        server: server.name(),
+        report: &status,
+    };
+    match args.json {
+        true => output::list_json(&report).map(|_| ())?,
+        false => output::list(|out| print_status(out, &status))?,
+    }
+    Ok(match status.state {
+        State::Degraded => Exit::NotConfirmed,
+        State::Serving | State::Stopped => Exit::Done,
+    })
+}
+
+fn print_status(out: &mut impl Write, status: &Status) -> fmt::Result {
+    let mark = match status.state {
+        State::Serving => "✓",
+        State::Stopped => "-",
+        State::Degraded => "✗",
+    };
+    writeln!(
+        out,
+        "{mark} server {}: {}",
+        status.name,
+        status.state.words()
+    )?;
+    let vips = status.vips.iter().map(|vip| match vip.up {
+        true => format!("{} (up)", vip.vip),
+        false => format!("{} (down)", vip.vip),
+    });
+    writeln!(out, "  VIPs      {}", vips.collect::<Vec<_>>().join(", "))?;
+    writeln!(out, "  scope     {}", status.scope)?;
+    if status.state != State::Stopped {
+        let facts = &status.facts;
+        let versions: Vec<String> = facts.versions.iter().map(ToString::to_string).collect();
+        writeln!(
+            out,
+            "  nfsd      {} threads, versions {}",
+            facts.threads,
+            versions.join(", ")
+        )?;
+        let on = |on: bool| if on { "in grace" } else { "no grace" };
+        writeln!(
+            out,
+            "  grace     nfsd: {}; lockd: {}",
+            on(facts.grace.nfsd),
+            on(facts.grace.lockd)
+        )?;
+        writeln!(out, "  clients   {} by NFSv4", facts.clients)?;
+        let daemons = status.daemons.iter().map(|daemon| match daemon.process {
+            Some(id) => format!("{} ({id})", daemon.program),
+            None => format!("{} (not running)", daemon.program),
+        });
+        writeln!(
+            out,
+            "  daemons   {}",
+            daemons.collect::<Vec<_>>().join(", ")
+        )?;
+    }
+    (status.problems.iter()).try_for_each(|problem| writeln!(out, "  ! {problem}"))
+}
+
+/// The JSON of `nlmfo server list`.
+#[derive(Serialize)]
+struct Listing<'a> {
+    schema: &'static str,
+    servers: &'a [Status],
+}
+
+fn list(json: bool) -> Result<Exit, Failure> {
+    let servers = could_run(Server::all())?;
+    let all: Result<Vec<Status>, _> = servers.iter().map(status::of).collect();
+    let all = could_run(all)?;
+    if json {
+        let listing = Listing {
+            schema: "nlmfo.server.list/1",
+            servers: &all,
+        };
+        output::list_json(&listing)?;
+        return Ok(Exit::Done);
+    }
+    let rows = all.iter().map(|status| {
+        let vips = status.vips.iter().map(|vip| vip.vip.address.to_string());
+        [
+            status.name.clone(),
+            status.state.words().to_owned(),
+            status.facts.clients.to_string(),
+            vips.collect::<Vec<_>>().join(","),
+        ]
+    });
+    output::list(|out| table::write(out, ["SERVER", "STATE", "NFS4 CLIENTS", "VIPS"], rows))?;
+    Ok(Exit::Done)
+}
+
+/// The JSON of `nlmfo server check`.
+#[derive(Serialize)]
+struct Checked<'a> {
+    schema: &'static str,
+    server: &'a str,
+    ready: bool,
+    needs: &'a [Need],
+}
+
+fn check(args: &NamedServer) -> Result<Exit, Failure> {
+    let server = could_run(Server::named(&args.name))?;
+    let needs = could_run(check::needs(&server))?;
+    let ready = needs.iter().all(|need| need.missing.is_none());
+    if args.json {
+        output::list_json(&Checked {
+            schema: "nlmfo.server.check/1",
+            server: server.name(),
+            ready,
+            needs: &needs,
+        })?;
+    } else {
+        output::list(|out| {
+            for need in &needs {
+                match &need.missing {
+                    None => writeln!(out, "✓ {}", need.what)?,
+                    Some(missing) => writeln!(out, "✗ {}: {missing}", need.what)?,
+                }
+            }
+            match ready {
+                true => writeln!(out, "✓ server {} can start on this node", server.name()),
+                false => writeln!(out, "✗ server {} cannot start on this node", server.name()),
+            }
+        })?;
+    }
+    Ok(match ready {
+        true => Exit::Done,
+        false => Exit::Unsupported,
+    })
+}

@@ -1,0 +1,147 @@
+//! A server in namespaces of its own. All of this runs in them.
+
+use std::path::PathBuf;
+
+use super::report::{StartReport, StopReport};
+use super::run::{of_start, of_stop};
+use super::stop::StopError;
+use super::{Server, ServerError, start, stop};
+use crate::causes::chain;
+use crate::exit::Failure;
+use crate::failover::watch::Watch;
+use crate::kernel::nfsd;
+use crate::kernel::preflight::Facts;
+use crate::notify::state_dir::StateDir;
+use crate::server;
+
+/// The server as one that stops and starts as a whole.
+struct Own<'a>(&'a server::Server);
+
+fn other(error: server::ServerError) -> ServerError {
+    ServerError::Other(chain(&error))
+}
+
+fn state(server: &server::Server) -> StateDir {
+    StateDir::new(server.state_dir())
+}
+
+impl Server for Own<'_> {
+    fn title(&self) -> String {
+        format!("server {}", self.0.name())
+    }
+
+    async fn stop(&self) -> Result<(), ServerError> {
+        server::stop::halt(self.0).map_err(other)
+    }
+
+    async fn prepare(&self) -> Vec<String> {
+        let started = server::start::daemons(self.0);
+        started
+            .err()
+            .map(|error| chain(&error))
+            .into_iter()
+            .collect()
+    }
+
+    async fn start(&self) -> Result<(), ServerError> {
+        server::start::threads(self.0).map_err(other)?;
+        let grace = start::grace().map_err(|error| ServerError::Other(chain(&error)))?;
+        // One that cannot be read is an error of what comes after.
+        let record = stop::stored(&state(self.0)).ok().flatten();
+        match record {
+            Some(record) if !record.nfs4.is_empty() && !grace.nfsd => Err(ServerError::Other(
+                "NFSv4 clients held state at the stop, but nfsd is not in grace: nfsdcld has no \
+                 records of them, and others could take their locks"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn appear(&self) -> Result<(), ServerError> {
+        server::start::appear(self.0).map_err(other)
+    }
+
+    fn nfs4_records(&self) -> Option<PathBuf> {
+        (self.0.description.serves_v4()).then(|| self.0.nfs4_records())
+    }
+
+    fn monitored(&self) -> Vec<PathBuf> {
+        self.0.monitored().into()
+    }
+}
+
+/// Records what the clients hold, stops the server, and proves that nothing is left. Clients hear
+/// nothing from the first moment on. None if it had stopped before.
+///
+/// # Errors
+/// If the server still runs then, its addresses are up again.
+pub async fn stop(
+    server: &server::Server,
+    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<Option<StopReport>, Failure> {
+    server::stop::fence(server).map_err(anyhow::Error::from)?;
+    let done = match nfsd::runs() {
+        true => record_and_stop(server, observe).await.map(Some),
+        false => server::stop::halt(server)
+            .map(|()| None)
+            .map_err(|error| anyhow::Error::from(error).into()),
+    };
+    if done.is_err() && nfsd::runs() {
+        server::start::appear(server).map_err(anyhow::Error::from)?;
+    }
+    done
+}
+
+async fn record_and_stop(
+    server: &server::Server,
+    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<StopReport, Failure> {
+    let (facts, mut watch) = observe()?;
+    let plan = stop::Plan {
+        unfenced: None,
+        state: state(server),
+        kernel: facts.release,
+    };
+    let own = Own(server);
+    let recorded = stop::record(&own, &plan, &mut watch).map_err(of_stop)?;
+    let blockers = recorded.blockers(&[]);
+    if !blockers.is_empty() {
+        return Err(of_stop(StopError::Refused(blockers)));
+    }
+    let stopped = recorded.stop(&own, &plan, &mut watch).await;
+    stopped.map_err(of_stop)
+}
+
+/// Starts the server in grace and brings its addresses up.
+///
+/// # Errors
+/// Then it does not serve.
+pub async fn begin(server: &server::Server) -> Result<start::Begun, Failure> {
+    start::begin(&Own(server)).await.map_err(of_start)
+}
+
+/// Notifies the clients, follows what they reclaim, and ends both graces once all is back. None
+/// if nobody has anything to reclaim.
+///
+/// # Errors
+/// The server serves on.
+pub async fn follow(
+    server: &server::Server,
+    begun: start::Begun,
+    plan: &start::Plan,
+    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<Option<StartReport>, Failure> {
+    let state = state(server);
+    let stands = start::grace().map_err(of_start)?.stands();
+    if !stands && matches!(stop::stored(&state), Ok(None)) {
+        return Ok(None);
+    }
+    let mut watch = observe()?.1;
+    let followed = start::follow(plan, begun, &mut watch).await;
+    let (report, _) = followed.map_err(of_start)?;
+    if start::is_used(&report) || report.expected == 0 {
+        start::forget(&state);
+    }
+    Ok(Some(report))
+}

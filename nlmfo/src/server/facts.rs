@@ -1,0 +1,122 @@
+//! What the kernel says of the server in one network namespace.
+
+use serde::Serialize;
+
+use super::description::Version;
+use super::{ServerError, folder, running};
+use crate::kernel::lockd;
+use crate::kernel::namespaces::Namespaces;
+use crate::kernel::nfsd::{Nfsd, Versions};
+
+/// The state of nfsd and lockd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    pub threads: u32,
+    pub versions: Vec<Version>,
+    /// NFSv4 clients.
+    pub clients: usize,
+    pub grace: Grace,
+}
+
+/// Which grace periods go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Grace {
+    pub nfsd: bool,
+    pub lockd: bool,
+}
+
+/// Of this thread's namespaces.
+pub fn here() -> Result<Facts, ServerError> {
+    let Ok(nfsd) = Nfsd::mounted() else {
+        return Ok(Facts::default());
+    };
+    let threads = nfsd.threads()?;
+    if threads == 0 {
+        return Ok(Facts {
+            clients: nfsd.clients()?,
+            ..Facts::default()
+        });
+    }
+    Ok(Facts {
+        threads,
+        versions: served(&nfsd.versions()?),
+        clients: nfsd.clients()?,
+        grace: Grace {
+            nfsd: !nfsd.v4_grace_ended()?,
+            lockd: lockd::is_loaded() && lockd::in_grace()?,
+        },
+    })
+}
+
+fn served(versions: &Versions) -> Vec<Version> {
+    let is_served = |version: &Version| match version {
+        Version::V3 => versions.has_v3(),
+        Version::V4(minor) => versions.has_v4((*minor).into()),
+    };
+    Version::ALL.into_iter().filter(is_served).collect()
+}
+
+/// The servers of this node but one: those of their own by name, and the node's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others(Vec<(String, Facts)>);
+
+impl Others {
+    pub fn than(name: &str) -> Result<Self, ServerError> {
+        let mut all = vec![("this node's own server".to_owned(), here()?)];
+        for other in running().into_iter().filter(|other| other != name) {
+            let namespaces = Namespaces::in_folder(folder().join(&other));
+            // It may stop meanwhile.
+            if let Ok(facts) = namespaces.within(here) {
+                all.push((format!("server {other}"), facts?));
+            }
+        }
+        Ok(Others(all))
+    }
+
+    /// What has happened to them that should not: they stopped, or are in grace.
+    pub fn disturbed(&self, after: &Others) -> Vec<String> {
+        let mut disturbed = Vec::new();
+        for (name, before) in &self.0 {
+            let Some((_, after)) = after.0.iter().find(|(other, _)| other == name) else {
+                continue;
+            };
+            if after.threads != before.threads {
+                let (before, after) = (before.threads, after.threads);
+                disturbed.push(format!("{name} had {before} threads and has {after}"));
+            }
+            let entered = (after.grace.nfsd && !before.grace.nfsd)
+                || (after.grace.lockd && !before.grace.lockd);
+            if entered {
+                disturbed.push(format!("{name} has entered grace"));
+            }
+        }
+        disturbed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_undisturbed_while_they_serve_on() {
+        let facts = |threads, nfsd, lockd| Facts {
+            threads,
+            grace: Grace { nfsd, lockd },
+            ..Facts::default()
+        };
+        let others = |facts: Facts| Others(vec![("server data".into(), facts)]);
+        let disturbed = |before, after| others(before).disturbed(&others(after)).len();
+        assert_eq!(disturbed(facts(8, false, false), facts(8, false, false)), 0);
+        // Grace ends by itself.
+        assert_eq!(disturbed(facts(8, true, true), facts(8, false, false)), 0);
+        assert_eq!(disturbed(facts(8, false, false), facts(8, true, false)), 1);
+        assert_eq!(disturbed(facts(8, true, false), facts(8, true, true)), 1);
+        assert_eq!(disturbed(facts(8, false, false), facts(0, false, true)), 2);
+        assert!(
+            others(facts(8, false, false))
+                .disturbed(&Others::default())
+                .is_empty()
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! Starting a server: everything is in place, and its grace is seen, before its address is up.
+
+use super::daemons::{self, Daemon};
+use super::description::Version;
+use super::facts::{self, Facts, Others};
+use super::program::run;
+use super::{Server, ServerError, check, link, mounts, stop};
+use crate::causes::chain;
+use crate::kernel::lockd;
+use crate::kernel::nfsd::Nfsd;
+
+/// A server whose namespaces, interface and mounts are here, and that does not serve yet.
+#[must_use = "it is half started"]
+pub struct Created {
+    others: Others,
+}
+
+impl Created {
+    /// Other servers that should not have noticed the start, and did.
+    pub fn disturbed(&self, server: &Server) -> Result<Vec<String>, ServerError> {
+        Ok(self.others.disturbed(&Others::than(server.name())?))
+    }
+}
+
+/// Creates everything that the server's daemons need, on the node.
+///
+/// # Errors
+/// Then nothing of it is left here.
+pub fn create(server: &Server) -> Result<Created, ServerError> {
+    if server.is_here() {
+        return Err(ServerError::Running(server.name().to_owned()));
+    }
+    let missing = check::missing(server)?;
+    if !missing.is_empty() {
+        return Err(ServerError::NotStarted {
+            name: server.name().to_owned(),
+            reason: missing.join("; "),
+        });
+    }
+    let others = Others::than(server.name())?;
+    match make(server) {
+        Ok(()) => Ok(Created { others }),
+        Err(error) => Err(undone(server, &chain(&error))),
+    }
+}
+
+/// Removes a server that could not be started, and says why and what is left.
+pub fn undone(server: &Server, why: &str) -> ServerError {
+    let left = match stop::remove(server) {
+        Ok(()) => "nothing of it is left on this node".to_owned(),
+        Err(left) => format!(
+            "parts of it are left ({}): run `nlmfo cleanup`",
+            chain(&left)
+        ),
+    };
+    ServerError::NotStarted {
+        name: server.name().to_owned(),
+        reason: format!("{why}; {left}"),
+    }
+}
+
+fn make(server: &Server) -> Result<(), ServerError> {
+    let description = &server.description;
+    let existing = link::existing(&description.link);
+    let created = (server.namespaces).create(&description.scope, existing.as_deref());
+    created.map_err(server.namespaces_error("create"))?;
+    link::make(description, &server.namespaces.network())?;
+    server.within(|| {
+        mounts::prepare(description)?;
+        link::raise_loopback()
+    })?
+}
+
+/// Starts those of rpcbind, statd and nfsdcld that do not run; each serves when this returns. In
+/// the server's namespaces.
+pub fn daemons(server: &Server) -> Result<(), ServerError> {
+    let needed = daemons::of(server).into_iter();
+    start_missing(server, needed.filter(|daemon| *daemon != Daemon::Mountd))
+}
+
+fn start_missing(server: &Server, needed: impl Iterator<Item = Daemon>) -> Result<(), ServerError> {
+    let running = server.processes()?;
+    for daemon in needed.filter(|daemon| daemons::found(*daemon, &running).is_none()) {
+        daemons::start(server, daemon)?;
+    }
+    Ok(())
+}
+
+/// Starts nfsd and mountd, and looks at its grace: without it, clients that held locks must not
+/// reach the server. In the server's namespaces.
+pub fn threads(server: &Server) -> Result<(), ServerError> {
+    let description = &server.description;
+    daemons(server)?;
+    let monitors = server.monitors();
+    let nfsd = Nfsd::mounted()?;
+    if nfsd.threads()? == 0 {
+        nfsd.set_times(description.lease, description.grace)?;
+        run("exportfs", &["-r"])?;
+        run(
+            "rpc.nfsd",
+            &arguments(&description.versions, description.threads),
+        )?;
+    }
+    start_missing(server, [Daemon::Mountd].into_iter())?;
+    if let Some(nfsdcld) = daemons::found(Daemon::Nfsdcld, &server.processes()?) {
+        daemons::ensure_asked(server, nfsdcld.id)?;
+    }
+    let facts = facts::here()?;
+    judge(&facts, description.serves_v3() && monitors > 0).map_err(ServerError::Refused)?;
+    if facts.grace.lockd && monitors == 0 {
+        // No client has a lock of NFSv3 to reclaim, and this grace refuses NFSv4's too.
+        lockd::end_grace()?;
+    }
+    Ok(())
+}
+
+/// Brings the addresses up. In the server's namespaces.
+pub fn appear(server: &Server) -> Result<(), ServerError> {
+    link::raise(&server.description)
+}
+
+fn arguments(versions: &[Version], threads: u32) -> Vec<String> {
+    let mut arguments = Vec::new();
+    for version in Version::ALL {
+        let flag = if versions.contains(&version) {
+            "-V"
+        } else {
+            "-N"
+        };
+        arguments.extend([flag.to_owned(), version.to_string()]);
+    }
+    // Without it, the minor versions count for nothing.
+    if !versions.iter().any(|version| *version > Version::V3) {
+        arguments.extend(["-N".to_owned(), "4".to_owned()]);
+    }
+    arguments.push(threads.to_string());
+    arguments
+}
+
+/// Why a server in this state must not get its address. nfsd says that its grace is over at once
+/// where nfsdcld has no records: that nfsd asked it is seen before.
+fn judge(facts: &Facts, has_clients_of_v3: bool) -> Result<(), String> {
+    if facts.threads == 0 {
+        return Err("rpc.nfsd ended well, but nfsd has no thread".into());
+    }
+    if has_clients_of_v3 && !facts.grace.lockd {
+        return Err(
+            "statd's list has clients to notify, but lockd is not in grace: their locks could be \
+             given to others"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::facts::Grace;
+
+    #[test]
+    fn nfsd_is_told_every_version() {
+        let words = |versions: &[Version]| arguments(versions, 8).join(" ");
+        assert_eq!(words(&Version::ALL), "-V 3 -V 4.0 -V 4.1 -V 4.2 8");
+        assert_eq!(words(&[Version::V4(2)]), "-N 3 -N 4.0 -N 4.1 -V 4.2 8");
+        assert_eq!(words(&[Version::V3]), "-V 3 -N 4.0 -N 4.1 -N 4.2 -N 4 8");
+    }
+
+    #[test]
+    fn no_address_without_grace_for_those_who_held_locks() {
+        let facts = |threads, lockd| Facts {
+            threads,
+            grace: Grace { nfsd: false, lockd },
+            ..Facts::default()
+        };
+        judge(&facts(8, true), true).unwrap();
+        judge(&facts(8, false), false).unwrap();
+        assert!(judge(&facts(8, false), true).unwrap_err().contains("grace"));
+        assert!(judge(&facts(0, true), true).unwrap_err().contains("thread"));
+    }
+}

@@ -1,0 +1,90 @@
+//! Stopping a server: its clients hear nothing, their records stay, and nothing is left of it
+//! here: no thread, no lock, no mount, no process.
+
+use super::daemons::{self, Daemon};
+use super::facts;
+use super::program::wait_for;
+use super::{STEP, Server, ServerError, link, mounts};
+use crate::kernel::namespaces::Namespaces;
+use crate::kernel::nfsd::Nfsd;
+
+/// Takes the addresses down, in the server's namespaces: clients hear nothing any more, and
+/// nothing comes from them.
+pub fn fence(server: &Server) -> Result<(), ServerError> {
+    link::lower(&server.description)
+}
+
+/// Ends serving, in the server's namespaces: nfsd has no thread and no NFSv4 client then.
+pub fn halt(server: &Server) -> Result<(), ServerError> {
+    fence(server)?;
+    let before = facts::here()?;
+    keep_list(server)?;
+    if before.threads > 0 {
+        Nfsd::mounted()?.stop()?;
+    }
+    let after = facts::here()?;
+    if after.threads > 0 || after.clients > 0 {
+        let (threads, clients) = (after.threads, after.clients);
+        return Err(ServerError::Refused(format!(
+            "nfsd was told to stop, and has {threads} threads and {clients} NFSv4 clients"
+        )));
+    }
+    Ok(())
+}
+
+/// lockd has statd forget every client when it stops in order. A statd that is gone cannot, and
+/// nothing waits for it.
+fn keep_list(server: &Server) -> Result<(), ServerError> {
+    let all = server.processes()?;
+    let Some(statd) = daemons::found(Daemon::Statd, &all) else {
+        return Ok(());
+    };
+    daemons::kill_now(statd);
+    let is_gone =
+        || Ok::<_, ServerError>(daemons::found(Daemon::Statd, &server.processes()?).is_none());
+    match wait_for(STEP, is_gone)? {
+        true => Ok(()),
+        false => Err(ServerError::Refused(format!(
+            "rpc.statd of server {} (process {}) does not end; nfsd was not stopped, as statd would \
+             forget its clients",
+            server.name(),
+            statd.id
+        ))),
+    }
+}
+
+/// Removes what is left of a server that serves no longer, and proves that its devices are free.
+pub fn remove(server: &Server) -> Result<(), ServerError> {
+    let namespaces = &server.namespaces;
+    if namespaces.exist() {
+        end(namespaces)?;
+        server.within(|| {
+            mounts::unmount_own(&server.description)?;
+            link::remove_vips(&server.description)
+        })??;
+    }
+    (namespaces.remove()).map_err(server.namespaces_error("remove"))?;
+    let mut own = server.description.filesystems.iter();
+    own.try_for_each(|filesystem| mounts::ensure_free(&filesystem.device))
+}
+
+/// Ends nfsd in these namespaces, with statd's list kept, and every process.
+pub fn end(namespaces: &Namespaces) -> Result<(), ServerError> {
+    let enter = |source| ServerError::Namespaces {
+        action: "enter",
+        name: String::new(),
+        source,
+    };
+    let all = || namespaces.processes().map_err(enter);
+    let found = all()?;
+    if let Some(statd) = daemons::found(Daemon::Statd, &found) {
+        daemons::kill_now(statd);
+    }
+    let stopped = namespaces.within(|| match Nfsd::mounted() {
+        Ok(nfsd) => nfsd.stop(),
+        Err(_) => Ok(()),
+    });
+    stopped.map_err(enter)??;
+    daemons::end(all)?;
+    namespaces.within(link::unmake).map_err(enter)?
+}
