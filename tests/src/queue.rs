@@ -2,6 +2,8 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use crate::scenarios::Manager;
+
 /// Maximum number of scenarios per machine: a kernel fault ends the machine.
 const AT_MOST: usize = 8;
 
@@ -23,6 +25,8 @@ pub struct Job {
     pub kernel: usize,
     pub scenario: &'static str,
     pub place: Place,
+    /// What its machine, or the servers of its cluster, have installed.
+    pub manager: Option<Manager>,
     /// Of each machine.
     pub processors: u32,
     /// Which try this is, from 1.
@@ -139,6 +143,7 @@ mod tests {
             kernel,
             scenario,
             place,
+            manager: None,
             processors: 2,
             tries: 1,
         };

@@ -16,5 +16,6 @@ pub mod package;
 pub mod picture;
 pub mod probe;
 pub mod progress;
+mod scripts;
 pub mod test;
 pub mod toolchain;

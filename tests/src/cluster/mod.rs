@@ -9,6 +9,7 @@ pub mod handover;
 pub mod holdings;
 pub mod killed;
 pub mod node;
+pub mod pacemaker;
 pub mod service;
 
 use std::net::IpAddr;
@@ -34,6 +35,18 @@ pub const STATE: &str = "/shared";
 /// The servers' names and addresses, in the order of the driver's cables.
 pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
 
+/// The configuration of this language that people copy.
+pub fn documented(language: &str) -> Result<&'static str> {
+    const CLUSTERS: &str = include_str!("../../../docs/clusters.md");
+    let (_, rest) = CLUSTERS
+        .split_once(&format!("```{language}\n"))
+        .with_context(|| format!("docs/clusters.md has no configuration in {language}"))?;
+    let (text, _) = rest
+        .split_once("```")
+        .context("the end of a configuration")?;
+    Ok(text)
+}
+
 /// A server, seen from the driver.
 pub struct Node {
     node: TestNode,
@@ -51,6 +64,15 @@ pub struct Cluster {
 impl Cluster {
     /// A service for each VIP, all on the first server. `nlmfo` is the tool's path there.
     pub fn up(nlmfo: &Path, vips: &[&str]) -> Result<Cluster> {
+        let cluster = Self::stopped(nlmfo, vips)?;
+        for service in &cluster.services {
+            service.start(&cluster.a)?;
+        }
+        Ok(cluster)
+    }
+
+    /// [`Cluster::up`], but the services are not started.
+    pub fn stopped(nlmfo: &Path, vips: &[&str]) -> Result<Cluster> {
         run(Command::new("modprobe").args(["-a", "virtio_net", "bridge", "nfsv3"]))?;
         let driver = TestNode::root();
         make_bridge(&driver)?;
@@ -81,7 +103,6 @@ impl Cluster {
         }
         for service in &services {
             service.format(&a)?;
-            service.start(&a)?;
         }
         Ok(Cluster { a, b, services })
     }

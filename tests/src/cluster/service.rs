@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Node;
 use super::agent::{AGENT, quoted};
 use super::node::DEVICE;
+use super::{Node, STATE};
 use crate::guest::proc_locks::{self, PosixLock};
 use crate::guest::server::export_options;
 
@@ -41,9 +41,31 @@ impl Service {
         &self.folder
     }
 
+    /// The disk's device, on every server.
+    pub fn device(&self) -> String {
+        format!("/dev/vd{}", self.disk)
+    }
+
+    /// A text of the documentation, with this service's names.
+    pub fn named(&self, text: &str) -> String {
+        let Service { vip, fsid, .. } = self;
+        let group = format!("nfs{}", fsid - 99);
+        text.replace("192.0.2.1", &vip.to_string())
+            .replace("/srv/nfs1", &self.folder.display().to_string())
+            .replace("/dev/vg0/nfs1", &self.device())
+            .replace("/var/lib/nlmfo", STATE)
+            .replace("fsid\" value=\"1\"", &format!("fsid\" value=\"{fsid}\""))
+            .replace("fsid=1 ", &format!("fsid={fsid} "))
+            .replace("nfs1", &group)
+    }
+
+    pub fn fsid(&self) -> u32 {
+        self.fsid
+    }
+
     /// Makes an empty filesystem.
     pub(super) fn format(&self, node: &Node) -> Result<()> {
-        node.shell(&format!("mkfs.ext4 -q -F /dev/vd{}", self.disk))?;
+        node.shell(&format!("mkfs.ext4 -q -F {}", self.device()))?;
         Ok(())
     }
 

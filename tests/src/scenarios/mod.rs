@@ -12,12 +12,14 @@ mod grace;
 mod grace_end;
 mod guard;
 mod half_done;
+mod keepalived;
 mod last_resorts;
 mod locks;
 mod names;
 mod nfs4;
 mod notify;
 mod output;
+mod pacemaker;
 mod parallel;
 mod probe;
 mod ready;
@@ -70,6 +72,18 @@ pub struct Scenario {
     pub machine: Machine,
     /// The guest has dpkg, and a deb of this nlmfo as `/nlmfo.deb`. Only on a machine of its own.
     pub deb: bool,
+    /// What its machine, or the servers of its cluster, have installed. A single machine that has
+    /// one is its own.
+    pub manager: Option<Manager>,
+    /// It runs with `--full`, or if it is named. Says why.
+    pub only_full: Option<&'static str>,
+}
+
+/// A cluster manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manager {
+    Pacemaker,
+    Keepalived,
 }
 
 /// The kernels that a scenario runs on; with `--full` it runs on all.
@@ -98,6 +112,8 @@ impl Scenario {
         kernels: Kernels::All,
         machine: Machine::Shared,
         deb: false,
+        manager: None,
+        only_full: None,
     };
 }
 
@@ -108,7 +124,13 @@ pub fn all() -> Vec<Scenario> {
 
 /// Those that run on the driver of a cluster of two servers (`cluster::Cluster`).
 pub fn on_a_cluster() -> Vec<Scenario> {
-    [two_nodes::SCENARIOS, driven::SCENARIOS].concat()
+    [
+        two_nodes::SCENARIOS,
+        driven::SCENARIOS,
+        pacemaker::SCENARIOS,
+        keepalived::SCENARIOS,
+    ]
+    .concat()
 }
 
 /// Those that run on one machine.

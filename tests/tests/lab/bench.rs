@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use libtest_mimic::{Completion, Failed};
 use nlmfo_tests::cluster::NODES;
 use nlmfo_tests::emulation;
 use nlmfo_tests::queue::{Job, Place, Queue, Work};
-use nlmfo_tests::scenarios;
+use nlmfo_tests::scenarios::{self, Manager};
 use nlmfo_tests::times::{Times, Took};
 use nlmfo_tests::verdict::{Report, Verdict, said_by};
 use xtask::cache::Cache;
-use xtask::lab::{Cluster, ClusterOutcome, Kernel, KernelName, Lab, Outcome, Run, Stream};
+use xtask::lab::{self, Cluster, ClusterOutcome, Kernel, KernelName, Lab, Outcome, Run, Stream};
 
 /// Of each disk that a cluster's servers share; sparse.
 const DISK: u64 = 64 << 20;
@@ -97,7 +97,7 @@ impl Bench {
 
     /// Runs the scenarios one after the other; returns those to be run in another machine.
     fn on_one_machine(&self, work: Work) -> Vec<Job> {
-        let mut run = self.machine(&work[0], &self.command("scenarios", &work));
+        let mut run = self.managed(&work[0], &self.command("scenarios", &work));
         let all = scenarios::all();
         let wants_deb = |job: &Job| all.iter().any(|one| one.deb && one.name == job.scenario);
         if work.iter().any(wants_deb) {
@@ -185,7 +185,7 @@ impl Bench {
         let cluster = Cluster {
             driver: self.machine(job, &self.command("scenario", &work)),
             servers: NODES
-                .map(|(name, address)| self.machine(job, &["node", name, address]))
+                .map(|(name, address)| self.managed(job, &["node", name, address]))
                 .into(),
             disks: vec![DISK; DISKS],
         };
@@ -254,6 +254,20 @@ impl Bench {
         run.files = ["nlmfo", "lab-guest"]
             .map(|program| (self.programs.join(program), format!("/{program}").into()))
             .into();
+        run
+    }
+
+    /// A machine with the job's cluster manager, and with what is installed beside the tool.
+    fn managed(&self, job: &Job, arguments: &[&str]) -> Run {
+        let mut run = self.machine(job, arguments);
+        run.manager = job.manager.map(|manager| match manager {
+            Manager::Pacemaker => lab::Manager::Pacemaker,
+            Manager::Keepalived => lab::Manager::Keepalived,
+        });
+        if job.manager.is_some() {
+            let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");
+            run.files.push((dist, "/dist".into()));
+        }
         run
     }
 

@@ -105,7 +105,9 @@ fn chosen(arguments: &Arguments, kernels: &[KernelName], full: bool) -> Result<V
         for (scenario, place) in all {
             // Three machines each: what differs between kernels the others have shown.
             let is_for_one = place == Place::Cluster || scenario.kernels != Kernels::All;
-            let is_left_out = is_for_one && !full && kernel > 0;
+            let is_named = wanted.is_some() || arguments.filter.is_some();
+            let is_left_out =
+                !full && (is_for_one && kernel > 0 || scenario.only_full.is_some() && !is_named);
             let name = format!("{kernel_name}::{}", scenario.name);
             let is_wanted = wanted
                 .as_ref()
@@ -115,6 +117,7 @@ fn chosen(arguments: &Arguments, kernels: &[KernelName], full: bool) -> Result<V
                     kernel,
                     scenario: scenario.name,
                     place,
+                    manager: scenario.manager,
                     processors: emulation::processors(is_for_one || kernel > 0, full),
                     tries: 1,
                 };

@@ -38,7 +38,7 @@ pub(super) fn status_of(provided: &[&str]) -> String {
         .map(|package| {
             format!(
                 "Package: {package}\nStatus: install ok installed\nArchitecture: amd64\n\
-                 Multi-Arch: foreign\nVersion: 99:0\nMaintainer: none\nDescription: stand-in\n\n"
+                 Multi-Arch: allowed\nVersion: 99:0\nMaintainer: none\nDescription: stand-in\n\n"
             )
         })
         .collect()

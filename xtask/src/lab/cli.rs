@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
-use super::{Clock, Cluster, KernelName, Lab, Outcome, Run, Stream};
+use super::{Clock, Cluster, KernelName, Lab, Manager, Outcome, Run, Stream};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -44,6 +44,10 @@ pub struct Machine {
     /// Install Debian's bpftool and bpftrace in the guest
     #[arg(long)]
     bpf_tools: bool,
+
+    /// Install this cluster manager in the guest
+    #[arg(long, value_enum)]
+    manager: Option<Manager>,
 
     /// Use one processor and a clock that advances one nanosecond per guest instruction, for
     /// measurements
@@ -132,6 +136,7 @@ impl Machine {
         run.files = self.files;
         run.memory = self.memory;
         run.bpf_tools = self.bpf_tools;
+        run.manager = self.manager;
         if self.count_instructions {
             run.clock = Clock::Instructions;
         }

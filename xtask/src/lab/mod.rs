@@ -45,7 +45,7 @@ mod port;
 mod qemu;
 mod rootfs;
 pub mod run;
-mod tools;
+pub(crate) mod tools;
 mod types;
 
 use std::{env, fs, path::PathBuf, time::Duration};
@@ -57,6 +57,7 @@ pub use self::{
     image::Kernel,
     kernel::{KernelName, Offered, UnlockIp},
     qemu::Clock,
+    rootfs::Manager,
     run::{Ending, Outcome, Run, Stream},
 };
 use self::{
@@ -180,6 +181,9 @@ impl Lab {
         let mut layers = vec![self.userland.clone()];
         if run.bpf_tools {
             layers.push(rootfs::bpf_tools(&self.cache, &self.apt)?);
+        }
+        if let Some(manager) = run.manager {
+            layers.push(rootfs::manager(&self.cache, &self.apt, manager)?);
         }
         layers.extend(run.kernel.modules.clone());
         Ok(layers)

@@ -22,6 +22,12 @@ use crate::{
     progress,
 };
 
+const SUITES: [Suite; 3] = [
+    Suite::Bookworm,
+    Suite::BookwormUpdates,
+    Suite::BookwormSecurity,
+];
+
 const PACKAGES: [&str; 34] = [
     "base-files",
     "bash",
@@ -61,6 +67,38 @@ const PACKAGES: [&str; 34] = [
 
 /// For measuring against: Debian's own BPF tools. Large (LLVM), so apart.
 const BPF_PACKAGES: [&str; 2] = ["bpftool", "bpftrace"];
+
+/// A cluster manager, as Debian packages it. Each is a layer of its own: only its scenarios
+/// unpack it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Manager {
+    /// With corosync and the resource agents
+    Pacemaker,
+    Keepalived,
+}
+
+impl Manager {
+    const fn name(self) -> &'static str {
+        match self {
+            Manager::Pacemaker => "pacemaker",
+            Manager::Keepalived => "keepalived",
+        }
+    }
+
+    const fn packages(self) -> &'static [&'static str] {
+        match self {
+            // ocf-tester validates meta-data with xmllint.
+            Manager::Pacemaker => &[
+                "corosync",
+                "libxml2-utils",
+                "pacemaker",
+                "pacemaker-cli-utils",
+                "resource-agents",
+            ],
+            Manager::Keepalived => &["keepalived"],
+        }
+    }
+}
 
 /// What those depend on only to be installed and configured.
 const LEFT_OUT: [&str; 19] = [
@@ -135,6 +173,10 @@ tcpdump:x:103:103::/nonexistent:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 ";
 const GROUP: &str = "root:x:0:\ntcpdump:x:103:\nnogroup:x:65534:\n";
+/// Pacemaker's user and group.
+const HACLUSTER: &str = "hacluster:x:104:104::/var/lib/pacemaker:/usr/sbin/nologin\n";
+const HACLIENT: &str = "haclient:x:104:\n";
+const HACLUSTER_OWNER: (u32, u32) = (104, 104);
 const STATD: (u32, u32) = (102, 65534);
 const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: files\n\
@@ -171,18 +213,74 @@ pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
         .context("build the layer with bpftool and bpftrace")
 }
 
+/// A cluster manager with what only it needs, on top of the userland.
+pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
+    let name = manager.name();
+    cache
+        .once(&format!("rootfs/{name}-1.cpio"), |to| {
+            let packages = manager.packages();
+            build_on_top(apt, packages, to, |tree, layer| {
+                for dir in ["etc", "usr", "var/lib"] {
+                    if tree.join(dir).exists() {
+                        layer.tree(&tree.join(dir), dir)?;
+                    }
+                }
+                if manager == Manager::Pacemaker {
+                    // As its package's scripts would make them.
+                    layer.file(
+                        "etc/passwd",
+                        0o644,
+                        format!("{PASSWD}{HACLUSTER}").as_bytes(),
+                    )?;
+                    layer.file("etc/group", 0o644, format!("{GROUP}{HACLIENT}").as_bytes())?;
+                    for dir in ["", "/blackbox", "/cib", "/cores", "/pengine"] {
+                        let dir = format!("var/lib/pacemaker{dir}");
+                        layer.directory(&dir, 0o750, HACLUSTER_OWNER)?;
+                    }
+                    layer.directory("var/log/pacemaker", 0o770, HACLUSTER_OWNER)?;
+                    layer.directory("var/log/corosync", 0o755, (0, 0))?;
+                    // ocf-tester's `su`, which shall work without PAM.
+                    layer.link("usr/bin/su", Path::new("busybox"))?;
+                }
+                Ok(())
+            })
+        })
+        .with_context(|| format!("build the layer with {name}"))
+}
+
+/// A layer of packages with those of their dependencies that the userland lacks.
+fn build_on_top(
+    apt: &Apt,
+    packages: &[&str],
+    to: &Path,
+    fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
+) -> Result<()> {
+    let index = apt.index(&SUITES)?;
+    let userland = index.closure(&PACKAGES, &LEFT_OUT, None)?;
+    let mut pins = index.closure(packages, &LEFT_OUT, None)?;
+    pins.retain(|pin| !userland.contains(pin));
+    write_layer(index.download(&pins)?, to, fill)
+}
+
 fn build(
     apt: &Apt,
     packages: &[&str],
     to: &Path,
     fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
 ) -> Result<()> {
-    let index = apt.index(&[
-        Suite::Bookworm,
-        Suite::BookwormUpdates,
-        Suite::BookwormSecurity,
-    ])?;
-    let debs = index.download(&index.closure(packages, &LEFT_OUT, None)?)?;
+    let index = apt.index(&SUITES)?;
+    write_layer(
+        index.download(&index.closure(packages, &LEFT_OUT, None)?)?,
+        to,
+        fill,
+    )
+}
+
+fn write_layer(
+    debs: Vec<PathBuf>,
+    to: &Path,
+    fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
+) -> Result<()> {
     let what = format!("building a layer of {} packages", debs.len());
     progress::step(&what, || {
         let tree = &to.with_file_name("tree");

@@ -18,6 +18,7 @@ use super::{
     initrd,
     port::{Marked, end_marker, parse_status},
     qemu::{Accelerator, Clock, Devices, Event, Machine, Qemu, Source},
+    rootfs::Manager,
     tools::Tools,
 };
 
@@ -53,6 +54,8 @@ pub struct Run {
     pub renews_deadline: bool,
     /// Have Debian's bpftool and bpftrace in the guest.
     pub bpf_tools: bool,
+    /// Have this cluster manager in the guest.
+    pub manager: Option<Manager>,
     pub clock: Clock,
 }
 
@@ -70,6 +73,7 @@ impl Run {
             deadline: Duration::from_secs(300),
             renews_deadline: false,
             bpf_tools: false,
+            manager: None,
             clock: Clock::default(),
         }
     }

@@ -81,6 +81,18 @@ impl Tools {
         Ok(Self { root })
     }
 
+    /// shellcheck alone, of the lab's Debian release.
+    pub fn shellcheck(cache: &Cache, apt: &Apt) -> Result<Self> {
+        let root = cache
+            .once("tools/shellcheck-1", |tree| {
+                let index = apt.index(&[Suite::Bookworm])?;
+                let pins = index.closure(&["shellcheck"], &LEFT_OUT, None)?;
+                apt::unpack(index.download(&pins)?, tree)
+            })
+            .context("get shellcheck")?;
+        Ok(Self { root })
+    }
+
     /// A command that runs one of the programs, with its own libraries.
     pub fn command(&self, program: &str) -> Result<Command> {
         let path = ["usr/bin", "usr/sbin", "bin", "sbin"]

@@ -2,7 +2,7 @@
 //!
 //! | step | counts |
 //! |---|---|
-//! | eBPF toolchain, format, eBPF clippy, clippy | one each |
+//! | eBPF toolchain, format, shellcheck, eBPF clippy, clippy | one each |
 //! | unit and property tests | every test |
 //! | promtool on the metrics and the alert rules | one |
 //! | contracts with each kernel | one each |
@@ -30,6 +30,7 @@ use crate::{
     contracts,
     lab::{Kernel, KernelName, Lab, Offered, UnlockIp, kernel::newest},
     package::promtool,
+    scripts,
     toolchain::Toolchain,
 };
 
@@ -92,6 +93,7 @@ fn fast_checks(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     steps.check("format", || {
         succeed(build::cargo(cache).args(["fmt", "--all", "--check"]))
     });
+    steps.check("shellcheck", || scripts::check(cache));
     steps.check("clippy of the eBPF programs", || {
         Toolchain::prepare(cache)?.lint_ebpf()
     });
