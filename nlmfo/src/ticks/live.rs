@@ -47,6 +47,9 @@ pub struct Live {
     spent: Duration,
     /// and when the last look began.
     at_look: (Instant, Duration),
+    has_states: bool,
+    /// The processor time that is charged to watching.
+    clock: fn() -> Duration,
 }
 
 impl Live {
@@ -78,7 +81,15 @@ impl Live {
             light: Duration::ZERO,
             spent: process_time(),
             at_look: (now, process_time()),
+            has_states: false,
+            clock: process_time,
         })
+    }
+
+    /// Charges this thread's processor time alone, for a process that does other work too.
+    pub fn charge_this_thread(&mut self) {
+        self.clock = thread_time;
+        self.forget_cost();
     }
 
     /// Attaches the probes at once, for who cannot wait for lockd.
@@ -98,10 +109,18 @@ impl Live {
         Duration::from_millis(self.pace.tick_ms)
     }
 
-    /// What NFSv4 clients hold now, or why it cannot be read; none without lockd. Its cost
-    /// lengthens the interval.
+    /// What NFSv4 clients hold now, or why it cannot be read; none without lockd. To be asked
+    /// once for each look: its cost puts off the next one.
     pub fn states(&mut self) -> Option<Result<StateSnapshot, String>> {
+        let began = (self.clock)();
         let states = self.probes.states(self.netns)?;
+        let cost = (self.clock)() - began;
+        self.spent += cost;
+        // The first time it loads programs, which is done once.
+        if self.has_states {
+            self.look_due += next_look(cost, Duration::ZERO, Duration::from_millis(1));
+        }
+        self.has_states = true;
         Some(states.map_err(|error| chain(&error)))
     }
 
@@ -130,7 +149,7 @@ impl Live {
 
     /// Takes a snapshot and returns its cost.
     fn look(&mut self, troubles: &mut Vec<String>) -> Duration {
-        let (now, spent) = (Instant::now(), process_time());
+        let (now, spent) = (Instant::now(), (self.clock)());
         let (then, spent_then) = self.at_look;
         if self.before.is_some() {
             let share = (spent - spent_then).div_duration_f64(now - then);
@@ -241,7 +260,7 @@ impl Live {
     /// What all but looks has cost since the last tick, the screen too, decides when the
     /// next one comes.
     fn account(&mut self, look_cost: Duration) {
-        let spent = process_time();
+        let spent = (self.clock)();
         self.light = (spent - self.spent).saturating_sub(look_cost);
         self.spent = spent;
         self.pace.tick_ms = whole_milliseconds(next_tick(self.light, self.asked));
@@ -249,7 +268,7 @@ impl Live {
 
     /// Attaching is done once, and is no tick's cost.
     fn forget_cost(&mut self) {
-        self.spent = process_time();
+        self.spent = (self.clock)();
         self.at_look = (Instant::now(), self.spent);
     }
 }

@@ -49,7 +49,9 @@ pub fn tree(cache: &Cache) -> Result<PathBuf> {
     cache
         .once(ENTRY, |tree| {
             let index = Apt::new(cache)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
-            let pins = index.closure(&["dpkg", "libc-bin"], &["libc6"], None)?;
+            let mut pins = index.closure(&["dpkg", "libc-bin"], &[], None)?;
+            // The userland has it.
+            pins.retain(|pin| pin.package != "libc6");
             let unpacked = tree.with_file_name("unpacked");
             for folder in ["bin", "sbin", "lib", "lib64"] {
                 fs::create_dir_all(unpacked.join("usr").join(folder))?;

@@ -46,6 +46,7 @@ pub fn start(args: &ServeArgs, shared: &Shared) -> Result<(), Failure> {
         journal: Journal::open(),
         lines,
         noted: None,
+        looked_at_ms: None,
     };
     shared.change(|facts| {
         (facts.version, facts.commit) = (VERSION, COMMIT);
@@ -67,11 +68,14 @@ struct Observer {
     lines: Option<(PathBuf, Lines)>,
     /// The last problem that was noted.
     noted: Option<String>,
+    /// The last look that states were read after.
+    looked_at_ms: Option<u64>,
 }
 
 impl Observer {
     fn run(mut self) {
         self.kernel();
+        self.live.charge_this_thread();
         loop {
             let next = Instant::now() + self.live.interval();
             self.look();
@@ -97,7 +101,11 @@ impl Observer {
 
     fn look(&mut self) {
         let tick = self.live.tick();
-        let states = self.live.states();
+        let states = match self.looked_at_ms == Some(tick.look.at_ms) {
+            true => None,
+            false => Some(self.live.states()),
+        };
+        self.looked_at_ms = Some(tick.look.at_ms);
         let lasts = self.lasts.look();
         let mut problem = tick.troubles.first().cloned();
         let watcher = &mut self.watcher;
@@ -105,13 +113,15 @@ impl Observer {
             facts.world.take(tick.clone());
             facts.taken = Some(Instant::now());
             match states {
-                Some(Ok(snapshot)) => facts.nfs4 = nfs4(&snapshot),
+                Some(Some(Ok(snapshot))) => facts.nfs4 = nfs4(&snapshot),
                 // Better nothing than what is old.
-                Some(Err(error)) => {
+                Some(Some(Err(error))) => {
                     facts.nfs4 = Nfs4::default();
                     problem.get_or_insert(error);
                 }
-                None => facts.nfs4 = Nfs4::default(),
+                Some(None) => facts.nfs4 = Nfs4::default(),
+                // As it was: no look, no states.
+                None => {}
             }
             let mut happened = watcher.look(&tick, &facts.world);
             happened.extend(watcher.lasts(tick.at_ms, &lasts));
