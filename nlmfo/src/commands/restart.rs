@@ -90,7 +90,7 @@ pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
 
 async fn work(plan: &Plan, args: &RestartArgs) -> Result<RestartReport, Failure> {
     let (stop, start) = (args.stop_command.clone(), args.start_command.clone());
-    let server = NodeServer::find(stop, start, args.service_deadline).await;
+    let server = NodeServer::find(&plan.state, stop, start, args.service_deadline).await;
     let server = server.map_err(anyhow::Error::from)?;
     run::run(plan, &server, observe).await
 }

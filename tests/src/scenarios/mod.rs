@@ -25,6 +25,7 @@ mod probe;
 mod ready;
 mod release;
 mod release_contended;
+mod restart;
 mod stepped;
 mod takeover;
 mod targeted;
@@ -156,6 +157,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         release::SCENARIOS,
         release_contended::SCENARIOS,
         targeted::SCENARIOS,
+        restart::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
         output::SCENARIOS,

@@ -31,15 +31,17 @@ pub async fn raise(lasting: Duration) -> Result<Fences, String> {
     Ok(fences)
 }
 
-/// Removes the fences of this run and of an interrupted one.
+/// Removes the fences of this run and of an interrupted one; the gate that they stand on stays.
 pub async fn lower() -> Result<(), ServerError> {
     let failed = |error: String| ServerError::Other(format!("the fence remains: {error}"));
     let vips = addresses().map_err(|error| failed(error.to_string()))?;
-    let lower = async {
-        fence::lower(&vips).await?;
-        leftovers::finish_if_over().await
-    };
-    lower.await.map_err(|error| failed(chain(&error)))
+    (fence::lower(&vips).await).map_err(|error| failed(chain(&error)))
+}
+
+/// Removes the gate if nothing needs it any more.
+pub async fn finish() -> Result<(), ServerError> {
+    let finished = leftovers::finish_if_over().await;
+    finished.map_err(|error| ServerError::Other(format!("the gate remains: {}", chain(&error))))
 }
 
 fn addresses() -> std::io::Result<Vec<IpAddr>> {

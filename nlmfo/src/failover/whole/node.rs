@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use tokio::process::Command;
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::server::{Server, ServerError, run};
 use crate::causes::chain;
 use crate::failover::services::look;
+use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::nfsd::{self, Nfsd, NfsdError};
 use crate::kernel::nfsdcld;
+use crate::notify::state_dir::{self, Readers, StateDir};
 
 const UNIT: &str = "nfs-server.service";
 const NFSDCLD: &str = "nfsdcld.service";
@@ -56,11 +59,13 @@ pub struct NodeServer {
 }
 
 impl NodeServer {
-    /// Finds out how the server is stopped and started.
+    /// Finds out how the server is stopped and started. What `rpc.nfsd` needs to start it as it
+    /// is now is kept in the state directory for the time when it does not run.
     ///
     /// # Errors
     /// If nfsd's files cannot be read.
     pub async fn find(
+        state: &StateDir,
         stop: Option<OsString>,
         start: Option<OsString>,
         deadline: Duration,
@@ -68,7 +73,7 @@ impl NodeServer {
         let systemd = std::path::Path::new(BOOTED).exists();
         let means = match systemd && has_unit(nfsd::runs()).await {
             true => Means::Unit,
-            false => Means::Program(arguments()?),
+            false => Means::Program(kept(state, arguments()?)),
         };
         Ok(NodeServer {
             means,
@@ -224,13 +229,36 @@ async fn has_unit(runs: bool) -> bool {
     has("LoadState=loaded") && (!runs || has("ActiveState=active"))
 }
 
-/// The arguments of `rpc.nfsd` that start the running server as it is now; those of the
-/// configuration if it does not run.
-fn arguments() -> Result<Vec<OsString>, NfsdError> {
+/// The arguments, or those of the last time that the server ran; none, those of the
+/// configuration, if nobody knows.
+fn kept(state: &StateDir, now: Option<Vec<String>>) -> Vec<OsString> {
+    let folder = state.path().join("restart");
+    let path = folder.join("rpc.nfsd");
+    let arguments = match now {
+        Some(now) => {
+            let written = state_dir::create(&folder, Readers::Nobody)
+                .and_then(|()| files::write_whole(&path, now.join("\n").as_bytes(), PRIVATE));
+            if let Err(error) = written {
+                warn!(%error, path = %path.display(), "not written");
+            }
+            now
+        }
+        None => {
+            let text = files::read(&path, LIMIT).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            text.lines().map(str::to_owned).collect()
+        }
+    };
+    arguments.into_iter().map(OsString::from).collect()
+}
+
+/// The arguments of `rpc.nfsd` that start the running server as it is now; none if it does not
+/// run.
+fn arguments() -> Result<Option<Vec<String>>, NfsdError> {
     let nfsd = Nfsd::mounted()?;
     let threads = nfsd.threads()?;
     if threads == 0 {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let ports = nfsd.ports()?;
     let has = |transport: &str| ports.iter().any(|port| port.starts_with(transport));
@@ -257,5 +285,5 @@ fn arguments() -> Result<Vec<OsString>, NfsdError> {
         }
     }
     arguments.push(threads.to_string());
-    Ok(arguments.into_iter().map(OsString::from).collect())
+    Ok(Some(arguments))
 }

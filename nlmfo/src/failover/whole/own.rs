@@ -99,7 +99,6 @@ async fn record_and_stop(
 ) -> Result<StopReport, Failure> {
     let (facts, mut watch) = observe()?;
     let plan = stop::Plan {
-        unfenced: None,
         state: state(server),
         kernel: facts.release,
     };
@@ -109,7 +108,7 @@ async fn record_and_stop(
     if !blockers.is_empty() {
         return Err(of_stop(StopError::Refused(blockers)));
     }
-    let stopped = recorded.stop(&own, &plan, &mut watch).await;
+    let stopped = recorded.stop(&own, &plan, None, &mut watch).await;
     stopped.map_err(of_stop)
 }
 
@@ -118,7 +117,7 @@ async fn record_and_stop(
 /// # Errors
 /// Then it does not serve.
 pub async fn begin(server: &server::Server) -> Result<start::Begun, Failure> {
-    start::begin(&Own(server)).await.map_err(of_start)
+    start::begin(&Own(server), true).await.map_err(of_start)
 }
 
 /// Notifies the clients, follows what they reclaim, and ends both graces once all is back. None

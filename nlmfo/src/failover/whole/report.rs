@@ -162,6 +162,12 @@ impl StopReport {
         self.changing = record.changing;
     }
 
+    /// Notes why lock calls are not fenced.
+    pub fn unfenced(&mut self, reason: Option<String>) {
+        let note = reason.map(|reason| format!("lock calls were not fenced: {reason}"));
+        self.notes.extend(note);
+    }
+
     fn exit(&self) -> Exit {
         match self.left.is_empty() {
             true => Exit::Done,
@@ -351,5 +357,94 @@ impl fmt::Display for StartReport {
             ),
             _ => writeln!(f, "- {expected} locks and opens are back"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::whole::coverage::tests::lock;
+
+    fn started() -> StartReport {
+        StartReport {
+            server: "s".into(),
+            has_record: true,
+            recorded_at: Some(1),
+            not_ready: Vec::new(),
+            grace: Grace {
+                lockd: true,
+                nfsd: false,
+            },
+            changes: Vec::new(),
+            expected: 1,
+            missing: Missing::default(),
+            unseen: None,
+            notified: Vec::new(),
+            back_after_ms: Some(1.0),
+            ended: Ended::Early,
+            notes: Vec::new(),
+            took_ms: 2.0,
+        }
+    }
+
+    fn notified(done: bool) -> VipNotified {
+        VipNotified {
+            vip: "10.77.0.1".parse().unwrap(),
+            notified: Notified {
+                done,
+                ..Notified::done()
+            },
+        }
+    }
+
+    #[test]
+    fn only_what_was_seen_is_confirmed() {
+        assert_eq!(started().exit(), Exit::Done);
+        let changes: [fn(&mut StartReport); 4] = [
+            |report| report.grace = Grace::default(),
+            |report| report.has_record = false,
+            |report| report.unseen = Some("x".into()),
+            |report| report.ended = Ended::NotYet,
+        ];
+        for change in changes {
+            let mut report = started();
+            change(&mut report);
+            assert_eq!(report.exit(), Exit::NotConfirmed, "{report:?}");
+            assert!(report.to_string().contains("NOT CONFIRMED"), "{report}");
+        }
+    }
+
+    #[test]
+    fn an_unreachable_client_matters_if_something_is_missing() {
+        let mut report = started();
+        report.notified = vec![notified(false)];
+        assert_eq!(report.exit(), Exit::Done);
+        report.missing.locks = vec![lock("10.77.0.1", 0, 9)];
+        assert_eq!(report.exit(), Exit::Incomplete);
+        assert!(
+            report
+                .to_string()
+                .contains("1 of 1 locks and opens not reclaimed")
+        );
+    }
+
+    #[test]
+    fn the_worse_half_is_the_result() {
+        let mut stop = StopReport::new("s".into(), "/r".into());
+        stop.left = vec!["a lock".into()];
+        let mut start = started();
+        start.missing.locks = vec![lock("10.77.0.1", 0, 9)];
+        let mut report = RestartReport {
+            schema: RestartReport::SCHEMA,
+            node: "n".into(),
+            kernel: "6.1".into(),
+            stop: None,
+            start: Some(start),
+            stood_still_ms: None,
+            took_ms: 1.0,
+        };
+        assert_eq!(report.exit(), Exit::Incomplete);
+        report.stop = Some(stop);
+        assert_eq!(report.exit(), Exit::NotConfirmed);
     }
 }

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 
 use super::report::RestartReport;
 use super::stop::{self, StopError};
-use super::{Server, fence, start};
+use super::{Server, ServerError, fence, start};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::failover::watch::Watch;
@@ -80,44 +80,39 @@ pub async fn run(
             Halves::Record => Vec::new(),
             _ => server.prepare().await,
         };
-        let since = Instant::now();
-        let lasting = match halves {
-            Halves::Record => fence::LASTING_ALONE,
-            _ => fence::LASTING,
-        };
-        let (mut fences, unfenced) = match fence::raise(lasting).await {
-            Ok(fences) => (fences, None),
-            Err(error) => (Fences::default(), Some(error)),
-        };
         let half = stop::Plan {
-            unfenced,
             state: plan.state.clone(),
             kernel: facts.release.clone(),
         };
-        let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
-        // Until the server runs in grace.
         if halves == Halves::Record {
+            // Until the server runs again, in grace.
+            let (mut fences, unfenced) = raise(fence::LASTING_ALONE).await;
+            let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
             fences.keep();
-            report.stop = Some(recorded.into_report());
+            let stored = recorded.store(&half, unfenced);
+            report.stop = Some(stored.map_err(|error| of_stop(error.into()))?);
         } else {
+            let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
             let blockers = recorded.blockers(&prepared);
             if !blockers.is_empty() && !plan.force {
                 return Err(of_stop(StopError::Refused(blockers)));
             }
-            stopping = Some(since);
+            let (mut fences, unfenced) = raise(fence::LASTING).await;
+            stopping = Some(Instant::now());
             fences.keep();
-            let stopped = recorded.stop(server, &half, &mut watch).await;
+            let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
             report.stop = Some(stopped.map_err(of_stop)?);
-            if halves == Halves::Stop
-                && let Err(error) = fence::lower().await
-            {
-                output::note(chain(&error));
+            if halves == Halves::Stop {
+                said(fence::lower().await);
+                said(fence::finish().await);
             }
         }
         watching = Some(watch);
     }
     if matches!(halves, Halves::Both | Halves::Start) {
-        let begun = start::begin(server).await.map_err(of_start)?;
+        // It was prepared before the stop.
+        let prepare = watching.is_none();
+        let begun = start::begin(server, prepare).await.map_err(of_start)?;
         let mut watch = match watching {
             Some(watch) => watch,
             None => observe()?.1,
@@ -130,6 +125,7 @@ pub async fn run(
         let (started, over) = start::follow(&half, begun, &mut watch)
             .await
             .map_err(of_start)?;
+        said(fence::finish().await);
         if start::is_used(&started) {
             start::forget(&plan.state);
         }
@@ -138,6 +134,20 @@ pub async fn run(
     }
     report.took_ms = milliseconds(began.elapsed());
     Ok(report)
+}
+
+/// Without a fence, the reason.
+async fn raise(lasting: Duration) -> (Fences, Option<String>) {
+    match fence::raise(lasting).await {
+        Ok(fences) => (fences, None),
+        Err(error) => (Fences::default(), Some(error)),
+    }
+}
+
+fn said(done: Result<(), ServerError>) {
+    if let Err(error) = done {
+        output::note(chain(&error));
+    }
 }
 
 pub(super) fn of_stop(error: StopError) -> Failure {

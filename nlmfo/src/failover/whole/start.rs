@@ -89,9 +89,13 @@ pub struct Begun {
     monitored: Vec<PathBuf>,
 }
 
-/// Starts the server, sees its grace, and brings its addresses up.
-pub async fn begin(server: &impl Server) -> Result<Begun, StartError> {
-    let not_ready = server.prepare().await;
+/// Starts the server, sees its grace, and brings its addresses up. With `prepare`, starts what must
+/// run before.
+pub async fn begin(server: &impl Server, prepare: bool) -> Result<Begun, StartError> {
+    let not_ready = match prepare {
+        true => server.prepare().await,
+        false => Vec::new(),
+    };
     // Before it starts: lockd removes what it unmonitors.
     let monitored = server.monitored();
     let began = Instant::now();
@@ -241,7 +245,7 @@ impl Follow<'_> {
         let mut vips: BTreeSet<IpAddr> = self.wanted.vips.iter().copied().collect();
         vips.extend(booked.into_iter().filter(|vip| here.contains(vip)));
         let vips: Vec<IpAddr> = vips.into_iter().collect();
-        let held = Held::read(self.watch, READ_TIMEOUT)?;
+        let held = Held::read(self.watch, POLL_INTERVAL)?;
         let missing = Coverage::of(&self.wanted, held.present()).missing.locks;
         let mut settled = Settled::new();
         for lock in &self.wanted.locks {

@@ -15,7 +15,7 @@ use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
 use crate::failover::watch::Watch;
-use crate::files::{FileError, Place};
+use crate::files::FileError;
 use crate::kernel::path::PathFinder;
 use crate::kernel::{netns, nfsd, nfsdcld};
 use crate::notify::state_dir::{self, Readers, StateDir};
@@ -36,8 +36,6 @@ pub struct Plan {
     /// Where the client books are, and the record.
     pub state: StateDir,
     pub kernel: String,
-    /// Why lock calls are not fenced: another client may get a lock during the stop.
-    pub unfenced: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,12 +93,12 @@ pub struct Recorded {
     record: Record,
     /// That of an interrupted restart.
     earlier: Option<Record>,
-    place: Place<Record>,
     paths: PathFinder,
     report: StopReport,
 }
 
-/// Records what is held, and stores it.
+/// Records what is held. It is stored when the server is about to stop: a record on disk says
+/// that its locks are to come back.
 pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Recorded, StopError> {
     let began = Instant::now();
     let folder = folder(&plan.state);
@@ -117,8 +115,6 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     if let Some(earlier) = &earlier {
         report.recalled = recall(&mut record, earlier, &held);
     }
-    record.put(&place)?;
-    let place = Record::place(&record_path(&plan.state))?;
     for &vip in &record.vips {
         let part = held.locks.part(|host| host.vip == vip);
         if let Err(error) = noted::before_release(&plan.state, vip, &part) {
@@ -128,9 +124,6 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
                 .push(format!("the client book of {vip}: {error}"));
         }
     }
-    if let Some(error) = &plan.unfenced {
-        (report.notes).push(format!("lock calls were not fenced: {error}"));
-    }
     if let Ok(states) = &held.states {
         report.unknown = unknown(server, states);
     }
@@ -139,7 +132,6 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     Ok(Recorded {
         record,
         earlier,
-        place,
         paths,
         report,
     })
@@ -164,40 +156,61 @@ impl Recorded {
         blockers
     }
 
-    /// The report of a run that only records.
-    pub fn into_report(self) -> StopReport {
-        self.report
+    /// Stores the record, for another program that stops the server.
+    pub fn store(
+        mut self,
+        plan: &Plan,
+        unfenced: Option<String>,
+    ) -> Result<StopReport, RecordError> {
+        self.record.changing |= unfenced.is_some();
+        self.report.unfenced(unfenced);
+        self.report.changing = self.record.changing;
+        put(&mut self.record, plan)?;
+        Ok(self.report)
     }
 
-    /// Stops the server and proves that nothing is left.
+    /// Looks once more, stops the server and proves that nothing is left. `unfenced` is why lock
+    /// calls are not fenced: another client may get a lock during the stop.
     pub async fn stop(
         mut self,
         server: &impl Server,
         plan: &Plan,
+        unfenced: Option<String>,
         watch: &mut Watch,
     ) -> Result<StopReport, StopError> {
         let began = Instant::now();
         let before = watch.counters()?;
         let last = Held::read(watch, LAST_TIMEOUT)?;
-        server.stop().await.map_err(StopError::Stop)?;
-        self.report.stopped_after_ms = Some(milliseconds(began.elapsed()));
-        let after = watch.counters()?;
         let mut record = of(&last, plan, &mut self.paths);
         if let Some(earlier) = &self.earlier {
             self.report.recalled = recall(&mut record, earlier, &last);
         }
-        record.changing |= plan.unfenced.is_some()
-            || after.iter().any(|(vip, counters)| {
-                let before = before.get(vip).copied().unwrap_or_default();
-                counters.client_changes() > before.client_changes()
-            });
-        record.put(&self.place)?;
-        self.report.recorded(&record);
+        record.changing |= unfenced.is_some();
+        self.report.unfenced(unfenced);
+        put(&mut record, plan)?;
+        let stopping = Instant::now();
+        // Clients try to connect again ever more seldom: it starts again as soon as possible.
+        server.stop().await.map_err(StopError::Stop)?;
+        self.report.stopped_after_ms = Some(milliseconds(stopping.elapsed()));
+        let after = watch.counters()?;
         self.report.left = left(watch)?;
         self.report.stopped = self.report.left.is_empty();
+        let is_changed = after.iter().any(|(vip, counters)| {
+            let before = before.get(vip).copied().unwrap_or_default();
+            counters.client_changes() > before.client_changes()
+        });
+        if is_changed {
+            record.changing = true;
+            put(&mut record, plan)?;
+        }
+        self.report.recorded(&record);
         self.report.took_ms += milliseconds(began.elapsed());
         Ok(self.report)
     }
+}
+
+fn put(record: &mut Record, plan: &Plan) -> Result<(), RecordError> {
+    record.put(&Record::place(&record_path(&plan.state))?)
 }
 
 /// The record of all addresses.

@@ -1,0 +1,402 @@
+//! The NFS server of a node restarts, and its clients keep their locks.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use nlmfo::observe::host::Transport;
+use serde_json::Value;
+
+use super::{Context, End, Kernels, Machine, Scenario};
+use crate::guest::busy::{Busy, Tally, Wanted};
+use crate::guest::client::{Client, HeldLock, Mount};
+use crate::guest::command::run;
+use crate::guest::daemons;
+use crate::guest::lab::{Lab, MountedClient};
+use crate::guest::locker::{Mode, Outcome, Range};
+use crate::guest::node::TestNode;
+use crate::guest::server::{NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, Server};
+use crate::guest::step::signal_after;
+use crate::guest::tool::{Tool, exit};
+
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "restart-keeps",
+        claim: "over `nlmfo restart`, with statd and nfsdcld dead before, and with the unit's halves, \
+                NFSv3, 4.0, 4.1 and 4.2 clients keep every lock, nobody else gets one, and both \
+                graces end early",
+        run: keeps,
+        machine: Machine::Own(OWN),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "restart-plain",
+        claim: "over a plain restart, an NFSv3 client loses its lock to another one",
+        run: plain,
+        kernels: Kernels::One("it is the control of restart-keeps"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "restart-missing",
+        claim: "locks that do not come back are named: of an address that is gone, of a client that \
+                is down; without a record, statd's list is used and nothing is confirmed",
+        run: missing,
+        kernels: Kernels::One("restart-keeps compares with the record on every kernel"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "restart-killed",
+        claim: "after SIGKILL at any step of a restart, the next one loses no lock",
+        run: killed,
+        kernels: Kernels::One("the long form runs on all of them"),
+        machine: Machine::Own(OWN),
+    },
+];
+
+const OWN: &str = "nfsd keeps its NFSv4 clients for longer than their mounts";
+
+const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
+
+/// Longer than a restart may take: a grace of this length that is over was ended early.
+const LONG_GRACE: &str = "90";
+
+/// An idle NFSv4 client notices a restart when it renews its lease, after two thirds of it.
+const SHORT_LEASE: &str = "9";
+
+/// The file that every client has open, so that nobody has a delegation of it.
+const SHARED: &str = "shared";
+
+/// A client that holds a lock on a file of its own and one on the shared file.
+struct Holder {
+    number: u8,
+    _client: Client,
+    locks: Vec<HeldLock>,
+}
+
+impl Holder {
+    fn range(number: u8) -> Range {
+        Range::new(10 * u64::from(number), 5)
+    }
+
+    fn own(number: u8) -> String {
+        format!("own-{number}")
+    }
+}
+
+struct Fixture {
+    lab: Lab,
+    holders: Vec<Holder>,
+    thief: Client,
+    thief_mounts: Vec<Mount>,
+}
+
+impl Fixture {
+    /// NFSv3 through the first VIP and the IPv6 one, 4.0 through the first, 4.1 through the
+    /// second, 4.2 through the IPv6 one; and a client that wants what they hold. Graces are
+    /// long and leases short.
+    fn up(minors: &[Option<u8>]) -> Result<Fixture> {
+        let lab = Lab::up(&VIPS, 0)?;
+        run(Command::new("modprobe").arg("nfsv4"))?;
+        long_graces(&lab.server)?;
+        let [one, two, six] = lab.vips[..] else {
+            anyhow::bail!("the scenario wants three VIPs");
+        };
+        let mut holders = Vec::new();
+        for (number, minor, vip) in [
+            (1, None, one),
+            (2, Some(0), one),
+            (3, Some(1), two),
+            (4, Some(2), six),
+            (5, None, six),
+        ] {
+            if !minors.contains(&minor) {
+                continue;
+            }
+            let client = Client::join(&lab.server, number)?;
+            let mount = match minor {
+                None => client.mount(&lab.server, vip, Transport::Tcp)?,
+                Some(minor) => client.mount_nfs4(&lab.server, vip, minor)?,
+            };
+            let locks = [Holder::own(number), SHARED.to_owned()];
+            let locks = locks
+                .iter()
+                .map(|file| client.lock(&mount, file, Holder::range(number), Mode::Write))
+                .collect::<Result<_>>()?;
+            holders.push(Holder {
+                number,
+                _client: client,
+                locks,
+            });
+        }
+        let thief = Client::join(&lab.server, 9)?;
+        let thief_mounts = vec![
+            // First: its opens make the server recall delegations.
+            thief.mount_nfs4(&lab.server, two, 1)?,
+            thief.mount(&lab.server, one, Transport::Tcp)?,
+        ];
+        Ok(Fixture {
+            lab,
+            holders,
+            thief,
+            thief_mounts,
+        })
+    }
+
+    /// Asks for every lock on the shared file all of the time, by NFSv3 and NFSv4.
+    fn steal(&self) -> Result<Busy> {
+        let wanted = self.thief_mounts.iter().flat_map(|mount| {
+            self.holders.iter().map(|holder| Wanted {
+                file: mount.path(SHARED),
+                range: Holder::range(holder.number),
+                mode: Mode::Write,
+            })
+        });
+        self.thief.busy(&wanted.collect::<Vec<_>>())
+    }
+
+    /// No lock can be had by others, and each of the server's is there.
+    fn all_held(&self) -> Result<()> {
+        let locker = self.thief.locker()?;
+        for holder in &self.holders {
+            let range = Holder::range(holder.number);
+            for file in [SHARED.to_owned(), Holder::own(holder.number)] {
+                for mount in &self.thief_mounts {
+                    let tested = locker.test(&mount.path(&file), range, Mode::Write)?;
+                    ensure!(
+                        tested == Outcome::Refused,
+                        "the lock of client {} on {file}: {tested:?}",
+                        holder.number
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases the locks of one holder, which has nothing open any more.
+    fn drop_holder(&mut self, number: u8) -> Result<()> {
+        let at = self.holders.iter().position(|one| one.number == number);
+        let holder = self.holders.remove(at.context("no such holder")?);
+        for lock in holder.locks {
+            lock.release()?;
+        }
+        Ok(())
+    }
+
+    /// Every holder gives its locks back to the server.
+    fn release(self) -> Result<()> {
+        for holder in self.holders {
+            for lock in holder.locks {
+                lock.release()?;
+            }
+        }
+        let left = self.lab.server.locks()?;
+        ensure!(left.is_empty(), "locks are left: {left:?}");
+        Ok(())
+    }
+}
+
+/// Restarts nfsd with graces of [`LONG_GRACE`] and leases of [`SHORT_LEASE`], and ends the graces.
+fn long_graces(server: &Server) -> Result<()> {
+    let node = server.node();
+    server.stop_nfsd()?;
+    node.write(NLM_GRACE_PERIOD, LONG_GRACE)?;
+    node.write(NFSD_LEASE_TIME, SHORT_LEASE)?;
+    node.write(NFSD_GRACE_TIME, LONG_GRACE)?;
+    server.start_nfsd()?;
+    server.end_grace()
+}
+
+fn ensure_no_theft(thief: Busy) -> Result<()> {
+    let tallies = thief.finish()?;
+    let stolen: Vec<&Tally> = tallies.iter().filter(|tally| tally.held > 0).collect();
+    ensure!(stolen.is_empty(), "stolen: {stolen:?}");
+    let slowest = tallies.iter().map(|tally| tally.slowest).max();
+    eprintln!("the slowest answer to the thief took {slowest:?}");
+    Ok(())
+}
+
+fn number(value: &Value, key: &str) -> Result<u64> {
+    value[key]
+        .as_u64()
+        .with_context(|| format!("no {key} in {value}"))
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    value[key]
+        .as_array()
+        .with_context(|| format!("no list {key} in {value}"))
+}
+
+/// All is back, and grace was ended before its time.
+fn ensure_kept(report: &Value) -> Result<()> {
+    let start = &report["start"];
+    ensure!(
+        start["ended"] == "early"
+            && start["grace"]["lockd"] == true
+            && number(start, "expected")? >= 8
+            && list(&start["missing"], "locks")?.is_empty()
+            && list(&start["missing"], "nfs4")?.is_empty(),
+        "{report}"
+    );
+    eprintln!(
+        "all back after {} ms; stood still for {} ms",
+        start["back_after_ms"], report["stood_still_ms"]
+    );
+    Ok(())
+}
+
+fn keeps(context: &Context) -> Result<End> {
+    let mut fixture = Fixture::up(&[None, Some(0), Some(1), Some(2)])?;
+    let node = TestNode::root();
+    let tool = Tool::new(&context.nlmfo, &node);
+    let thief = fixture.steal()?;
+    let report = tool.json(exit::CONFIRMED, &["restart"])?;
+    ensure_kept(&report)?;
+    ensure!(
+        number(&report["stop"], "locks")? == 4 && number(&report["stop"], "nfs4_clients")? >= 3,
+        "{report}"
+    );
+    fixture.all_held()?;
+    ensure_no_theft(thief)?;
+
+    // nfsdcld does not know a 4.0 client that has only reclaimed.
+    let refused = tool.expect(exit::COULD_NOT_RUN, &["restart"])?.stderr;
+    ensure!(
+        refused.contains("does not know the NFSv4 client Linux NFSv4.0 c2/10.77.0.1"),
+        "{refused}"
+    );
+    fixture.all_held()?;
+    fixture.drop_holder(2)?;
+    let thief = fixture.steal()?;
+
+    // Once more, and without the daemons that reclaims need.
+    daemons::crash("rpc.statd")?;
+    daemons::crash("nfsdcld")?;
+    ensure_kept(&tool.json(exit::CONFIRMED, &["restart"])?)?;
+    fixture.all_held()?;
+
+    // As systemd's unit does it.
+    let recorded = tool.json(exit::CONFIRMED, &["restart", "--record-only"])?;
+    ensure!(recorded["start"].is_null(), "{recorded}");
+    fixture.lab.server.stop_nfsd()?;
+    fixture.lab.server.start_nfsd()?;
+    let unit = ["restart", "--start-only", "--start-command", "true"];
+    ensure_kept(&tool.json(exit::CONFIRMED, &unit)?)?;
+    ensure_no_theft(thief)?;
+    fixture.all_held()?;
+    fixture.release()?;
+    Ok(End::Pass)
+}
+
+/// The control.
+fn plain(_: &Context) -> Result<End> {
+    let lab = Lab::up(&VIPS[..1], 2)?;
+    let [owner, thief] = &lab.clients[..] else {
+        unreachable!("two clients were asked for");
+    };
+    let _held = owner.lock(SHARED, Range::WHOLE)?;
+    lab.server.stop_nfsd()?;
+    lab.server.start_nfsd()?;
+    let locker = thief.client.locker()?;
+    let waiter = locker.lock_wait(&thief.mounts[0].path(SHARED), Range::WHOLE, Mode::Write)?;
+    ensure!(
+        waiter.held_within(Duration::from_secs(100))?,
+        "a plain restart keeps the lock: nlmfo restart is not needed"
+    );
+    Ok(End::Pass)
+}
+
+fn missing(context: &Context) -> Result<End> {
+    let lab = Lab::up(&VIPS[..2], 2)?;
+    let server = &lab.server;
+    let tool = Tool::new(&context.nlmfo, server.node());
+    let [one, two] = &lab.clients[..] else {
+        unreachable!("two clients were asked for");
+    };
+    server.node().write(NLM_GRACE_PERIOD, "12")?;
+    let through = |client: &MountedClient, vip: usize, file: &str| {
+        (client.client).lock(&client.mounts[vip], file, Range::WHOLE, Mode::Write)
+    };
+    let _held = [
+        through(one, 0, "one")?,
+        through(one, 1, "gone")?,
+        through(two, 0, "two")?,
+    ];
+
+    // An address goes between the halves. Its lock is named, and not waited for.
+    tool.json(exit::CONFIRMED, &["restart", "--stop-only"])?;
+    server.remove_vip(lab.vips[1])?;
+    let report = tool.json(exit::INCOMPLETE, &["restart", "--start-only"])?;
+    let changes = list(&report["start"], "changes")?;
+    ensure!(
+        changes.len() == 1
+            && changes[0]["what"] == "10.77.0.2 is not an address of this node"
+            && changes[0]["costs"] == 1
+            && report["start"]["ended"] == "early"
+            && list(&report["start"]["missing"], "locks")?.len() == 1,
+        "{report}"
+    );
+    ensure!(server.locks()?.len() == 2, "{:?}", server.locks()?);
+
+    // A client that is down has the whole grace to come back.
+    server.node().ip("link set vc2 down\n")?;
+    let report = tool.json(exit::INCOMPLETE, &["restart"])?;
+    let lost = list(&report["start"]["missing"], "locks")?;
+    ensure!(
+        lost.len() == 1
+            && lost[0]["client_name"] == "c2"
+            && report["start"]["ended"] == "by_itself",
+        "{report}"
+    );
+    ensure!(server.locks()?.len() == 1, "{:?}", server.locks()?);
+
+    // Nobody recorded anything, as after a crash: statd still has its list.
+    daemons::crash("rpc.statd")?;
+    server.stop_nfsd()?;
+    server.start_nfsd()?;
+    run(server.node().command("rpc.statd").arg("--no-notify"))?;
+    let report = tool.json(exit::NOT_CONFIRMED, &["restart", "--start-only"])?;
+    ensure!(
+        report["start"]["has_record"] == false && report["start"]["ended"] == "by_itself",
+        "{report}"
+    );
+    ensure!(server.locks()?.len() == 1, "{:?}", server.locks()?);
+    server.node().ip("link set vc2 up\n")?;
+    server.add_vip(lab.vips[1])?;
+    Ok(End::Pass)
+}
+
+/// Steps at which the restart is killed.
+fn steps(full: bool) -> Box<dyn Iterator<Item = usize>> {
+    match full {
+        true => Box::new((0..).map(|nth| 1 + nth * nth)),
+        false => Box::new([15, 60, 150].into_iter()),
+    }
+}
+
+fn killed(context: &Context) -> Result<End> {
+    // A 4.0 client survives one restart only.
+    let fixture = Fixture::up(&[None, Some(1), Some(2)])?;
+    let tool = Tool::new(&context.nlmfo, fixture.lab.server.node());
+    let thief = fixture.steal()?;
+    let mut kills = 0;
+    for step in steps(context.full) {
+        let stepped = signal_after(&mut tool.command(&["restart"]), step, Signal::SIGKILL)?;
+        let Some(at) = &stepped.at else {
+            ensure!(stepped.code == exit::CONFIRMED, "{}", stepped.said);
+            break;
+        };
+        kills += 1;
+        eprintln!("killed at step {step}, {at}");
+        let report = tool.json(exit::CONFIRMED, &["restart"])?;
+        ensure_kept(&report).with_context(|| format!("killed at step {step}, {at}"))?;
+        (fixture.all_held()).with_context(|| format!("killed at step {step}, {at}"))?;
+    }
+    ensure!(kills >= 1, "killed {kills} times only");
+    ensure_no_theft(thief)?;
+    fixture.all_held()?;
+    fixture.release()?;
+    Ok(End::Pass)
+}
