@@ -1,4 +1,4 @@
-//! What lockd did per VIP: counted in the kernel, summed up and reported by the tool.
+//! What lockd and nfsd did per VIP: counted in the kernel, summed up and reported by the tool.
 
 use core::ops::{AddAssign, Sub};
 
@@ -137,6 +137,47 @@ impl Counters {
         let both = core::array::from_fn::<u64, WORDS, _>(|at| op(one[at], other[at]));
         // SAFETY: as above.
         unsafe { core::mem::transmute(both) }
+    }
+}
+
+/// One VIP's NFSv4 counters, per CPU in the kernel. OPEN and LOCK count for the server address
+/// that the call came to. A recalled delegation and the end of a client count for one VIP of the
+/// client: the first one of a client with several, and `::` for a client without a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+pub struct Counters4 {
+    /// OPEN granted, reclaims apart.
+    pub opens: u64,
+    pub opens_reclaimed: u64,
+    /// OPEN refused because of grace.
+    pub opens_in_grace: u64,
+    /// LOCK granted, reclaims apart.
+    pub locks: u64,
+    pub locks_reclaimed: u64,
+    /// LOCK refused: a conflicting lock, or a reclaim that is not allowed.
+    pub locks_denied: u64,
+    /// LOCK refused because of grace.
+    pub locks_in_grace: u64,
+    /// Delegations granted with an OPEN.
+    pub delegations: u64,
+    /// Delegations recalled because of another client's request.
+    pub recalled: u64,
+    /// Clients that ended: they left, expired, or were dropped.
+    pub clients_ended: u64,
+}
+
+const WORDS4: usize = 10;
+
+crate::plain!(Counters4: 8 * WORDS4);
+
+impl AddAssign for Counters4 {
+    fn add_assign(&mut self, other: Self) {
+        // SAFETY: `repr(C)`, nothing but u64 (asserted above).
+        let [one, other]: [[u64; WORDS4]; 2] = unsafe { core::mem::transmute([*self, other]) };
+        let sums = core::array::from_fn::<u64, WORDS4, _>(|at| one[at].wrapping_add(other[at]));
+        // SAFETY: as above.
+        *self = unsafe { core::mem::transmute::<[u64; WORDS4], Counters4>(sums) };
     }
 }
 

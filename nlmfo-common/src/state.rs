@@ -85,6 +85,14 @@ pub struct StateLayout {
     pub file_fh_size: u32,
     pub file_fh_data: u32,
 
+    /// `svc_rqst.rq_daddr`, a `sockaddr_storage`: the server address that a call came to.
+    pub rqst_daddr: u32,
+    /// `nfsd4_open.op_claim_type` and `.op_delegate_type`, 4 bytes each.
+    pub open_claim: u32,
+    pub open_delegation: u32,
+    /// `nfsd4_lock.lk_reclaim`, 4 bytes.
+    pub lock_reclaim: u32,
+
     /// From a task to its open files: `task_struct.files`, `files_struct.fdt`,
     /// `fdtable.fd`.
     pub task_files: u32,
@@ -190,7 +198,7 @@ pub struct RangeRecord {
 }
 
 crate::plain!(
-    StateLayout: 24 + 4 * 36,
+    StateLayout: 24 + 4 * 40,
     ClientRecord: 64 + OWNER_MAX,
     ConnectionRecord: 48,
     StateRecord: 96 + FH_MAX + OWNER_MAX,

@@ -16,6 +16,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod monitor;
 #[cfg(target_arch = "bpf")]
+mod nfs4_path;
+#[cfg(target_arch = "bpf")]
 mod release_path;
 #[cfg(target_arch = "bpf")]
 mod snapshot;

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use nlmfo_common::Addr;
-use nlmfo_common::counters::Counters;
+use nlmfo_common::counters::{Counters, Counters4};
 use nlmfo_common::layout::FL_SPAN_MAX;
 use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostKey};
 
@@ -74,6 +74,30 @@ pub static GRANTS_TOLD: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1638
 /// too large for the stack.
 #[map]
 pub static NO_COUNTS: Array<Counters> = Array::with_max_entries(1, 0);
+
+/// NFSv4's counters per VIP, as [`COUNTERS`].
+#[map]
+pub static COUNTERS4: PerCpuHashMap<Addr, Counters4> = PerCpuHashMap::with_max_entries(1024, 0);
+
+/// As [`NO_COUNTS`] and [`UNCOUNTED`], for NFSv4.
+#[map]
+pub static NO_COUNTS4: Array<Counters4> = Array::with_max_entries(1, 0);
+#[map]
+pub static UNCOUNTED4: Array<u64> = Array::with_max_entries(1, 0);
+
+/// An OPEN or LOCK of NFSv4 between entry and return.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call4 {
+    /// Address of the `svc_rqst`.
+    pub request: u64,
+    /// Address of the `nfsd4_op_u`.
+    pub operation: u64,
+}
+
+/// Calls in progress, by thread: nfsd has many.
+#[map]
+pub static CALLS4: LruHashMap<u64, Call4> = LruHashMap::with_max_entries(16384, 0);
 
 /// A `HostRecord` for each host that lockd asks statd to monitor.
 #[map]

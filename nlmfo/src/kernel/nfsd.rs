@@ -79,6 +79,13 @@ impl Control {
     }
 }
 
+/// Identifies the loaded nfsd module, as [`super::lockd::incarnation`] does for lockd.
+pub fn incarnation() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let module = fs::metadata("/sys/module/nfsd");
+    module.ok().map(|folder| folder.ino())
+}
+
 /// Whether nfsd serves in this network namespace, as far as its files tell.
 pub fn runs() -> bool {
     let threads = Nfsd::mounted().and_then(|nfsd| nfsd.threads());

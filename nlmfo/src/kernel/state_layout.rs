@@ -103,6 +103,11 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<StateLa
             .field("nfs4_file.fi_fhandle.fh_raw", None, FILE)?
             .offset,
 
+        rqst_daddr: nfsd.offset("svc_rqst.rq_daddr", 128, COUNT)?,
+        open_claim: nfsd.offset("nfsd4_open.op_claim_type", 4, COUNT)?,
+        open_delegation: nfsd.offset("nfsd4_open.op_delegate_type", 4, COUNT)?,
+        lock_reclaim: nfsd.offset("nfsd4_lock.lk_reclaim", 4, COUNT)?,
+
         task_files: kernel.offset("task_struct.files", 8, SERVER)?,
         files_fdt: kernel.offset("files_struct.fdt", 8, SERVER)?,
         fdt_fd: kernel.offset("fdtable.fd", 8, SERVER)?,
@@ -115,6 +120,7 @@ const VIP: &str = "the VIPs of an NFSv4 client";
 const STATE: &str = "an NFSv4 client's state";
 const RANGE: &str = "an NFSv4 lock";
 const FILE: &str = "the file of an NFSv4 state";
+const COUNT: &str = "counting NFSv4 calls";
 const SERVER: &str = "whose server nfsd's filesystem shows";
 
 #[cfg(test)]

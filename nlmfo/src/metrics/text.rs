@@ -12,6 +12,7 @@ use prometheus::{Encoder, TextEncoder};
 use super::Facts;
 use crate::observe::counters::Counters;
 use crate::observe::states::Counts4;
+use crate::observe::states::counters::Counters4;
 use crate::ticks::events::causes;
 use crate::ticks::tick::{Server, Tick, VipTick};
 
@@ -32,6 +33,7 @@ pub fn render(facts: &Facts, now: Instant) -> String {
         look(&mut out, tick, since);
         gauges(&mut out, &tick.vips);
         counters(&mut out, &tick.vips);
+        counters4(&mut out, &tick.vips);
         windows(&mut out, &tick.vips);
     }
     nfs4(&mut out, facts);
@@ -165,10 +167,69 @@ fn gauges(out: &mut Families, vips: &[VipTick]) {
 }
 
 /// A label that tells it from the other parts, and its number.
-type Part = (Option<(&'static str, &'static str)>, fn(&Counters) -> u64);
+type Part<C> = (Option<(&'static str, &'static str)>, fn(&C) -> u64);
+
+/// A name, a help text, and the parts.
+type Family<'a, C> = (&'static str, &'static str, &'a [Part<C>]);
+
+fn families<C>(out: &mut Families, vips: &[(IpAddr, &C)], families: &[Family<'_, C>]) {
+    for (name, help, parts) in families {
+        let rows = vips.iter().flat_map(|(vip, counters)| {
+            parts.iter().map(move |(part, of)| {
+                let mut labels = vec![label(*vip)];
+                labels.extend(part.map(|(key, value)| (key, value.to_owned())));
+                (labels, of(counters))
+            })
+        });
+        out.counter(name, help, rows);
+    }
+}
+
+/// Nothing where nfsd's calls are not counted.
+fn counters4(out: &mut Families, vips: &[VipTick]) {
+    let outcome = |outcome| Some(("outcome", outcome));
+    let counters: [Family<'_, Counters4>; 4] = [
+        (
+            "nlmfo_nfs4_opens_total",
+            "NFSv4 OPEN calls, by outcome.",
+            &[
+                (outcome("granted"), |c| c.opens),
+                (outcome("reclaimed"), |c| c.opens_reclaimed),
+                (outcome("grace"), |c| c.opens_in_grace),
+            ],
+        ),
+        (
+            "nlmfo_nfs4_locks_total",
+            "NFSv4 LOCK calls, by outcome.",
+            &[
+                (outcome("granted"), |c| c.locks),
+                (outcome("reclaimed"), |c| c.locks_reclaimed),
+                (outcome("denied"), |c| c.locks_denied),
+                (outcome("grace"), |c| c.locks_in_grace),
+            ],
+        ),
+        (
+            "nlmfo_nfs4_delegations_total",
+            "NFSv4 delegations granted and recalled.",
+            &[
+                (outcome("granted"), |c| c.delegations),
+                (outcome("recalled"), |c| c.recalled),
+            ],
+        ),
+        (
+            "nlmfo_nfs4_clients_ended_total",
+            "NFSv4 clients that left, expired or were dropped.",
+            &[(None, |c| c.clients_ended)],
+        ),
+    ];
+    let each = vips
+        .iter()
+        .filter_map(|vip| Some((vip.vip, vip.nfs4.as_ref()?)));
+    families(out, &each.collect::<Vec<_>>(), &counters);
+}
 
 fn counters(out: &mut Families, vips: &[VipTick]) {
-    let counters: [(&str, &str, &[Part]); 7] = [
+    let counters: [Family<'_, Counters>; 7] = [
         (
             "nlmfo_grants_total",
             "Locks granted, reclaims apart: at once, or later to a waiter.",
@@ -207,16 +268,8 @@ fn counters(out: &mut Families, vips: &[VipTick]) {
         ),
         ("nlmfo_tests_total", "TEST calls.", &[(None, |c| c.tested)]),
     ];
-    for (name, help, parts) in counters {
-        let rows = vips.iter().flat_map(|vip| {
-            parts.iter().map(|(part, of)| {
-                let mut labels = vec![label(vip.vip)];
-                labels.extend(part.map(|(key, value)| (key, value.to_owned())));
-                (labels, of(&vip.counters))
-            })
-        });
-        out.counter(name, help, rows);
-    }
+    let each: Vec<_> = vips.iter().map(|vip| (vip.vip, &vip.counters)).collect();
+    families(out, &each, &counters);
     let releases = vips.iter().flat_map(|vip| {
         let causes = causes(&vip.counters.released).into_iter();
         causes.map(|(cause, count)| (vec![label(vip.vip), ("cause", slug(cause))], count))

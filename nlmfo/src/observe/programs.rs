@@ -69,6 +69,11 @@ pub enum ObserveError {
     )]
     Uncounted { events: u64 },
     #[error(
+        "{events} NFSv4 events were not counted: more than 1024 server addresses, or one that is \
+         neither IPv4 nor IPv6"
+    )]
+    Uncounted4 { events: u64 },
+    #[error(
         "cannot walk bucket {bucket} of lockd's file table: {} on each try",
         torn(*.at)
     )]
@@ -130,6 +135,7 @@ pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
         .chain(super::counters::PROBES)
         .chain(super::monitor::PROBES)
         .chain(super::states::take::PROBES)
+        .chain(super::states::counters::PROBES)
         .map(|probe| (probe.program, probe.function))
 }
 
@@ -143,8 +149,8 @@ pub fn probed_functions() -> impl Iterator<Item = &'static str> {
 
 /// Those that NFSv4 needs.
 pub fn state_functions() -> impl Iterator<Item = &'static str> {
-    super::states::take::PROBES
-        .iter()
+    (super::states::take::PROBES.iter())
+        .chain(super::states::counters::PROBES)
         .map(|probe| probe.function)
 }
 

@@ -205,10 +205,16 @@ impl Live {
         let told: BTreeMap<IpAddr, u32> = told.collect();
         let kernel_grace = KernelGrace::now();
         let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
+        let (counted4, trouble4) = self.probes.counters4();
+        let counted4 = counted4.cloned();
+        troubles.extend(trouble4.map(|error| chain(&error)));
         let (counted, trouble) = self.probes.counters();
         troubles.extend(trouble.map(|error| chain(&error)));
         let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
             .chain(counted.keys())
+            .chain(counted4.iter().flat_map(|counted| counted.keys()))
+            // Of clients without a connection.
+            .filter(|vip| !vip.is_unspecified())
             .chain(windows.keys())
             .chain(&fenced)
             .copied()
@@ -235,6 +241,8 @@ impl Live {
                 shares: gauges.shares,
                 clients: gauges.clients,
                 counters,
+                nfs4: (counted4.as_ref())
+                    .map(|counted| counted.get(&vip).copied().unwrap_or_default()),
                 fenced,
                 window,
                 state_number: told.get(&vip).copied(),

@@ -7,6 +7,7 @@ use crate::kernel;
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
+use crate::observe::states::counters::{CounterProbes4, PerVip4};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::ticks::pace::{next_tick, thread_time};
 
@@ -18,6 +19,9 @@ pub struct Probes {
     counted: PerVip,
     /// Counted by earlier probes.
     carried: PerVip,
+    /// The same for NFSv4.
+    counted4: PerVip4,
+    carried4: PerVip4,
     /// After a failure: not before this moment.
     retry_at: Option<Instant>,
     failure: Option<String>,
@@ -26,8 +30,10 @@ pub struct Probes {
 struct Attached {
     snapshots: Snapshots,
     counters: CounterProbes,
-    /// [`kernel::lockd::incarnation`].
-    incarnation: u64,
+    /// None if nfsd is not in the kernel.
+    counters4: Option<CounterProbes4>,
+    /// [`kernel::lockd::incarnation`], and nfsd's.
+    incarnation: (u64, Option<u64>),
 }
 
 impl Probes {
@@ -35,11 +41,13 @@ impl Probes {
     /// taken away: their functions are gone. True if anything was attached.
     pub fn follow(&mut self, incarnation: Option<u64>) -> Result<bool, ObserveError> {
         let attached = self.attached.as_ref().map(|attached| attached.incarnation);
+        let incarnation = incarnation.map(|lockd| (lockd, kernel::nfsd::incarnation()));
         if attached == incarnation {
             return Ok(false);
         }
         self.attached = None;
         self.carried = self.counted.clone();
+        self.carried4 = self.counted4.clone();
         let Some(incarnation) = incarnation else {
             self.retry_at = None;
             return Ok(false);
@@ -47,9 +55,11 @@ impl Probes {
         let layout = kernel::layout::load().map_err(ObserveError::from)?;
         let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
         let counters = CounterProbes::attach(snapshots.programs())?;
+        let counters4 = CounterProbes4::attach(snapshots.programs())?;
         self.attached = Some(Attached {
             snapshots,
             counters,
+            counters4,
             incarnation,
         });
         Ok(true)
@@ -101,5 +111,24 @@ impl Probes {
             }
         }
         (&self.counted, trouble)
+    }
+
+    /// [`Probes::counters`] for NFSv4; none where nfsd's calls are not counted.
+    pub fn counters4(&mut self) -> (Option<&PerVip4>, Option<ObserveError>) {
+        let attached = self.attached.as_ref();
+        let Some(probes) = attached.and_then(|attached| attached.counters4.as_ref()) else {
+            return (None, None);
+        };
+        let mut trouble = None;
+        match probes.read() {
+            Ok(mut counters) => {
+                for (vip, earlier) in &self.carried4 {
+                    *counters.entry(*vip).or_default() += *earlier;
+                }
+                self.counted4 = counters;
+            }
+            Err(error) => trouble = Some(error),
+        }
+        (Some(&self.counted4), trouble)
     }
 }

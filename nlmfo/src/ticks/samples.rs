@@ -79,6 +79,7 @@ fn vip(vip: IpAddr) -> VipTick {
         shares: 1,
         clients: 2,
         counters: counters(),
+        nfs4: None,
         fenced: false,
         window: None,
         state_number: None,

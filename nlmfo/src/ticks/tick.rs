@@ -12,6 +12,7 @@ use super::judge::VipState;
 use crate::foreign;
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::observe::counters::Counters;
+use crate::observe::states::counters::Counters4;
 
 /// Name and version of the record. A reader refuses another.
 pub const SCHEMA: &str = "nlmfo.watch/1";
@@ -102,6 +103,9 @@ pub struct VipTick {
     pub clients: u64,
     /// Since the watch began.
     pub counters: Counters,
+    /// NFSv4 calls since the watch began; null where they are not counted.
+    #[serde(default)]
+    pub nfs4: Option<Counters4>,
     /// Its packets to lockd are dropped.
     pub fenced: bool,
     /// Its grace, open, or ended and not yet forgotten by the kernel.

@@ -5,6 +5,7 @@
 //! locks: every LOCK, LOCKU and OPEN raises the generation of its state.
 
 pub mod assemble;
+pub mod counters;
 pub mod describe;
 pub mod info;
 pub mod take;

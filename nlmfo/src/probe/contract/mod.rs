@@ -42,6 +42,7 @@ sources!(
     "lock_list.rs",
     "lock_path.rs",
     "monitor.rs",
+    "nfs4_path.rs",
     "release_path.rs",
     "snapshot.rs",
     "sockets/walk.rs",

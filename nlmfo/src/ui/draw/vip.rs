@@ -7,6 +7,7 @@ use ratatui::text::{Line as Text, Span};
 
 use super::theme::Theme;
 use super::{Canvas, histogram, overview, text};
+use crate::observe::states::counters::Counters4;
 use crate::ticks::detail::{Detail, Since};
 use crate::ui::state::{App, Line};
 
@@ -41,6 +42,9 @@ pub(super) fn draw(app: &App, theme: &Theme, vip: IpAddr, line: usize, canvas: &
     ];
     canvas.line_and_right(title, super::filter(app, theme));
     canvas.line(overview::what_goes_on(tick));
+    if let Some(nfs4) = tick.nfs4.filter(|nfs4| *nfs4 != Counters4::default()) {
+        canvas.line(of_nfs4(&nfs4));
+    }
 
     let buckets = &tick.counters.latency_ns_log2;
     if canvas.width() >= WIDE {
@@ -192,4 +196,22 @@ fn age(since: Since, now: u64, theme: &Theme) -> String {
         false => "",
     };
     format!("{at_least}{}", text::age(now.saturating_sub(since.ms)))
+}
+
+fn of_nfs4(counters: &Counters4) -> String {
+    let Counters4 {
+        opens,
+        locks,
+        locks_denied,
+        delegations,
+        recalled,
+        clients_ended,
+        ..
+    } = counters;
+    format!(
+        "NFSv4: {opens} opens, {locks} locks, {locks_denied} denied, {} reclaimed, {} in grace; \
+         {delegations} delegations, {recalled} recalled; {clients_ended} clients ended",
+        counters.opens_reclaimed + counters.locks_reclaimed,
+        counters.opens_in_grace + counters.locks_in_grace,
+    )
 }

@@ -1,0 +1,67 @@
+//! What nfsd did for NFSv4 clients, per VIP, since the counters were attached.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use aya::maps::{Array, MapData, PerCpuHashMap};
+use nlmfo_common::Addr;
+pub use nlmfo_common::counters::Counters4;
+
+use crate::observe::programs::{ObserveError, Probe, Programs, map_error};
+
+const fn probe(program: &'static str, function: &'static str) -> Probe {
+    Probe { program, function }
+}
+
+pub(in crate::observe) const PROBES: &[Probe] = &[
+    probe("open4_enter", "nfsd4_open"),
+    probe("open4_return", "nfsd4_open"),
+    probe("lock4_enter", "nfsd4_lock"),
+    probe("lock4_return", "nfsd4_lock"),
+    probe("delegation_recalled", "nfsd_break_deleg_cb"),
+    probe("client_ended", "expire_client"),
+];
+
+/// Counters of every VIP that nfsd was called through since they were attached.
+pub type PerVip4 = BTreeMap<IpAddr, Counters4>;
+
+/// The counters' probes in the kernel, and their maps.
+pub struct CounterProbes4 {
+    map: PerCpuHashMap<MapData, Addr, Counters4>,
+    uncounted: Array<MapData, u64>,
+}
+
+impl CounterProbes4 {
+    /// Attaches the probes; they stay until `programs` is dropped. None if nfsd is not in the
+    /// kernel, or its layout is unknown.
+    pub fn attach(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
+        if programs.layout.states.posix_ops == 0 {
+            return Ok(None);
+        }
+        for probe in PROBES {
+            programs.attach(probe)?;
+        }
+        Ok(Some(CounterProbes4 {
+            map: programs.map("COUNTERS4")?,
+            uncounted: programs.map("UNCOUNTED4")?,
+        }))
+    }
+
+    /// Reads every VIP's counters. An error if an event was not counted.
+    pub fn read(&self) -> Result<PerVip4, ObserveError> {
+        let uncounted = self.uncounted.get(&0, 0);
+        match uncounted.map_err(map_error("UNCOUNTED4"))? {
+            0 => {}
+            events => return Err(ObserveError::Uncounted4 { events }),
+        }
+        let mut counters = PerVip4::new();
+        for entry in self.map.iter() {
+            let (vip, per_cpu) = entry.map_err(map_error("COUNTERS4"))?;
+            let sum = counters.entry(vip.ip()).or_default();
+            for raw in per_cpu.iter() {
+                *sum += *raw;
+            }
+        }
+        Ok(counters)
+    }
+}
