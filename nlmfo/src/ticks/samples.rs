@@ -8,6 +8,7 @@ use crate::grace::report::{
 };
 use crate::observe::counters::Counters;
 use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::states::counters::Counters4;
 use crate::observe::table::{Mode, Range};
 use crate::ticks::detail::{ClientLine, Detail, HeldLine, ShareLine, Since, WaitLine};
 use crate::ticks::events;
@@ -79,7 +80,13 @@ fn vip(vip: IpAddr) -> VipTick {
         shares: 1,
         clients: 2,
         counters: counters(),
-        nfs4: None,
+        nfs4: Some(Counters4 {
+            opens: 12,
+            locks: 7,
+            locks_denied: 1,
+            delegations: 3,
+            ..Counters4::default()
+        }),
         fenced: false,
         window: None,
         state_number: None,

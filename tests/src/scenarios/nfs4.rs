@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::Transport;
+use nlmfo::observe::programs::Programs;
+use nlmfo::observe::states::counters::{CounterProbes4, Counters4};
 use serde_json::Value;
 
 use super::{Context, End, Machine, Scenario};
@@ -86,6 +88,34 @@ impl Holders {
     }
 }
 
+/// Counts from here on. The counters are in the kernel for as long as both are kept.
+fn count() -> Result<(Programs, CounterProbes4)> {
+    let mut programs = Programs::load(&nlmfo::kernel::layout::load()?)?;
+    let counters = CounterProbes4::attach(&mut programs)?.context("nfsd is not loaded")?;
+    Ok((programs, counters))
+}
+
+/// Whether the calls of [`Holders::up`] were counted: three opens of each client, two locks, of
+/// which that on its own file may be behind a delegation.
+fn ensure_counted((_, counters): &(Programs, CounterProbes4), lab: &Lab) -> Result<()> {
+    let counted = counters.read()?;
+    for vip in [lab.vips[0], lab.vips[1], lab.vips[3]] {
+        let of_vip = counted.get(&vip).copied().unwrap_or_default();
+        ensure!(of_vip.opens >= 3 && of_vip.locks >= 1, "{vip}: {of_vip:?}");
+    }
+    let unused = counted.get(&lab.vips[2]).copied().unwrap_or_default();
+    let mut sum = Counters4::default();
+    counted.values().for_each(|of_vip| sum += *of_vip);
+    ensure!(
+        unused == Counters4::default() && sum.opens >= 12 && (4..=8).contains(&sum.locks),
+        "{counted:?}"
+    );
+    let others =
+        sum.opens_reclaimed + sum.opens_in_grace + sum.locks_reclaimed + sum.locks_in_grace;
+    ensure!(others == 0 && sum.locks_denied == 0, "{counted:?}");
+    Ok(())
+}
+
 fn seen_not_confirmed(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
     let tool = Tool::new(&context.nlmfo, lab.server.node());
@@ -100,7 +130,9 @@ fn seen_not_confirmed(context: &Context) -> Result<End> {
         "NFSv4 state without an NFSv4 client"
     );
 
+    let counted = count()?;
     let holders = Holders::up(&lab)?;
+    ensure_counted(&counted, &lab)?;
     let listing = tool.json(exit::CONFIRMED, &["locks"])?;
     if let Some(reason) = listing["nfs4"]["reason"].as_str() {
         // What cannot be seen is not taken for nothing.
