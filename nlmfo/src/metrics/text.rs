@@ -11,8 +11,8 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::Facts;
 use crate::observe::counters::Counters;
+use crate::observe::counters::nfs4::Counters4;
 use crate::observe::states::Counts4;
-use crate::observe::states::counters::Counters4;
 use crate::ticks::events::causes;
 use crate::ticks::tick::{Server, Tick, VipTick};
 

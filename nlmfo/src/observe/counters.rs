@@ -1,5 +1,7 @@
 //! What lockd did per VIP since the counters were attached.
 
+pub mod nfs4;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -135,7 +135,7 @@ pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
         .chain(super::counters::PROBES)
         .chain(super::monitor::PROBES)
         .chain(super::states::take::PROBES)
-        .chain(super::states::counters::PROBES)
+        .chain(super::counters::nfs4::PROBES)
         .map(|probe| (probe.program, probe.function))
 }
 
@@ -150,7 +150,7 @@ pub fn probed_functions() -> impl Iterator<Item = &'static str> {
 /// Those that NFSv4 needs.
 pub fn state_functions() -> impl Iterator<Item = &'static str> {
     (super::states::take::PROBES.iter())
-        .chain(super::states::counters::PROBES)
+        .chain(super::counters::nfs4::PROBES)
         .map(|probe| probe.function)
 }
 

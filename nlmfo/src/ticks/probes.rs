@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::causes::chain;
 use crate::kernel;
+use crate::observe::counters::nfs4::{CounterProbes4, PerVip4};
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
-use crate::observe::states::counters::{CounterProbes4, PerVip4};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::ticks::pace::{next_tick, thread_time};
 

@@ -7,8 +7,8 @@ use crate::grace::report::{
     Answers, GateCounts, KernelGrace, Reach, ViolationKind, ViolationLine, WindowReport,
 };
 use crate::observe::counters::Counters;
+use crate::observe::counters::nfs4::Counters4;
 use crate::observe::host::{NlmVersion, Transport};
-use crate::observe::states::counters::Counters4;
 use crate::observe::table::{Mode, Range};
 use crate::ticks::detail::{ClientLine, Detail, HeldLine, ShareLine, Since, WaitLine};
 use crate::ticks::events;

@@ -12,7 +12,7 @@ use super::judge::VipState;
 use crate::foreign;
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::observe::counters::Counters;
-use crate::observe::states::counters::Counters4;
+use crate::observe::counters::nfs4::Counters4;
 
 /// Name and version of the record. A reader refuses another.
 pub const SCHEMA: &str = "nlmfo.watch/1";

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use nlmfo::observe::counters::nfs4::{CounterProbes4, Counters4};
 use nlmfo::observe::host::Transport;
 use nlmfo::observe::programs::Programs;
-use nlmfo::observe::states::counters::{CounterProbes4, Counters4};
 use serde_json::Value;
 
 use super::{Context, End, Machine, Scenario};

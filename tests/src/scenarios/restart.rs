@@ -51,6 +51,7 @@ pub const SCENARIOS: &[Scenario] = &[
         run: killed,
         kernels: Kernels::One("the long form runs on all of them"),
         machine: Machine::Own(OWN),
+        ..Scenario::DEFAULT
     },
 ];
 

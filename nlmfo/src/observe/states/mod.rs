@@ -5,7 +5,6 @@
 //! locks: every LOCK, LOCKU and OPEN raises the generation of its state.
 
 pub mod assemble;
-pub mod counters;
 pub mod describe;
 pub mod info;
 pub mod take;

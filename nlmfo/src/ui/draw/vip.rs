@@ -7,7 +7,7 @@ use ratatui::text::{Line as Text, Span};
 
 use super::theme::Theme;
 use super::{Canvas, histogram, overview, text};
-use crate::observe::states::counters::Counters4;
+use crate::observe::counters::nfs4::Counters4;
 use crate::ticks::detail::{Detail, Since};
 use crate::ui::state::{App, Line};
 
