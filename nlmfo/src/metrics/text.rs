@@ -240,7 +240,7 @@ fn counters(out: &mut Families, vips: &[VipTick]) {
         ),
         (
             "nlmfo_reclaims_total",
-            "Reclaims granted.",
+            "Reclaims granted in the kernel's own grace; one in a VIP's grace is a grant.",
             &[(None, |c| c.reclaimed)],
         ),
         (

@@ -164,8 +164,14 @@ impl Events {
                 self.add(vip, EventKind::Grace, format!("in grace for {left} s"));
             }
             (true, false) => {
-                let reclaimed = after.or(before).map_or(0, |window| window.lockd.reclaimed);
-                let text = format!("grace ended, {} reclaimed", plural(reclaimed, "lock"));
+                let text = match after {
+                    Some(window) => {
+                        let reclaimed = plural(window.lockd.reclaimed, "lock");
+                        format!("grace ended, {reclaimed} reclaimed")
+                    }
+                    // The gate is gone with its last counts.
+                    None => "grace ended".to_owned(),
+                };
                 self.add(vip, EventKind::Grace, text);
             }
             _ => {}
@@ -253,6 +259,10 @@ mod tests {
         assert!(said.contains(&"in grace for 43 s".to_owned()), "{said:?}");
         let mut over = open.clone();
         over.vips[0].window = None;
+        assert_eq!(texts(Some(&open), &over), ["grace ended"]);
+        over.vips[0].window = open.vips[0].window.clone();
+        let window = over.vips[0].window.as_mut().unwrap();
+        window.open = false;
         assert_eq!(
             texts(Some(&open), &over),
             ["grace ended, 812 locks reclaimed"]

@@ -15,11 +15,13 @@ mod half_done;
 mod keepalived;
 mod last_resorts;
 mod locks;
+mod metrics;
 mod names;
 mod nfs4;
 mod notify;
 mod output;
 mod pacemaker;
+mod package;
 mod parallel;
 mod probe;
 mod ready;
@@ -165,6 +167,8 @@ pub fn on_one_machine() -> Vec<Scenario> {
         clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,
+        metrics::SCENARIOS,
+        package::SCENARIOS,
         watch::SCENARIOS,
         watch_unload::SCENARIOS,
     ]

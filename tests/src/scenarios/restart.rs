@@ -49,7 +49,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "restart-killed",
         claim: "after SIGKILL at any step of a restart, the next one loses no lock",
         run: killed,
-        kernels: Kernels::One("the long form runs on all of them"),
+        only_full: Some("minutes of restarts"),
         machine: Machine::Own(OWN),
         ..Scenario::DEFAULT
     },
@@ -63,7 +63,7 @@ const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 const LONG_GRACE: &str = "90";
 
 /// An idle NFSv4 client notices a restart when it renews its lease, after two thirds of it.
-const SHORT_LEASE: &str = "9";
+const SHORT_LEASE: &str = "10";
 
 /// The file that every client has open, so that nobody has a delegation of it.
 const SHARED: &str = "shared";

@@ -1,0 +1,141 @@
+//! `nlmfo serve --listen` while a VIP fails over.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{Context, End, Kernels, Scenario};
+use crate::guest::lab::Lab;
+use crate::guest::tool::{Tool, exit};
+use crate::guest::wait::{Seen, until};
+
+pub const SCENARIOS: &[Scenario] = &[Scenario {
+    name: "serve-metrics",
+    claim: "metrics and events show locks, a release with its cause and a takeover with its verdict",
+    run: failover,
+    kernels: Kernels::One(
+        "where the numbers come from, counters-calls and locks-exact show on all",
+    ),
+    ..Scenario::DEFAULT
+}];
+
+const LISTEN: &str = "127.0.0.1:9814";
+const EVENTS: &str = "/tmp/events.jsonl";
+
+fn failover(context: &Context) -> Result<End> {
+    let (lab, _held) = Lab::with_one_lock()?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let serve = [
+        "serve",
+        "--listen",
+        LISTEN,
+        "--events",
+        EVENTS,
+        "--interval",
+        "500ms",
+    ];
+    let mut serving = tool.start(&serve)?;
+    let vip = lab.vips[0];
+    shows(&[
+        (&format!("nlmfo_locks{{vip=\"{vip}\"}}"), 1.0),
+        ("nlmfo_server_serving", 1.0),
+        ("nlmfo_service_ready{service=\"statd\"}", 1.0),
+    ])?;
+    let text = scrape()?;
+    ensure!(
+        !text.contains("client="),
+        "clients are named unasked: {text}"
+    );
+    tool.expect(exit::COULD_NOT_RUN, &["serve", "--listen", LISTEN])?;
+
+    let arguments = ["failover", "--vip", &vip.to_string(), "--grace", "60s"];
+    std::thread::scope(|scope| -> Result<()> {
+        let moving = scope.spawn(|| tool.expect(exit::CONFIRMED, &arguments));
+        shows(&[(&format!("nlmfo_grace{{vip=\"{vip}\"}}"), 1.0)])?;
+        moving.join().expect("running nlmfo does not panic")?;
+        Ok(())
+    })?;
+    let failover = format!("{{vip=\"{vip}\",operation=\"failover\"}}");
+    shows(&[
+        (&format!("nlmfo_last_failover_exit_status{failover}"), 0.0),
+        (
+            &format!("nlmfo_last_failover_reclaims_missing{failover}"),
+            0.0,
+        ),
+        (&format!("nlmfo_failover_running{failover}"), 0.0),
+        (&format!("nlmfo_grace{{vip=\"{vip}\"}}"), 0.0),
+        (&format!("nlmfo_locks{{vip=\"{vip}\"}}"), 1.0),
+        // A reclaim in a VIP's window reaches lockd as a new lock.
+        (
+            &format!("nlmfo_grants_total{{vip=\"{vip}\",when=\"at_once\"}}"),
+            1.0,
+        ),
+    ])?;
+    let text = scrape()?;
+    let released: f64 = samples(&text)
+        .filter(|(name, _)| name.starts_with("nlmfo_releases_total{"))
+        .map(|(_, value)| value)
+        .sum();
+    ensure!(released >= 1.0, "no release was counted: {text}");
+
+    serving.signal(Signal::SIGTERM)?;
+    ensure!(serving.code()? == exit::CONFIRMED, "serve after SIGTERM");
+    let events = fs::read_to_string(EVENTS).context(EVENTS)?;
+    let events: Vec<Value> = (events.lines())
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()
+        .with_context(|| events.clone())?;
+    let kinds: BTreeSet<&str> = events
+        .iter()
+        .filter_map(|event| event["kind"].as_str())
+        .collect();
+    for kind in ["released", "grace", "reclaimed", "operation", "fence"] {
+        ensure!(kinds.contains(kind), "no event {kind}: {events:#?}");
+    }
+    ensure!(
+        events.iter().any(|event| event["kind"] == "operation"
+            && event["exit_status"] == 0
+            && event["vip"] == vip.to_string()),
+        "no verdict: {events:#?}"
+    );
+    Ok(End::Pass)
+}
+
+/// Waits until a scrape has all of these.
+fn shows(wanted: &[(&str, f64)]) -> Result<()> {
+    until(&format!("metrics with {wanted:?}"), || {
+        let text = match scrape() {
+            Ok(text) => text,
+            Err(error) => return Ok(Seen::No(format!("{error:#}"))),
+        };
+        let has = |wanted: &(&str, f64)| samples(&text).any(|sample| sample == *wanted);
+        Ok(match wanted.iter().all(has) {
+            true => Seen::Yes(()),
+            false => Seen::No(text.clone()),
+        })
+    })
+}
+
+/// Names with their labels, and values.
+fn samples(text: &str) -> impl Iterator<Item = (&str, f64)> {
+    let lines = text.lines().filter(|line| line.starts_with("nlmfo_"));
+    lines.filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name, value.parse().ok()?))
+    })
+}
+
+fn scrape() -> Result<String> {
+    let address: SocketAddr = LISTEN.parse()?;
+    let mut stream = TcpStream::connect(address).context("connect")?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(answer)
+}
