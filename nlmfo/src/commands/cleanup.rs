@@ -11,6 +11,7 @@ use super::require_root;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive;
+use crate::failover::whole::leases;
 use crate::files::{self, remove_abandoned};
 use crate::foreign::Shown;
 use crate::grace::leftovers;
@@ -31,6 +32,8 @@ struct Cleaned {
     files: usize,
     /// Servers of single VIPs that were ended.
     servers: usize,
+    /// Leases and delegations, which a killed nlmfo had paused, were resumed.
+    leases: bool,
 }
 
 pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
@@ -46,11 +49,12 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         let removed = routes.context("cannot remove nlmfo's routing rules")?;
         drop(turn);
         let gate = leftovers::cleanup().await?;
+        let leases = leases::resume().context("resuming leases")?;
         let files = (abandoned(&args.state.state_dir)).context("removing temporary files")?;
-        Ok((removed, gate, files))
+        Ok((removed, gate, files, leases))
     };
     let work = or_interrupt(work, &[], "some items may remain; run the command again");
-    let (removed, gate, files) =
+    let (removed, gate, files, leases) =
         runtime::run(work).context("starting the asynchronous runtime")??;
     interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
@@ -60,6 +64,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
             gate,
             files,
             servers,
+            leases,
         };
         output::report_json(None, &cleaned);
         return Ok(Exit::Done);
@@ -84,7 +89,10 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
                 "ended {servers} servers of single VIPs; their records are kept"
             )?;
         }
-        if removed.is_nothing() && gate + files + servers == 0 {
+        if leases {
+            writeln!(out, "resumed delegations (fs.leases-enable)")?;
+        }
+        if removed.is_nothing() && gate + files + servers == 0 && !leases {
             writeln!(out, "nothing to remove")?;
         }
         Ok(())

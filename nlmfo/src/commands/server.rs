@@ -18,7 +18,7 @@ use crate::causes::chain;
 use crate::cli::{NamedServer, ServerAction, ServerArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::whole::report::{StartReport, StopReport};
-use crate::failover::whole::{own, start};
+use crate::failover::whole::{leases, own, start};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::server::check::{self, Need};
@@ -105,6 +105,9 @@ pub(super) fn start_here(server: &Server) -> Result<Started, Failure> {
         deadline: server.description.grace.max(LOCKD_GRACE) + MARGIN,
     };
     let created = could_run(server::start::create(server))?;
+    let wanted = could_run(server.within(|| own::allows_pause(server)))?;
+    // Of the node: the server has a /run of its own.
+    let paused = runtime::run(leases::pause_if(wanted, None)).map_err(no_runtime)?;
     let begun = server.within(|| runtime::run(own::begin(server)).map_err(no_runtime));
     let begun = match could_run(begun).flatten().flatten() {
         Ok(begun) => begun,
@@ -119,6 +122,7 @@ pub(super) fn start_here(server: &Server) -> Result<Started, Failure> {
         let state = "the server serves; its clients may not have all their locks yet";
         runtime::run(or_interrupt(follow, &[], state)).map_err(no_runtime)
     });
+    drop(paused);
     Ok(Started {
         disturbed,
         reclaim: could_run(followed).flatten().flatten()?,
@@ -214,7 +218,9 @@ pub(super) fn stop_here(server: &Server) -> Result<Stopped, Failure> {
     let began = Instant::now();
     let _held = could_run(server.lock())?;
     let others = could_run(Others::than(server.name()))?;
+    let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
+    drop(paused);
     let release = could_run(stopped).flatten().flatten()?;
     could_run(server::stop::remove(server))?;
     let after = could_run(Others::than(server.name()))?;

@@ -9,6 +9,7 @@ pub(crate) mod exports;
 pub(crate) mod gate_layout;
 pub(crate) mod handle;
 pub mod layout;
+pub(crate) mod leases;
 pub(crate) mod lockd;
 pub(crate) mod locks;
 pub(crate) mod modules;

@@ -20,6 +20,7 @@ mod names;
 mod nfs4;
 mod notify;
 mod output;
+mod own_server;
 mod pacemaker;
 mod package;
 mod parallel;
@@ -132,6 +133,7 @@ pub fn on_a_cluster() -> Vec<Scenario> {
         driven::SCENARIOS,
         pacemaker::SCENARIOS,
         keepalived::SCENARIOS,
+        own_server::ON_A_CLUSTER,
     ]
     .concat()
 }
@@ -153,6 +155,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         probe::SCENARIOS,
         names::SCENARIOS,
         nfs4::SCENARIOS,
+        own_server::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
         guard::SCENARIOS,

@@ -15,7 +15,9 @@
 
 pub mod changes;
 pub mod coverage;
+pub mod delegations;
 pub mod fence;
+pub mod leases;
 pub mod node;
 pub mod own;
 pub mod present;

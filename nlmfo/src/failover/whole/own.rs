@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::report::{StartReport, StopReport};
 use super::run::{of_start, of_stop};
 use super::stop::StopError;
-use super::{Server, ServerError, start, stop};
+use super::{Server, ServerError, delegations, start, stop};
 use crate::causes::chain;
 use crate::exit::Failure;
 use crate::failover::watch::Watch;
@@ -72,7 +72,7 @@ impl Server for Own<'_> {
 }
 
 /// Records what the clients hold, stops the server, and proves that nothing is left. Clients hear
-/// nothing from the first moment on. None if it had stopped before.
+/// nothing once their delegations are back. None if it had stopped before.
 ///
 /// # Errors
 /// If the server still runs then, its addresses are up again.
@@ -80,10 +80,16 @@ pub async fn stop(
     server: &server::Server,
     observe: impl Fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<Option<StopReport>, Failure> {
+    let mut observed = None;
+    if nfsd::runs() {
+        let (facts, mut watch) = observe()?;
+        delegations::recall(&mut watch).await;
+        observed = Some((facts, watch));
+    }
     server::stop::fence(server).map_err(anyhow::Error::from)?;
-    let done = match nfsd::runs() {
-        true => record_and_stop(server, observe).await.map(Some),
-        false => server::stop::halt(server)
+    let done = match observed {
+        Some((facts, watch)) => record_and_stop(server, facts, watch).await.map(Some),
+        None => server::stop::halt(server)
             .map(|()| None)
             .map_err(|error| anyhow::Error::from(error).into()),
     };
@@ -95,9 +101,9 @@ pub async fn stop(
 
 async fn record_and_stop(
     server: &server::Server,
-    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
+    facts: Facts,
+    mut watch: Watch,
 ) -> Result<StopReport, Failure> {
-    let (facts, mut watch) = observe()?;
     let plan = stop::Plan {
         state: state(server),
         kernel: facts.release,
@@ -110,6 +116,11 @@ async fn record_and_stop(
     }
     let stopped = recorded.stop(&own, &plan, None, &mut watch).await;
     stopped.map_err(of_stop)
+}
+
+/// Whether leases may be paused while clients reclaim.
+pub fn allows_pause(server: &server::Server) -> bool {
+    stop::allows_pause(&state(server))
 }
 
 /// Starts the server in grace and brings its addresses up.

@@ -105,6 +105,8 @@ pub struct StartReport {
     /// Locks, shares, and NFSv4 opens and locked ranges of the record.
     pub expected: usize,
     pub missing: Missing,
+    /// Files on which a client had a delegation and has none: locks behind it may be lost.
+    pub hidden: usize,
     /// Why it is not known what is back.
     pub unseen: Option<String>,
     /// Each address whose clients were notified, and the result.
@@ -192,6 +194,13 @@ impl StartReport {
         }
         if let Some(reason) = &self.unseen {
             blockers.push(format!("what is held could not be read: {reason}"));
+        }
+        if self.hidden > 0 {
+            blockers.push(format!(
+                "delegations did not come back on {} files: nobody knows what their clients had \
+                 locked",
+                self.hidden
+            ));
         }
         if self.ended == Ended::NotYet {
             blockers.push("grace has not ended".to_owned());
@@ -378,6 +387,7 @@ mod tests {
             changes: Vec::new(),
             expected: 1,
             missing: Missing::default(),
+            hidden: 0,
             unseen: None,
             notified: Vec::new(),
             back_after_ms: Some(1.0),

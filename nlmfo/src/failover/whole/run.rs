@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
+use super::leases::Paused;
 use super::report::RestartReport;
 use super::stop::{self, StopError};
-use super::{Server, ServerError, fence, start};
+use super::{Server, ServerError, delegations, fence, leases, start};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::failover::watch::Watch;
@@ -74,6 +75,7 @@ pub async fn run(
         };
     }
     let mut watching = None;
+    let mut paused = None;
     if halves != Halves::Start {
         let (facts, mut watch) = observe()?;
         let prepared = match halves {
@@ -84,6 +86,8 @@ pub async fn run(
             state: plan.state.clone(),
             kernel: facts.release.clone(),
         };
+        paused = leases::pause().await;
+        delegations::recall(&mut watch).await;
         if halves == Halves::Record {
             // Until the server runs again, in grace.
             let (mut fences, unfenced) = raise(fence::LASTING_ALONE).await;
@@ -108,10 +112,15 @@ pub async fn run(
             }
         }
         watching = Some(watch);
+        // Clients may come back before the other half has begun.
+        if halves != Halves::Both && stop::allows_pause(&plan.state) {
+            paused = paused.and_then(Paused::keep);
+        }
     }
     if matches!(halves, Halves::Both | Halves::Start) {
         // It was prepared before the stop.
         let prepare = watching.is_none();
+        let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
         let begun = start::begin(server, prepare).await.map_err(of_start)?;
         let mut watch = match watching {
             Some(watch) => watch,
@@ -126,6 +135,7 @@ pub async fn run(
             .await
             .map_err(of_start)?;
         said(fence::finish().await);
+        drop(paused);
         if start::is_used(&started) {
             start::forget(&plan.state);
         }

@@ -147,6 +147,7 @@ pub async fn follow(
         changes: Vec::new(),
         expected: 0,
         missing: Missing::default(),
+        hidden: 0,
         unseen: None,
         notified: Vec::new(),
         back_after_ms: None,
@@ -197,6 +198,7 @@ pub async fn follow(
         let coverage = Coverage::of(record, held.present());
         report.expected = coverage.expected;
         report.missing = coverage.missing;
+        report.hidden = coverage.hidden;
         if !record.nfs4.is_empty() {
             report.unseen = held.states.as_ref().err().cloned();
         }

@@ -20,8 +20,8 @@ use crate::kernel::path::PathFinder;
 use crate::kernel::{netns, nfsd, nfsdcld};
 use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::observe::programs::ObserveError;
-use crate::observe::states::describe::describe;
-use crate::observe::states::{State, StateTable};
+use crate::observe::states::describe::{StateLine, describe};
+use crate::observe::states::{Kind, State, StateTable};
 use crate::times::milliseconds;
 
 /// Maximum time to read NFSv4 state again while it changes.
@@ -75,6 +75,13 @@ pub fn stored(state: &StateDir) -> Result<Option<Record>, RecordError> {
         Err(RecordError::File(error)) if error.is_absence() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether leases may be paused while what is recorded comes back. A client that does not get a
+/// delegation back loses the locks that it has behind it; without a record there may be some.
+pub fn allows_pause(state: &StateDir) -> bool {
+    let is_delegation = |line: &StateLine| line.kind == Kind::Delegation;
+    stored(state).is_ok_and(|record| record.is_some_and(|one| !one.nfs4.iter().any(is_delegation)))
 }
 
 /// Removes the record after a start has used it.
