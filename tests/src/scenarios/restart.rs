@@ -27,6 +27,9 @@ pub const SCENARIOS: &[Scenario] = &[
                 NFSv3, 4.0, 4.1 and 4.2 clients keep every lock, nobody else gets one, and both \
                 graces end early",
         run: keeps,
+        kernels: Kernels::One(
+            "6.1's lockd keeps its locks as long as the NFSv3 clients, of the same machine, run",
+        ),
         machine: Machine::Own(OWN),
         ..Scenario::DEFAULT
     },
@@ -42,7 +45,7 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "locks that do not come back are named: of an address that is gone, of a client that \
                 is down; without a record, statd's list is used and nothing is confirmed",
         run: missing,
-        kernels: Kernels::One("restart-keeps compares with the record on every kernel"),
+        kernels: Kernels::One("the kernel makes no difference to the comparison"),
         ..Scenario::DEFAULT
     },
     Scenario {

@@ -1,5 +1,6 @@
 //! A server in namespaces of its own. All of this runs in them.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::report::{StartReport, StopReport};
@@ -60,6 +61,10 @@ impl Server for Own<'_> {
 
     async fn appear(&self) -> Result<(), ServerError> {
         server::start::appear(self.0).map_err(other)
+    }
+
+    fn serves(&self, vip: IpAddr) -> bool {
+        self.0.description.has_vip(vip)
     }
 
     fn nfs4_records(&self) -> Option<PathBuf> {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -50,6 +51,11 @@ pub trait Server: Sync {
     /// Brings up its addresses, once its grace is seen.
     fn appear(&self) -> impl Future<Output = Result<(), ServerError>> + Send {
         async { Ok(()) }
+    }
+
+    /// Whether it serves this address. Other servers of the node have their own.
+    fn serves(&self, _vip: IpAddr) -> bool {
+        true
     }
 
     /// nfsdcld's database, if it has one.

@@ -202,7 +202,8 @@ impl Recorded {
         let after = watch.counters()?;
         self.report.left = left(watch)?;
         self.report.stopped = self.report.left.is_empty();
-        let is_changed = after.iter().any(|(vip, counters)| {
+        let mut after = after.iter().filter(|(vip, _)| server.serves(**vip));
+        let is_changed = after.any(|(vip, counters)| {
             let before = before.get(vip).copied().unwrap_or_default();
             counters.client_changes() > before.client_changes()
         });
