@@ -30,6 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
         kernels: Kernels::One(
             "6.1's lockd keeps its locks as long as the NFSv3 clients, of the same machine, run",
         ),
+        only_full: Some("three restarts of a minute each on a busy machine"),
         machine: Machine::Own(OWN),
         ..Scenario::DEFAULT
     },
