@@ -164,13 +164,14 @@ impl Events {
                 self.add(vip, EventKind::Grace, format!("in grace for {left} s"));
             }
             (true, false) => {
-                let text = match after {
-                    Some(window) => {
-                        let reclaimed = plural(window.lockd.reclaimed, "lock");
-                        format!("grace ended, {reclaimed} reclaimed")
+                let reclaimed = |window: &WindowReport| plural(window.lockd.reclaimed, "lock");
+                let text = match (after, before) {
+                    (Some(window), _) => format!("grace ended, {} reclaimed", reclaimed(window)),
+                    // The gate is gone, and its last counts with it.
+                    (None, Some(window)) => {
+                        format!("grace ended, at least {} reclaimed", reclaimed(window))
                     }
-                    // The gate is gone with its last counts.
-                    None => "grace ended".to_owned(),
+                    (None, None) => "grace ended".to_owned(),
                 };
                 self.add(vip, EventKind::Grace, text);
             }
@@ -259,7 +260,10 @@ mod tests {
         assert!(said.contains(&"in grace for 43 s".to_owned()), "{said:?}");
         let mut over = open.clone();
         over.vips[0].window = None;
-        assert_eq!(texts(Some(&open), &over), ["grace ended"]);
+        assert_eq!(
+            texts(Some(&open), &over),
+            ["grace ended, at least 812 locks reclaimed"]
+        );
         over.vips[0].window = open.vips[0].window.clone();
         let window = over.vips[0].window.as_mut().unwrap();
         window.open = false;
