@@ -349,17 +349,10 @@ mod tests {
 
     fn record(clients: Vec<ClientLine>) -> Record {
         Record {
-            schema: Record::SCHEMA.into(),
             node: "a".into(),
             kernel: "6.1".into(),
             taken_at: 1,
-            vips: vec![vip()],
-            clients,
-            locks: Vec::new(),
-            waiters: Vec::new(),
-            shares: Vec::new(),
-            nfs4: Vec::new(),
-            changing: false,
+            ..Record::of_clients(vec![vip()], clients)
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::mounts;
+use super::{mounts, processes};
 
 /// Where it keeps its database unless nfs.conf says otherwise.
 const DATABASES: [&str; 2] = ["/var/lib/nfs/nfsdcld", "/var/lib/nfs/cld"];
@@ -15,27 +15,12 @@ const DATABASE: &str = "main.sqlite";
 /// (`nfsd4_init_cld_pipe`, fs/nfsd/nfs4recover.c, 6.1 to 7.3).
 pub fn listens() -> io::Result<bool> {
     let ours = fs::read_link("/proc/self/ns/net")?;
-    for process in fs::read_dir("/proc")?.flatten() {
-        let folder = process.path();
-        let is = |text: &str| text == "nfsdcld\n";
-        // It may end while we look.
-        if fs::read_to_string(folder.join("comm")).is_ok_and(|comm| is(&comm))
+    // It opens the pipe when inotify tells that nfsd has made it.
+    Ok(processes::all()?.any(|(id, folder)| {
+        processes::name(&folder) == "nfsdcld"
             && fs::read_link(folder.join("ns/net")).is_ok_and(|net| net == ours)
-            && watches(&folder)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// It opens the pipe when inotify tells that nfsd has made it.
-fn watches(process: &Path) -> bool {
-    let descriptors = fs::read_dir(process.join("fdinfo"));
-    let mut descriptors = descriptors.into_iter().flatten().flatten();
-    descriptors.any(|descriptor| {
-        fs::read_to_string(descriptor.path()).is_ok_and(|info| info.contains("inotify"))
-    })
+            && processes::watches_files(id)
+    }))
 }
 
 /// The directory of its pipe: where rpc_pipefs is mounted last.

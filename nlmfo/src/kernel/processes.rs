@@ -14,7 +14,7 @@ pub struct Process {
 }
 
 /// All processes, as directories in `/proc`, with their numbers.
-fn all() -> io::Result<impl Iterator<Item = (i32, PathBuf)>> {
+pub(super) fn all() -> io::Result<impl Iterator<Item = (i32, PathBuf)>> {
     let entries = fs::read_dir("/proc")?.flatten();
     Ok(entries.filter_map(|entry| {
         let id = entry.file_name().to_str()?.parse().ok()?;
@@ -51,7 +51,8 @@ pub fn beside() -> io::Result<Vec<Process>> {
     in_namespaces(inode("net")?, inode("mnt")?)
 }
 
-fn name(folder: &Path) -> String {
+/// The name of the process with this directory, cut to 15 bytes; empty if it has ended.
+pub(super) fn name(folder: &Path) -> String {
     let comm = fs::read(folder.join("comm")).unwrap_or_default();
     String::from_utf8_lossy(&comm).trim_end().to_owned()
 }
