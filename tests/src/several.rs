@@ -26,8 +26,10 @@ pub fn run(names: &[String], full: bool, nlmfo: &Path) -> Result<()> {
         eprintln!("{}", heading(name));
         let mut report = in_a_process(name, full, nlmfo)?;
         let started = Instant::now();
-        // Also after the last one: it shows what a scenario leaves behind.
-        let swept = fresh.sweep();
+        let swept = match number < last {
+            true => fresh.sweep(),
+            false => fresh.look_for_leftovers(),
+        };
         report.sweep = started.elapsed().as_secs_f64();
         let is_usable = match swept {
             Ok(Swept::Clean) => true,
@@ -45,7 +47,7 @@ pub fn run(names: &[String], full: bool, nlmfo: &Path) -> Result<()> {
         };
         println!("{}", report.to_line());
         io::stdout().flush()?;
-        if !is_usable && number < last {
+        if !is_usable {
             return Ok(());
         }
     }

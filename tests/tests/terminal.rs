@@ -70,6 +70,8 @@ fn be_the_screen(source: &str) -> ExitCode {
 fn start(source: &str) -> Result<Pty> {
     let mut command = Command::new(env::current_exe()?);
     command.env(BE_THE_SCREEN, source);
+    // It takes its time to print: what is drawn meanwhile must not show.
+    command.env("RUST_BACKTRACE", "1");
     Pty::spawn(command, 80, 24)
 }
 

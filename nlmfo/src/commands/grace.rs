@@ -172,14 +172,26 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
     } = leftovers::end(&args.vip, 0, &mut paths()?).await?;
     windows.retain(|window| !not_open.contains(&window.vip));
     leftovers::finish_if_over().await?;
+    let has_report = |vip: &&IpAddr| windows.iter().any(|window| window.vip == **vip);
+    let ended = args.vip.iter().filter(|vip| !not_open.contains(vip));
+    let unknown: Vec<IpAddr> = ended.filter(|vip| !has_report(vip)).copied().collect();
     let listing = Listing::of(windows);
-    let exit = verdict(&listing);
+    let exit = match unknown.is_empty() {
+        true => verdict(&listing),
+        false => Exit::NotConfirmed,
+    };
     interrupt::only_words_are_left(exit as u8);
     match args.json {
         true => output::report_json(None, &listing),
         false => output::report(None, |out| {
             for vip in &not_open {
                 writeln!(out, "{vip}: not in grace")?;
+            }
+            for vip in &unknown {
+                writeln!(
+                    out,
+                    "{vip}: grace has ended\n  ✗ NOT CONFIRMED: the gate and its counts were removed meanwhile"
+                )?;
             }
             (listing.windows.iter()).try_for_each(|window| write!(out, "{window}"))
         }),

@@ -79,12 +79,16 @@ pub async fn end(vips: &[IpAddr], until: u64, paths: &mut PathFinder) -> Result<
     let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     let mut windows = match Gate::in_force()? {
         Some(gate) => gate.report(paths)?,
-        None => {
-            let kept = last_report()?.map_or_else(Vec::new, |kept| kept.windows);
-            let is_ours = |window: &WindowReport| ends.contains(&window.until_ns);
-            kept.into_iter().filter(is_ours).collect()
-        }
+        None => Vec::new(),
     };
+    // The keeper may have removed the gate meanwhile, or have replaced it by one for a new lockd,
+    // which knows nothing of windows that had ended.
+    let kept = last_report()?.map_or_else(Vec::new, |kept| kept.windows);
+    let is_lost = |window: &WindowReport| {
+        ends.contains(&window.until_ns) && windows.iter().all(|other| other.vip != window.vip)
+    };
+    let kept: Vec<_> = kept.into_iter().filter(is_lost).collect();
+    windows.extend(kept);
     windows.retain(|window| vips.contains(&window.vip));
     Ok(Ended { windows, not_open })
 }

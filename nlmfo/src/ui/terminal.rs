@@ -5,8 +5,8 @@
     reason = "the screen's own, errors of which end it"
 )]
 
-use std::io::{self, IsTerminal, Stdout};
-use std::sync::Once;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -19,9 +19,12 @@ use ratatui::crossterm::terminal::{
 use super::draw::{Theme, draw};
 use super::state::App;
 
+/// Whether the terminal shows the screen. Locked for each write to it.
+static IS_SHOWN: Mutex<bool> = Mutex::new(false);
+
 /// The terminal in raw mode with its alternate screen. Dropping it restores it.
 pub struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    terminal: Terminal<CrosstermBackend<Shown>>,
 }
 
 impl Screen {
@@ -41,8 +44,9 @@ impl Screen {
             }));
         });
         enable_raw_mode()?;
-        let entered = execute!(io::stdout(), EnterAlternateScreen)
-            .and_then(|()| Terminal::new(CrosstermBackend::new(io::stdout())));
+        *is_shown() = true;
+        let entered = execute!(Shown, EnterAlternateScreen)
+            .and_then(|()| Terminal::new(CrosstermBackend::new(Shown)));
         match entered {
             Ok(terminal) => Ok(Screen { terminal }),
             Err(error) => {
@@ -65,8 +69,37 @@ impl Drop for Screen {
     }
 }
 
-/// Ignores errors: a terminal that is gone (SIGHUP) needs no restore.
+/// Stdout until the terminal is restored, nothing after that: the thread that draws must not
+/// write over what a panic of another one has said.
+struct Shown;
+
+impl Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match *is_shown() {
+            true => io::stdout().write(bytes),
+            false => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match *is_shown() {
+            true => io::stdout().flush(),
+            false => Ok(()),
+        }
+    }
+}
+
+fn is_shown() -> MutexGuard<'static, bool> {
+    IS_SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Once: a second one would move the cursor to where the first one found it. Ignores errors: a
+/// terminal that is gone (SIGHUP) needs no restore.
 fn restore() {
+    let mut is_shown = is_shown();
+    if !std::mem::take(&mut *is_shown) {
+        return;
+    }
     let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();
 }

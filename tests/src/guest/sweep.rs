@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aya::programs::loaded_programs;
@@ -26,6 +26,9 @@ use super::wait::{Seen, until_for};
 
 /// Maximum time for each step of a sweep. A machine that needs longer is not used again.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// A step of a sweep that takes longer is told.
+const NOTEWORTHY: Duration = Duration::from_secs(5);
 
 /// Where the files of a fresh machine are kept.
 const KEPT: &str = "/lab/kept";
@@ -131,15 +134,15 @@ impl Fresh {
     /// # Errors
     /// The machine cannot be reset.
     pub fn sweep(&self) -> Result<Swept> {
-        self.wait_for_holders()?;
-        let left = self.clean_up()?;
-        stop_server()?;
-        self.end_processes()?;
-        self.unmount()?;
-        self.unlink()?;
+        timed("the scenario's namespaces", || self.wait_for_holders())?;
+        let left = timed("nlmfo cleanup", || self.clean_up())?;
+        timed("stopping the server", stop_server)?;
+        timed("the scenario's processes", || self.end_processes())?;
+        timed("its mounts", || self.unmount())?;
+        timed("its devices", || self.unlink())?;
         forget_probes()?;
-        unload()?;
-        self.restore_files()?;
+        timed("unloading", unload)?;
+        timed("files", || self.restore_files())?;
         self.restore_settings()?;
         // For scenarios that read the kernel's log.
         run(Command::new("dmesg").arg("--clear"))?;
@@ -148,6 +151,18 @@ impl Fresh {
         }
         Traces::of(&TestNode::root())?.ensure_as(&self.before.traces)?;
         Ok(Swept::Clean)
+    }
+
+    /// The part of a sweep that a machine needs which is not used again.
+    ///
+    /// # Errors
+    /// The machine cannot be inspected.
+    pub fn look_for_leftovers(&self) -> Result<Swept> {
+        self.wait_for_holders()?;
+        Ok(match self.clean_up()? {
+            Some(left) => Swept::Left(left),
+            None => Swept::Clean,
+        })
     }
 
     /// Namespaces end by themselves when the scenario's process has ended.
@@ -269,6 +284,17 @@ impl Fresh {
         }
         Ok(())
     }
+}
+
+/// Says which step of a sweep takes long.
+fn timed<T>(step: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let done = run();
+    let took = started.elapsed();
+    if took > NOTEWORTHY {
+        eprintln!("the sweep: {step}: {:.1} s", took.as_secs_f64());
+    }
+    done
 }
 
 /// Stops nfsd, and lockd with it, while rpcbind still answers.

@@ -76,10 +76,14 @@ fn unload(context: &Context) -> Result<End> {
 pub(super) fn take_out(server: &Server, net: &RawNet) -> Result<()> {
     // It holds files of nfsd's open.
     run(server.node().command("pkill").args(["-x", "rpc.mountd"]))?;
-    for node in [server.node(), net.node()] {
-        run(node.command("umount").args(["-a", "-t", "nfsd"]))?;
-    }
     until("lockd to leave the kernel", || {
+        for node in [server.node(), net.node()] {
+            // Busy while a watch reads what NFSv4 clients hold.
+            let umount = finish(node.command("umount").args(["-a", "-t", "nfsd"]), "")?;
+            if umount.code() != 0 {
+                return Ok(Seen::No(umount.stderr));
+            }
+        }
         let mut modprobe = Command::new("modprobe");
         let said = finish(modprobe.args(["-r", "nfsd", "nfsv3", "lockd"]), "")?.stderr;
         Ok(match fs::exists(LOCKD)? {
