@@ -20,7 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::restart::RestartArgs;
 pub use self::serve::{Listen, ServeArgs};
-pub use self::server::{NamedServer, ServerAction, ServerArgs};
+pub use self::server::{NamedServer, ServerAction, ServerArgs, StartArgs};
 pub use self::targeted::TargetedArgs;
 use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
@@ -290,6 +290,9 @@ pub struct TakeoverArgs {
     /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
     #[arg(long, value_name = "PATH", required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
+    /// See `nlmfo server start --help`
+    #[arg(long, requires = "phase")]
+    pub after_fencing: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use clap::parser::ValueSource;
 use super::{Phase, Scope};
 
 /// Options that only one phase of a failover uses, by clap's ids.
-const PARTS: [(&str, Phase); 16] = [
+const PARTS: [(&str, Phase); 17] = [
     ("record", Phase::Release),
     ("unlock_filesystem", Phase::Release),
     ("reboot_notice", Phase::Release),
@@ -23,6 +23,7 @@ const PARTS: [(&str, Phase); 16] = [
     ("config", Phase::Takeover),
     ("scope", Phase::Takeover),
     ("filesystem", Phase::Takeover),
+    ("after_fencing", Phase::Takeover),
 ];
 
 /// Returns an error that names the first option that would be ignored.
@@ -115,6 +116,7 @@ mod tests {
             (release, "--grace 90s", "--grace cannot be used"),
             (release, "--wait-address 5", "--wait-address"),
             (release, "--no-notify", "--no-notify"),
+            (release, "--after-fencing", "--after-fencing"),
             (release, "--scope vip", "--scope"),
             (takeover, "--record /r", "applies to the release only"),
             (takeover, "--fence 60s", "--fence"),

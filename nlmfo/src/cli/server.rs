@@ -13,7 +13,7 @@ pub struct ServerArgs {
 #[derive(Debug, Subcommand)]
 pub enum ServerAction {
     /// Start a server on this node: filesystem, daemons, grace, then its addresses
-    Start(NamedServer),
+    Start(StartArgs),
     /// Stop a server on this node and free its devices; its clients keep their locks until it
     /// starts again, here or on another node
     Stop(NamedServer),
@@ -35,6 +35,16 @@ pub enum ServerAction {
     },
     /// Check whether this node has everything to start a server
     Check(NamedServer),
+}
+
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    pub server: NamedServer,
+    /// Start it although another node did not stop it in order: only if that node is off, or has no
+    /// access to the storage
+    #[arg(long)]
+    pub after_fencing: bool,
 }
 
 #[derive(Debug, Args)]

@@ -15,13 +15,14 @@ use super::failover::observe;
 use super::interrupted::or_interrupt;
 use super::{require_root, table};
 use crate::causes::chain;
-use crate::cli::{NamedServer, ServerAction, ServerArgs};
+use crate::cli::{NamedServer, ServerAction, ServerArgs, StartArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::whole::report::{StartReport, StopReport};
 use crate::failover::whole::{leases, own, start};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::server::check::{self, Need};
+use crate::server::holder::Last;
 use crate::server::status::{self, State, Status};
 use crate::server::{self, Others, Server, ServerError};
 use crate::times::milliseconds;
@@ -40,7 +41,13 @@ pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
 }
 
 fn could_run<T>(done: Result<T, ServerError>) -> Result<T, Failure> {
-    done.map_err(|error| Failure::new(Exit::CouldNotRun, error))
+    done.map_err(|error| {
+        let exit = match error {
+            ServerError::Elsewhere { .. } => Exit::Unsupported,
+            _ => Exit::CouldNotRun,
+        };
+        Failure::new(exit, error)
+    })
 }
 
 /// Becomes the command. Only of a process with one thread.
@@ -73,9 +80,11 @@ struct Report<'a, T> {
 /// What a start did.
 #[derive(Debug, Serialize)]
 pub struct Started {
+    /// The server had not stopped in order: what its clients held is not recorded.
+    crashed: bool,
     /// Other servers that should not have noticed, and did.
     disturbed: Vec<String>,
-    /// What the clients reclaimed; null if they had nothing.
+    /// What the clients reclaimed; null if no client is known.
     reclaim: Option<StartReport>,
     took_ms: f64,
 }
@@ -83,7 +92,7 @@ pub struct Started {
 impl Started {
     pub(super) fn exit(&self) -> Exit {
         let reclaimed = self.reclaim.as_ref().map_or(Exit::Done, StartReport::exit);
-        match self.disturbed.is_empty() {
+        match self.disturbed.is_empty() && !self.crashed {
             true => reclaimed,
             false => Exit::NotConfirmed,
         }
@@ -96,15 +105,21 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// lockd's grace unless it is set otherwise.
 const LOCKD_GRACE: Duration = Duration::from_secs(50);
 
-pub(super) fn start_here(server: &Server) -> Result<Started, Failure> {
+/// `fenced`: the server may have run on another node that did not stop it.
+pub(super) fn start_here(server: &Server, fenced: bool) -> Result<Started, Failure> {
     let began = Instant::now();
     let _held = could_run(server.lock())?;
     let plan = start::Plan {
         state: StateDir::new(server.state_dir()),
         config: Config::read(None).map_err(anyhow::Error::from)?,
-        deadline: server.description.grace.max(LOCKD_GRACE) + MARGIN,
+        // nfsd extends its own up to twice, while clients reclaim.
+        deadline: (server.description.grace * 2).max(LOCKD_GRACE) + MARGIN,
     };
-    let created = could_run(server::start::create(server))?;
+    let created = could_run(server::start::create(server, fenced))?;
+    let crashed = created.last == Last::Crashed;
+    if crashed {
+        could_run(server.within(|| own::forget(server)))?;
+    }
     let wanted = could_run(server.within(|| own::allows_pause(server)))?;
     // Of the node: the server has a /run of its own.
     let paused = runtime::run(leases::pause_if(wanted, None)).map_err(no_runtime)?;
@@ -124,15 +139,20 @@ pub(super) fn start_here(server: &Server) -> Result<Started, Failure> {
     });
     drop(paused);
     Ok(Started {
+        crashed,
         disturbed,
         reclaim: could_run(followed).flatten().flatten()?,
         took_ms: milliseconds(began.elapsed()),
     })
 }
 
-fn start(args: &NamedServer) -> Result<Exit, Failure> {
+fn start(args: &StartArgs) -> Result<Exit, Failure> {
+    let StartArgs {
+        server: args,
+        after_fencing,
+    } = args;
     let server = could_run(Server::named(&args.name))?;
-    let started = start_here(&server)?;
+    let started = start_here(&server, *after_fencing)?;
     let exit = started.exit();
     interrupt::only_words_are_left(exit as u8);
     print_or_json(
@@ -176,6 +196,10 @@ pub(super) fn print_started(
     }
     match &started.reclaim {
         Some(report) => write!(out, "{report}")?,
+        None if started.crashed => writeln!(
+            out,
+            "✗ NOT CONFIRMED: no client is known, and what clients held is not recorded"
+        )?,
         None => writeln!(out, "  no client has anything to reclaim")?,
     }
     disturbed(out, &started.disturbed)?;
@@ -222,6 +246,9 @@ pub(super) fn stop_here(server: &Server) -> Result<Stopped, Failure> {
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
     drop(paused);
     let release = could_run(stopped).flatten().flatten()?;
+    if (release.as_ref()).is_none_or(|report| report.left.is_empty()) {
+        could_run(server.within(|| own::give_up(server)).flatten())?;
+    }
     could_run(server::stop::remove(server))?;
     let after = could_run(Others::than(server.name()))?;
     let filesystems = server.description.filesystems.iter();

@@ -36,6 +36,12 @@ pub fn release() -> io::Result<String> {
     Ok(release.trim_end().to_owned())
 }
 
+/// The ID of this boot of the kernel, as text.
+pub fn boot() -> io::Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim_end().to_owned())
+}
+
 /// How many CPUs there may be, if they are numbered from 0 without a gap.
 fn possible_cpus() -> Option<u32> {
     let list = std::fs::read_to_string("/sys/devices/system/cpu/possible").ok()?;

@@ -6,6 +6,7 @@ pub mod check;
 mod daemons;
 pub mod description;
 mod facts;
+pub mod holder;
 mod link;
 mod mounts;
 mod program;
@@ -22,6 +23,7 @@ use crate::files::lock::{Held, LockError, LockFile, Mode};
 use crate::files::run::{self, RunError};
 use crate::kernel::lockd::LockdError;
 use crate::kernel::namespaces::{self, Namespaces};
+use crate::kernel::netns;
 use crate::kernel::nfsd::NfsdError;
 use crate::kernel::processes::{self, Process};
 use description::{Description, DescriptionError};
@@ -73,6 +75,8 @@ pub enum ServerError {
     Refused(String),
     #[error("server {name} was not started: {reason}")]
     NotStarted { name: String, reason: String },
+    #[error("server {name} was not started: {reason}")]
+    Elsewhere { name: String, reason: String },
 }
 
 impl ServerError {
@@ -92,6 +96,8 @@ impl ServerError {
 pub struct Server {
     pub description: Description,
     namespaces: Namespaces,
+    /// The name of this node; in the server's namespaces, that is its scope.
+    node: String,
 }
 
 impl Server {
@@ -100,6 +106,7 @@ impl Server {
         Server {
             namespaces: Namespaces::in_folder(folder),
             description,
+            node: netns::node(),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::daemons::{self, Daemon};
 use super::description::Version;
 use super::facts::{self, Facts, Others};
+use super::holder::{self, Last};
 use super::program::run;
 use super::{Server, ServerError, check, link, mounts, stop};
 use crate::causes::chain;
@@ -13,6 +14,8 @@ use crate::kernel::nfsd::Nfsd;
 #[must_use = "it is half started"]
 pub struct Created {
     others: Others,
+    /// How the server ended before.
+    pub last: Last,
 }
 
 impl Created {
@@ -22,11 +25,12 @@ impl Created {
     }
 }
 
-/// Creates everything that the server's daemons need, on the node.
+/// Creates everything that the server's daemons need, on the node. `fenced`: it may have run on
+/// another node that did not stop it.
 ///
 /// # Errors
 /// Then nothing of it is left here.
-pub fn create(server: &Server) -> Result<Created, ServerError> {
+pub fn create(server: &Server, fenced: bool) -> Result<Created, ServerError> {
     if server.is_here() {
         return Err(ServerError::Running(server.name().to_owned()));
     }
@@ -37,9 +41,14 @@ pub fn create(server: &Server) -> Result<Created, ServerError> {
             reason: missing.join("; "),
         });
     }
+    holder::ahead(server, fenced)?;
     let others = Others::than(server.name())?;
-    match make(server) {
-        Ok(()) => Ok(Created { others }),
+    match make(server, fenced) {
+        Ok(last) => Ok(Created { others, last }),
+        Err(refused @ ServerError::Elsewhere { .. }) => {
+            stop::remove(server)?;
+            Err(refused)
+        }
         Err(error) => Err(undone(server, &chain(&error))),
     }
 }
@@ -59,7 +68,7 @@ pub fn undone(server: &Server, why: &str) -> ServerError {
     }
 }
 
-fn make(server: &Server) -> Result<(), ServerError> {
+fn make(server: &Server, fenced: bool) -> Result<Last, ServerError> {
     let description = &server.description;
     let existing = link::existing(&description.link);
     let created = (server.namespaces).create(&description.scope, existing.as_deref());
@@ -67,7 +76,8 @@ fn make(server: &Server) -> Result<(), ServerError> {
     link::make(description, &server.namespaces.network())?;
     server.within(|| {
         mounts::prepare(description)?;
-        link::raise_loopback()
+        link::raise_loopback()?;
+        holder::last(server, fenced)
     })?
 }
 
@@ -114,8 +124,10 @@ pub fn threads(server: &Server) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Brings the addresses up. In the server's namespaces.
+/// Brings the addresses up: from now on, clients may take what no record has. In the server's
+/// namespaces.
 pub fn appear(server: &Server) -> Result<(), ServerError> {
+    holder::write(server)?;
     link::raise(&server.description)
 }
 

@@ -81,8 +81,9 @@ pub fn end(namespaces: &Namespaces) -> Result<(), ServerError> {
         daemons::kill_now(statd);
     }
     let stopped = namespaces.within(|| match Nfsd::mounted() {
-        Ok(nfsd) => nfsd.stop(),
-        Err(_) => Ok(()),
+        // The kernel asks rpcbind even if there is nothing to stop, and fails without it.
+        Ok(nfsd) if nfsd.threads()? > 0 => nfsd.stop(),
+        _ => Ok(()),
     });
     stopped.map_err(enter)??;
     daemons::end(all)?;

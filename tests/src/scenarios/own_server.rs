@@ -33,14 +33,25 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     ..Scenario::DEFAULT
 }];
 
-pub const ON_A_CLUSTER: &[Scenario] = &[Scenario {
-    name: "two-nodes-own-server",
-    claim: "a VIP that is a server of its own moves to another node and back: its clients of \
+pub const ON_A_CLUSTER: &[Scenario] = &[
+    Scenario {
+        name: "two-nodes-own-server",
+        claim: "a VIP that is a server of its own moves to another node and back: its clients of \
             NFSv3, 4.1 and 4.2 keep their locks, and clients of the other notice nothing",
-    run: moves,
-    only_full: Some("grace may last its full time"),
-    ..Scenario::DEFAULT
-}];
+        run: moves,
+        only_full: Some("grace may last its full time"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "two-nodes-own-server-crash",
+        claim: "the node of a VIP that is a server of its own dies: another node refuses to start it \
+            until it is told that the node is fenced; then clients of NFSv3, 4.0, 4.1 and 4.2 reclaim \
+            their locks by the records on its storage, and the result is not confirmed",
+        run: crash,
+        only_full: Some("grace lasts its full time"),
+        ..Scenario::DEFAULT
+    },
+];
 
 /// 6.1 releases NFSv3 locks only when the lockd of the last network namespace stops.
 const SHARED_LOCKD: &str = "6.1's lockd keeps the locks of one server as long as another one runs";
@@ -307,17 +318,7 @@ fn stop_and_start(context: &Context) -> Result<End> {
 }
 
 fn moves(context: &Context) -> Result<End> {
-    let cluster = Cluster::up(&context.nlmfo, &[])?;
-    run(Command::new("modprobe").arg("nfsv4"))?;
-    let link = "{ kind = \"macvlan\", parent = \"eth0\" }";
-    let (mail, first) = Own::describe(1, "mail", "/dev/vda", link)?;
-    let (data, second) = Own::describe(2, "data", "/dev/vdb", link)?;
-    let text = [first, second].concat();
-    for node in [&cluster.a, &cluster.b] {
-        node.node().write("/etc/nlmfo.toml", &text)?;
-        node.shell("touch /etc/exports; modprobe -a macvlan ext4; echo 40 >/proc/sys/fs/nfs/nlm_grace_period")?;
-    }
-    (cluster.a).shell("for disk in vda vdb; do mkfs.ext4 -q -F /dev/$disk; done")?;
+    let (cluster, mail, data) = two_on_a_cluster(context)?;
     for own in [&mail, &data] {
         own.start(&cluster.a.tool())?;
     }
@@ -368,6 +369,68 @@ fn moves(context: &Context) -> Result<End> {
     users.finish()?;
     for own in [&mail, &data] {
         own.stop(&cluster.a.tool())?;
+    }
+    Ok(End::Pass)
+}
+
+/// Two servers that either node can start, with empty filesystems.
+fn two_on_a_cluster(context: &Context) -> Result<(Cluster, Own, Own)> {
+    let cluster = Cluster::up(&context.nlmfo, &[])?;
+    run(Command::new("modprobe").arg("nfsv4"))?;
+    let link = "{ kind = \"macvlan\", parent = \"eth0\" }";
+    let (mail, first) = Own::describe(1, "mail", "/dev/vda", link)?;
+    let (data, second) = Own::describe(2, "data", "/dev/vdb", link)?;
+    let text = [first, second].concat();
+    for node in [&cluster.a, &cluster.b] {
+        node.node().write("/etc/nlmfo.toml", &text)?;
+        node.shell("touch /etc/exports; modprobe -a macvlan ext4; echo 40 >/proc/sys/fs/nfs/nlm_grace_period")?;
+    }
+    (cluster.a).shell("for disk in vda vdb; do mkfs.ext4 -q -F /dev/$disk; done")?;
+    Ok((cluster, mail, data))
+}
+
+fn crash(context: &Context) -> Result<End> {
+    let (cluster, mail, data) = two_on_a_cluster(context)?;
+    let (a, b) = (&cluster.a, &cluster.b);
+    // Without a record, nobody knows what clients have locked behind delegations.
+    for node in [a, b] {
+        node.shell("echo 0 >/proc/sys/fs/leases-enable")?;
+    }
+    mail.start(&a.tool())?;
+    data.start(&b.tool())?;
+    let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS)?;
+    a.kill()?;
+
+    let takeover = ["failover", "--vip", "10.77.0.1", "--phase", "takeover"];
+    for refused in [&["server", "start", "mail"][..], &takeover] {
+        let refused = b.tool().expect(exit::UNSUPPORTED, refused)?;
+        let is_told = |what| refused.stderr.contains(what);
+        ensure!(
+            is_told("node a ") && is_told("--after-fencing"),
+            "{}",
+            refused.stderr
+        );
+        ensure!(mail.status(&b.tool())?["state"] == "stopped");
+    }
+    // A mount would have replayed the journal.
+    b.shell("dumpe2fs -h /dev/vda 2>/dev/null | grep needs_recovery")?;
+    let takeover = [&takeover[..], &["--after-fencing"]].concat();
+    let taken = b.tool().json(exit::NOT_CONFIRMED, &takeover)?;
+    let reclaim = &taken["reclaim"];
+    ensure!(
+        taken["crashed"] == true
+            && taken["disturbed"] == Value::Array(vec![])
+            && reclaim["has_record"] == false
+            && reclaim["grace"]["nfsd"] == true
+            && reclaim["grace"]["lockd"] == true
+            && reclaim["ended"] == "by_itself",
+        "{taken}"
+    );
+    eprintln!("taken over after {} ms", taken["took_ms"]);
+    users.finish()?;
+    // Its clients hold nothing any more.
+    for own in [&mail, &data] {
+        own.stop(&b.tool())?;
     }
     Ok(End::Pass)
 }

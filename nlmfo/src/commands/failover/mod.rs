@@ -51,6 +51,10 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     if let Some(server) = own::server_of(&vips)? {
         return own::run(args, &server);
     }
+    if args.takeover.after_fencing {
+        let error = anyhow!("--after-fencing is for a VIP that is a server of its own");
+        return Err(Failure::new(Exit::Usage, error));
+    }
     let mut outcome = Outcome::new(args, &vips);
     let exit =
         runtime::run(work(args, &mut outcome)).context("starting the asynchronous runtime")?;

@@ -88,7 +88,7 @@ fn release(args: &FailoverArgs, server: &Server) -> Result<(Exit, Stopped), Fail
 }
 
 fn takeover(args: &FailoverArgs, server: &Server) -> Result<Exit, Failure> {
-    let started = start_here(server)?;
+    let started = start_here(server, args.takeover.after_fencing)?;
     let exit = started.exit();
     interrupt::only_words_are_left(exit as u8);
     let report = Report {
@@ -160,8 +160,8 @@ fn to(args: &FailoverArgs, server: &Server, host: &str) -> Result<Exit, Failure>
     };
     let still = milliseconds(began.elapsed());
     // One that may have started there must not start here too.
-    let is_surely_not_there = error.is_some() && code == Some(1);
-    let back = is_surely_not_there && start_here(server).is_ok();
+    let is_surely_not_there = error.is_some() && matches!(code, Some(1 | 4));
+    let back = is_surely_not_there && start_here(server, false).is_ok();
     let exit = match (&error, code) {
         (None, Some(0)) => Exit::Done,
         (None, Some(5)) => Exit::Incomplete,

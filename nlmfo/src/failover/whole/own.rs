@@ -128,6 +128,20 @@ pub fn allows_pause(server: &server::Server) -> bool {
     stop::allows_pause(&state(server))
 }
 
+/// Forgets the record of an earlier stop: the server has run since then.
+pub fn forget(server: &server::Server) {
+    start::forget(&state(server));
+}
+
+/// Lets the server start on another node, if what its clients held is recorded.
+pub fn give_up(server: &server::Server) -> Result<(), server::ServerError> {
+    match stop::stored(&state(server)) {
+        Ok(Some(_)) => server::holder::remove(server),
+        // Without a record its end was a crash.
+        _ => Ok(()),
+    }
+}
+
 /// Starts the server in grace and brings its addresses up.
 ///
 /// # Errors

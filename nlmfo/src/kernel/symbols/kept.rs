@@ -44,7 +44,7 @@ impl Incarnation {
             Ok((name.to_owned(), folder.ino()))
         });
         Ok(Incarnation {
-            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+            boot: crate::kernel::boot()?,
             modules: modules.collect::<io::Result<_>>()?,
         })
     }

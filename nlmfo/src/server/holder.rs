@@ -1,0 +1,203 @@
+//! The node that a server runs on, in a file on the storage that moves along. A start writes it
+//! before its addresses are up, and an orderly stop removes it. So a start sees whether the
+//! server may still run on another node, and whether there is a record of what was held.
+//!
+//! It is no fence: a node that hangs may go on writing after any file was read.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::program::program;
+use super::{Server, ServerError};
+use crate::causes::chain;
+use crate::files;
+use crate::foreign::Shown;
+use crate::kernel;
+
+const FILE: &str = "holder.json";
+
+/// Larger than any of ours.
+const LIMIT: u64 = 1 << 16;
+
+/// The content of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    node: String,
+    /// Of its kernel: another one after each boot.
+    boot: String,
+    /// Since 1970, in seconds.
+    since: u64,
+}
+
+/// How the server ended before this start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// By an orderly stop, or it never ran.
+    Stopped,
+    /// With its node, or by force: what its clients held is not recorded.
+    Crashed,
+}
+
+/// What the file says.
+type Found = Result<Option<Holder>, String>;
+
+/// How it ended; or why it must not start on `here`.
+fn judge(found: &Found, here: &Holder, fenced: bool) -> Result<Last, String> {
+    let is_here = |holder: &Holder| holder.node == here.node || holder.boot == here.boot;
+    let whose = match found {
+        Ok(None) => return Ok(Last::Stopped),
+        // After a crash of this node, or `nlmfo cleanup`.
+        Ok(Some(holder)) if is_here(holder) => return Ok(Last::Crashed),
+        _ if fenced => return Ok(Last::Crashed),
+        Ok(Some(holder)) => format!(
+            "node {} started it {} s ago and did not stop it in order",
+            holder.node.shown(),
+            here.since.saturating_sub(holder.since)
+        ),
+        Err(error) => format!("it is not known where it ran last ({error})"),
+    };
+    Err(format!(
+        "{whose}; it may still run there and use the filesystem. Fencing is the cluster's job: make \
+         sure that the other node is off, or has no access to the storage, then start it with \
+         --after-fencing"
+    ))
+}
+
+fn path(server: &Server) -> PathBuf {
+    server.description.state.join(FILE)
+}
+
+fn read(path: &Path) -> Found {
+    match files::read(path, LIMIT) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| format!("{} is damaged: {error}", path.display())),
+        Err(error) if error.is_absence() => Ok(None),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+/// How the server ended before. In its namespaces, once its filesystem is mounted.
+///
+/// # Errors
+/// If it may still run on another node, unless that was `fenced`.
+pub fn last(server: &Server, fenced: bool) -> Result<Last, ServerError> {
+    decide(server, &read(&path(server)), fenced)
+}
+
+/// [`last`] before anything is mounted, as far as it can be told: to mount a filesystem that
+/// another node uses damages it. Of ext4, debugfs reads a file and writes nothing.
+///
+/// # Errors
+/// If it may still run on another node, unless that was `fenced`.
+pub fn ahead(server: &Server, fenced: bool) -> Result<(), ServerError> {
+    let path = path(server);
+    let filesystems = server.description.filesystems.iter();
+    let ours = filesystems.filter_map(|one| Some((one, path.strip_prefix(&one.path).ok()?)));
+    for (filesystem, path) in ours.filter(|(one, _)| one.kind.starts_with("ext")) {
+        let mut debugfs = program("debugfs");
+        (debugfs
+            .arg("-R")
+            .arg(format!("cat \"/{}\"", path.display())))
+        .arg(&filesystem.device);
+        // What it cannot read is read once it is mounted.
+        let said = debugfs.stdin(Stdio::null()).output();
+        let found = said
+            .ok()
+            .and_then(|said| serde_json::from_slice(&said.stdout).ok());
+        decide(server, &Ok(found), fenced)?;
+    }
+    Ok(())
+}
+
+fn decide(server: &Server, found: &Found, fenced: bool) -> Result<Last, ServerError> {
+    judge(found, &here(server)?, fenced).map_err(|reason| ServerError::Elsewhere {
+        name: server.name().to_owned(),
+        reason,
+    })
+}
+
+fn here(server: &Server) -> Result<Holder, ServerError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Ok(Holder {
+        node: server.node.clone(),
+        boot: kernel::boot().map_err(ServerError::io(
+            "identify the boot of",
+            Path::new(&server.node),
+        ))?,
+        since: since.map_or(0, |elapsed| elapsed.as_secs()),
+    })
+}
+
+/// Says durably that the server runs here. In its namespaces.
+pub fn write(server: &Server) -> Result<(), ServerError> {
+    let path = path(server);
+    let failed = |error| ServerError::io("write", &path)(error);
+    let text = serde_json::to_vec(&here(server)?).map_err(|error| failed(error.into()))?;
+    files::write_whole(&path, &text, files::PRIVATE).map_err(failed)?;
+    // To its place on the disk too, not only to the journal: `ahead` does not read that.
+    let written = fs::File::open(&path).and_then(|file| Ok(rustix::fs::syncfs(file)?));
+    written.map_err(failed)
+}
+
+/// Removes the file: the server stopped, and what its clients held is recorded. In its namespaces.
+pub fn remove(server: &Server) -> Result<(), ServerError> {
+    let path = path(server);
+    let removed = match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed,
+    };
+    (removed.and_then(|()| files::sync_folder(&server.description.state)))
+        .map_err(ServerError::io("remove", &path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(node: &str, boot: &str, since: u64) -> Holder {
+        Holder {
+            node: node.into(),
+            boot: boot.into(),
+            since,
+        }
+    }
+
+    #[test]
+    fn only_a_fenced_node_is_succeeded() {
+        let here = holder("b", "2", 142);
+        let judge = |found: &Found, fenced| judge(found, &here, fenced);
+        assert_eq!(judge(&Ok(None), false), Ok(Last::Stopped));
+        // A record is of an orderly stop, whatever else was fenced.
+        assert_eq!(judge(&Ok(None), true), Ok(Last::Stopped));
+        // It has booted since; it has another name.
+        for ours in [holder("b", "1", 100), holder("a", "2", 100)] {
+            assert_eq!(judge(&Ok(Some(ours)), false), Ok(Last::Crashed));
+        }
+        let other = Ok(Some(holder("a", "1", 100)));
+        let refused = judge(&other, false).unwrap_err();
+        for word in ["node a", "42 s ago", "--after-fencing"] {
+            assert!(refused.contains(word), "{refused}");
+        }
+        assert_eq!(judge(&other, true), Ok(Last::Crashed));
+        let damaged = Err("x".to_owned());
+        assert!(judge(&damaged, false).unwrap_err().contains("(x)"));
+        assert_eq!(judge(&damaged, true), Ok(Last::Crashed));
+    }
+
+    #[test]
+    fn only_a_file_that_is_not_there_says_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        assert_eq!(read(&path), Ok(None));
+        fs::write(&path, r#"{"node":"a","boot":"1","since":100}"#).unwrap();
+        assert_eq!(read(&path), Ok(Some(holder("a", "1", 100))));
+        fs::write(&path, "").unwrap();
+        assert!(read(&path).unwrap_err().contains(FILE));
+    }
+}
