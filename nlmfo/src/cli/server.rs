@@ -17,6 +17,8 @@ pub enum ServerAction {
     /// Stop a server on this node and free its devices; its clients keep their locks until it
     /// starts again, here or on another node
     Stop(NamedServer),
+    /// Stop a server on this node and start it again; its clients keep their locks
+    Restart(NamedServer),
     /// Show a server: threads, versions, grace, clients, addresses, daemons
     Status(NamedServer),
     /// List the described servers

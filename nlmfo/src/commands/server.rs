@@ -33,6 +33,7 @@ pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
     match &args.action {
         ServerAction::Start(args) => start(args),
         ServerAction::Stop(args) => stop(args),
+        ServerAction::Restart(args) => restart(args),
         ServerAction::Status(args) => status(args),
         ServerAction::List { json } => list(*json),
         ServerAction::Exec { name, command } => exec(name, command),
@@ -258,6 +259,39 @@ pub(super) fn stop_here(server: &Server) -> Result<Stopped, Failure> {
         free: filesystems.map(|one| one.device.clone()).collect(),
         took_ms: milliseconds(began.elapsed()),
     })
+}
+
+/// What a restart did.
+#[derive(Debug, Serialize)]
+struct Restarted {
+    stop: Stopped,
+    start: Started,
+    /// From the beginning of the stop until the start was over.
+    took_ms: f64,
+}
+
+fn restart(args: &NamedServer) -> Result<Exit, Failure> {
+    let server = could_run(Server::named(&args.name))?;
+    let began = Instant::now();
+    let stop = stop_here(&server)?;
+    let start = start_here(&server, false)?;
+    let restarted = Restarted {
+        stop,
+        start,
+        took_ms: milliseconds(began.elapsed()),
+    };
+    let Restarted { stop, start, .. } = &restarted;
+    let exit = match stop.exit() {
+        Exit::Done => start.exit(),
+        not_confirmed => not_confirmed,
+    };
+    interrupt::only_words_are_left(exit as u8);
+    let schema = "nlmfo.server.restart/1";
+    print_or_json(args.json, schema, &server, &restarted, |out| {
+        print_stopped(out, &server, stop)?;
+        print_started(out, &server, start)
+    });
+    Ok(exit)
 }
 
 fn stop(args: &NamedServer) -> Result<Exit, Failure> {

@@ -309,12 +309,30 @@ fn stop_and_start(context: &Context) -> Result<End> {
         "{other}"
     );
     users.finish()?;
+    restart(&root, &tool, &data)?;
     data.stop(&tool)?;
     // The mail server goes with everything that nlmfo has left.
     tool.json(exit::CONFIRMED, &["cleanup"])?;
     let left = fs::read_dir("/run/nlmfo/servers").map_or(0, Iterator::count);
     ensure!(left == 0, "{left} servers are left");
     Ok(End::Pass)
+}
+
+/// The server restarts in one command, and its clients keep their locks.
+fn restart(bridge: &TestNode, tool: &Tool, own: &Own) -> Result<()> {
+    let client = Client::join_bridge(bridge, 8)?;
+    let mut held = Vec::new();
+    for minor in [None, Some(1)] {
+        let mount = own.mount(&client, minor)?;
+        held.push(client.lock(&mount, &format!("again-{minor:?}"), HELD, Mode::Write)?);
+    }
+    let restarted = tool.json(exit::CONFIRMED, &["server", "restart", own.name])?;
+    ensure!(
+        restarted["start"]["reclaim"]["expected"].as_u64() >= Some(2),
+        "{restarted}"
+    );
+    eprintln!("restart {} ms", restarted["took_ms"]);
+    held.into_iter().try_for_each(HeldLock::release)
 }
 
 fn moves(context: &Context) -> Result<End> {
