@@ -237,6 +237,15 @@ impl Nfsd {
         self.write(control, format!("{}\n", vip.to_canonical()).as_bytes())
     }
 
+    /// [`Control::UnlockIp`] for a server without threads, whose locks lockd may still have.
+    /// IPv6 addresses are refused, as by [`Nfsd::write_address`].
+    pub fn unlock_ip_of_stopped(&self, vip: IpAddr) -> Result<(), NfsdError> {
+        self.put(
+            Control::UnlockIp,
+            format!("{}\n", vip.to_canonical()).as_bytes(),
+        )
+    }
+
     /// Releases all locks on the filesystem that holds `path`; since 6.9 this
     /// revokes its NFSv4 state too.
     pub fn unlock_filesystem(&self, path: &Path) -> Result<(), NfsdError> {
@@ -268,10 +277,14 @@ impl Nfsd {
     }
 
     fn write(&self, control: Control, command: &[u8]) -> Result<(), NfsdError> {
-        let path = self.path(control);
         if self.threads()? == 0 {
-            return Err(NfsdError::Stopped(path));
+            return Err(NfsdError::Stopped(self.path(control)));
         }
+        self.put(control, command)
+    }
+
+    fn put(&self, control: Control, command: &[u8]) -> Result<(), NfsdError> {
+        let path = self.path(control);
         let mut file = match fs::OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(NfsdError::Absent(path));

@@ -16,6 +16,7 @@ use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
 use crate::failover::watch::Watch;
 use crate::files::FileError;
+use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::{netns, nfsd, nfsdcld};
 use crate::notify::state_dir::{self, Readers, StateDir};
@@ -201,6 +202,9 @@ impl Recorded {
         self.report.stopped_after_ms = Some(milliseconds(stopping.elapsed()));
         let after = watch.counters()?;
         self.report.left = left(watch)?;
+        if !self.report.left.is_empty() && release_rest(watch)? {
+            self.report.left = left(watch)?;
+        }
         self.report.stopped = self.report.left.is_empty();
         let mut after = after.iter().filter(|(vip, _)| server.serves(**vip));
         let is_changed = after.any(|(vip, counters)| {
@@ -289,6 +293,23 @@ fn unknown(server: &impl Server, states: &StateTable) -> Vec<crate::foreign::Nam
             Vec::new()
         }
     }
+}
+
+/// Releases the NFSv3 locks that the stop left. Returns whether anything was tried.
+///
+/// 6.1's lockd keeps them as long as it serves another network namespace, an NFSv3 client's too
+/// (fs/lockd/svc.c, `lockd_down_net`; seen on 6.1.192).
+fn release_rest(watch: &mut Watch) -> Result<bool, ObserveError> {
+    let locks = Held::read(watch, LAST_TIMEOUT)?.locks;
+    let hosts = locks.active_hosts().into_iter();
+    let vips: BTreeSet<IpAddr> = hosts.map(|id| locks.host(id).key.vip).collect();
+    for &vip in &vips {
+        let written = Nfsd::mounted().and_then(|nfsd| nfsd.unlock_ip_of_stopped(vip));
+        if let Err(error) = written {
+            warn!(error = chain(&error), %vip, "the locks that the stop left cannot be released");
+        }
+    }
+    Ok(!vips.is_empty())
 }
 
 /// What is left after the stop.
