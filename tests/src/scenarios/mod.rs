@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod nfs4;
 mod notify;
+mod ocf;
 mod output;
 mod own_server;
 mod pacemaker;
@@ -156,6 +157,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         names::SCENARIOS,
         nfs4::SCENARIOS,
         own_server::SCENARIOS,
+        ocf::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
         guard::SCENARIOS,

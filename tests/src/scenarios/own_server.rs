@@ -57,7 +57,7 @@ pub const ON_A_CLUSTER: &[Scenario] = &[
 const SHARED_LOCKD: &str = "6.1's lockd keeps the locks of one server as long as another one runs";
 
 /// A server of the scenario: where its clients mount it.
-struct Own {
+pub(super) struct Own {
     name: &'static str,
     vip: IpAddr,
     folder: PathBuf,
@@ -65,7 +65,12 @@ struct Own {
 
 impl Own {
     /// The server of this number, and its description.
-    fn describe(number: u8, name: &'static str, device: &str, link: &str) -> Result<(Own, String)> {
+    pub(super) fn describe(
+        number: u8,
+        name: &'static str,
+        device: &str,
+        link: &str,
+    ) -> Result<(Own, String)> {
         let text = format!(
             "[server.{name}]\n\
              vips = [\"10.77.0.{number}/16\", \"fd77::{number}/64\"]\n\
@@ -86,14 +91,14 @@ impl Own {
         Ok((own, text))
     }
 
-    fn mount(&self, client: &Client, minor: Option<u8>) -> Result<Mount> {
+    pub(super) fn mount(&self, client: &Client, minor: Option<u8>) -> Result<Mount> {
         match minor {
             None => client.mount_export(&self.folder, self.vip, Transport::Tcp),
             Some(minor) => client.mount_export_nfs4(&self.folder, self.vip, minor),
         }
     }
 
-    fn status(&self, tool: &Tool) -> Result<Value> {
+    pub(super) fn status(&self, tool: &Tool) -> Result<Value> {
         tool.json(exit::CONFIRMED, &["server", "status", self.name])
     }
 
@@ -137,7 +142,7 @@ fn started(tool: &Tool, arguments: &[&str], place: &str) -> Result<Value> {
 }
 
 /// An empty filesystem on a loop device.
-fn loop_device(name: &str) -> Result<String> {
+pub(super) fn loop_device(name: &str) -> Result<String> {
     const BYTES: u64 = 32 << 20;
     let image = format!("/tmp/{name}.img");
     File::create(&image)
