@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nlmfo_common::nlm_call::Fsid;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::noted;
@@ -25,8 +25,8 @@ use crate::kernel::netns;
 use crate::kernel::nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
-use crate::notify::book::BookError;
 use crate::notify::book::writer::Writer;
+use crate::notify::book::{Book, BookError};
 use crate::notify::state_dir::StateDir;
 use crate::observe::counters::PerVip;
 use crate::observe::describe::{Described, LockLine};
@@ -101,6 +101,8 @@ pub async fn run(
         window.lasting += max_wait;
     }
     let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
+    let begun = plan.wait_for_books(begun, &window, facts).await;
+    let begun = begun.map_err(RunError::Before)?;
     if !blockers.is_empty() {
         // Waiters would be granted meanwhile. If lockd does not answer, this is done again
         // afterwards.
@@ -175,6 +177,32 @@ impl Plan {
             exports_now: self.wait_address.is_none(),
             unseen: None,
         }
+    }
+
+    /// Reads the books, and keeps the window open meanwhile: its time counts from then on. If the
+    /// state directory is on NFS, its server may have delegated the newest book to the old node.
+    /// If that node is dead, nobody can read the book before the server's lease time is over.
+    async fn wait_for_books(
+        &self,
+        mut begun: Option<way::Begun>,
+        window: &way::Plan,
+        facts: &Facts,
+    ) -> Result<Option<way::Begun>, OpenError> {
+        let (state, vips) = (self.state.clone(), self.vips.clone());
+        // What is wrong with a book is reported by those who need it.
+        let read = move || {
+            for vip in vips {
+                let _ = Book::read(&state, vip);
+            }
+        };
+        let mut reading = tokio::task::spawn_blocking(read);
+        while timeout(window.lasting / 3, &mut reading).await.is_err() {
+            warn!(directory = %self.state.path().display(), "the state directory does not answer yet");
+            if begun.is_some() {
+                begun = window::begin(window, facts).await?;
+            }
+        }
+        Ok(begun)
     }
 
     /// Waits with the window open. Ends the window if the services do not come up, so that

@@ -1,20 +1,35 @@
 //! keepalived moves a VIP between two servers, with nlmfo's notify script.
 
+use std::process::Command;
+
 use anyhow::{Context as _, Result};
 
 use super::{Context, End, Manager, Scenario};
 use crate::cluster::holdings::{Holdings, ensure_unnoticed, user_of};
 use crate::cluster::service::Service;
 use crate::cluster::{Cluster, Node, STATE, documented};
+use crate::guest::command::run;
+use crate::guest::node::TestNode;
+use crate::guest::server::end_grace_of;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "keepalived-pair",
-    claim: "a keepalived pair moves a VIP there and back: every client keeps its locks; states that come twice or late change nothing",
-    run: pair,
-    manager: Some(Manager::Keepalived),
-    only_full: Some("takes minutes"),
-    ..Scenario::DEFAULT
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "keepalived-pair",
+        claim: "a keepalived pair moves a VIP there and back: every client keeps its locks; states that come twice or late change nothing",
+        run: pair,
+        manager: Some(Manager::Keepalived),
+        only_full: Some("takes minutes"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "keepalived-crash",
+        claim: "a node with a VIP dies: the other node of a keepalived pair takes over, and every client keeps its locks",
+        run: crash,
+        manager: Some(Manager::Keepalived),
+        only_full: Some("takes minutes"),
+        ..Scenario::DEFAULT
+    },
+];
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
@@ -116,5 +131,35 @@ fn pair(context: &Context) -> Result<End> {
 
     mine.give_up(moving, a)?;
     others.give_up(staying, a)?;
+    Ok(End::Pass)
+}
+
+/// The state directory's server has delegated the client book to the dead node: the other one
+/// cannot read it before the lease time is over, and that is longer than grace.
+fn crash(context: &Context) -> Result<End> {
+    let cluster = Cluster::stopped(&context.nlmfo, &VIPS[..1])?;
+    let _state = cluster.share_state()?;
+    // Longer than grace is here.
+    let driver = TestNode::root();
+    run(Command::new("rpc.nfsd").arg("0"))?;
+    driver.write("/proc/fs/nfsd/nfsv4leasetime", "40")?;
+    run(Command::new("rpc.nfsd").arg("4"))?;
+    end_grace_of(&driver, "/proc/fs/nfsd/v4_end_grace")?;
+    let (a, b) = (&cluster.a, &cluster.b);
+    let serve = ["serve", "--state-dir", STATE];
+    let _serving = [a.tool().start(&serve)?, b.tool().start(&serve)?];
+    for node in [a, b] {
+        install(&cluster, node)?;
+    }
+    let service = &cluster.services[0];
+    start(a)?;
+    wait_up(a, "nfs1")?;
+    start(b)?;
+    let clients = cluster.clients(2)?;
+    let mine = Holdings::take(&clients, 0, service, a)?;
+    a.kill()?;
+    wait_up(b, "nfs1")?;
+    mine.ensure_on(service, b)?;
+    mine.give_up(service, b)?;
     Ok(End::Pass)
 }
