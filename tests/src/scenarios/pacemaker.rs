@@ -52,13 +52,18 @@ fn moved(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// The node of the first service, then that of the second: Pacemaker spreads them.
+/// The node of the first service, then that of the second. Pacemaker spreads them, unless a node
+/// joined when both had started.
 fn nodes<'a>(cluster: &'a Cluster, pacemaker: &Pacemaker<'_>) -> Result<(&'a Node, &'a Node)> {
-    let first = pacemaker.node_of(&cluster.services[0])?;
-    Ok(
-        match first.is_some_and(|node| node.name() == cluster.a.name()) {
-            true => (&cluster.a, &cluster.b),
-            false => (&cluster.b, &cluster.a),
-        },
-    )
+    let [first, second] = [0, 1].map(|number| pacemaker.node_of(&cluster.services[number]));
+    let is_on_a = |node: Option<&Node>| node.is_some_and(|node| node.name() == cluster.a.name());
+    let first_on_a = is_on_a(first?);
+    let (here, there) = match first_on_a {
+        true => (&cluster.a, &cluster.b),
+        false => (&cluster.b, &cluster.a),
+    };
+    if is_on_a(second?) == first_on_a {
+        pacemaker.move_to(&cluster.services[1], there)?;
+    }
+    Ok((here, there))
 }
