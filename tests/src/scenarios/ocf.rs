@@ -152,6 +152,7 @@ fn validation() -> Result<()> {
         ("server", NOT_CONFIGURED, &["name=it's \"mail\""]),
         ("server", NOT_CONFIGURED, &["name=../mail"]),
         ("server", NOT_CONFIGURED, &[MAIL, "on_unconfirmed="]),
+        ("server", NOT_CONFIGURED, &[MAIL, "fencing=maybe"]),
         ("server", NOT_INSTALLED, &[MAIL, gone]),
         // Not described on this node.
         ("server", NOT_INSTALLED, &[MAIL]),
@@ -250,7 +251,8 @@ fn own(context: &Context) -> Result<()> {
     let root = TestNode::root();
     root.write(NLM_GRACE_PERIOD, "40")?;
     let veth = "{ kind = \"veth\", bridge = \"br0\" }";
-    let (mail, text) = Own::describe(5, "mail", &loop_device("mail")?, veth)?;
+    let device = loop_device("mail")?;
+    let (mail, text) = Own::describe(5, "mail", &device, veth)?;
     fs::write("/etc/nlmfo.toml", text)?;
     act(
         "server",
@@ -306,6 +308,20 @@ fn own(context: &Context) -> Result<()> {
     }
     drop(mounts);
     drop(client);
+    act("server", "stop", SUCCESS, &[MAIL])?;
+
+    // As another node leaves it that crashed.
+    let script = format!(
+        "mount {device} /mnt\n\
+         echo '{{\"node\":\"b\",\"boot\":\"1\",\"since\":1}}' > /mnt/.nlmfo/holder.json\n\
+         umount /mnt"
+    );
+    run(Command::new("sh").args(["-ec", &script]))?;
+    for parameters in [&[MAIL][..], &[MAIL, "fencing=no"]] {
+        let refused = act("server", "start", NOT_INSTALLED, parameters)?;
+        ensure!(refused.stderr.contains("node b"), "{}", refused.stderr);
+    }
+    act("server", "start", SUCCESS, &[MAIL, "fencing=yes"])?;
     act("server", "stop", SUCCESS, &[MAIL])?;
     Ok(())
 }
