@@ -22,7 +22,7 @@ use crate::failover::whole::{leases, own, start};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::server::check::{self, Need};
-use crate::server::holder::Last;
+use crate::server::holder::{self, Last};
 use crate::server::status::{self, State, Status};
 use crate::server::{self, Others, Server, ServerError};
 use crate::times::milliseconds;
@@ -128,6 +128,10 @@ pub(super) fn start_here(server: &Server, fenced: bool) -> Result<Started, Failu
     let begun = match could_run(begun).flatten().flatten() {
         Ok(begun) => begun,
         Err(failure) => {
+            // Without it, the record of the stop stands, for a start here or on another node.
+            if !crashed && let Err(error) = server.within(|| holder::remove(server)).flatten() {
+                output::note(chain(&error));
+            }
             let undone = server::start::undone(server, &chain(&*failure.error));
             return Err(Failure::new(failure.exit, undone));
         }

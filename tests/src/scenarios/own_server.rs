@@ -268,8 +268,17 @@ fn stop_and_start(context: &Context) -> Result<End> {
     let macvlan = "{ kind = \"macvlan\", parent = \"br0\" }";
     let (mail, first) = Own::describe(1, "mail", &loop_device("mail")?, veth)?;
     let (data, second) = Own::describe(2, "data", &loop_device("data")?, macvlan)?;
-    fs::write("/etc/nlmfo.toml", [first, second].concat())?;
     let tool = Tool::new(&context.nlmfo, &root);
+    // A start that fails in its last step, and leaves nothing behind.
+    let unreachable = format!("{}\ngateways = [\"10.99.0.1\"]\n", first.trim_end());
+    fs::write("/etc/nlmfo.toml", unreachable)?;
+    let failed = tool.expect(exit::COULD_NOT_RUN, &["server", "start", "mail"])?;
+    ensure!(
+        failed.stderr.contains("10.99.0.1") && failed.stderr.contains("nothing of it is left"),
+        "{}",
+        failed.stderr
+    );
+    fs::write("/etc/nlmfo.toml", [first, second].concat())?;
     for own in [&mail, &data] {
         tool.json(exit::CONFIRMED, &["server", "check", own.name])?;
         let started = own.start(&tool)?;
