@@ -7,6 +7,7 @@ pub mod btf;
 pub(crate) mod cgroup;
 pub(crate) mod exports;
 pub(crate) mod gate_layout;
+pub mod grace;
 pub(crate) mod handle;
 pub mod layout;
 pub(crate) mod leases;

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::description::Version;
 use super::{ServerError, folder, running};
-use crate::kernel::lockd;
+use crate::kernel::grace::Grace;
 use crate::kernel::namespaces::Namespaces;
 use crate::kernel::nfsd::{Nfsd, Versions};
 
@@ -16,13 +16,6 @@ pub struct Facts {
     /// NFSv4 clients.
     pub clients: usize,
     pub grace: Grace,
-}
-
-/// Which grace periods go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Grace {
-    pub nfsd: bool,
-    pub lockd: bool,
 }
 
 /// Of this thread's namespaces.
@@ -41,10 +34,7 @@ pub fn here() -> Result<Facts, ServerError> {
         threads,
         versions: served(&nfsd.versions()?),
         clients: nfsd.clients()?,
-        grace: Grace {
-            nfsd: !nfsd.v4_grace_ended()?,
-            lockd: lockd::is_loaded() && lockd::in_grace()?,
-        },
+        grace: Grace::read::<ServerError>()?,
     })
 }
 

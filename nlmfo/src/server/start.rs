@@ -168,7 +168,7 @@ fn judge(facts: &Facts, has_clients_of_v3: bool) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::facts::Grace;
+    use crate::kernel::grace::Grace;
 
     #[test]
     fn nfsd_is_told_every_version() {

@@ -10,6 +10,7 @@ use super::{Server, ServerError, delegations, start, stop};
 use crate::causes::chain;
 use crate::exit::Failure;
 use crate::failover::watch::Watch;
+use crate::kernel::grace::Grace;
 use crate::kernel::nfsd;
 use crate::kernel::preflight::Facts;
 use crate::notify::state_dir::StateDir;
@@ -46,7 +47,7 @@ impl Server for Own<'_> {
 
     async fn start(&self) -> Result<(), ServerError> {
         server::start::threads(self.0).map_err(other)?;
-        let grace = start::grace().map_err(|error| ServerError::Other(chain(&error)))?;
+        let grace = Grace::read().map_err(other)?;
         // One that cannot be read is an error of what comes after.
         let record = stop::stored(&state(self.0)).ok().flatten();
         match record {
@@ -162,7 +163,9 @@ pub async fn follow(
     observe: impl Fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<Option<StartReport>, Failure> {
     let state = state(server);
-    let stands = start::grace().map_err(of_start)?.stands();
+    let stands = Grace::read::<start::StartError>()
+        .map_err(of_start)?
+        .stands();
     if !stands && matches!(stop::stored(&state), Ok(None)) {
         return Ok(None);
     }

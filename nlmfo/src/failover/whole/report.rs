@@ -12,6 +12,7 @@ use crate::exit::Exit;
 use crate::failover::record::Record;
 use crate::failover::takeover_report::Notified;
 use crate::foreign::Name;
+use crate::kernel::grace::Grace;
 use crate::observe::states::Kind;
 
 /// `nlmfo restart --json`: one object, `schema` "nlmfo.restart/1". Addresses are text, times in
@@ -73,19 +74,6 @@ pub enum Ended {
     ByItself,
     /// It goes on.
     NotYet,
-}
-
-/// Which of the two graces stood after the start. Each refuses new locks of all versions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Grace {
-    pub lockd: bool,
-    pub nfsd: bool,
-}
-
-impl Grace {
-    pub fn stands(&self) -> bool {
-        self.lockd || self.nfsd
-    }
 }
 
 /// The start, and what came back.

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::changes::{self, Configuration};
 use super::coverage::{Coverage, Missing};
 use super::present::Held;
-use super::report::{Ended, Grace, StartReport, VipNotified};
+use super::report::{Ended, StartReport, VipNotified};
 use super::stop::{self, stored};
 use super::{Server, ServerError, fence};
 use crate::causes::chain;
@@ -20,6 +20,7 @@ use crate::failover::noted;
 use crate::failover::notification::{Notification, Notifier, Settled};
 use crate::failover::record::{ClientLine, Record};
 use crate::failover::watch::Watch;
+use crate::kernel::grace::Grace;
 use crate::kernel::nfsd::{Nfsd, NfsdError};
 use crate::kernel::{exports, lockd, netns};
 use crate::notify::config::Config;
@@ -100,7 +101,7 @@ pub async fn begin(server: &impl Server, prepare: bool) -> Result<Begun, StartEr
     let monitored = server.monitored();
     let began = Instant::now();
     server.start().await.map_err(StartError::Server)?;
-    let grace = grace()?;
+    let grace = Grace::read::<StartError>()?;
     if let Err(error) = fence::lower().await {
         warn!(
             error = chain(&error),
@@ -114,20 +115,6 @@ pub async fn begin(server: &impl Server, prepare: bool) -> Result<Begun, StartEr
         not_ready,
         grace,
         monitored,
-    })
-}
-
-/// Which of the graces stand now.
-pub fn grace() -> Result<Grace, StartError> {
-    let nfsd = Nfsd::mounted()?;
-    Ok(Grace {
-        lockd: match lockd::in_grace() {
-            Ok(stands) => stands,
-            // lockd is loaded with NFSv3 only.
-            Err(lockd::LockdError::NotLoaded) => false,
-            Err(error) => return Err(error.into()),
-        },
-        nfsd: !nfsd.v4_grace_ended()?,
     })
 }
 
@@ -274,7 +261,7 @@ impl Follow<'_> {
     async fn follow(&mut self) -> Result<(), StartError> {
         let mut last: Option<((usize, Counts4), Instant)> = None;
         loop {
-            let stands = grace()?.stands();
+            let stands = Grace::read::<StartError>()?.stands();
             let held = Held::read(self.watch, READ_TIMEOUT)?;
             let coverage = Coverage::of(&self.wanted, held.present());
             let count = held.count();
@@ -319,7 +306,7 @@ impl Follow<'_> {
 
     /// Ends both graces if all is back.
     async fn end(&mut self) -> Result<Ended, StartError> {
-        if !grace()?.stands() {
+        if !Grace::read::<StartError>()?.stands() {
             return Ok(Ended::ByItself);
         }
         if self.back.is_none() || !self.may_end {
@@ -327,7 +314,7 @@ impl Follow<'_> {
         }
         let until = Instant::now() + END_TIMEOUT;
         loop {
-            let stands = grace()?;
+            let stands = Grace::read::<StartError>()?;
             if !stands.stands() {
                 return Ok(Ended::Early);
             }
