@@ -25,7 +25,7 @@ use super::traces::Traces;
 use super::wait::{Seen, until_for};
 
 /// Maximum time for each step of a sweep. A machine that needs longer is not used again.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A step of a sweep that takes longer is told.
 const NOTEWORTHY: Duration = Duration::from_secs(5);
