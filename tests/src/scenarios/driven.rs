@@ -24,6 +24,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "two-nodes-driven-killed",
         claim: "a move that is killed after any step completes when it is run again",
         run: killed,
+        only_full: Some("five minutes; two-nodes-killed-command shows the shortest of its kind"),
         ..Scenario::DEFAULT
     },
 ];

@@ -15,7 +15,7 @@ use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
 
 use super::watch_unload::{put_in, take_out};
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::{finish, run};
 use crate::guest::gated::{ensure_gone, kill_all, processes};
 use crate::guest::lab::Lab;
@@ -32,6 +32,7 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "half-done-said",
         claim: "a failed command leaves nothing behind, or reports what remains; a dry run changes nothing",
         run: said,
+        kernels: Kernels::One("what a failed command does about its own traces is no kernel's"),
         ..Scenario::DEFAULT
     },
     Scenario {

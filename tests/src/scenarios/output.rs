@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bad_days::{hold_many, in_the_middle, too_fast};
 use super::release::RELEASE;
-use super::{Context, End, Scenario};
+use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::raw::RawNet;
@@ -23,12 +23,14 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "output-unheard",
         claim: "a failover whose outputs are full, closed or broken completes, and its report is stored",
         run: unheard,
+        kernels: Kernels::One("the outputs are the tool's own"),
         ..Scenario::DEFAULT
     },
     Scenario {
         name: "output-signals",
         claim: "SIGINT, SIGTERM and SIGQUIT end a command with 3 and a list of what remains; SIGHUP ends none",
         run: signals,
+        kernels: Kernels::One("signals are the tool's own"),
         ..Scenario::DEFAULT
     },
 ];

@@ -11,7 +11,7 @@ use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::observe::lockd_ports::{LockdPort, LockdPorts};
 use serde_json::Value;
 
-use super::{Context, End, Machine, Scenario};
+use super::{Context, End, Kernels, Machine, Scenario};
 use crate::guest::command::run;
 use crate::guest::daemons::{cold_rpcbind, crash, register, signal};
 use crate::guest::gated::open;
@@ -32,6 +32,9 @@ pub const SCENARIOS: &[Scenario] = &[
                 with fixed ports; neither starts where lockd does not listen",
         run: ports,
         machine: Machine::Own(DAEMONS),
+        kernels: Kernels::One(
+            "the ports come from the sockets by the same eBPF; gate-* run on both",
+        ),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -40,6 +43,7 @@ pub const SCENARIOS: &[Scenario] = &[
                 grace, and no lock is lost; check reports each cause once",
         run: statd,
         machine: Machine::Own(DAEMONS),
+        kernels: Kernels::One("statd and the checks of it are no part of the kernel"),
         ..Scenario::DEFAULT
     },
     Scenario {
