@@ -1,8 +1,15 @@
 //! Times as reports have them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serializer;
+
+/// The time of day, in seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
+}
 
 /// Milliseconds, exact to a microsecond.
 pub fn milliseconds(time: Duration) -> f64 {

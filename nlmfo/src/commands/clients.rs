@@ -17,13 +17,14 @@ use crate::exit::{Exit, Failure};
 use crate::foreign::{Name, Shown};
 use crate::kernel::{self, lockd, netns};
 use crate::notify::book::writer::Writer;
-use crate::notify::book::{self, Book, BookError, Client, Key, Owner, ReadBook};
+use crate::notify::book::{Book, BookError, Client, Key, Owner, ReadBook};
 use crate::notify::sm;
 use crate::notify::state_dir::StateDir;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::LockTable;
 use crate::output;
+use crate::times;
 
 /// Maximum time for an exact snapshot while locks change.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -139,7 +140,7 @@ fn live() -> Result<Option<(Live, Nfs4Clients)>, Failure> {
     let table = snapshots.take(None, SNAPSHOT_TIMEOUT)?.table;
     let table = table.part(|host| host.netns == netns.inode as u32);
     let states = snapshots.take_states(netns.inode as u32, None, SNAPSHOT_TIMEOUT);
-    Ok(Some((of_table(&table, book::now()), states.into())))
+    Ok(Some((of_table(&table, times::now()), states.into())))
 }
 
 fn of_table(table: &LockTable, now: u64) -> Live {
@@ -192,7 +193,7 @@ impl VipClients {
 
 impl Listing {
     fn print(&self, out: &mut impl Write) -> fmt::Result {
-        let now = book::now();
+        let now = times::now();
         let rows = (self.vips.iter())
             .flat_map(|vip| vip.clients.iter().map(move |row| row.cells(vip.vip, now)))
             .chain(self.nfs4.rows());
@@ -263,7 +264,7 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
     let vip = one_vip(args)?;
     let found = sm::read(folder)
         .with_context(|| format!("cannot read statd's directory {}", folder.display()))?;
-    let now = book::now();
+    let now = times::now();
     let mut clients = Vec::new();
     for sm::Monitored { name, address } in &found {
         match address {

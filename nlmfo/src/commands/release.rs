@@ -11,7 +11,7 @@ use super::require_root;
 use crate::causes::chain;
 use crate::cli::{NfsVersion, TargetedArgs};
 use crate::exit::{Exit, Failure};
-use crate::failover::kept::{self, keep_as};
+use crate::failover::kept::keep_as;
 use crate::failover::report::Verdict;
 use crate::failover::targeted::id::RowId;
 use crate::failover::targeted::on::On;
@@ -20,6 +20,7 @@ use crate::failover::targeted::select::{Asked, Wanted, Whole, listed};
 use crate::failover::targeted::{self, Plan, RunError};
 use crate::foreign::Shown;
 use crate::kernel::path::PathFinder;
+use crate::times;
 use crate::{interrupt, output, runtime};
 
 /// What is kept: one JSON object in `/run/nlmfo/last-release.json`.
@@ -42,7 +43,7 @@ pub fn run(args: &TargetedArgs) -> Result<Exit, Failure> {
     let keep = |exit: Option<Exit>, error: Option<&str>, report: Option<&TargetedReport>| {
         let kept = Kept {
             schema: "nlmfo.last-release/1",
-            at: kept::now(),
+            at: times::now(),
             wanted: &plan.title,
             exit: exit.map(|exit| exit as u8),
             error,

@@ -12,13 +12,14 @@ use super::require_root;
 use crate::causes::chain;
 use crate::cli::RestartArgs;
 use crate::exit::{Exit, Failure};
-use crate::failover::kept::{self, keep_as};
+use crate::failover::kept::keep_as;
 use crate::failover::whole::node::NodeServer;
 use crate::failover::whole::report::RestartReport;
 use crate::failover::whole::run::{self, Halves, Plan, remains};
 use crate::files::lock::{LockFile, Mode};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
+use crate::times;
 use crate::{interrupt, output, runtime};
 
 /// What is kept: one JSON object in `/run/nlmfo/last-restart.json`.
@@ -50,7 +51,7 @@ pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
     let keep = |exit: Option<Exit>, error: Option<&str>, report: Option<&RestartReport>| {
         let kept = Kept {
             schema: "nlmfo.last-restart/1",
-            at: kept::now(),
+            at: times::now(),
             exit: exit.map(|exit| exit as u8),
             error,
             report,

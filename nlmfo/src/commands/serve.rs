@@ -25,13 +25,14 @@ use crate::kernel::preflight::Capability;
 use crate::kernel::{self, lockd, netns};
 use crate::metrics::Shared;
 use crate::metrics::http::Listener;
-use crate::notify::book::{self, BookError, Client};
+use crate::notify::book::{BookError, Client};
 use crate::notify::books::Books;
 use crate::notify::state_dir::StateDir;
 use crate::observe::monitor::Monitored;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::HostInfo;
+use crate::times;
 use crate::{output, runtime};
 
 /// Time between two attempts to write clients to the book, and between two checks of lockd.
@@ -173,7 +174,7 @@ impl Service {
     }
 
     fn see<'a>(&mut self, hosts: impl Iterator<Item = &'a HostInfo>) {
-        let now = book::now();
+        let now = times::now();
         for host in hosts {
             let vip = host.key.vip;
             let is_wanted = self.only.is_empty() || self.only.contains(&vip);

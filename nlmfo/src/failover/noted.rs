@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use crate::kernel::netns;
 use crate::notify::book::writer::Writer;
-use crate::notify::book::{self, BookError, Client};
+use crate::notify::book::{BookError, Client};
 use crate::notify::state_dir::StateDir;
 use crate::observe::table::LockTable;
+use crate::times;
 
 /// Adds the clients in `held` to the book of a VIP that is about to be released. A book of
 /// another node becomes ours only if the VIP is here and locks are held through it.
@@ -31,7 +32,7 @@ pub fn take_over(state: &StateDir, vip: IpAddr) -> Result<Writer, BookError> {
 
 /// The clients that hold something, each host once.
 pub fn clients(held: &LockTable) -> Vec<Client> {
-    let now = book::now();
+    let now = times::now();
     let active = held.active_hosts().into_iter();
     active.map(|id| Client::seen(held.host(id), now)).collect()
 }

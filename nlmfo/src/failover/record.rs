@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +15,7 @@ use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::states::describe::StateLine;
 use crate::observe::table::LockTable;
+use crate::times;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -110,7 +110,7 @@ impl Record {
             schema: Record::SCHEMA.into(),
             node: String::new(),
             kernel: String::new(),
-            taken_at: now(),
+            taken_at: times::now(),
             vips,
             clients,
             locks: Vec::new(),
@@ -220,13 +220,6 @@ fn add<T: Eq + Hash + Clone>(lines: &mut Vec<T>, earlier: &[T], is_ours: impl Fn
         .cloned()
         .collect();
     lines.extend(gone);
-}
-
-/// Seconds since 1970.
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
 }
 
 #[cfg(test)]

@@ -14,13 +14,14 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::state_dir::{self, Readers, StateDir};
 use crate::files::{self, LIMIT, PRIVATE};
+use crate::times;
 
 /// statd's own number, four bytes in the machine's order (nfs-utils,
 /// `nsm_get_state`): where it may be.
@@ -62,11 +63,10 @@ impl Claim {
     pub fn new(vips: &[IpAddr], node: String, release: Option<String>) -> Self {
         let mut vips = vips.to_vec();
         vips.sort_unstable();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Claim {
             vips,
             node,
-            at: now.map_or(0, |elapsed| elapsed.as_secs()),
+            at: times::now(),
             release,
         }
     }

@@ -8,7 +8,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +16,7 @@ use super::{Server, ServerError};
 use crate::causes::chain;
 use crate::files;
 use crate::foreign::Shown;
-use crate::kernel;
+use crate::{kernel, times};
 
 const FILE: &str = "holder.json";
 
@@ -55,7 +54,7 @@ fn judge(found: &Found, here: &Holder, fenced: bool) -> Result<Last, String> {
         Ok(Some(holder)) if is_here(holder) => return Ok(Last::Crashed),
         _ if fenced => return Ok(Last::Crashed),
         Ok(Some(holder)) => format!(
-            "node {} started it {} s ago and did not stop it in order",
+            "node {} started it {} s ago and did not stop it cleanly",
             holder.node.shown(),
             here.since.saturating_sub(holder.since)
         ),
@@ -123,14 +122,13 @@ fn decide(server: &Server, found: &Found, fenced: bool) -> Result<Last, ServerEr
 }
 
 fn here(server: &Server) -> Result<Holder, ServerError> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(Holder {
         node: server.node.clone(),
         boot: kernel::boot().map_err(ServerError::io(
             "identify the boot of",
             Path::new(&server.node),
         ))?,
-        since: since.map_or(0, |elapsed| elapsed.as_secs()),
+        since: times::now(),
     })
 }
 

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use crate::causes::chain;
 use crate::cli::{FailoverArgs, Phase};
 use crate::exit::{Exit, Failure};
-use crate::failover::kept::{self, Kept};
+use crate::failover::kept::Kept;
 use crate::failover::pair::report::PairReport;
 use crate::failover::report::ReleaseReport;
 use crate::failover::takeover_plan::PlanReport;
 use crate::failover::takeover_report::TakeoverReport;
+use crate::times;
 use crate::{interrupt, output};
 
 /// The reports so far.
@@ -53,7 +54,7 @@ impl Outcome {
             schema: Kept::SCHEMA,
             operation: self.operation,
             vips: &self.vips,
-            at: kept::now(),
+            at: times::now(),
             exit_status: exit.map(|exit| exit as u8),
             error,
             release: self.release.as_ref(),

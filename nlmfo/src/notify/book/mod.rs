@@ -18,7 +18,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -189,11 +188,4 @@ pub struct Owner {
     pub term: u64,
     /// When the term began, in seconds since 1970.
     pub since: u64,
-}
-
-/// Seconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -9,9 +9,10 @@ use tracing::debug;
 
 use super::line::{self, Head, Line};
 use super::term::{Folder, Wanted};
-use super::{Book, BookError, Client, Owner, now};
+use super::{Book, BookError, Client, Owner};
 use crate::files::{self, PRIVATE};
 use crate::notify::state_dir::{self, Readers, StateDir};
+use crate::times;
 
 /// A file of this many bytes for each client, and [`COMPACT_LEAST`] besides, is begun
 /// again: some eight lines of each.
@@ -140,7 +141,7 @@ impl Writer {
             owner: Owner {
                 node: node.to_owned(),
                 term: last + 1,
-                since: now(),
+                since: times::now(),
             },
         };
         let mut text = Vec::new();
