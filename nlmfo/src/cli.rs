@@ -290,8 +290,8 @@ pub struct TakeoverArgs {
     /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
     #[arg(long, value_name = "PATH", required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
-    /// Start a server of its own although another node did not stop it in order; use this only
-    /// after that node was fenced
+    /// Start the VIP's own server even if another node did not stop it cleanly; use this only after
+    /// that node was fenced
     #[arg(long, requires = "phase")]
     pub after_fencing: bool,
 }

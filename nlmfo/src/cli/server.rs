@@ -43,8 +43,8 @@ pub enum ServerAction {
 pub struct StartArgs {
     #[command(flatten)]
     pub server: NamedServer,
-    /// Start it although another node did not stop it in order; use this only if that node is off
-    /// or has no access to the storage
+    /// Start it even if another node did not stop it cleanly; use this only if that node is off or
+    /// has no access to the storage
     #[arg(long)]
     pub after_fencing: bool,
 }

@@ -81,7 +81,7 @@ struct Report<'a, T> {
 /// What a start did.
 #[derive(Debug, Serialize)]
 pub struct Started {
-    /// The server had not stopped in order: what its clients held is not recorded.
+    /// The server was not stopped cleanly: what its clients held is not recorded.
     crashed: bool,
     /// Other servers that should not have noticed, and did.
     disturbed: Vec<String>,

@@ -82,7 +82,7 @@ pub async fn end(vips: &[IpAddr], until: u64, paths: &mut PathFinder) -> Result<
         None => Vec::new(),
     };
     // The keeper may have removed the gate meanwhile, or have replaced it by one for a new lockd,
-    // which knows nothing of windows that had ended.
+    // which has no windows that had ended before.
     let kept = last_report()?.map_or_else(Vec::new, |kept| kept.windows);
     let is_lost = |window: &WindowReport| {
         ends.contains(&window.until_ns) && windows.iter().all(|other| other.vip != window.vip)

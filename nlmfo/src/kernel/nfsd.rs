@@ -234,16 +234,13 @@ impl Nfsd {
     /// [`Control::NlmSetIpGrace`]. Up to 7.3 `unlock_ip` refuses IPv6 addresses
     /// with EINVAL, because it counts the newline that it insists on.
     pub fn write_address(&self, control: Control, vip: IpAddr) -> Result<(), NfsdError> {
-        self.write(control, format!("{}\n", vip.to_canonical()).as_bytes())
+        self.write(control, line(vip).as_bytes())
     }
 
     /// [`Control::UnlockIp`] for a server without threads, whose locks lockd may still have.
     /// IPv6 addresses are refused, as by [`Nfsd::write_address`].
     pub fn unlock_ip_of_stopped(&self, vip: IpAddr) -> Result<(), NfsdError> {
-        self.put(
-            Control::UnlockIp,
-            format!("{}\n", vip.to_canonical()).as_bytes(),
-        )
+        self.put(Control::UnlockIp, line(vip).as_bytes())
     }
 
     /// Releases all locks on the filesystem that holds `path`; since 6.9 this
@@ -300,6 +297,11 @@ impl Nfsd {
         let path = self.root.join(file);
         read_control(&path).map_err(|source| NfsdError::Read { path, source })
     }
+}
+
+/// An address as a command.
+fn line(vip: IpAddr) -> String {
+    format!("{}\n", vip.to_canonical())
 }
 
 /// `\x` and hexadecimal digits, as the kernel's `qword_addhex()` (net/sunrpc/cache.c)

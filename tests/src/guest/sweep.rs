@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, delete_module};
@@ -302,7 +302,8 @@ fn stop_server() -> Result<()> {
     if Path::new("/proc/fs/nfsd/threads").exists() {
         // It waits for a client of this machine that still waits for the server (60 s, seen on 6.12).
         let stop = ["-c", "echo 0 > /proc/fs/nfsd/threads"];
-        finish_within(LIMIT, Command::new("sh").args(stop), "").context("stopping nfsd")?;
+        let stopped = finish_within(LIMIT, Command::new("sh").args(stop), "")?;
+        ensure!(stopped.code() == 0, "stopping nfsd: {}", stopped.stderr);
         run(Command::new("exportfs").args(["-f", "-a", "-u"]))?;
     }
     Ok(())

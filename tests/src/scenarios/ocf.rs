@@ -244,7 +244,7 @@ fn shared(lab: &Lab) -> Result<()> {
     held.release()
 }
 
-/// A server of its own stops and starts, and a daemon of it dies.
+/// A VIP's own server stops and starts, and one of its daemons dies.
 fn own(context: &Context) -> Result<()> {
     let modules = ["-a", "nfsv4", "loop", "veth"];
     run(Command::new("modprobe").args(modules))?;

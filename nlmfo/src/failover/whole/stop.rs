@@ -23,6 +23,7 @@ use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::observe::programs::ObserveError;
 use crate::observe::states::describe::{StateLine, describe};
 use crate::observe::states::{Kind, State, StateTable};
+use crate::observe::table::LockTable;
 use crate::times::milliseconds;
 
 /// Maximum time to read NFSv4 state again while it changes.
@@ -201,10 +202,11 @@ impl Recorded {
         server.stop().await.map_err(StopError::Stop)?;
         self.report.stopped_after_ms = Some(milliseconds(stopping.elapsed()));
         let after = watch.counters()?;
-        self.report.left = left(watch)?;
-        if !self.report.left.is_empty() && release_rest(watch)? {
-            self.report.left = left(watch)?;
+        let mut held = Held::read(watch, READ_TIMEOUT)?;
+        if release_rest(&held.locks) {
+            held = Held::read(watch, READ_TIMEOUT)?;
         }
+        self.report.left = left(&held);
         self.report.stopped = self.report.left.is_empty();
         let mut after = after.iter().filter(|(vip, _)| server.serves(**vip));
         let is_changed = after.any(|(vip, counters)| {
@@ -299,8 +301,7 @@ fn unknown(server: &impl Server, states: &StateTable) -> Vec<crate::foreign::Nam
 ///
 /// 6.1's lockd keeps them as long as it serves another network namespace, an NFSv3 client's too
 /// (fs/lockd/svc.c, `lockd_down_net`; seen on 6.1.192).
-fn release_rest(watch: &mut Watch) -> Result<bool, ObserveError> {
-    let locks = Held::read(watch, LAST_TIMEOUT)?.locks;
+fn release_rest(locks: &LockTable) -> bool {
     let hosts = locks.active_hosts().into_iter();
     let vips: BTreeSet<IpAddr> = hosts.map(|id| locks.host(id).key.vip).collect();
     for &vip in &vips {
@@ -309,14 +310,14 @@ fn release_rest(watch: &mut Watch) -> Result<bool, ObserveError> {
             warn!(error = chain(&error), %vip, "the locks that the stop left cannot be released");
         }
     }
-    Ok(!vips.is_empty())
+    !vips.is_empty()
 }
 
 /// What is left after the stop.
-fn left(watch: &mut Watch) -> Result<Vec<String>, ObserveError> {
-    let mut left = Held::read(watch, READ_TIMEOUT)?.left();
+fn left(held: &Held) -> Vec<String> {
+    let mut left = held.left();
     if nfsd::runs() {
         left.push("nfsd still has threads".to_owned());
     }
-    Ok(left)
+    left
 }
