@@ -142,9 +142,11 @@ impl Detour {
         Ok(detour)
     }
 
+    /// If a signal ends this in its middle, the drop does it again.
     pub async fn close(mut self) -> Result<(), Error> {
+        cleanup().await?;
         self.open = false;
-        cleanup().await.map(drop)
+        Ok(())
     }
 }
 
