@@ -81,7 +81,13 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
     ),
     (
         "server",
-        &[("nlmfo server list", "List the described servers.")],
+        &[
+            ("nlmfo server list", "List the described servers."),
+            (
+                "nlmfo server run mail",
+                "Start a server and restart its daemons when they end; for systemd.",
+            ),
+        ],
     ),
     (
         "grace",

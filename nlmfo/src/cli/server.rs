@@ -19,6 +19,12 @@ pub enum ServerAction {
     Stop(NamedServer),
     /// Stop a server on this node and start it again; its clients keep their locks
     Restart(NamedServer),
+    /// Start a server on this node, restart its daemons when they end or hang, and stop it on
+    /// SIGTERM; for systemd (Type=notify). Supervises a server that runs already
+    Run {
+        /// Name of the server, as in `[server.NAME]` of /etc/nlmfo.toml
+        name: String,
+    },
     /// Show a server: threads, versions, grace, clients, addresses, daemons
     Status(NamedServer),
     /// List the described servers

@@ -1,5 +1,7 @@
 //! `nlmfo server`: servers of single VIPs.
 
+mod run;
+
 use std::ffi::OsString;
 use std::fmt::{self, Write};
 use std::io;
@@ -19,6 +21,7 @@ use crate::cli::{NamedServer, ServerAction, ServerArgs, StartArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::whole::report::{StartReport, StopReport};
 use crate::failover::whole::{leases, own, start};
+use crate::files::lock::Held;
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::server::check::{self, Need};
@@ -34,6 +37,7 @@ pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
         ServerAction::Start(args) => start(args),
         ServerAction::Stop(args) => stop(args),
         ServerAction::Restart(args) => restart(args),
+        ServerAction::Run { name } => run::run(name),
         ServerAction::Status(args) => status(args),
         ServerAction::List { json } => list(*json),
         ServerAction::Exec { name, command } => exec(name, command),
@@ -108,8 +112,11 @@ const LOCKD_GRACE: Duration = Duration::from_secs(50);
 
 /// `fenced`: the server may have run on another node that did not stop it.
 pub(super) fn start_here(server: &Server, fenced: bool) -> Result<Started, Failure> {
+    start_held(server, &could_run(server.lock())?, fenced)
+}
+
+fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Failure> {
     let began = Instant::now();
-    let _held = could_run(server.lock())?;
     let plan = start::Plan {
         state: StateDir::new(server.state_dir()),
         config: Config::read(None).map_err(anyhow::Error::from)?,
@@ -244,8 +251,11 @@ impl Stopped {
 }
 
 pub(super) fn stop_here(server: &Server) -> Result<Stopped, Failure> {
+    stop_held(server, &could_run(server.lock())?)
+}
+
+fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
     let began = Instant::now();
-    let _held = could_run(server.lock())?;
     let others = could_run(Others::than(server.name()))?;
     let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
@@ -277,8 +287,11 @@ struct Restarted {
 fn restart(args: &NamedServer) -> Result<Exit, Failure> {
     let server = could_run(Server::named(&args.name))?;
     let began = Instant::now();
-    let stop = stop_here(&server)?;
-    let start = start_here(&server, false)?;
+    // One that supervises the server must not find it stopped in between.
+    let held = could_run(server.lock())?;
+    let stop = stop_held(&server, &held)?;
+    let start = start_held(&server, &held, false)?;
+    drop(held);
     let restarted = Restarted {
         stop,
         start,

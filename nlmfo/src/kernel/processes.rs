@@ -57,6 +57,15 @@ pub(super) fn name(folder: &Path) -> String {
     String::from_utf8_lossy(&comm).trim_end().to_owned()
 }
 
+/// The letter of its state (proc(5)): `T` if a signal has stopped it, `D` if it waits for
+/// something that no signal ends.
+pub fn state(id: i32) -> Option<char> {
+    let stat = fs::read(format!("/proc/{id}/stat")).ok()?;
+    // Its name, in parentheses, may have any bytes.
+    let after = stat.iter().rposition(|&byte| byte == b')')?;
+    stat.get(after + 2).map(|&letter| letter.into())
+}
+
 /// Whether the process watches files (inotify). nfsdcld does, once it serves.
 pub fn watches_files(id: i32) -> bool {
     let entries = fs::read_dir(format!("/proc/{id}/fdinfo"));
@@ -108,5 +117,8 @@ mod tests {
         let found = in_namespaces(0, mounts).unwrap();
         assert!(found.iter().any(|process| process.id == us), "{found:?}");
         assert!(in_namespaces(0, 0).unwrap().is_empty());
+        // The process's state is its first thread's, which waits for this one.
+        assert!(matches!(state(us), Some('R' | 'S')), "{:?}", state(us));
+        assert_eq!(state(-1), None);
     }
 }

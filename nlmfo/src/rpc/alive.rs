@@ -10,7 +10,7 @@ use nlmfo_common::protocol::{NlmVersion, Transport};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::client::{Cause, Client, Endpoint, Source};
+use super::client::{Cause, Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
 use super::{nlm, nsm, portmap};
 
@@ -60,16 +60,36 @@ async fn asks(
     let Ok(Some(port)) = port else {
         return false;
     };
-    let connected = Client::connect(Endpoint {
-        peer: SocketAddr::new(client, port),
+    match call_null(
+        SocketAddr::new(client, port),
+        transport,
+        program,
+        version,
+        deadline,
+    )
+    .await
+    {
+        Ok(()) => true,
+        Err(error) => matches!(error.cause, Cause::Refused(_)),
+    }
+}
+
+/// The NULL call, which every service answers.
+pub async fn call_null(
+    peer: SocketAddr,
+    transport: Transport,
+    program: u32,
+    version: u32,
+    deadline: Duration,
+) -> Result<(), Error> {
+    let mut rpc = Client::connect(Endpoint {
+        peer,
         transport,
         source: Source::Any,
         credential: Credential::Null,
         deadline,
-    });
-    let Ok(mut rpc) = connected.await else {
-        return false;
-    };
+    })
+    .await?;
     let null = Procedure {
         program,
         program_name: "RPC program",
@@ -77,8 +97,5 @@ async fn asks(
         number: 0,
         name: "NULL",
     };
-    match rpc.call(&null, &[]).await {
-        Ok(_) => true,
-        Err(error) => matches!(error.cause, Cause::Refused(_)),
-    }
+    rpc.call(&null, &[]).await.map(drop)
 }

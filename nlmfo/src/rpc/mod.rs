@@ -10,4 +10,5 @@ pub mod message;
 pub mod nlm;
 pub mod nsm;
 pub mod portmap;
+pub mod registration;
 pub mod xdr;

@@ -11,15 +11,16 @@ use bytes::Bytes;
 
 use super::client::{Cause, Client, Endpoint, Error, Source};
 use super::message::{Credential, Procedure};
+use super::registration::{self, Registration};
 use super::xdr::{self, Decoder, Encoder};
 use nlmfo_common::protocol::Transport;
 
-const PROGRAM: u32 = 100_000;
+pub(super) const PROGRAM: u32 = 100_000;
 /// Where every rpcbind listens.
 pub const PORT: u16 = 111;
 
 /// Longest netid, universal address or owner in rpcbind's list.
-const MAX_STRING: usize = 256;
+pub(super) const MAX_STRING: usize = 256;
 
 const DUMP: &str = "DUMP";
 
@@ -152,24 +153,43 @@ pub fn udp_port(node: IpAddr, results: &[u8]) -> Result<Option<u16>, xdr::Error>
     Ok(port.filter(|&port| port != 0))
 }
 
-/// Everything that rpcbind knows of TCP and UDP services.
-async fn services(deadline: Duration) -> Result<Vec<Service>, Error> {
-    let mut client = Client::connect(Endpoint {
-        peer: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
-        transport: Transport::Tcp,
-        source: Source::Any,
-        credential: Credential::Null,
-        deadline,
-    })
-    .await?;
+/// A client of this network namespace's rpcbind.
+async fn local(deadline: Duration) -> Result<Client, Error> {
+    let loopback = Ipv4Addr::LOCALHOST.into();
+    connect(loopback, Transport::Tcp, Source::Any, deadline).await
+}
+
+/// All registrations with the rpcbind of this network namespace, as it has them.
+///
+/// # Errors
+/// Also if it speaks version 2 only.
+pub async fn registrations(deadline: Duration) -> Result<Vec<Registration>, Error> {
+    dumped(&mut local(deadline).await?).await
+}
+
+async fn dumped(client: &mut Client) -> Result<Vec<Registration>, Error> {
+    let mut last = None;
     for version in [4, 3] {
         let dump = rpcbind(version, DUMP);
         match client.call(&dump, &[]).await {
-            Ok(results) => return decode_v3(&results).map_err(|error| client.error(&dump, error)),
+            Ok(results) => {
+                return registration::decode(&results).map_err(|error| client.error(&dump, error));
+            }
             // It hangs, in every version.
             Err(error) if matches!(error.cause, Cause::Deadline(_)) => return Err(error),
-            Err(_) => {}
+            Err(error) => last = Some(error),
         }
+    }
+    Err(last.expect("both versions have failed"))
+}
+
+/// Everything that rpcbind knows of TCP and UDP services.
+async fn services(deadline: Duration) -> Result<Vec<Service>, Error> {
+    let mut client = local(deadline).await?;
+    match dumped(&mut client).await {
+        Ok(all) => return Ok(all.iter().filter_map(service).collect()),
+        Err(error) if matches!(error.cause, Cause::Refused(_)) => {}
+        Err(error) => return Err(error),
     }
     let dump = rpcbind(2, DUMP);
     let results = client.call(&dump, &[]).await?;
@@ -181,7 +201,7 @@ fn rpcbind(version: u32, name: &'static str) -> Procedure {
     procedure(version, 4, name)
 }
 
-fn procedure(version: u32, number: u32, name: &'static str) -> Procedure {
+pub(super) fn procedure(version: u32, number: u32, name: &'static str) -> Procedure {
     Procedure {
         program: PROGRAM,
         program_name: "rpcbind",
@@ -191,36 +211,22 @@ fn procedure(version: u32, number: u32, name: &'static str) -> Procedure {
     }
 }
 
-/// `rpcblist`: program, version, netid, universal address, owner. Local (unix
-/// socket) services are passed over.
-fn decode_v3(results: &[u8]) -> Result<Vec<Service>, xdr::Error> {
-    let mut xdr = Decoder::new(results);
-    let mut services = Vec::new();
-    while xdr.bool("is there another entry")? {
-        let program = xdr.u32("the program")?;
-        let version = xdr.u32("the version")?;
-        let netid = xdr.opaque("the netid", MAX_STRING)?;
-        let address = xdr.opaque("the universal address", MAX_STRING)?;
-        xdr.opaque("the owner", MAX_STRING)?;
-        let (transport, ipv6) = match netid {
-            b"tcp" => (Transport::Tcp, false),
-            b"udp" => (Transport::Udp, false),
-            b"tcp6" => (Transport::Tcp, true),
-            b"udp6" => (Transport::Udp, true),
-            _ => continue,
-        };
-        if let Some(port) = universal_port(address) {
-            services.push(Service {
-                program,
-                version,
-                transport,
-                ipv6,
-                port,
-            });
-        }
-    }
-    xdr.finish()?;
-    Ok(services)
+/// Local (unix socket) services are passed over.
+fn service(registration: &Registration) -> Option<Service> {
+    let (transport, ipv6) = match &*registration.netid {
+        "tcp" => (Transport::Tcp, false),
+        "udp" => (Transport::Udp, false),
+        "tcp6" => (Transport::Tcp, true),
+        "udp6" => (Transport::Udp, true),
+        _ => return None,
+    };
+    Some(Service {
+        program: registration.program,
+        version: registration.version,
+        transport,
+        ipv6,
+        port: universal_port(registration.address.as_bytes())?,
+    })
 }
 
 /// `pmaplist`: program, version, IP protocol number, port. IPv4 only.
@@ -287,7 +293,8 @@ mod tests {
             (100_021, 4, "udp6", "::.150.3"),
             (100_021, 4, "tcp6", "::.150.4"),
         ]);
-        let ports = Registered(decode_v3(&list).unwrap());
+        let all = registration::decode(&list).unwrap();
+        let ports = Registered(all.iter().filter_map(service).collect());
         let base = 150 * 256;
         assert_eq!(
             ports.port(100_021, 4, Transport::Udp, false),
@@ -325,7 +332,10 @@ mod tests {
     fn a_list_that_is_cut_off_is_an_error() {
         let list = list_v3(&[(100_021, 4, "tcp", "0.0.0.0.150.2")]);
         for length in 0..list.len() {
-            assert!(decode_v3(&list[..length]).is_err(), "cut at {length}");
+            assert!(
+                registration::decode(&list[..length]).is_err(),
+                "cut at {length}"
+            );
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -13,22 +13,20 @@ use nix::unistd::Pid;
 
 use super::mounts::{OWN, PIPES};
 use super::program::{program, wait_for};
-use super::{STEP, Server, ServerError};
+use super::{STEP, Server, ServerError, health};
 use crate::kernel::processes::{self, Process};
-use crate::rpc::portmap::Registered;
 use crate::runtime;
-use nlmfo_common::protocol::Transport;
 
-const RPCBIND_SOCKET: &str = "/run/rpcbind.sock";
+pub(super) const RPCBIND_SOCKET: &str = "/run/rpcbind.sock";
 
 /// The end of the name of the pipe through which nfsd asks nfsdcld.
-const PIPE: &str = "nfsd/cld";
+pub(super) const PIPE: &str = "nfsd/cld";
 
 /// Time for a daemon to end after SIGTERM.
 const TERM: Duration = Duration::from_secs(3);
 
 /// A daemon, in the order in which they start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Daemon {
     Rpcbind,
     Statd,
@@ -67,14 +65,25 @@ impl Daemon {
         }
     }
 
+    /// Its RPC program and version, if it is called by one.
+    pub(super) fn rpc(self) -> Option<(u32, u32)> {
+        match self {
+            Daemon::Rpcbind | Daemon::Nfsdcld => None,
+            Daemon::Statd => Some((100_024, 1)),
+            Daemon::Mountd => Some((100_005, 3)),
+        }
+    }
+
     /// Whether it serves, in the server's namespaces.
     fn is_ready(self, id: i32) -> bool {
         match self {
             Daemon::Rpcbind => UnixStream::connect(RPCBIND_SOCKET).is_ok(),
-            Daemon::Statd => is_registered(100_024, 1),
+            // Not by rpcbind's list alone: that has the last one too, which was killed.
+            Daemon::Statd | Daemon::Mountd => {
+                runtime::finish(move || health::answers(self)).is_ok_and(|answer| answer.is_ok())
+            }
             // nfsd asks it once, when it starts, and does without it if it is not there.
             Daemon::Nfsdcld => processes::watches_files(id),
-            Daemon::Mountd => is_registered(100_005, 3),
         }
     }
 }
@@ -96,17 +105,10 @@ pub fn of(server: &Server) -> Vec<Daemon> {
     all.into_iter().filter(is_needed).collect()
 }
 
-fn is_registered(program: u32, version: u32) -> bool {
-    let asked = runtime::finish(|| Registered::look_up(Duration::from_secs(5)));
-    let registered = matches!(asked, Ok(Ok(found))
-        if found.port(program, version, Transport::Tcp, false).is_some());
-    registered
-}
-
 /// Starts a daemon in the server's namespaces, where this thread is, and waits until it serves.
 pub fn start(server: &Server, daemon: Daemon) -> Result<Child, ServerError> {
     let name = daemon.program();
-    let log = Path::new(OWN).join(format!("{name}.log"));
+    let log = log(daemon);
     let said = || File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
     let (out, err) = said().map_err(ServerError::io("write", &log))?;
     let mut command = program(name);
@@ -135,11 +137,55 @@ pub fn start(server: &Server, daemon: Daemon) -> Result<Child, ServerError> {
         name: server.name().to_owned(),
         program: name,
         problem,
-        said: fs::read_to_string(&log)
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        said: said_last(daemon),
     })
+}
+
+fn log(daemon: Daemon) -> PathBuf {
+    Path::new(OWN).join(format!("{}.log", daemon.program()))
+}
+
+/// What it wrote since it started, in the server's namespaces.
+fn said_last(daemon: Daemon) -> String {
+    let said = fs::read(log(daemon)).unwrap_or_default();
+    String::from_utf8_lossy(&said).trim().to_owned()
+}
+
+/// Ends a daemon that does not serve, if there is one, and starts it again, in the server's
+/// namespaces: the new process, and what the last one said.
+///
+/// # Errors
+/// If the last one does not end, or the new one does not serve.
+pub fn restart(server: &Server, daemon: Daemon) -> Result<(i32, String), ServerError> {
+    kill_and_wait(server, daemon)?;
+    let said = said_last(daemon);
+    let id = start(server, daemon)?.id().cast_signed();
+    if daemon == Daemon::Nfsdcld {
+        ensure_asked(server, id)?;
+    }
+    Ok((id, said))
+}
+
+/// Kills a daemon at once, without any last word of it, and waits for its end.
+///
+/// # Errors
+/// If it does not end: it may be in the kernel, which waits for storage.
+pub fn kill_and_wait(server: &Server, daemon: Daemon) -> Result<(), ServerError> {
+    let all = server.processes()?;
+    let Some(process) = found(daemon, &all) else {
+        return Ok(());
+    };
+    kill_now(process);
+    let is_gone = || Ok::<_, ServerError>(found(daemon, &server.processes()?).is_none());
+    match wait_for(STEP, is_gone)? {
+        true => Ok(()),
+        false => Err(ServerError::Refused(format!(
+            "{} of server {} (process {}) does not end",
+            daemon.program(),
+            server.name(),
+            process.id
+        ))),
+    }
 }
 
 /// Those of the server's processes that run this program: the kernel keeps 15 bytes of its name.
@@ -163,7 +209,7 @@ pub fn ensure_asked(server: &Server, nfsdcld: i32) -> Result<(), ServerError> {
     }
 }
 
-/// Kills a process at once, without any last word of it.
+/// Kills a process at once.
 pub fn kill_now(process: &Process) {
     let _ = kill(Pid::from_raw(process.id), Signal::SIGKILL);
 }

@@ -3,9 +3,10 @@
 //! other server of the node noticing, and with the kernel's own grace.
 
 pub mod check;
-mod daemons;
+pub mod daemons;
 pub mod description;
 mod facts;
+pub mod health;
 pub mod holder;
 mod link;
 mod mounts;
@@ -13,6 +14,7 @@ mod program;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod supervise;
 
 use std::io;
 use std::net::IpAddr;
@@ -28,7 +30,7 @@ use crate::kernel::nfsd::NfsdError;
 use crate::kernel::processes::{self, Process};
 use description::{Description, DescriptionError};
 pub use facts::Others;
-use program::ProgramError;
+use program::{ProgramError, wait_for};
 
 /// Below our directory in `/run`: one directory for each running server.
 const FOLDER: &str = "servers";
@@ -165,13 +167,40 @@ impl Server {
         }
     }
 
-    /// Keeps other commands from starting or stopping it.
+    /// Keeps other commands from starting or stopping it. Waits for one that does, or that
+    /// restarts one of its daemons.
     pub fn lock(&self) -> Result<Held, ServerError> {
+        let mut held = None;
+        wait_for(LOCK, || {
+            held = self.try_lock()?;
+            Ok::<_, ServerError>(held.is_some())
+        })?;
         let name = self.name();
-        let does = format!("is starting or stopping server {name}");
-        let file = LockFile::named(&format!("server-{name}"), does.clone())?;
-        (file.try_take(Mode::Exclusive)?)
-            .ok_or_else(|| ServerError::Refused(format!("another nlmfo {does}")))
+        held.ok_or_else(|| {
+            ServerError::Refused(format!(
+                "another nlmfo is starting or stopping server {name}"
+            ))
+        })
+    }
+
+    /// [`lock`](Self::lock), unless another command has it.
+    pub fn try_lock(&self) -> Result<Option<Held>, ServerError> {
+        self.try_file("server", "is starting or stopping")
+    }
+
+    /// Keeps others from supervising it.
+    pub fn supervise(&self) -> Result<Held, ServerError> {
+        let held = self.try_file("supervisor", "supervises")?;
+        let name = self.name();
+        held.ok_or_else(|| {
+            ServerError::Refused(format!("another nlmfo supervises server {name} already"))
+        })
+    }
+
+    fn try_file(&self, kind: &str, does: &str) -> Result<Option<Held>, ServerError> {
+        let name = self.name();
+        let file = LockFile::named(&format!("{kind}-{name}"), format!("{does} server {name}"))?;
+        Ok(file.try_take(Mode::Exclusive)?)
     }
 
     /// The directory of the state numbers of its notifications.
@@ -224,6 +253,9 @@ pub fn running() -> Vec<String> {
     names.sort();
     names
 }
+
+/// Maximum time to wait for another command.
+const LOCK: Duration = Duration::from_secs(60);
 
 /// Maximum time for a step that the kernel or a daemon needs a moment for.
 const STEP: Duration = Duration::from_secs(30);

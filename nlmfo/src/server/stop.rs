@@ -3,8 +3,8 @@
 
 use super::daemons::{self, Daemon};
 use super::facts;
-use super::program::wait_for;
-use super::{STEP, Server, ServerError, link, mounts};
+use super::{Server, ServerError, link, mounts};
+use crate::causes::chain;
 use crate::kernel::namespaces::Namespaces;
 use crate::kernel::nfsd::Nfsd;
 
@@ -35,22 +35,12 @@ pub fn halt(server: &Server) -> Result<(), ServerError> {
 /// lockd has statd forget every client when it stops in order. A statd that is gone cannot, and
 /// nothing waits for it.
 fn keep_list(server: &Server) -> Result<(), ServerError> {
-    let all = server.processes()?;
-    let Some(statd) = daemons::found(Daemon::Statd, &all) else {
-        return Ok(());
-    };
-    daemons::kill_now(statd);
-    let is_gone =
-        || Ok::<_, ServerError>(daemons::found(Daemon::Statd, &server.processes()?).is_none());
-    match wait_for(STEP, is_gone)? {
-        true => Ok(()),
-        false => Err(ServerError::Refused(format!(
-            "rpc.statd of server {} (process {}) does not end; nfsd was not stopped, as statd would \
-             forget its clients",
-            server.name(),
-            statd.id
-        ))),
-    }
+    daemons::kill_and_wait(server, Daemon::Statd).map_err(|error| {
+        ServerError::Refused(format!(
+            "{}; nfsd was not stopped, as statd would forget its clients",
+            chain(&error)
+        ))
+    })
 }
 
 /// Removes what is left of a server that serves no longer, and proves that its devices are free.

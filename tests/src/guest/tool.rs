@@ -97,12 +97,16 @@ impl<'a> Tool<'a> {
 
     /// Starts it without waiting for its end; its report is not kept.
     pub fn start(&self, arguments: &[&str]) -> Result<Running> {
-        let child = self
-            .command(arguments)
+        Self::spawn(self.command(arguments))
+    }
+
+    /// [`start`](Self::start) with a [`command`](Self::command) that was changed.
+    pub fn spawn(mut command: Command) -> Result<Running> {
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .with_context(|| format!("cannot start nlmfo {}", arguments.join(" ")))?;
+            .with_context(|| format!("cannot start {command:?}"))?;
         Ok(Running { child })
     }
 }

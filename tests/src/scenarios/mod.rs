@@ -22,6 +22,7 @@ mod notify;
 mod ocf;
 mod output;
 mod own_server;
+mod own_server_run;
 mod pacemaker;
 mod package;
 mod parallel;
@@ -157,6 +158,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         names::SCENARIOS,
         nfs4::SCENARIOS,
         own_server::SCENARIOS,
+        own_server_run::SCENARIOS,
         ocf::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
