@@ -35,10 +35,13 @@ pub const STATE: &str = "/shared";
 /// The servers' names and addresses, in the order of the driver's cables.
 pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
 
-/// The configuration of this language that people copy.
-pub fn documented(language: &str) -> Result<&'static str> {
+/// The configuration of this language that people copy, in a section of docs/clusters.md.
+pub fn documented(section: &str, language: &str) -> Result<&'static str> {
     const CLUSTERS: &str = include_str!("../../../docs/clusters.md");
-    let (_, rest) = CLUSTERS
+    let (_, section) = CLUSTERS
+        .split_once(&format!("\n## {section}\n"))
+        .with_context(|| format!("docs/clusters.md has no section {section:?}"))?;
+    let (_, rest) = section
         .split_once(&format!("```{language}\n"))
         .with_context(|| format!("docs/clusters.md has no configuration in {language}"))?;
     let (text, _) = rest

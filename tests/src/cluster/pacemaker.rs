@@ -19,28 +19,62 @@ pub struct Pacemaker<'a> {
     cluster: &'a Cluster,
 }
 
-/// What a group of resources has to keep the locks.
+/// A resource that Pacemaker manages, or a group of them.
+pub struct Resource {
+    id: String,
+    /// The last one of the group.
+    last: String,
+    xml: String,
+}
+
+/// How a node that does not answer is kept from the disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Agents {
-    /// nlmfo's.
-    Nlmfo,
-    /// Only what resource-agents has.
-    Stock,
+pub enum Fencing {
+    /// Not at all: a server of the scenario falls silent only when its machine has ended.
+    No,
+    /// Its machine is ended.
+    Lab,
+}
+
+impl Resource {
+    /// The group of a service: the one that the documentation has, with this service's names.
+    pub fn group(service: &Service) -> Result<Resource> {
+        let id = format!("nfs{}", service.fsid() - 99);
+        let xml = documented("Pacemaker: shared servers", "xml")?
+            .replace("value=\"90s\"", &format!("value=\"{GRACE}\""));
+        Ok(Resource {
+            last: format!("{id}-takeover"),
+            id,
+            xml: service.named(&xml),
+        })
+    }
+
+    /// A server of its own, as the documentation has it.
+    pub fn server(name: &str) -> Result<Resource> {
+        let xml = documented("Pacemaker: a server of its own", "xml")?;
+        Ok(Resource {
+            id: name.to_owned(),
+            last: name.to_owned(),
+            xml: xml.replace("mail", name),
+        })
+    }
 }
 
 impl Pacemaker<'_> {
-    /// Starts it on both servers with a group for each service, which must start.
-    pub fn start(cluster: &Cluster, agents: Agents) -> Result<Pacemaker<'_>> {
-        let groups: String = (cluster.services.iter())
-            .map(|service| group(service, agents))
-            .collect::<Result<_>>()?;
-        let cib = cib(&groups);
+    /// Starts it on both servers with these resources, which must start.
+    pub fn start<'a>(
+        cluster: &'a Cluster,
+        resources: &[Resource],
+        fencing: Fencing,
+    ) -> Result<Pacemaker<'a>> {
+        let cib = cib(resources, fencing);
         for node in [&cluster.a, &cluster.b] {
             node.shell(
                 "cp -r /dist/ocf/lib /dist/ocf/resource.d /usr/lib/ocf/; ln -sf /nlmfo /usr/sbin/nlmfo\n\
                  mkdir -p /etc/corosync /run/crm /run/resource-agents",
             )?;
             let there = node.node();
+            there.write_program("/usr/sbin/fence_lab", include_str!("fence_lab"))?;
             there.write("/etc/corosync/corosync.conf", &corosync_conf())?;
             there.write("/tmp/cib.xml", &cib)?;
             // sm-notify wants names.
@@ -57,8 +91,8 @@ impl Pacemaker<'_> {
             )?;
         }
         let pacemaker = Pacemaker { cluster };
-        for service in &cluster.services {
-            pacemaker.wait_started(service)?;
+        for resource in resources {
+            pacemaker.wait_on(pacemaker.asked(), resource, "")?;
         }
         // A resource that starts counts as running.
         pacemaker.settle(pacemaker.asked())?;
@@ -74,37 +108,52 @@ impl Pacemaker<'_> {
         }
     }
 
-    /// Where all of a service's group runs.
-    pub fn node_of(&self, service: &Service) -> Result<Option<&Node>> {
+    /// Where all of a resource runs.
+    fn node_of(&self, resource: &Resource) -> Result<Option<&Node>> {
         let said = self.asked().shell(&format!(
             "crm_resource --locate --resource {} 2>&1 || true",
-            last_of(service)
+            resource.last
         ))?;
         let nodes = [&self.cluster.a, &self.cluster.b];
         let is_there = |node: &&&Node| said.contains(&format!("is running on: {}", node.name()));
         Ok(nodes.iter().find(is_there).copied())
     }
 
-    fn wait_started(&self, service: &Service) -> Result<()> {
-        self.wait_on(self.asked(), service, "")
+    /// The node of the first resource, then that of the second, which is another one. Pacemaker
+    /// spreads them, unless a node joined when both had started.
+    pub fn spread(&self, first: &Resource, second: &Resource) -> Result<(&Node, &Node)> {
+        let Cluster { a, b, .. } = self.cluster;
+        let is_on_a = |resource: &Resource| -> Result<bool> {
+            let node = self.node_of(resource)?;
+            Ok(node.is_some_and(|node| node.name() == a.name()))
+        };
+        let first_on_a = is_on_a(first)?;
+        let (here, there) = match first_on_a {
+            true => (a, b),
+            false => (b, a),
+        };
+        if is_on_a(second)? == first_on_a {
+            self.move_to(second, there)?;
+        }
+        Ok((here, there))
     }
 
-    /// Waits until this survivor runs the service's group.
-    pub fn wait_taken_over(&self, service: &Service, by: &Node) -> Result<()> {
-        self.wait_on(by, service, by.name())?;
+    /// Waits until this survivor runs the resource.
+    pub fn wait_taken_over(&self, resource: &Resource, by: &Node) -> Result<()> {
+        self.wait_on(by, resource, by.name())?;
         self.settle(by)
     }
 
     /// Looks once a second: each look costs more than the resources do.
-    fn wait_on(&self, asked: &Node, service: &Service, name: &str) -> Result<()> {
-        let last = last_of(service);
+    fn wait_on(&self, asked: &Node, resource: &Resource, name: &str) -> Result<()> {
+        let last = &resource.last;
         let wait = format!(
             "until crm_resource --locate --resource {last} 2>&1 | grep -q 'running on: {name}'; do sleep 1; done"
         );
         let mut command = asked.node().command("sh");
         command.args(["-c", &wait]);
         let started = finish_within(SETTLED, &mut command, "");
-        let started = started.context(format!("waiting for the group of {}", service.vip));
+        let started = started.context(format!("waiting for {}", resource.id));
         started.map(drop).map_err(|error| {
             let status = self.status().unwrap_or_default();
             error.context(format!("{status}\n{}", self.logs()))
@@ -117,16 +166,25 @@ impl Pacemaker<'_> {
             .shell("crm_mon -1 --inactive --failcounts 2>&1; true")
     }
 
-    /// Moves a service to a node, and waits until all is done.
-    pub fn move_to(&self, service: &Service, to: &Node) -> Result<()> {
-        let group = id(service);
+    /// Moves a resource to a node, and waits until all is done.
+    pub fn move_to(&self, resource: &Resource, to: &Node) -> Result<()> {
+        let id = &resource.id;
         let to_name = to.name();
         self.act(&format!(
-            "crm_resource --clear --resource {group}\n\
-             crm_resource --move --resource {group} --node {to_name}"
+            "crm_resource --clear --resource {id}\n\
+             crm_resource --move --resource {id} --node {to_name}"
         ))?;
-        self.ensure_on(service, to)?;
-        self.act(&format!("crm_resource --clear --resource {group}"))
+        self.ensure_on(resource, to)?;
+        self.act(&format!("crm_resource --clear --resource {id}"))
+    }
+
+    /// Takes a node out of service, or back into it, and waits until all is done.
+    pub fn standby(&self, node: &Node, on: bool) -> Result<()> {
+        let state = if on { "on" } else { "off" };
+        self.act(&format!(
+            "crm_attribute --node {} --name standby --update {state}",
+            node.name()
+        ))
     }
 
     /// Runs shell on a node that lives, and waits until all that follows is done.
@@ -140,7 +198,7 @@ impl Pacemaker<'_> {
 
     /// What happened on the nodes that live.
     pub fn logs(&self) -> String {
-        let log = "grep -hE '(grace|takeover)\\(|error:|warning:|notice: Result|Initiating' \
+        let log = "grep -hE '(grace|takeover|server)\\(|error:|warning:|notice: Result|Initiating' \
                    /var/log/pacemaker/pacemaker.log | tail -n 80";
         let nodes = [&self.cluster.a, &self.cluster.b];
         let said = nodes.map(|node| {
@@ -165,15 +223,15 @@ impl Pacemaker<'_> {
         Ok(())
     }
 
-    /// All of the service's group runs on this node.
-    pub fn ensure_on(&self, service: &Service, node: &Node) -> Result<()> {
+    /// All of the resource runs on this node.
+    pub fn ensure_on(&self, resource: &Resource, node: &Node) -> Result<()> {
         let is_there = self
-            .node_of(service)?
+            .node_of(resource)?
             .is_some_and(|found| found.name() == node.name());
         if !is_there {
             bail!(
                 "{} does not run on {}: {}\n{}",
-                service.vip,
+                resource.id,
                 node.name(),
                 self.status()?,
                 self.logs()
@@ -183,60 +241,21 @@ impl Pacemaker<'_> {
     }
 }
 
-/// The name of a service's group, and of its resources' prefix.
-fn id(service: &Service) -> String {
-    format!("nfs{}", service.fsid() - 99)
-}
-
-/// The last resource of the group.
-fn last_of(service: &Service) -> String {
-    format!("{}-last", id(service))
-}
-
-/// The group of a service: the one that the documentation has, with this service's names. The
-/// stock agents' one lacks nlmfo's resources, and has nfsnotify instead.
-fn group(service: &Service, agents: Agents) -> Result<String> {
-    let mut group = documented("xml")?;
-    let without;
-    if agents == Agents::Stock {
-        without = stock(group)?;
-        group = &without;
-    }
-    let group = group
-        .replace("value=\"90s\"", &format!("value=\"{GRACE}\""))
-        .replace("nfs1-takeover", "nfs1-last")
-        .replace("nfs1-notify", "nfs1-last");
-    Ok(service.named(&group))
-}
-
-/// The same group without nlmfo's resources.
-fn stock(group: &str) -> Result<String> {
-    let mut kept = String::new();
-    let mut skipped = 0;
-    for resource in group.split_inclusive("</primitive>\n") {
-        match resource.contains("provider=\"nlmfo\"") {
-            true => skipped += 1,
-            false => kept.push_str(resource),
-        }
-    }
-    ensure!(
-        skipped == 2,
-        "the documented group has {skipped} resources of nlmfo"
-    );
-    let notify = "  <primitive id=\"nfs1-notify\" class=\"ocf\" provider=\"heartbeat\" type=\"nfsnotify\">\n\
-                  <instance_attributes id=\"nfs1-notify-params\">\n\
-                  <nvpair id=\"nfs1-notify-host\" name=\"source_host\" value=\"192.0.2.1\"/>\n\
-                  </instance_attributes>\n\
-                  </primitive>\n</group>\n";
-    let (all, _) = kept.rsplit_once("</group>").context("the group's end")?;
-    Ok(format!("{all}{notify}"))
-}
-
-fn cib(groups: &str) -> String {
-    // No fencing: a server of the lab falls silent only when its machine has ended.
+fn cib(resources: &[Resource], fencing: Fencing) -> String {
+    const FENCE_LAB: &str = "<primitive id=\"power\" class=\"stonith\" type=\"fence_lab\">\n\
+         <instance_attributes id=\"power-params\">\
+         <nvpair id=\"power-nodes\" name=\"pcmk_host_list\" value=\"a b\"/>\
+         </instance_attributes>\n</primitive>\n";
+    let (enabled, device) = match fencing {
+        Fencing::No => ("false", ""),
+        Fencing::Lab => ("true", FENCE_LAB),
+    };
     let properties = [
-        ("stonith-enabled", "false"),
-        ("no-quorum-policy", "ignore"),
+        ("stonith-enabled", enabled),
+        // Nobody turns a machine of the lab on again.
+        ("stonith-action", "off"),
+        // A node that is still booting.
+        ("startup-fencing", "false"),
         ("dc-deadtime", "2s"),
         // An emulated machine is always busy.
         ("load-threshold", "1000%"),
@@ -245,11 +264,12 @@ fn cib(groups: &str) -> String {
         .iter()
         .map(|(name, value)| format!("<nvpair id=\"o-{name}\" name=\"{name}\" value=\"{value}\"/>"))
         .collect();
+    let resources: String = resources.iter().map(|one| one.xml.as_str()).collect();
     format!(
         "<cib validate-with=\"pacemaker-3.8\" epoch=\"1\" num_updates=\"0\" admin_epoch=\"0\">\n\
          <configuration>\n\
          <crm_config><cluster_property_set id=\"cib-bootstrap-options\">{properties}</cluster_property_set></crm_config>\n\
-         <nodes/>\n<resources>\n{groups}</resources>\n<constraints/>\n\
+         <nodes/>\n<resources>\n{device}{resources}</resources>\n<constraints/>\n\
          <rsc_defaults><meta_attributes id=\"rsc-options\"><nvpair id=\"stickiness\" name=\"resource-stickiness\" value=\"100\"/></meta_attributes></rsc_defaults>\n\
          </configuration>\n<status/>\n</cib>\n"
     )
@@ -265,7 +285,7 @@ fn corosync_conf() -> String {
     format!(
         "totem {{\n  version: 2\n  cluster_name: lab\n  transport: udpu\n  token: 5000\n}}\n\
          nodelist {{\n{nodes}}}\n\
-         quorum {{\n  provider: corosync_votequorum\n  two_node: 1\n  wait_for_all: 0\n}}\n\
+         quorum {{\n  provider: corosync_votequorum\n  two_node: 1\n}}\n\
          logging {{\n  to_logfile: yes\n  logfile: /var/log/corosync/corosync.log\n  to_syslog: no\n}}\n"
     )
 }

@@ -43,7 +43,7 @@ fn install(cluster: &Cluster, node: &Node) -> Result<()> {
          touch /etc/exports",
     )?;
     for (number, service) in (1..).zip(&cluster.services) {
-        let config = service.named(documented("sh")?);
+        let config = service.named(documented("keepalived", "sh")?);
         let config = config
             .replace("90s", "20s")
             .replace("OWNER_WAIT=30", "OWNER_WAIT=10");
@@ -53,7 +53,7 @@ fn install(cluster: &Cluster, node: &Node) -> Result<()> {
         node.node().write(&path, &config)?;
     }
     // One instance: the other one's states come by hand.
-    let config = cluster.services[0].named(documented("keepalived")?);
+    let config = cluster.services[0].named(documented("keepalived", "keepalived")?);
     node.node()
         .write("/etc/keepalived/keepalived.conf", &config)
 }

@@ -1,43 +1,60 @@
-//! Pacemaker moves VIPs between two servers, with nlmfo's OCF agents in the groups.
+//! Pacemaker moves VIPs between two servers, with nlmfo's OCF agents.
 
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::{Context, End, Manager, Scenario};
+use super::own_server::{MOVING, Own, Users, on_a_cluster};
+use super::{Context, End, Kernels, Manager, Scenario};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
-use crate::cluster::pacemaker::{Agents, Pacemaker};
+use crate::cluster::pacemaker::{Fencing, Pacemaker, Resource};
 use crate::cluster::{Cluster, Node};
+use crate::guest::node::TestNode;
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "pacemaker-move",
-    claim: "Pacemaker moves a group with nlmfo's agents: every client keeps its locks, no other client gets one, and clients of another VIP are not affected",
-    run: moved,
-    manager: Some(Manager::Pacemaker),
-    only_full: Some("four minutes of processor time"),
-    ..Scenario::DEFAULT
-}];
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "pacemaker-move",
+        claim: "Pacemaker moves a group with nlmfo's agents: every client keeps its locks, no other client gets one, and clients of another VIP are not affected",
+        run: moved,
+        manager: Some(Manager::Pacemaker),
+        only_full: Some("four minutes of processor time"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "pacemaker-own-server",
+        claim: "Pacemaker moves a server of its own to another node by a standby, and back by crm_resource: its clients of NFSv3, 4.1 and 4.2 keep their locks, and no other client gets one",
+        run: own_moved,
+        kernels: Kernels::One(NO_KERNEL),
+        manager: Some(Manager::Pacemaker),
+        only_full: Some(MINUTES),
+        ..Scenario::DEFAULT
+    },
+];
+
+const NO_KERNEL: &str = "Pacemaker sees no kernel; two-nodes-own-server shows the rest";
+const MINUTES: &str = "minutes of processor time";
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
 fn moved(context: &Context) -> Result<End> {
     let cluster = Cluster::stopped(&context.nlmfo, &VIPS)?;
     let _state = cluster.share_state()?;
-    let pacemaker = Pacemaker::start(&cluster, Agents::Nlmfo)?;
+    let [moving, staying] = &cluster.services[..] else {
+        unreachable!("two services were asked for");
+    };
+    let groups = [Resource::group(moving)?, Resource::group(staying)?];
+    let pacemaker = Pacemaker::start(&cluster, &groups, Fencing::No)?;
     let everyone = cluster.clients(3)?;
     let (clients, [thief]) = everyone.split_at(2) else {
         unreachable!("three clients were asked for");
     };
-    let [moving, staying] = &cluster.services[..] else {
-        unreachable!("two services were asked for");
-    };
-    let (from, to) = nodes(&cluster, &pacemaker)?;
+    let (from, to) = pacemaker.spread(&groups[0], &groups[1])?;
     let mine = Holdings::take(clients, 0, moving, from)?;
     let others = Holdings::take(clients, 1, staying, to)?;
     let robbing = mine.robbed_by(thief, 0)?;
     let working = user_of(&clients[0], 1, "work")?;
     let began = Instant::now();
-    pacemaker.move_to(moving, to)?;
+    pacemaker.move_to(&groups[0], to)?;
     eprintln!("{}", pacemaker.logs());
     let took = began.elapsed();
     ensure_nothing_stolen(robbing)?;
@@ -52,18 +69,67 @@ fn moved(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// The node of the first service, then that of the second. Pacemaker spreads them, unless a node
-/// joined when both had started.
-fn nodes<'a>(cluster: &'a Cluster, pacemaker: &Pacemaker<'_>) -> Result<(&'a Node, &'a Node)> {
-    let [first, second] = [0, 1].map(|number| pacemaker.node_of(&cluster.services[number]));
-    let is_on_a = |node: Option<&Node>| node.is_some_and(|node| node.name() == cluster.a.name());
-    let first_on_a = is_on_a(first?);
-    let (here, there) = match first_on_a {
-        true => (&cluster.a, &cluster.b),
-        false => (&cluster.b, &cluster.a),
-    };
-    if is_on_a(second?) == first_on_a {
-        pacemaker.move_to(&cluster.services[1], there)?;
+/// Two servers of their own, which Pacemaker manages with fencing.
+struct Owned {
+    cluster: Cluster,
+    mail: Own,
+    data: Own,
+    resources: [Resource; 2],
+}
+
+impl Owned {
+    fn new(context: &Context) -> Result<Owned> {
+        let (cluster, mail, data) = on_a_cluster(context, Own::documented)?;
+        let resources = [Resource::server("mail")?, Resource::server("data")?];
+        Ok(Owned {
+            cluster,
+            mail,
+            data,
+            resources,
+        })
     }
-    Ok((here, there))
+
+    fn start(&self) -> Result<Pacemaker<'_>> {
+        Pacemaker::start(&self.cluster, &self.resources, Fencing::Lab)
+    }
+
+    /// Clients of these versions, with locks of the mail server.
+    fn users(&self, versions: &[Option<u8>]) -> Result<Users> {
+        Users::start(&TestNode::root(), &self.mail, &self.data, versions)
+    }
+}
+
+/// nlmfo's agent on this node has logged the text, at this level.
+fn ensure_logged(node: &Node, level: &str, text: &str) -> Result<()> {
+    let log = node.shell("grep -F 'server(mail)' /var/log/pacemaker/pacemaker.log || true")?;
+    let is_it = |line: &str| line.contains(level) && line.contains(text);
+    ensure!(
+        log.lines().any(is_it),
+        "{level} {text:?} is not in {}'s log: {log}",
+        node.name()
+    );
+    Ok(())
+}
+
+fn own_moved(context: &Context) -> Result<End> {
+    let owned = Owned::new(context)?;
+    let pacemaker = owned.start()?;
+    let [mail, data] = &owned.resources;
+    let (from, to) = pacemaker.spread(mail, data)?;
+    let users = owned.users(&MOVING)?;
+    let began = Instant::now();
+    pacemaker.standby(from, true)?;
+    pacemaker.ensure_on(mail, to)?;
+    eprintln!("standby: moved in {:?}", began.elapsed());
+    ensure_logged(from, "INFO", "server mail stopped after")?;
+    ensure_logged(to, "", "server mail serves after")?;
+    pacemaker.standby(from, false)?;
+    let began = Instant::now();
+    pacemaker.move_to(mail, from)?;
+    eprintln!("moved back in {:?}", began.elapsed());
+    eprintln!("{}", pacemaker.logs());
+    users.finish()?;
+    let status = pacemaker.status()?;
+    ensure!(!status.contains("Failed"), "{status}");
+    Ok(End::Pass)
 }

@@ -3,7 +3,8 @@
 # its output on virtio-serial ports, hands back files and the exit status, and
 # waits for the host to end the machine.
 #
-# Ports: 1 standard output, 2 standard error, 3 status, 4 files (a tar archive).
+# Ports: 1 standard output, 2 standard error, 3 status, 4 files (a tar archive),
+# 5 requests to end another machine of the cluster (tests/src/cluster/fence_lab).
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root TERM=linux LC_ALL=C.UTF-8

@@ -6,7 +6,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::Read,
+    io::{Read, Write as _},
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
@@ -59,7 +59,7 @@ impl Clock {
     }
 }
 
-/// Where bytes from the guest come from. The first four are virtio-serial
+/// Where bytes from the guest come from. The first five are virtio-serial
 /// ports, numbered from 1 in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -67,6 +67,8 @@ pub enum Source {
     Stderr,
     Status,
     Files,
+    /// Requests to end another machine of the cluster; it is answered.
+    Switch,
     /// The kernel's console.
     Console,
     /// QEMU's own complaints.
@@ -74,7 +76,13 @@ pub enum Source {
 }
 
 impl Source {
-    pub const PORTS: [Self; 4] = [Self::Stdout, Self::Stderr, Self::Status, Self::Files];
+    pub const PORTS: [Self; 5] = [
+        Self::Stdout,
+        Self::Stderr,
+        Self::Status,
+        Self::Files,
+        Self::Switch,
+    ];
     /// Of a machine that is not interactive: each ends with an [`Event`] without bytes.
     pub const STREAMS: usize = Self::PORTS.len() + 2;
 }
@@ -115,7 +123,7 @@ pub struct Machine<'a> {
     pub processors: u32,
     pub accelerator: Accelerator,
     pub clock: Clock,
-    /// Connect a terminal of the guest to ours instead of the four ports.
+    /// Connect a terminal of the guest to ours instead of the ports.
     pub interactive: bool,
     pub devices: Devices,
 }
@@ -125,6 +133,8 @@ pub struct Machine<'a> {
 #[derive(Debug)]
 pub struct Qemu {
     child: Child,
+    /// Our end of [`Source::Switch`].
+    switch: Option<UnixStream>,
 }
 
 /// `quiet` keeps the emulated serial line from slowing the boot, errors are
@@ -184,12 +194,23 @@ impl Qemu {
         // stream would ever end.
         drop(command);
 
+        let mut switch = None;
         for (source, stream) in ours {
+            if source == Source::Switch {
+                switch = Some(stream.try_clone().context("duplicate a socket")?);
+            }
             pump(source, stream, sink.clone());
         }
         let stderr = child.stderr.take().expect("stderr is piped");
         pump(Source::Qemu, stderr, sink);
-        Ok(Self { child })
+        Ok(Self { child, switch })
+    }
+
+    /// Answers a request of [`Source::Switch`]; a machine that has ended gets no answer.
+    pub fn answer(&mut self, line: &str) {
+        if let Some(switch) = &mut self.switch {
+            let _ = writeln!(switch, "{line}");
+        }
     }
 
     /// Processor time that it has used so far.

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fmt, fs,
     io::{self, Seek as _, Write as _},
+    mem,
     path::{Path, PathBuf},
     process::Command,
     sync::mpsc::{self, RecvTimeoutError},
@@ -237,6 +238,7 @@ pub(super) fn see_through(
                     until = Instant::now() + first.deadline;
                 }
                 take(&mut machines, number, event);
+                switch_off(&mut machines, number)?;
             }
             Err(RecvTimeoutError::Timeout) => break Ending::Deadline,
             Err(RecvTimeoutError::Disconnected) => break Ending::Gone,
@@ -281,6 +283,19 @@ pub(super) fn see_through(
         .zip(busy)
         .map(|((watch, ending), busy)| watch.outcome(ending, duration, busy))
         .collect())
+}
+
+/// Ends the machines that this one wants off (`off NUMBER`; the first machine has number 0), and
+/// repeats each request to it once that machine has ended.
+fn switch_off(machines: &mut [(Qemu, Watch)], asking: usize) -> Result<()> {
+    for line in mem::take(&mut machines[asking].1.requests) {
+        let number = line.strip_prefix("off ").and_then(|text| text.parse().ok());
+        let server = number.filter(|number| (1..machines.len()).contains(number));
+        let server = server.with_context(|| format!("machine {asking} requests {line:?}"))?;
+        machines[server].0.kill();
+        machines[asking].0.answer(&line);
+    }
+    Ok(())
 }
 
 /// An interactive shell in the guest on our own terminal.
@@ -329,6 +344,8 @@ struct Watch {
     stderr: Marked,
     status: Vec<u8>,
     files: Vec<u8>,
+    switch: Lines,
+    requests: Vec<String>,
     lines: Lines,
     console: Vec<String>,
     trouble: Option<&'static str>,
@@ -344,6 +361,8 @@ impl Watch {
             stderr: Marked::new(end),
             status: Vec::new(),
             files: Vec::new(),
+            switch: Lines::default(),
+            requests: Vec::new(),
             lines: Lines::default(),
             console: Vec::new(),
             trouble: None,
@@ -364,6 +383,7 @@ impl Watch {
                 }
             }
             Source::Files => self.files.extend(event.bytes),
+            Source::Switch => self.requests.extend(self.switch.push(&event.bytes)),
             Source::Console => {
                 for line in self.lines.push(&event.bytes) {
                     self.trouble = self.trouble.or_else(|| trouble(&line));
