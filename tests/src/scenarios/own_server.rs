@@ -190,7 +190,7 @@ pub(super) struct Users {
     _thief: Client,
 }
 
-pub(super) const VERSIONS: [Option<u8>; 4] = [None, Some(0), Some(1), Some(2)];
+const VERSIONS: [Option<u8>; 4] = [None, Some(0), Some(1), Some(2)];
 
 /// Without 4.0: nfsdcld does not record such a client again when it only reclaims, so that a
 /// second move is refused (docs/KNOWN_ISSUES.md).
