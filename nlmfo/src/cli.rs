@@ -1,5 +1,6 @@
 //! The command line: every command and option of `nlmfo`.
 
+mod clients;
 pub mod manual;
 mod parts;
 mod restart;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use self::clients::ClientsArgs;
 pub use self::restart::RestartArgs;
 pub use self::serve::{Listen, ServeArgs};
 pub use self::server::{NamedServer, ServerAction, ServerArgs, StartArgs};
@@ -130,6 +132,10 @@ pub struct LocksArgs {
     /// Show the NFSv3 locks of all network namespaces
     #[arg(long)]
     pub all_netns: bool,
+    /// Show only this server of the node, as `nlmfo server list` names it, or `node` for the
+    /// node's own
+    #[arg(long, value_name = "NAME")]
+    pub server: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -318,6 +324,10 @@ pub struct GraceArgs {
     #[arg(long, value_name = "PATH", conflicts_with_all = ["end", "list"])]
     #[arg(required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
+    /// Show only this server of the node, as `nlmfo server list` names it, or `node` for the
+    /// node's own
+    #[arg(long, value_name = "NAME", requires = "list")]
+    pub server: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -365,31 +375,6 @@ pub struct NotifyArgs {
     pub state: StateArgs,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("action").args(["import", "export", "forget"])))]
-pub struct ClientsArgs {
-    /// Show only clients of this server address (repeatable)
-    #[arg(long, value_name = "ADDRESS", value_parser = vip)]
-    pub vip: Vec<IpAddr>,
-    /// Read only the client book, not lockd
-    #[arg(long, conflicts_with = "action")]
-    pub book: bool,
-    /// Add the clients in statd's directory DIR (`/var/lib/nfs/sm`) to the book of the VIP
-    #[arg(long, value_name = "DIR", requires = "vip")]
-    pub import: Option<PathBuf>,
-    /// Write the VIP's clients to DIR in statd's format, for `sm-notify -P`
-    #[arg(long, value_name = "DIR", requires = "vip")]
-    pub export: Option<PathBuf>,
-    /// Remove a client from the book of the VIP, until it locks again
-    #[arg(long, value_name = "ADDRESS", requires = "vip", value_parser = address)]
-    pub forget: Option<IpAddr>,
-    #[command(flatten)]
-    pub state: StateArgs,
-    /// Print one JSON object
-    #[arg(long, conflicts_with = "action")]
     pub json: bool,
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use super::nfs4_clients::Nfs4Clients;
-use super::table;
+use super::{everywhere, table};
 use crate::cli::ClientsArgs;
 use crate::exit::{Exit, Failure};
 use crate::foreign::{Name, Shown};
@@ -24,13 +24,21 @@ use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::LockTable;
 use crate::output;
+use crate::server::Server;
 use crate::times;
 
 /// Maximum time for an exact snapshot while locks change.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
-    let state = StateDir::new(&args.state.state_dir);
+    let state = match args.server.as_deref() {
+        // Its book, if there is one, is where its notifications look for it.
+        Some(name) if name != everywhere::NODE => {
+            let server = Server::named(name).map_err(anyhow::Error::from)?;
+            StateDir::new(server.state_dir())
+        }
+        _ => StateDir::new(&args.state.state_dir),
+    };
     if let Some(folder) = &args.import {
         return import(args, &state, folder);
     }
@@ -39,6 +47,11 @@ pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
     }
     if let Some(client) = args.forget {
         return forget(args, &state, client);
+    }
+    if !args.book
+        && let Some(exit) = everywhere::list(args.server.as_deref(), args.json, None)?
+    {
+        return Ok(exit);
     }
     list(args, &state)
 }

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::failover::observe;
 use super::interrupted::or_interrupt;
-use super::require_root;
+use super::{everywhere, require_root};
+use crate::causes::chain;
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::window;
@@ -19,7 +20,7 @@ use crate::grace::standing::{self, Standing};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::path::PathFinder;
-use crate::{interrupt, output, runtime};
+use crate::{interrupt, output, runtime, server};
 
 /// Maximum number of directory entries to read to find the file of a violation.
 const SEARCH_LIMIT: usize = 50_000;
@@ -35,7 +36,11 @@ struct Listing {
     /// The VIPs whose lock traffic is dropped; only where it was asked what stands.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fences: Vec<Fence>,
-    kernel_grace: KernelGrace,
+    /// Of the node's own server; null if that was not asked for.
+    kernel_grace: Option<KernelGrace>,
+    /// Servers in namespaces of their own, which have the kernel's grace only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    servers: Vec<ServerGrace>,
     /// Only if a window was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<Coverage>,
@@ -45,6 +50,15 @@ struct Listing {
     /// Waiters that could not be cancelled, as text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     still_waiting: Vec<String>,
+}
+
+/// The grace of a server in namespaces of its own.
+#[derive(Debug, Serialize)]
+struct ServerGrace {
+    server: String,
+    /// Null if it cannot be read.
+    kernel_grace: Option<KernelGrace>,
+    error: Option<String>,
 }
 
 /// A fence as JSON has it.
@@ -144,7 +158,11 @@ fn print_opened(out: &mut impl Write, plan: &Plan, listing: &Listing) -> fmt::Re
             uncovered.device.name, uncovered.reason
         )?;
     }
-    writeln!(out, "{}", listing.kernel_grace)
+    print_kernels(out, listing)
+}
+
+fn print_kernels(out: &mut impl Write, listing: &Listing) -> fmt::Result {
+    (listing.kernel_grace.iter()).try_for_each(|grace| writeln!(out, "{grace}"))
 }
 
 /// How long such a grace lasts and what comes of it, only the kernel knows.
@@ -199,9 +217,64 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
+/// Of all of them, or the one that was asked for.
+fn servers(args: &GraceArgs) -> Vec<ServerGrace> {
+    let names = match args.server.as_deref() {
+        Some(everywhere::NODE) => Vec::new(),
+        Some(name) => vec![name.to_owned()],
+        None => server::running(),
+    };
+    let read = |server: String| match server::within(&server, KernelGrace::now) {
+        Ok(grace) => ServerGrace {
+            server,
+            kernel_grace: Some(grace),
+            error: None,
+        },
+        Err(error) => ServerGrace {
+            server,
+            kernel_grace: None,
+            error: Some(chain(&error)),
+        },
+    };
+    names.into_iter().map(read).collect()
+}
+
+fn print_servers(out: &mut impl Write, servers: &[ServerGrace]) -> fmt::Result {
+    servers
+        .iter()
+        .try_for_each(|one| match (&one.kernel_grace, &one.error) {
+            (Some(grace), _) => writeln!(out, "server {}: {grace}", one.server),
+            (None, error) => {
+                let error = error.as_deref().unwrap_or_default();
+                writeln!(out, "server {}: unknown: {error}", one.server)
+            }
+        })
+}
+
+fn list_server(args: &GraceArgs) -> Result<Exit, Failure> {
+    let listing = Listing {
+        servers: servers(args),
+        kernel_grace: None,
+        ..Listing::of(Vec::new())
+    };
+    match args.json {
+        true => output::list_json(&listing).map(|_| ())?,
+        false => output::list(|out| print_servers(out, &listing.servers))?,
+    }
+    Ok(verdict(&listing))
+}
+
 async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
+    if args
+        .server
+        .as_ref()
+        .is_some_and(|name| name != everywhere::NODE)
+    {
+        return list_server(args);
+    }
     leftovers::finish_if_over().await?;
     let mut listing = listing(&args.vip, None)?;
+    listing.servers = servers(args);
     let mut fenced = standing::of(&args.vip).map_err(anyhow::Error::from)?;
     fenced.retain(|one| one.fence.is_some());
     listing.fences = fenced.iter().filter_map(Fence::of).collect();
@@ -232,7 +305,8 @@ async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
             if !listing.windows.iter().any(|window| window.open) {
                 writeln!(out, "no VIP is in grace")?;
             }
-            writeln!(out, "{}", listing.kernel_grace)
+            print_kernels(out, &listing)?;
+            print_servers(out, &listing.servers)
         })?;
     }
     Ok(verdict(&listing))
@@ -270,7 +344,8 @@ impl Listing {
             windows,
             ended: None,
             fences: Vec::new(),
-            kernel_grace: KernelGrace::now(),
+            kernel_grace: Some(KernelGrace::now()),
+            servers: Vec::new(),
             devices: None,
             waiters_cancelled: None,
             still_waiting: Vec::new(),
@@ -289,11 +364,9 @@ impl Fence {
 }
 
 fn verdict(listing: &Listing) -> Exit {
-    match listing
-        .windows
-        .iter()
-        .all(|window| window.verdict.is_good())
-    {
+    let is_known = (listing.servers.iter()).all(|one| one.error.is_none());
+    let mut windows = listing.windows.iter();
+    match is_known && windows.all(|window| window.verdict.is_good()) {
         true => Exit::Done,
         false => Exit::NotConfirmed,
     }

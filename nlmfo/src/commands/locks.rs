@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Serialize, Serializer};
 
-use super::{require_root, table};
+use super::{everywhere, require_root, table};
 use crate::causes::chain;
 use crate::cli::{LocksArgs, NfsVersion};
 use crate::exit::{Exit, Failure};
@@ -39,6 +39,15 @@ const SEARCH_LIMIT: usize = 100_000;
 
 pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     require_root()?;
+    let path = args.file.as_deref().or(args.filesystem.as_deref());
+    // It sees those of all namespaces from here.
+    let asked = match args.all_netns {
+        true => Some(everywhere::NODE),
+        false => args.server.as_deref(),
+    };
+    if let Some(exit) = everywhere::list(asked, args.json, path)? {
+        return Ok(exit);
+    }
     let netns = kernel::netns::network()
         .context("cannot read the inode number of this network namespace")?
         .inode as u32;

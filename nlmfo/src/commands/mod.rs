@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod clients;
+mod everywhere;
 mod failover;
 mod failures;
 mod grace;
@@ -21,7 +22,7 @@ mod watch;
 
 use anyhow::anyhow;
 
-use crate::cli::{Cli, Command, ServerAction};
+use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction};
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::kernel::symbols::{self, Keeper};
@@ -33,6 +34,13 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     {
         // Before this process has a second thread.
         return server::exec(name, command);
+    }
+    if let Command::Locks(LocksArgs { server, .. }) | Command::Clients(ClientsArgs { server, .. }) =
+        &cli.command
+        && let Some(name) = server
+    {
+        require_root()?;
+        everywhere::enter(name)?;
     }
     symbols::keep_in(Keeper {
         path: || files::run::file("symbols.json").ok(),

@@ -45,7 +45,7 @@ pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
     }
 }
 
-fn could_run<T>(done: Result<T, ServerError>) -> Result<T, Failure> {
+pub(super) fn could_run<T>(done: Result<T, ServerError>) -> Result<T, Failure> {
     done.map_err(|error| {
         let exit = match error {
             ServerError::Elsewhere { .. } => Exit::Unsupported,

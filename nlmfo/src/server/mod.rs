@@ -254,6 +254,35 @@ pub fn running() -> Vec<String> {
     names
 }
 
+/// The namespaces of a running server, described or not.
+fn namespaces_of(name: &str) -> Result<Namespaces, ServerError> {
+    match running().iter().any(|running| running == name) {
+        true => Ok(Namespaces::in_folder(folder().join(name))),
+        false => Err(ServerError::NotRunning(name.to_owned())),
+    }
+}
+
+fn cannot_enter(name: &str) -> impl FnOnce(io::Error) -> ServerError {
+    let name = name.to_owned();
+    move |source| ServerError::Namespaces {
+        action: "enter",
+        name,
+        source,
+    }
+}
+
+/// [`Server::enter`] of a running server by name.
+pub fn enter(name: &str) -> Result<(), ServerError> {
+    let entered = namespaces_of(name)?.enter();
+    entered.map_err(cannot_enter(name))
+}
+
+/// [`Server::within`] of a running server by name.
+pub fn within<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T, ServerError> {
+    let done = namespaces_of(name)?.within(work);
+    done.map_err(cannot_enter(name))
+}
+
 /// Maximum time to wait for another command.
 const LOCK: Duration = Duration::from_secs(60);
 

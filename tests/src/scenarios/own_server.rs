@@ -1,5 +1,7 @@
 //! VIPs that are NFS servers of their own.
 
+mod listings;
+
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -324,13 +326,7 @@ fn stop_and_start(context: &Context) -> Result<End> {
         "mounted outside of its namespace"
     );
     let users = Users::start(&root, &mail, &data, &VERSIONS)?;
-    let nlmfo = context.nlmfo.to_str().context("no UTF-8")?;
-    let listing = tool.json(exit::CONFIRMED, &["server", "exec", "mail", nlmfo, "locks"])?;
-    let count = |value: &Value| value.as_array().map_or(0, Vec::len);
-    ensure!(
-        count(&listing["locks"]) >= 1 && count(&listing["nfs4"]["states"]) >= 3,
-        "{listing}"
-    );
+    listings::both(&tool)?;
 
     let began = Instant::now();
     let stopped = mail.stop(&tool)?;

@@ -1,0 +1,52 @@
+//! What nlmfo lists on a node with several servers.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::guest::tool::{Tool, exit};
+
+/// What is listed of both servers names them, and one alone can be asked for.
+pub(super) fn both(tool: &Tool) -> Result<()> {
+    let rows = |value: &Value, server: &str| {
+        let rows = value.as_array().into_iter().flatten();
+        rows.filter(|row| row["server"] == server).count()
+    };
+    let all = tool.json(exit::CONFIRMED, &["locks"])?;
+    let states = &all["nfs4"]["states"];
+    ensure!(
+        rows(&all["locks"], "mail") >= 1
+            && rows(states, "mail") >= 3
+            && rows(states, "data") >= 1
+            && rows(&all["locks"], "node") == 0,
+        "{all}"
+    );
+    let data = tool.json(exit::CONFIRMED, &["locks", "--server", "data"])?;
+    let states = data["nfs4"]["states"].as_array().context("no states")?;
+    let is_mails = |state: &Value| state.to_string().contains("/srv/mail");
+    ensure!(!states.is_empty() && !states.iter().any(is_mails), "{data}");
+    let text = tool.expect(exit::CONFIRMED, &["locks", "--file", "/srv/mail/own-1"])?;
+    ensure!(
+        text.stdout.contains("SERVER mail") && !text.stdout.contains("SERVER data"),
+        "{}",
+        text.stdout
+    );
+    let clients = tool.json(exit::CONFIRMED, &["clients"])?;
+    for server in ["mail", "data"] {
+        ensure!(rows(&clients["nfs4"]["clients"], server) >= 3, "{clients}");
+    }
+    ensure!(rows(&clients["vips"], "mail") >= 1, "{clients}");
+    let grace = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
+    for server in ["mail", "data"] {
+        let found = grace["servers"].as_array().into_iter().flatten();
+        let mut found = found.filter(|one| one["server"] == server);
+        let one = found.next().context("no such server")?;
+        ensure!(one["kernel_grace"]["nfsd"] == false, "{grace}");
+    }
+    let gone = tool.expect(exit::COULD_NOT_RUN, &["locks", "--server", "other"])?;
+    ensure!(
+        gone.stderr.contains("server other is not running"),
+        "{}",
+        gone.stderr
+    );
+    Ok(())
+}
