@@ -54,6 +54,11 @@ impl Name {
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
+
+    /// Whether only its beginning is known.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
 }
 
 impl From<&[u8]> for Name {

@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{mounts, processes};
+use crate::foreign::Name;
 
 /// Where it keeps its database unless nfs.conf says otherwise.
 const DATABASES: [&str; 2] = ["/var/lib/nfs/nfsdcld", "/var/lib/nfs/cld"];
@@ -39,42 +44,186 @@ pub fn database() -> Option<PathBuf> {
     paths.find(|path| path.is_file())
 }
 
-/// Which of the names, or beginnings of names, are nowhere in the database: nfsd will let these
-/// clients reclaim nothing. One that is found may be of an earlier time.
+/// How long to wait for nfsdcld, which locks its database for moments.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The layouts of the database that have the tables `grace` and `rec-…` (utils/nfsdcld/sqlite.c,
+/// nfs-utils 2.4 to 2.8).
+const VERSIONS: RangeInclusive<u32> = 3..=4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    #[error("{}", path.display())]
+    Database {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+    #[error("{}: its layout has version {version}, which nlmfo does not know", path.display())]
+    Version { path: PathBuf, version: u32 },
+}
+
+/// The clients that nfsd lets reclaim after its next start.
 ///
-/// # Errors
-/// If the database cannot be read.
-pub fn unknown<'a>(database: &Path, names: &[&'a [u8]]) -> io::Result<Vec<&'a [u8]>> {
-    let mut content = fs::read(database)?;
-    // What is not in the database yet.
-    for ending in ["-wal", "-journal"] {
-        let mut path = database.as_os_str().to_owned();
-        path.push(ending);
-        content.extend(fs::read(path).unwrap_or_default());
+/// nfsdcld stores each client in the table of the current epoch, and keeps the table of the epoch
+/// before until grace has ended. A start of nfsd begins a new epoch and reads the table of the
+/// last one; a start within grace reads the table that this grace is for, again.
+#[derive(Debug)]
+pub struct Records {
+    path: PathBuf,
+    database: Connection,
+    table: String,
+}
+
+impl Records {
+    /// # Errors
+    /// If the database cannot be opened for writing, or has another layout.
+    pub fn open(path: &Path) -> Result<Self, RecordsError> {
+        let failed = failed(path);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let database = Connection::open_with_flags(path, flags).map_err(&failed)?;
+        database.busy_timeout(BUSY_TIMEOUT).map_err(&failed)?;
+        let version = "SELECT CAST(value AS INTEGER) FROM parameters WHERE key = 'version'";
+        let version = database.query_row(version, (), |row| row.get(0));
+        let version = version.map_err(&failed)?;
+        if !VERSIONS.contains(&version) {
+            let path = path.to_owned();
+            return Err(RecordsError::Version { path, version });
+        }
+        let epoch = "SELECT iif(recovery = 0, current, recovery) FROM grace";
+        let epoch: i64 = (database.query_row(epoch, (), |row| row.get(0))).map_err(&failed)?;
+        Ok(Records {
+            path: path.to_owned(),
+            database,
+            table: format!("\"rec-{epoch:016x}\""),
+        })
     }
-    let is_there = |name: &[u8]| content.windows(name.len().max(1)).any(|some| some == name);
-    Ok((names.iter().copied())
-        .filter(|name| !is_there(name))
-        .collect())
+
+    /// Whether it has a client of this name, or one whose name begins so if only the beginning is
+    /// known.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn has(&self, name: &Name) -> Result<bool, RecordsError> {
+        let bytes = name.as_bytes();
+        let id = match name.is_cut() {
+            true => format!("substr(id, 1, {})", bytes.len()),
+            false => "id".to_owned(),
+        };
+        let query = format!(
+            "SELECT EXISTS (SELECT 1 FROM {} WHERE {id} = ?)",
+            self.table
+        );
+        (self.database)
+            .query_row(&query, [bytes], |row| row.get(0))
+            .map_err(failed(&self.path))
+    }
+
+    /// Adds these clients, all or none.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn add(&mut self, names: &[Name]) -> Result<(), RecordsError> {
+        let insert = format!("INSERT OR IGNORE INTO {} (id) VALUES (?)", self.table);
+        self.change(&insert, names)
+    }
+
+    /// Removes these clients, all or none.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn remove(&mut self, names: &[Name]) -> Result<(), RecordsError> {
+        let delete = format!("DELETE FROM {} WHERE id = ?", self.table);
+        self.change(&delete, names)
+    }
+
+    fn change(&mut self, statement: &str, names: &[Name]) -> Result<(), RecordsError> {
+        let failed = failed(&self.path);
+        let kind = TransactionBehavior::Immediate;
+        let all = (self.database.transaction_with_behavior(kind)).map_err(&failed)?;
+        for name in names {
+            all.execute(statement, [name.as_bytes()]).map_err(&failed)?;
+        }
+        all.commit().map_err(&failed)
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(rusqlite::Error) -> RecordsError {
+    |source| RecordsError::Database {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const OLD: &str = "Linux NFSv4.1 of the last epoch";
+    const NEW: &str = "Linux NFSv4.1 of this epoch";
+
+    /// What nfsdcld writes, with one client in either epoch.
+    fn database(path: &Path, recovery: u32, version: u32) {
+        let database = Connection::open(path).unwrap();
+        let text = format!(
+            "CREATE TABLE parameters (key TEXT PRIMARY KEY, value TEXT);
+             INSERT INTO parameters VALUES ('version', '{version}');
+             CREATE TABLE grace (current INTEGER, recovery INTEGER);
+             INSERT INTO grace VALUES (18, '{recovery}');
+             CREATE TABLE \"rec-0000000000000011\" (id BLOB PRIMARY KEY, princhash BLOB);
+             CREATE TABLE \"rec-0000000000000012\" (id BLOB PRIMARY KEY, princhash BLOB);"
+        );
+        database.execute_batch(&text).unwrap();
+        for (table, name) in [("11", OLD), ("12", NEW)] {
+            let insert = format!("INSERT INTO \"rec-00000000000000{table}\" (id) VALUES (?)");
+            database.execute(&insert, [name.as_bytes()]).unwrap();
+        }
+    }
+
     #[test]
-    fn a_client_that_is_not_in_the_database_is_found() {
+    fn the_next_start_reads_the_last_epoch_and_within_grace_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        for (recovery, has) in [(0, NEW), (17, OLD)] {
+            let path = folder.path().join(recovery.to_string());
+            database(&path, recovery, 4);
+            let records = Records::open(&path).unwrap();
+            for name in [OLD, NEW] {
+                assert_eq!(records.has(&Name::from(name)).unwrap(), name == has);
+            }
+            let beginning = &has.as_bytes()[..20];
+            assert!(records.has(&Name::cut(beginning)).unwrap());
+            assert!(!records.has(&Name::from(beginning)).unwrap());
+        }
+    }
+
+    #[test]
+    fn clients_are_added_once_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(DATABASE);
+        database(&path, 0, 4);
+        let names = ["Linux NFSv4.0 c1/10.77.0.1", NEW].map(Name::from);
+        let mut records = Records::open(&path).unwrap();
+        records.add(&names).unwrap();
+        records.add(&names).unwrap();
+        // As another process sees it.
+        let mut other = Records::open(&path).unwrap();
+        assert!(names.iter().all(|name| other.has(name).unwrap()));
+        other.remove(&names[..1]).unwrap();
+        assert!(!records.has(&names[0]).unwrap() && records.has(&names[1]).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_database_of_nfsdcld_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(DATABASE);
+        Records::open(&path).unwrap_err();
+        assert!(!path.exists(), "it was created");
         fs::write(&path, b"SQLite\0Linux NFSv4.1 c1\0").unwrap();
-        fs::write(folder.path().join("main.sqlite-wal"), b"Linux NFSv4.2 c2").unwrap();
-        let names: [&[u8]; 3] = [
-            b"Linux NFSv4.1 c1",
-            b"Linux NFSv4.2 c2",
-            b"Linux NFSv4.1 c3",
-        ];
-        assert_eq!(unknown(&path, &names).unwrap(), [names[2]]);
-        unknown(&folder.path().join("none"), &names).unwrap_err();
+        let error = Records::open(&path).unwrap_err();
+        assert!(error.to_string().ends_with("main.sqlite"), "{error}");
+        fs::remove_file(&path).unwrap();
+        database(&path, 0, 2);
+        let error = Records::open(&path).unwrap_err().to_string();
+        assert!(error.contains("version 2"), "{error}");
     }
 
     #[test]

@@ -194,10 +194,6 @@ pub(super) struct Users {
 
 const VERSIONS: [Option<u8>; 4] = [None, Some(0), Some(1), Some(2)];
 
-/// Without 4.0: nfsdcld does not record such a client again when it only reclaims, so that a
-/// second move is refused (docs/KNOWN_ISSUES.md).
-pub(super) const MOVING: [Option<u8>; 3] = [None, Some(1), Some(2)];
-
 const HELD: Range = Range { start: 0, len: 10 };
 const ASKED: Range = Range {
     start: 100,
@@ -384,7 +380,7 @@ fn moves(context: &Context) -> Result<End> {
     for own in [&mail, &data] {
         own.start(&cluster.a.tool())?;
     }
-    let users = Users::start(&TestNode::root(), &mail, &data, &MOVING)?;
+    let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS)?;
     for (from, to, host) in [
         (&cluster.a, &cluster.b, "10.77.2.2"),
         (&cluster.b, &cluster.a, "10.77.2.1"),

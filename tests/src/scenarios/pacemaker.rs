@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::own_server::{MOVING, Own, Users, on_a_cluster};
+use super::own_server::{Own, Users, on_a_cluster};
 use super::{Context, End, Kernels, Manager, Scenario};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
 use crate::cluster::pacemaker::{Fencing, Pacemaker, Resource};
@@ -39,6 +39,9 @@ pub const SCENARIOS: &[Scenario] = &[
         ..Scenario::DEFAULT
     },
 ];
+
+/// The versions of docs/clusters.md.
+const DOCUMENTED: [Option<u8>; 3] = [None, Some(1), Some(2)];
 
 const NO_KERNEL: &str = "Pacemaker sees no kernel; two-nodes-own-server shows the rest";
 const MINUTES: &str = "minutes of processor time";
@@ -104,7 +107,7 @@ impl Owned {
 
     /// Clients with locks of the mail server.
     fn users(&self) -> Result<Users> {
-        Users::start(&TestNode::root(), &self.mail, &self.data, &MOVING)
+        Users::start(&TestNode::root(), &self.mail, &self.data, &DOCUMENTED)
     }
 }
 

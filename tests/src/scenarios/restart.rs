@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use nlmfo::observe::host::Transport;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Context, End, Kernels, Machine, Scenario};
 use crate::guest::busy::{Busy, Tally, Wanted};
@@ -231,6 +231,13 @@ fn list<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
         .with_context(|| format!("no list {key} in {value}"))
 }
 
+/// nfsdcld does not know a 4.0 client that has only reclaimed.
+fn ensure_added(report: &Value) -> Result<()> {
+    let added = &report["stop"]["added"];
+    ensure!(*added == json!(["Linux NFSv4.0 c2/10.77.0.1"]), "{report}");
+    Ok(())
+}
+
 /// All is back, and grace was ended before its time.
 fn ensure_kept(report: &Value) -> Result<()> {
     let start = &report["start"];
@@ -271,25 +278,19 @@ fn keeps(context: &Context) -> Result<End> {
     fixture.all_held()?;
     ensure_no_theft(thief)?;
 
-    // nfsdcld does not know a 4.0 client that has only reclaimed.
-    let refused = tool.expect(exit::COULD_NOT_RUN, &["restart"])?.stderr;
-    ensure!(
-        refused.contains("does not know the NFSv4 client Linux NFSv4.0 c2/10.77.0.1"),
-        "{refused}"
-    );
-    fixture.all_held()?;
-    fixture.drop_holder(2)?;
-    let thief = fixture.steal()?;
-
     // Once more, and without the daemons that reclaims need.
+    let thief = fixture.steal()?;
     daemons::crash("rpc.statd")?;
     daemons::crash("nfsdcld")?;
-    ensure_kept(&tool.json(exit::CONFIRMED, &["restart"])?)?;
+    let report = tool.json(exit::CONFIRMED, &["restart"])?;
+    ensure_kept(&report)?;
+    ensure_added(&report)?;
     fixture.all_held()?;
 
     // As systemd's unit does it.
     let recorded = tool.json(exit::CONFIRMED, &["restart", "--record-only"])?;
     ensure!(recorded["start"].is_null(), "{recorded}");
+    ensure_added(&recorded)?;
     fixture.lab.server.stop_nfsd()?;
     fixture.lab.server.start_nfsd()?;
     let unit = ["restart", "--start-only", "--start-command", "true"];
@@ -387,8 +388,7 @@ fn steps(full: bool) -> Box<dyn Iterator<Item = usize>> {
 }
 
 fn killed(context: &Context) -> Result<End> {
-    // A 4.0 client survives one restart only.
-    let fixture = Fixture::up(&[None, Some(1), Some(2)])?;
+    let fixture = Fixture::up(&[None, Some(0), Some(1), Some(2)])?;
     let tool = Tool::new(&context.nlmfo, fixture.lab.server.node());
     let thief = fixture.steal()?;
     let mut kills = 0;

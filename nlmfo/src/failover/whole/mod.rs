@@ -26,5 +26,6 @@ pub mod run;
 pub mod server;
 pub mod start;
 pub mod stop;
+mod unrecorded;
 
 pub use server::{Server, ServerError};

@@ -54,6 +54,8 @@ pub struct StopReport {
     pub changing: bool,
     /// NFSv4 clients that nfsdcld does not know, which cannot reclaim.
     pub unknown: Vec<Name>,
+    /// NFSv4 clients that nfsdcld did not know and that nlmfo added to its records.
+    pub added: Vec<Name>,
     pub notes: Vec<String>,
     /// Null if this run only records.
     pub stopped_after_ms: Option<f64>,
@@ -128,6 +130,7 @@ impl StopReport {
             recalled: 0,
             changing: false,
             unknown: Vec::new(),
+            added: Vec::new(),
             notes: Vec::new(),
             stopped_after_ms: None,
             stopped: false,
@@ -267,6 +270,9 @@ impl fmt::Display for StopReport {
         }
         for name in &self.unknown {
             writeln!(f, "  ! nfsdcld does not know {name}, which cannot reclaim")?;
+        }
+        for name in &self.added {
+            writeln!(f, "  added to nfsdcld's records: {name}")?;
         }
         for note in &self.notes {
             writeln!(f, "  note: {note}")?;

@@ -10,6 +10,7 @@ use tracing::warn;
 use super::coverage::Coverage;
 use super::present::Held;
 use super::report::StopReport;
+use super::unrecorded::Unrecorded;
 use super::{Server, ServerError};
 use crate::causes::chain;
 use crate::failover::noted;
@@ -17,8 +18,9 @@ use crate::failover::record::{Record, RecordError};
 use crate::failover::watch::Watch;
 use crate::files::FileError;
 use crate::kernel::nfsd::Nfsd;
+use crate::kernel::nfsdcld::RecordsError;
 use crate::kernel::path::PathFinder;
-use crate::kernel::{netns, nfsd, nfsdcld};
+use crate::kernel::{netns, nfsd};
 use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::observe::programs::ObserveError;
 use crate::observe::states::describe::{StateLine, describe};
@@ -53,6 +55,8 @@ pub enum StopError {
     },
     #[error("reading the mounted filesystems")]
     Paths(#[source] std::io::Error),
+    #[error("the server was not stopped, because nfsdcld's records cannot be changed")]
+    Records(#[source] RecordsError),
     #[error("the server was not stopped, because locks would be lost (--force stops it):\n  {}", .0.join("\n  "))]
     Refused(Vec<String>),
     #[error(
@@ -104,6 +108,9 @@ pub struct Recorded {
     earlier: Option<Record>,
     paths: PathFinder,
     report: StopReport,
+    unrecorded: Unrecorded,
+    /// Why nfsdcld's records could not be read.
+    no_records: Option<RecordsError>,
 }
 
 /// Records what is held. It is stored when the server is about to stop: a record on disk says
@@ -133,9 +140,11 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
                 .push(format!("the client book of {vip}: {error}"));
         }
     }
-    if let Ok(states) = &held.states {
-        report.unknown = unknown(server, states);
-    }
+    let (unrecorded, no_records) = match Unrecorded::of(server, &held) {
+        Ok(found) => (found, None),
+        Err(error) => (Unrecorded::default(), Some(error)),
+    };
+    report.unknown = unrecorded.cut();
     report.recorded(&record);
     report.took_ms = milliseconds(began.elapsed());
     Ok(Recorded {
@@ -143,6 +152,8 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
         earlier,
         paths,
         report,
+        unrecorded,
+        no_records,
     })
 }
 
@@ -162,6 +173,12 @@ impl Recorded {
                 "nfsdcld does not know the NFSv4 client {name}: it cannot reclaim"
             ));
         }
+        if let Some(error) = &self.no_records {
+            blockers.push(format!(
+                "nfsdcld's records cannot be read, and NFSv4 clients reclaim by them: {}",
+                chain(error)
+            ));
+        }
         blockers
     }
 
@@ -175,6 +192,14 @@ impl Recorded {
         self.report.unfenced(unfenced);
         self.report.changing = self.record.changing;
         put(&mut self.record, plan)?;
+        // The other program stops the server now.
+        match (self.unrecorded.add(), self.no_records) {
+            (Ok(added), None) => self.report.added = added.to_vec(),
+            (_, Some(error)) | (Err(error), None) => self.report.notes.push(format!(
+                "NFSv4 clients that nfsdcld does not know cannot reclaim: {}",
+                chain(&error)
+            )),
+        }
         Ok(self.report)
     }
 
@@ -197,9 +222,27 @@ impl Recorded {
         record.changing |= unfenced.is_some();
         self.report.unfenced(unfenced);
         put(&mut record, plan)?;
+        // Again, since a client may have begun to hold something.
+        let mut unrecorded = match Unrecorded::of(server, &last) {
+            Ok(found) => found,
+            Err(error) if self.no_records.is_none() => return Err(StopError::Records(error)),
+            // The stop is forced.
+            Err(_) => Unrecorded::default(),
+        };
+        self.report.added = unrecorded.add().map_err(StopError::Records)?.to_vec();
         let stopping = Instant::now();
         // Clients try to connect again ever more seldom: it starts again as soon as possible.
-        server.stop().await.map_err(StopError::Stop)?;
+        if let Err(error) = server.stop().await {
+            if nfsd::runs()
+                && let Err(error) = unrecorded.take_back()
+            {
+                warn!(
+                    error = chain(&error),
+                    "nfsdcld's records have clients that nlmfo added"
+                );
+            }
+            return Err(StopError::Stop(error));
+        }
         self.report.stopped_after_ms = Some(milliseconds(stopping.elapsed()));
         let after = watch.counters()?;
         let mut held = Held::read(watch, READ_TIMEOUT)?;
@@ -271,30 +314,6 @@ fn recall(record: &mut Record, earlier: &Record, held: &Held) -> usize {
     record.vips.sort_unstable();
     record.vips.dedup();
     recalled
-}
-
-/// NFSv4 clients that hold something and that nfsdcld does not know.
-fn unknown(server: &impl Server, states: &StateTable) -> Vec<crate::foreign::Name> {
-    let Some(database) = server.nfs4_records() else {
-        return Vec::new();
-    };
-    let mut holds = vec![false; states.clients.len()];
-    for state in states.states.iter().filter(|state| state.is_held()) {
-        holds[state.client] = true;
-    }
-    let holders = states.clients.iter().zip(holds).filter(|(_, holds)| *holds);
-    let names: Vec<_> = holders.map(|(client, _)| &client.name).collect();
-    let bytes: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
-    match nfsdcld::unknown(&database, &bytes) {
-        Ok(unknown) => (names.into_iter())
-            .filter(|name| unknown.contains(&name.as_bytes()))
-            .cloned()
-            .collect(),
-        Err(error) => {
-            warn!(%error, database = %database.display(), "nfsdcld's database cannot be read");
-            Vec::new()
-        }
-    }
 }
 
 /// Releases the NFSv3 locks that the stop left. Returns whether anything was tried.
