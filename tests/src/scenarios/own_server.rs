@@ -39,7 +39,7 @@ pub const ON_A_CLUSTER: &[Scenario] = &[
     Scenario {
         name: "two-nodes-own-server",
         claim: "a VIP that is a server of its own moves to another node and back: its clients of \
-            NFSv3, 4.1 and 4.2 keep their locks, and clients of the other notice nothing",
+            NFSv3, 4.0, 4.1 and 4.2 keep their locks, and clients of the other notice nothing",
         run: moves,
         only_full: Some("grace may last its full time"),
         ..Scenario::DEFAULT
