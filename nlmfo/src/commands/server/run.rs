@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use super::{could_run, no_runtime, print_started, print_stopped, start_here, stop_here};
+use super::{could_run, no_runtime, print_started, print_stopped, start_held, stop_held};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::interrupt::{self, Interrupts};
@@ -59,15 +59,12 @@ pub(super) fn run(name: &str) -> Result<Exit, Failure> {
 /// The server serves then, or a signal came.
 fn begin(server: &Server) -> Result<(), Failure> {
     let name = server.name();
+    let held = could_run(server.lock())?;
     if server.is_here() {
-        let held = could_run(server.lock())?;
-        if server.is_here() {
-            output::note(format_args!("server {name} runs already; supervising it"));
-            return Ok(());
-        }
-        drop(held);
+        output::note(format_args!("server {name} runs already; supervising it"));
+        return Ok(());
     }
-    match start_here(server, false) {
+    match start_held(server, &held, false) {
         Ok(started) => output::report(None, |out| print_started(out, server, &started)),
         // It may serve nevertheless.
         Err(failure) if server.is_here() => output::fail(&failure.error),
@@ -79,11 +76,11 @@ fn begin(server: &Server) -> Result<(), Failure> {
 fn stop(server: &Server, systemd: &Systemd) -> Result<Exit, Failure> {
     systemd.tell("STOPPING=1\nSTATUS=stopping");
     // Another command may be stopping it.
-    drop(could_run(server.lock())?);
+    let held = could_run(server.lock())?;
     if !server.is_here() {
         return Ok(stopped_by_another(server));
     }
-    let stopped = stop_here(server)?;
+    let stopped = stop_held(server, &held)?;
     output::report(None, |out| print_stopped(out, server, &stopped));
     Ok(stopped.exit())
 }
