@@ -287,7 +287,8 @@ impl Users {
     }
 }
 
-fn stop_and_start(context: &Context) -> Result<End> {
+/// A node that is a bridge for clients and servers of their own.
+pub(super) fn bridge() -> Result<TestNode> {
     run(Command::new("modprobe").args([
         "-a", "sunrpc", "lockd", "nfsd", "nfsv3", "nfsv4", "bridge", "loop", "macvlan", "veth",
     ]))?;
@@ -296,6 +297,11 @@ fn stop_and_start(context: &Context) -> Result<End> {
     for (file, seconds) in [(NLM_TIMEOUT, "3"), (NLM_GRACE_PERIOD, "40")] {
         root.write(file, seconds)?;
     }
+    Ok(root)
+}
+
+fn stop_and_start(context: &Context) -> Result<End> {
+    let root = bridge()?;
     let veth = "{ kind = \"veth\", bridge = \"br0\" }";
     let macvlan = "{ kind = \"macvlan\", parent = \"br0\" }";
     let (mail, first) = Own::describe(1, "mail", &loop_device("mail")?, veth)?;

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
@@ -11,14 +10,12 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::own_server::{Own, loop_device};
+use super::own_server::{Own, bridge, loop_device};
 use super::{Context, End, Kernels, Machine, Scenario};
 use crate::guest::busy::{Busy, Wanted};
 use crate::guest::client::{Client, HeldLock};
-use crate::guest::command::run;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::node::TestNode;
-use crate::guest::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT, make_bridge};
 use crate::guest::tool::{Running, Tool, exit};
 use crate::guest::wait::{Seen, until};
 
@@ -161,14 +158,7 @@ fn said(what: &str) -> Result<()> {
 }
 
 fn supervise(context: &Context) -> Result<End> {
-    run(Command::new("modprobe").args([
-        "-a", "sunrpc", "lockd", "nfsd", "nfsv3", "nfsv4", "bridge", "loop", "veth",
-    ]))?;
-    let root = TestNode::root();
-    make_bridge(&root)?;
-    for (file, seconds) in [(NLM_TIMEOUT, "3"), (NLM_GRACE_PERIOD, "40")] {
-        root.write(file, seconds)?;
-    }
+    let root = bridge()?;
     let veth = "{ kind = \"veth\", bridge = \"br0\" }";
     let (own, text) = Own::describe(1, "mail", &loop_device("mail")?, veth)?;
     fs::write("/etc/nlmfo.toml", text)?;
