@@ -217,7 +217,7 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Of all of them, or the one that was asked for.
+/// The grace of each server in namespaces of its own, or of the one that was asked for.
 fn servers(args: &GraceArgs) -> Vec<ServerGrace> {
     let names = match args.server.as_deref() {
         Some(everywhere::NODE) => Vec::new(),

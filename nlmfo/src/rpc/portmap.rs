@@ -211,7 +211,7 @@ pub(super) fn procedure(version: u32, number: u32, name: &'static str) -> Proced
     }
 }
 
-/// Local (unix socket) services are passed over.
+/// None for a service at a Unix socket.
 fn service(registration: &Registration) -> Option<Service> {
     let (transport, ipv6) = match &*registration.netid {
         "tcp" => (Transport::Tcp, false),

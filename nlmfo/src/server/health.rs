@@ -1,5 +1,4 @@
-//! How the daemons of a server are, to be looked at again and again. All of this runs in the
-//! server's namespaces.
+//! Whether the daemons of a server serve. All of this runs in the server's namespaces.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

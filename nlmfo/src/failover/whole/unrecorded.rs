@@ -14,7 +14,7 @@ use crate::foreign::Name;
 use crate::kernel::nfsdcld::{Records, RecordsError};
 use crate::observe::states::{State, StateTable};
 
-/// They, and the records that lack them.
+/// Such clients, and the records that lack them.
 #[derive(Debug, Default)]
 pub struct Unrecorded {
     records: Option<Records>,
