@@ -5,6 +5,7 @@
 //! servers. The driver bridges them with its clients.
 
 pub mod agent;
+pub mod ctdb;
 pub mod handover;
 pub mod holdings;
 pub mod killed;

@@ -4,6 +4,7 @@ mod bad_days;
 mod clients;
 mod counters;
 mod counters_released;
+mod ctdb;
 mod driven;
 mod free_all;
 mod gate;
@@ -90,6 +91,7 @@ pub struct Scenario {
 pub enum Manager {
     Pacemaker,
     Keepalived,
+    Ctdb,
 }
 
 /// The kernels that a scenario runs on; with `--full` it runs on all.
@@ -135,6 +137,7 @@ pub fn on_a_cluster() -> Vec<Scenario> {
         driven::SCENARIOS,
         pacemaker::SCENARIOS,
         keepalived::SCENARIOS,
+        ctdb::SCENARIOS,
         own_server::ON_A_CLUSTER,
     ]
     .concat()

@@ -263,6 +263,7 @@ impl Bench {
         run.manager = job.manager.map(|manager| match manager {
             Manager::Pacemaker => lab::Manager::Pacemaker,
             Manager::Keepalived => lab::Manager::Keepalived,
+            Manager::Ctdb => lab::Manager::Ctdb,
         });
         if job.manager.is_some() {
             let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");

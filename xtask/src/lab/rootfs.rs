@@ -75,6 +75,7 @@ pub enum Manager {
     /// With corosync and the resource agents
     Pacemaker,
     Keepalived,
+    Ctdb,
 }
 
 impl Manager {
@@ -82,6 +83,7 @@ impl Manager {
         match self {
             Manager::Pacemaker => "pacemaker",
             Manager::Keepalived => "keepalived",
+            Manager::Ctdb => "ctdb",
         }
     }
 
@@ -96,6 +98,8 @@ impl Manager {
                 "resource-agents",
             ],
             Manager::Keepalived => &["keepalived"],
+            // Its event scripts use ethtool and iptables.
+            Manager::Ctdb => &["ctdb", "ethtool", "iptables"],
         }
     }
 }
@@ -223,6 +227,13 @@ pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
                 for dir in ["etc", "usr", "var/lib"] {
                     if tree.join(dir).exists() {
                         layer.tree(&tree.join(dir), dir)?;
+                    }
+                }
+                if manager == Manager::Ctdb {
+                    layer.directory("var/log/ctdb", 0o755, (0, 0))?;
+                    for program in ["iptables", "ip6tables"] {
+                        let path = format!("usr/sbin/{program}");
+                        layer.link(&path, Path::new("xtables-nft-multi"))?;
                     }
                 }
                 if manager == Manager::Pacemaker {
