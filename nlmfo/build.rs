@@ -131,8 +131,9 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
             // Whose registers the kernel hands to a kprobe: for every crate, ours
             // too, which AYA_BPF_TARGET_ARCH would not reach.
             format!(
-                "-Clink-arg=--btf --cfg bpf_target_arch=\"{}\"",
-                variable("CARGO_CFG_TARGET_ARCH")?.display()
+                "-Clink-arg=--btf --cfg bpf_target_arch=\"{}\"{}",
+                variable("CARGO_CFG_TARGET_ARCH")?.display(),
+                without_paths(&workspace)
             ),
         );
     // What concerns the host's compiler alone, clippy's wrapper for example.
@@ -156,6 +157,26 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
         println!("cargo::warning={line}");
     }
     Ok(target_dir.join(TARGET).join("ebpf"))
+}
+
+/// Paths of this machine do not get into the objects, which are the same wherever they are built.
+fn without_paths(workspace: &Path) -> String {
+    let home = non_empty("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let mut flags = String::new();
+    for (path, name) in [(home, "/cargo"), (Some(workspace.to_owned()), "/nlmfo")] {
+        // The flags are separated by blanks.
+        let path = path.map(|path| {
+            fs::canonicalize(&path)
+                .unwrap_or(path)
+                .display()
+                .to_string()
+        });
+        if let Some(path) = path.filter(|path| !path.contains(' ')) {
+            flags.push_str(&format!(" --remap-path-prefix={path}={name}"));
+        }
+    }
+    flags
 }
 
 /// Where `cargo xtask toolchain` keeps what it prepared.

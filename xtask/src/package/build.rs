@@ -28,7 +28,7 @@ const ENTRY: &str = "zig/1";
 /// Builds nlmfo below `target` and returns its path.
 pub fn program(cache: &Cache, target: &Path, native: bool) -> Result<PathBuf> {
     build::prepare(cache)?;
-    let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let triple = triple();
     let mut cargo = build::cargo(cache);
     match native {
         true => {
@@ -57,6 +57,11 @@ pub fn program(cache: &Cache, target: &Path, native: bool) -> Result<PathBuf> {
     })?;
     ensure!(status.success(), "cargo build failed ({status})");
     Ok(target.join(triple).join(PROFILE).join("nlmfo"))
+}
+
+/// What the packages are for.
+pub fn triple() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
 /// Paths of this machine do not get into the program.

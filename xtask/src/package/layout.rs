@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::third_party;
 use crate::{apt, cache::workspace_root};
 
 /// Folders of `dist/`, and where their files are installed. Any other folder `NAME` goes to
@@ -71,6 +72,12 @@ impl Tree {
                 tree.install(&page, &to, 0o644)?;
             }
         }
+        let third_party = third_party::text().context("collect the licences of the crates")?;
+        tree.write(
+            &format!("{DOC}/THIRD-PARTY.md"),
+            third_party.as_bytes(),
+            0o644,
+        )?;
         tree.dist(&workspace_root().join("dist"))?;
         Ok(tree)
     }

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod promtool;
 mod rpm;
 mod tar;
+mod third_party;
 mod workshop;
 
 use std::{
