@@ -1,6 +1,7 @@
 //! The command line: every command and option of `nlmfo`.
 
 mod clients;
+mod doctor;
 pub mod manual;
 mod parts;
 mod restart;
@@ -20,9 +21,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use self::clients::ClientsArgs;
+pub use self::doctor::{DoctorArgs, PeerArgs};
 pub use self::restart::RestartArgs;
 pub use self::serve::{Listen, ServeArgs};
-pub use self::server::{NamedServer, ServerAction, ServerArgs, StartArgs};
+pub use self::server::{CheckServerArgs, NamedServer, ServerAction, ServerArgs, StartArgs};
 pub use self::targeted::TargetedArgs;
 use self::values::{address, host, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
@@ -60,6 +62,8 @@ impl Cli {
 pub enum Command {
     /// Check what this kernel and node support, and say how to fix what is missing
     Check(CheckArgs),
+    /// Show whether this node can give up or take over each VIP now, and what would be lost
+    Doctor(DoctorArgs),
     /// List locks, waiters and NFSv4 state with their VIP and client
     Locks(LocksArgs),
     /// Release the state of one client, one file or one lock, and verify it

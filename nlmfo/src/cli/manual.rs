@@ -16,6 +16,19 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "doctor",
+        &[
+            (
+                "nlmfo doctor",
+                "Show whether this node can give up or take over its VIPs now.",
+            ),
+            (
+                "nlmfo doctor --vip 192.0.2.10 --peer nfs2",
+                "Before a move to nfs2: also compare the two nodes.",
+            ),
+        ],
+    ),
+    (
         "locks",
         &[
             (
@@ -83,6 +96,10 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
         "server",
         &[
             ("nlmfo server list", "List the described servers."),
+            (
+                "nlmfo server check mail --peer nfs2",
+                "Check whether mail can start here and on nfs2, and is the same server on both.",
+            ),
             (
                 "nlmfo server run mail",
                 "Start a server and restart its daemons when they end; for systemd.",

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 
 use clap::{Args, Subcommand};
 
+use super::PeerArgs;
+
 #[derive(Debug, Args)]
 pub struct ServerArgs {
     #[command(subcommand)]
@@ -41,8 +43,17 @@ pub enum ServerAction {
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Check whether this node has everything to start a server
-    Check(NamedServer),
+    /// Check whether this node has everything to start a server; with --peer, also whether another
+    /// node has, and describes the server in the same way
+    Check(CheckServerArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckServerArgs {
+    #[command(flatten)]
+    pub server: NamedServer,
+    #[command(flatten)]
+    pub peer: PeerArgs,
 }
 
 #[derive(Debug, Args)]

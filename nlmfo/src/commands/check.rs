@@ -1,13 +1,15 @@
 //! `nlmfo check`: what this kernel and node support.
 
 use std::fmt::Write;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use serde::Serialize;
 
 use super::require_root;
 use crate::causes::chain;
-use crate::cli::CheckArgs;
+use crate::cli::{CheckArgs, StateArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::services::{Purpose, look};
 use crate::grace::gate;
@@ -30,23 +32,46 @@ struct Checked<'a> {
     facts: &'a Facts,
 }
 
-pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
-    require_root()?;
+/// What was found.
+pub struct Found {
+    pub facts: Facts,
+    /// What the kernel and its configuration give.
+    pub kernel: Vec<Check>,
+    pub services: Vec<Check>,
+}
+
+/// Looks at the kernel and at the services, which get `wait` to become ready.
+pub fn look(vips: &[IpAddr], state: &StateArgs, wait: Option<Duration>) -> Result<Found, Failure> {
     let functions = probed_functions().chain(gate::probed_functions());
     let functions: Vec<&str> = functions.chain(state_functions()).collect();
     let facts = Facts::gather(&functions);
-    let mut checks = facts.checks();
+    let mut kernel = facts.checks();
     let of_nfs4: Vec<String> = (state_functions())
         .map(|function| format!("function {function}"))
         .collect();
-    for check in checks
+    for check in kernel
         .iter_mut()
         .filter(|check| of_nfs4.contains(&check.name))
     {
         (check.need, check.purpose) = (Need::Option, SEEING_NFS4);
     }
-    checks.push(nfs4_layouts(&facts));
-    checks.extend(services(args, &facts)?);
+    kernel.push(nfs4_layouts(&facts));
+    let services = services(vips, state, wait, &facts)?;
+    Ok(Found {
+        facts,
+        kernel,
+        services,
+    })
+}
+
+pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+    require_root()?;
+    let Found {
+        facts,
+        kernel,
+        services,
+    } = look(&args.vip, &args.state, args.wait_services)?;
+    let mut checks = [kernel, services].concat();
     checks.push(grace_is_kept());
     let ready = !checks.iter().any(Check::is_failed);
     if args.json {
@@ -102,9 +127,14 @@ fn nfs4_layouts(facts: &Facts) -> Check {
 }
 
 /// Checks this node's services.
-fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
+fn services(
+    vips: &[IpAddr],
+    state: &StateArgs,
+    wait: Option<Duration>,
+    facts: &Facts,
+) -> Result<Vec<Check>, Failure> {
     let purpose = Purpose {
-        vips: args.vip.clone(),
+        vips: vips.to_vec(),
         exports_now: false,
         unseen: [
             ("symbols", &facts.symbols),
@@ -115,8 +145,8 @@ fn services(args: &CheckArgs, facts: &Facts) -> Result<Vec<Check>, Failure> {
         .into_iter()
         .find_map(|(name, capability)| (!capability.is_available()).then_some(name)),
     };
-    let state = StateDir::new(&args.state.state_dir);
-    let max_wait = args.wait_services.unwrap_or_default();
+    let state = StateDir::new(&state.state_dir);
+    let max_wait = wait.unwrap_or_default();
     runtime::run(look::wait(&state, &purpose, max_wait)).map_err(|error| {
         anyhow!(error)
             .context("starting the asynchronous runtime")

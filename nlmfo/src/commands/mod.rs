@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod clients;
+mod doctor;
 mod everywhere;
 mod failover;
 mod failures;
@@ -12,6 +13,7 @@ mod interrupted;
 mod locks;
 mod nfs4_clients;
 mod notify;
+mod peer;
 mod probe;
 mod release;
 mod restart;
@@ -53,6 +55,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Failover(args) => failover::run(&args),
         Command::Watch(args) => watch::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Grace(args) => grace::run(&args),
         Command::Clients(args) => clients::run(&args),
         Command::HaCallout(args) => ha_callout::run(&args),

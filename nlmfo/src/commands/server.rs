@@ -1,5 +1,6 @@
 //! `nlmfo server`: servers of single VIPs.
 
+mod check;
 mod run;
 
 use std::ffi::OsString;
@@ -24,7 +25,6 @@ use crate::failover::whole::{leases, own, start};
 use crate::files::lock::Held;
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
-use crate::server::check::{self, Need};
 use crate::server::holder::{self, Last};
 use crate::server::status::{self, State, Status};
 use crate::server::{self, Others, Server, ServerError};
@@ -41,7 +41,7 @@ pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
         ServerAction::Status(args) => status(args),
         ServerAction::List { json } => list(*json),
         ServerAction::Exec { name, command } => exec(name, command),
-        ServerAction::Check(args) => check(args),
+        ServerAction::Check(args) => check::run(args),
     }
 }
 
@@ -439,44 +439,4 @@ fn list(json: bool) -> Result<Exit, Failure> {
     });
     output::list(|out| table::write(out, ["SERVER", "STATE", "NFS4 CLIENTS", "VIPS"], rows))?;
     Ok(Exit::Done)
-}
-
-/// The JSON of `nlmfo server check`.
-#[derive(Serialize)]
-struct Checked<'a> {
-    schema: &'static str,
-    server: &'a str,
-    ready: bool,
-    needs: &'a [Need],
-}
-
-fn check(args: &NamedServer) -> Result<Exit, Failure> {
-    let server = could_run(Server::named(&args.name))?;
-    let needs = could_run(check::needs(&server))?;
-    let ready = needs.iter().all(|need| need.missing.is_none());
-    if args.json {
-        output::list_json(&Checked {
-            schema: "nlmfo.server.check/1",
-            server: server.name(),
-            ready,
-            needs: &needs,
-        })?;
-    } else {
-        output::list(|out| {
-            for need in &needs {
-                match &need.missing {
-                    None => writeln!(out, "✓ {}", need.what)?,
-                    Some(missing) => writeln!(out, "✗ {}: {missing}", need.what)?,
-                }
-            }
-            match ready {
-                true => writeln!(out, "✓ server {} can start on this node", server.name()),
-                false => writeln!(out, "✗ server {} cannot start on this node", server.name()),
-            }
-        })?;
-    }
-    Ok(match ready {
-        true => Exit::Done,
-        false => Exit::Unsupported,
-    })
 }

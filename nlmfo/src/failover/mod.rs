@@ -6,6 +6,7 @@ pub mod evidence;
 pub mod exclusive;
 pub mod kept;
 pub mod nfs4;
+pub mod nodes;
 pub mod noted;
 pub mod notification;
 pub mod pair;

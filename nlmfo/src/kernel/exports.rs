@@ -22,6 +22,36 @@ pub fn exported() -> io::Result<BTreeSet<PathBuf>> {
     Ok(folders)
 }
 
+/// A line of nfs-utils' table: a directory, exported to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    pub folder: PathBuf,
+    pub client: String,
+    /// With commas between them, the defaults too.
+    pub options: String,
+}
+
+/// nfs-utils' table, which every `exportfs` writes.
+pub fn table() -> io::Result<Vec<Export>> {
+    match std::fs::read_to_string(TABLES[0]) {
+        Ok(text) => Ok(lines(&text).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn lines(table: &str) -> impl Iterator<Item = Export> {
+    table.lines().filter_map(|line| {
+        let (folder, rest) = line.split_once(['\t', ' '])?;
+        let (client, options) = rest.trim_end().split_once('(')?;
+        Some(Export {
+            folder: unquote(folder),
+            client: client.to_owned(),
+            options: options.trim_end_matches(')').to_owned(),
+        })
+    })
+}
+
 /// A client that the directory, or one that it lies in, is exported to, as nfs-utils
 /// names it: an address, a network, a name, `*`.
 pub fn client_of(folder: &Path) -> Option<String> {
@@ -30,17 +60,11 @@ pub fn client_of(folder: &Path) -> Option<String> {
 }
 
 fn client_in(table: &str, folder: &Path) -> Option<String> {
-    let exports = table.lines().filter_map(|line| {
-        let (exported, client) = line.split_once(['\t', ' '])?;
-        let exported = unquote(exported);
-        folder
-            .starts_with(&exported)
-            .then(|| (exported, client.split('(').next().unwrap_or(client)))
-    });
+    let exports = lines(table).filter(|export| folder.starts_with(&export.folder));
     // The innermost export is the one that the directory belongs to.
     exports
-        .max_by_key(|(exported, _)| exported.components().count())
-        .map(|(_, client)| client.to_owned())
+        .max_by_key(|export| export.folder.components().count())
+        .map(|export| export.client)
 }
 
 /// Both tables have the directory first, then a blank or tab and what the clients may.
@@ -60,6 +84,18 @@ mod tests {
         assert_eq!(client("/srv/a/b").as_deref(), Some("10.77.0.0/24"));
         assert_eq!(client("/srv/b").as_deref(), Some("*"));
         assert_eq!(client("/srvx"), None);
+    }
+
+    #[test]
+    fn a_line_is_a_directory_a_client_and_its_options() {
+        let etab = "/srv/my\\040data\t*(rw,sync,fsid=1)\n/srv\thost(ro)\nbroken\n";
+        let lines: Vec<Export> = lines(etab).collect();
+        let [one, other] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert_eq!(one.folder, Path::new("/srv/my data"));
+        assert_eq!((&*one.client, &*one.options), ("*", "rw,sync,fsid=1"));
+        assert_eq!((&*other.client, &*other.options), ("host", "ro"));
     }
 
     #[test]

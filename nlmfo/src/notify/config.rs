@@ -74,6 +74,11 @@ impl Config {
         })
     }
 
+    /// The VIPs that it names.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
+        self.vip.keys().copied()
+    }
+
     /// The names that clients mount this VIP by, as configured.
     pub fn names(&self, vip: IpAddr) -> &[String] {
         self.vip.get(&vip).map_or(&[], |vip| &vip.names)

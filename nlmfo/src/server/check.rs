@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::daemons;
 use super::description::Link;
@@ -12,7 +12,7 @@ use super::{Server, ServerError, link, mounts, running};
 use crate::kernel::netns;
 
 /// Something that a start needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     pub what: String,
     /// What is missing, and what to do; none if it is there.

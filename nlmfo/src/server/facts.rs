@@ -38,7 +38,8 @@ pub fn here() -> Result<Facts, ServerError> {
     })
 }
 
-fn served(versions: &Versions) -> Vec<Version> {
+/// The versions that nfsd serves.
+pub fn served(versions: &Versions) -> Vec<Version> {
     let is_served = |version: &Version| match version {
         Version::V3 => versions.has_v3(),
         Version::V4(minor) => versions.has_v4((*minor).into()),

@@ -61,7 +61,37 @@ fn driven(context: &Context) -> Result<End> {
     let [_, (_, host)] = NODES;
     let program = service.hand_over_program(a)?;
 
+    let doctor = |host: &str, code: i32| -> Result<Value> {
+        let peer = ["--peer", host, "--rsh", &rsh, "--remote-nlmfo", &nlmfo];
+        a.tool().json(code, &[&["doctor"], &peer[..]].concat())
+    };
+    let page = doctor(host, exit::CONFIRMED)?;
+    let half = |side: &Value| side["outlooks"][0]["half"].clone();
+    ensure!(
+        half(&page) == "give_up"
+            && page["outlooks"][0]["vips"][0] == VIP
+            && half(&page["peer"]["there"]) == "take_over",
+        "{page}"
+    );
+    let export = |options: &str| {
+        let folder = service.folder().display();
+        let line = format!("mkdir -p {folder}; exportfs {options} '*:{folder}'");
+        run(b.node().command("sh").args(["-c", &line]))
+    };
+    export(&format!("-o fsid={}", service.fsid() + 1))?;
+    let page = doctor(host, exit::UNSUPPORTED)?;
+    let differences = page["peer"]["differences"].as_array();
+    ensure!(
+        differences.is_some_and(|all| all.iter().any(|one| one["topic"] == "fsid"
+            && one["weight"] == "loss"
+            && one["of"] == *service.folder().to_string_lossy())),
+        "{page}"
+    );
+    export("-u")?;
+
     // Nobody is there (TEST-NET-1).
+    let unseen = doctor("192.0.2.1", exit::NOT_CONFIRMED)?;
+    ensure!(unseen["peer"]["there"].is_null(), "{unseen}");
     let refused = drive("192.0.2.1", program, exit::COULD_NOT_RUN)?;
     ensure!(
         refused["release"].is_null() && refused["steps"][0]["action"] == "check",
@@ -74,6 +104,9 @@ fn driven(context: &Context) -> Result<End> {
         run(b.node().command("sh").args(["-c", &kill]))
     };
     signal("STOP")?;
+    let page = doctor(host, exit::UNSUPPORTED)?;
+    let missing = page["peer"]["there"]["missing"].to_string();
+    ensure!(missing.contains("statd"), "{page}");
     let refused = drive(host, program, exit::UNSUPPORTED)?;
     signal("CONT")?;
     let error = refused["steps"][0]["error"].as_str().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! VIPs that are NFS servers of their own.
 
 mod listings;
+mod same;
 
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -386,6 +387,7 @@ fn moves(context: &Context) -> Result<End> {
     for own in [&mail, &data] {
         own.start(&cluster.a.tool())?;
     }
+    same::on_both(context, &cluster)?;
     let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS)?;
     for (from, to, host) in [
         (&cluster.a, &cluster.b, "10.77.2.2"),

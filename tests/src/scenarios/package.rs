@@ -35,6 +35,9 @@ fn install(_: &Context) -> Result<End> {
         "/usr/share/man/man8/nlmfo-failover.8.gz",
         "/usr/share/bash-completion/completions/nlmfo",
         "/usr/lib/systemd/system/nlmfo-serve.service",
+        "/usr/lib/systemd/system/nlmfo-restart.service",
+        "/usr/lib/systemd/system/nlmfo-server@.service",
+        "/usr/share/doc/nlmfo/THIRD-PARTY.md",
         "/etc/nlmfo.toml",
     ] {
         ensure!(installed.contains(path), "{path} was not installed");
@@ -47,6 +50,8 @@ fn install(_: &Context) -> Result<End> {
         "{version}"
     );
     tool.expect(exit::CONFIRMED, &["check"])?;
+    let doctor = tool.expect(exit::CONFIRMED, &["doctor"])?.stdout;
+    ensure!(doctor.contains("can give it up now"), "{doctor}");
     let vip = lab.vips[0].to_string();
     let locks = tool.json(exit::CONFIRMED, &["locks"])?;
     ensure!(locks["locks"][0]["vip"] == *vip, "{locks}");

@@ -5,6 +5,7 @@ mod outcome;
 mod own;
 mod pair;
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,9 +15,10 @@ use tokio::time::sleep;
 
 use self::begin::{Begin, begin, end_windows};
 use self::outcome::Outcome;
+pub use self::pair::words;
 use super::interrupted::or_interrupt;
 use super::require_root;
-use crate::cli::{FailoverArgs, Phase, ReleaseArgs};
+use crate::cli::{Cli, Command, FailoverArgs, Phase, ReleaseArgs, StateArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Working;
 use crate::failover::notification::Notifier;
@@ -285,6 +287,31 @@ fn plan(args: &FailoverArgs, vips: &[IpAddr]) -> release::Plan {
         deadline: release.deadline,
         blocked: None,
     }
+}
+
+/// The dry runs of both phases, as `--dry-run` shows them.
+pub async fn dry_runs(
+    vips: &[IpAddr],
+    state: &StateArgs,
+    facts: &Facts,
+    watch: &mut Watch,
+) -> Result<(ReleaseReport, PlanReport), Failure> {
+    let words = ["nlmfo", "failover", "--dry-run", "--state-dir"].map(OsString::from);
+    let vip = |vip: &IpAddr| ["--vip".into(), vip.to_string().into()];
+    let words = (words.into_iter().chain([state.state_dir.clone().into()]))
+        .chain(vips.iter().flat_map(vip));
+    let parsed = Cli::from_arguments(words).map_err(anyhow::Error::from)?;
+    let Command::Failover(args) = parsed.command else {
+        return Err(anyhow!("failover is another command").into());
+    };
+    let mut plan = plan(&args, vips);
+    plan.begun = begun(vips)?;
+    let mut paths = PathFinder::new(0).context("cannot read the list of mounted filesystems")?;
+    let released = release::run(&plan, facts, watch, &mut paths, &mut Fences::default()).await;
+    let (released, _) = released.map_err(|error| Failure::new(Exit::CouldNotRun, error))?;
+    let plan = takeover_plan(&args, vips, None)?;
+    let taken = PlanReport::look(&plan, facts, watch).await;
+    Ok((released, taken.map_err(Failure::from)?))
 }
 
 /// The VIPs that an earlier run has closed to new locks.

@@ -147,7 +147,7 @@ fn there(
 }
 
 /// Splits a command into words as a shell does; none if it is empty or a quote is open.
-pub(super) fn words(command: &OsStr) -> Option<Vec<OsString>> {
+pub fn words(command: &OsStr) -> Option<Vec<OsString>> {
     let words = shlex::bytes::split(command.as_bytes())?;
     (!words.is_empty()).then(|| words.into_iter().map(OsString::from_vec).collect())
 }
