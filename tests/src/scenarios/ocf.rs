@@ -45,7 +45,7 @@ const FAKE_PROGRAM: &str = "#!/bin/sh\n\
     --version) echo nlmfo 9.9.9 ;;\n\
     'server status mail') echo \"- server mail: ${FAKE_STATE:-stopped}\"\n\
     [ \"$FAKE_STATE\" != degraded ] || exit 3 ;;\n\
-    *) echo 'nlmfo: as it was told'; exit \"$FAKE_EXIT\" ;;\n\
+    *) echo '✗ NOT CONFIRMED: as it was told'; echo '✗ failed; see above'; exit \"$FAKE_EXIT\" ;;\n\
     esac\n";
 
 const SUCCESS: i32 = 0;
@@ -176,7 +176,15 @@ fn statuses() -> Result<()> {
     let act = |agent, action, code, status: i32, others: &[&str]| {
         let status = format!("FAKE_EXIT={status}");
         let parameters = [&[&fake, &status, VIP, MAIL], others].concat();
-        act(agent, action, code, &parameters).map(drop)
+        let said = act(agent, action, code, &parameters)?.stderr;
+        let mut reasons = said
+            .lines()
+            .filter(|line| line.contains("ocf-exit-reason:"));
+        ensure!(
+            reasons.all(|line| !line.contains("see above")),
+            "not the reason: {said}"
+        );
+        Ok(())
     };
     let warn = ["on_unconfirmed=warn"];
     for (status, grace, takeover, server) in [
