@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -30,6 +32,8 @@ use signal_hook::consts::SIGTERM;
 
 use super::command::{run, run_with_input, tool};
 use super::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
+use super::wait::{Seen, until_for};
+use crate::kernel::mounts::{Mount, mounts};
 use crate::output;
 
 /// The hidden command of every program that creates nodes: it calls [`hold`].
@@ -38,6 +42,9 @@ pub const COMMAND: &str = "hold";
 /// Where nfsd's files are mounted, and the BPF filesystem.
 const NFSD: &str = "/proc/fs/nfsd";
 const BPF: &str = "/sys/fs/bpf";
+
+/// Maximum time to wait for each step of the end.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The line that a holder prints once its namespace can be used.
 const READY: &str = "ready";
@@ -341,25 +348,73 @@ fn hide_configuration() -> Result<()> {
     Ok(())
 }
 
-/// Stops the NFS server of this network namespace, if it has one, and kills its
-/// processes.
+/// Stops the NFS server of this network namespace, if it has one, unmounts what it has mounted
+/// as a client, and kills its processes.
+///
+/// The kernel tells statd to forget a server when its last NFSv3 filesystem is unmounted. It
+/// holds a lock of all network namespaces while it waits (`nlm_host_mutex`, fs/lockd/host.c): if
+/// statd and rpcbind are dying, every other NFSv3 client and server of this machine waits for
+/// minutes. They are killed last.
 fn stop_all() -> Result<()> {
     // Its threads hold the namespace for as long as they run.
     let threads = Path::new(NFSD).join("threads");
     if threads.exists() {
         fs::write(&threads, "0").with_context(|| format!("0 to {}", threads.display()))?;
     }
+    kill_all(|name| !["rpcbind", "rpc.statd"].contains(&name))?;
+    unmount_nfs();
+    kill_all(|_| true)?;
+    Ok(())
+}
+
+/// Kills the other processes of this network namespace that have such a name, and waits for their
+/// ends for a while.
+fn kill_all(is_chosen: impl Fn(&str) -> bool) -> Result<()> {
     let ours = fs::read_link("/proc/self/ns/net")?;
     let this = std::process::id();
+    let mut killed = Vec::new();
     for process in fs::read_dir("/proc")? {
-        let Ok(id) = process?.file_name().to_string_lossy().parse::<i32>() else {
+        let process = process?.path();
+        let id = process
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        let Some(id) = id.filter(|&id: &i32| u32::try_from(id) != Ok(this)) else {
             continue;
         };
         // It may end between listing and reading.
-        let theirs = fs::read_link(format!("/proc/{id}/ns/net"));
-        if theirs.is_ok_and(|theirs| theirs == ours) && u32::try_from(id) != Ok(this) {
+        let theirs = fs::read_link(process.join("ns/net"));
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if theirs.is_ok_and(|theirs| theirs == ours) && is_chosen(name.trim()) {
             let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+            killed.push(process.join("ns/net"));
         }
     }
+    // What they had open keeps filesystems mounted.
+    let _ = until_for(PATIENCE, "processes to end", || {
+        let left = killed
+            .iter()
+            .filter(|one| fs::read_link(one).is_ok())
+            .count();
+        Ok(if left == 0 {
+            Seen::Yes(())
+        } else {
+            Seen::No(format!("{left} left"))
+        })
+    });
     Ok(())
+}
+
+/// Unmounts the NFS filesystems of this mount namespace. Servers that do not answer are not
+/// waited for.
+fn unmount_nfs() {
+    let mounts = mounts().unwrap_or_default();
+    let (sender, done) = channel();
+    thread::spawn(move || {
+        let of_nfs = |mount: &&Mount| ["nfs", "nfs4"].contains(&mount.filesystem.as_str());
+        for mount in mounts.iter().rev().filter(of_nfs) {
+            let _ = umount2(&mount.mount_point, MntFlags::MNT_DETACH);
+        }
+        let _ = sender.send(());
+    });
+    let _ = done.recv_timeout(PATIENCE);
 }

@@ -100,6 +100,7 @@ impl Client {
             vip.to_string().replace(':', "-")
         ));
         self.node.create_dir(&at)?;
+        let _watch = super::stuck::watch(format!("mounting {vip}"));
         let source = match vip {
             IpAddr::V4(v4) => format!("{v4}:{}", export.display()),
             // The same on every link: its own is named too.

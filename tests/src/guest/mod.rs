@@ -26,6 +26,7 @@ pub mod reboot;
 pub mod reclaimers;
 pub mod report;
 pub mod step;
+pub mod stuck;
 pub mod sweep;
 pub mod tool;
 pub mod traces;

@@ -58,7 +58,9 @@ impl<'a> Tool<'a> {
     /// Runs it to its end, whatever comes of it, and says how long it took.
     pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
         let started = Instant::now();
+        let watch = super::stuck::watch(format!("nlmfo {}", arguments.join(" ")));
         let finished = finish(&mut self.command(arguments), "")?;
+        drop(watch);
         let took = started.elapsed();
         MILLISECONDS.fetch_add(took.as_millis() as u64, Ordering::Relaxed);
         // Some have a thousand arguments.
