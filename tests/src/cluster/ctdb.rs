@@ -150,7 +150,7 @@ fn install(cluster: &Cluster, node: &Node) -> Result<()> {
         .replace("/var/lib/nlmfo", super::STATE)
         .replace("NoIPFailback=1", "NoIPFailback=1\nKeepaliveInterval=2");
     node.shell(&setup)?;
-    let options = format!("STATE_DIR={}\nGRACE=20s\n", super::STATE);
+    let options = format!("STATE_DIR={}\nGRACE=40s\n", super::STATE);
     there.write("/etc/nlmfo/ctdb/default", &options)
 }
 

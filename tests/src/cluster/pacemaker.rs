@@ -8,8 +8,9 @@ use super::service::Service;
 use super::{Cluster, NODES, Node, documented};
 use crate::guest::command::finish_within;
 
-/// Maximum grace time. Without a release record, as at the first start, grace lasts that long.
-const GRACE: &str = "15s";
+/// Maximum grace time. Without a release record, as at the first start, grace lasts that long. It
+/// must not be over when the takeover starts, which an emulated machine may do 30 s later.
+const GRACE: &str = "45s";
 
 /// Maximum time for a transition of the cluster.
 const SETTLED: Duration = Duration::from_secs(300);
@@ -41,12 +42,20 @@ impl Resource {
     pub fn group(service: &Service) -> Result<Resource> {
         let id = format!("nfs{}", service.fsid() - 99);
         let xml = documented("Pacemaker: shared servers", "xml")?
-            .replace("value=\"90s\"", &format!("value=\"{GRACE}\""));
+            .replace("value=\"90s\"", &format!("value=\"{GRACE}\""))
+            .replace(
+                "takeover-monitor\" name=\"monitor\" interval=\"60s\"",
+                "takeover-monitor\" name=\"monitor\" interval=\"10s\"",
+            );
         Ok(Resource {
             last: format!("{id}-takeover"),
             id,
             xml: service.named(&xml),
         })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// A server of its own, as the documentation has it.
