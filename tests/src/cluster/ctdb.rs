@@ -145,10 +145,14 @@ fn install(cluster: &Cluster, node: &Node) -> Result<()> {
     for (number, (_, address)) in (1..).zip(NODES) {
         setup = setup.replace(&format!("10.0.0.{number}"), address);
     }
-    // A node that is dead is noticed sooner.
+    // A node that is dead is noticed sooner, and an emulated machine may take minutes.
     let setup = setup
         .replace("/var/lib/nlmfo", super::STATE)
-        .replace("NoIPFailback=1", "NoIPFailback=1\nKeepaliveInterval=2");
+        .replace("Timeout=90", "Timeout=240")
+        .replace(
+            "NoIPFailback=1",
+            "NoIPFailback=1\nKeepaliveInterval=2\nControlTimeout=240",
+        );
     node.shell(&setup)?;
     let options = format!("STATE_DIR={}\nGRACE=40s\n", super::STATE);
     there.write("/etc/nlmfo/ctdb/default", &options)
