@@ -77,13 +77,22 @@ pub struct Scenario {
     pub run: fn(&Context) -> Result<End>,
     pub kernels: Kernels,
     pub machine: Machine,
-    /// The guest has dpkg, and a deb of this nlmfo as `/nlmfo.deb`. Only on a machine of its own.
-    pub deb: bool,
+    /// What its machine has besides the programs of the lab. Such a machine is its own.
+    pub extra: Option<Extra>,
     /// What its machine, or the servers of its cluster, have installed. A single machine that has
     /// one is its own.
     pub manager: Option<Manager>,
     /// It runs with `--full`, or if it is named. Says why.
     pub only_full: Option<&'static str>,
+}
+
+/// What few scenarios need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// dpkg, and a deb of this nlmfo as `/nlmfo.deb`.
+    Deb,
+    /// `/prometheus`, and our rules as `/nlmfo.rules.yml`.
+    Prometheus,
 }
 
 /// A cluster manager.
@@ -119,7 +128,7 @@ impl Scenario {
         run: |_| bail!("a scenario without a function"),
         kernels: Kernels::All,
         machine: Machine::Shared,
-        deb: false,
+        extra: None,
         manager: None,
         only_full: None,
     };

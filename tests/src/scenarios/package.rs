@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::{Context, End, Kernels, Machine, Scenario};
+use super::{Context, End, Extra, Kernels, Machine, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::tool::{Tool, exit};
@@ -17,7 +17,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     run: install,
     kernels: Kernels::One("what is installed is the same on every kernel"),
     machine: Machine::Own("it has dpkg and the package, which take memory"),
-    deb: true,
+    extra: Some(Extra::Deb),
     ..Scenario::DEFAULT
 }];
 

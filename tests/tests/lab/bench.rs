@@ -12,11 +12,12 @@ use libtest_mimic::{Completion, Failed};
 use nlmfo_tests::cluster::NODES;
 use nlmfo_tests::emulation;
 use nlmfo_tests::queue::{Job, Place, Queue, Work};
-use nlmfo_tests::scenarios::{self, Manager};
+use nlmfo_tests::scenarios::{self, Extra, Manager};
 use nlmfo_tests::times::{Times, Took};
 use nlmfo_tests::verdict::{Report, Verdict, said_by};
 use xtask::cache::Cache;
 use xtask::lab::{self, Cluster, ClusterOutcome, Kernel, KernelName, Lab, Outcome, Run, Stream};
+use xtask::package;
 
 /// Of each disk that a cluster's servers share; sparse.
 const DISK: u64 = 64 << 20;
@@ -99,9 +100,14 @@ impl Bench {
     fn on_one_machine(&self, work: Work) -> Vec<Job> {
         let mut run = self.managed(&work[0], &self.command("scenarios", &work));
         let all = scenarios::all();
-        let wants_deb = |job: &Job| all.iter().any(|one| one.deb && one.name == job.scenario);
-        if work.iter().any(wants_deb) {
-            match xtask::package::for_guest(self.lab.cache(), &self.programs.join("nlmfo")) {
+        let extra = |job: &Job| all.iter().find(|one| one.name == job.scenario)?.extra;
+        let cache = self.lab.cache();
+        for extra in work.iter().filter_map(extra) {
+            let files = match extra {
+                Extra::Deb => package::for_guest(cache, &self.programs.join("nlmfo")),
+                Extra::Prometheus => package::promtool::for_guest(cache),
+            };
+            match files {
                 Ok(files) => run.files.extend(files),
                 Err(error) => return self.give_up(&work, &format!("{error:#}")),
             }

@@ -1,4 +1,5 @@
-//! promtool, from Debian's package of Prometheus, on the metrics and the alert rules.
+//! Debian's package of Prometheus: promtool on the metrics and the alert rules, and the server for
+//! guests.
 
 use std::{
     fs,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// Changes when what is unpacked changes.
-const ENTRY: &str = "promtool/1";
+const ENTRY: &str = "promtool/2";
 
 /// What `nlmfo/src/metrics/text.rs` renders, as its test keeps it.
 const METRICS: &str =
@@ -26,7 +27,7 @@ const RULES_TEST: &str = "dist/prometheus/nlmfo.rules.test.yml";
 
 /// `check metrics`, `check rules` and `test rules`.
 pub fn check(cache: &Cache) -> Result<()> {
-    let promtool = promtool(cache)?;
+    let promtool = programs(cache)?.join("promtool");
     let root = workspace_root();
     let snapshot =
         fs::read_to_string(root.join(METRICS)).with_context(|| format!("read {METRICS}"))?;
@@ -58,14 +59,28 @@ pub fn check(cache: &Cache) -> Result<()> {
     Ok(())
 }
 
-fn promtool(cache: &Cache) -> Result<PathBuf> {
+/// For a guest that runs Prometheus: its program and our rules, with their places in the guest.
+pub fn for_guest(cache: &Cache) -> Result<Vec<(PathBuf, PathBuf)>> {
+    Ok(vec![
+        (programs(cache)?.join("prometheus"), "/prometheus".into()),
+        (workspace_root().join(RULES), "/nlmfo.rules.yml".into()),
+    ])
+}
+
+/// A directory with both programs.
+fn programs(cache: &Cache) -> Result<PathBuf> {
     cache
         .once(ENTRY, |to| {
             let index = Apt::new(cache)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
             let debs = index.download(&[index.newest("prometheus")?])?;
             let unpacked = to.with_file_name("unpacked");
-            progress::step("unpacking promtool", || apt::unpack(debs, &unpacked))?;
-            fs::rename(unpacked.join("usr/bin/promtool"), to).context("move promtool")
+            progress::step("unpacking Prometheus", || apt::unpack(debs, &unpacked))?;
+            fs::create_dir_all(to).context("create its directory")?;
+            for program in ["promtool", "prometheus"] {
+                let from = unpacked.join("usr/bin").join(program);
+                fs::rename(from, to.join(program)).with_context(|| format!("move {program}"))?;
+            }
+            Ok(())
         })
-        .context("get promtool")
+        .context("get Prometheus")
 }
