@@ -36,6 +36,8 @@ pub struct StateLayout {
     pub client_id: u32,
     /// `nfs4_client.cl_minorversion`, 4 bytes.
     pub client_minor: u32,
+    /// `nfs4_client.cl_flags`, 8 bytes.
+    pub client_flags: u32,
     /// `nfs4_client.cl_cb_conn.cb_saddr`, a `sockaddr_storage`: of NFSv4.0, the server
     /// address that the client used.
     pub client_cb_saddr: u32,
@@ -100,6 +102,7 @@ pub struct StateLayout {
     pub fdt_fd: u32,
     /// `super_block.s_fs_info`: of nfsd's filesystem, the `struct net` that it shows.
     pub sb_fs_info: u32,
+    pub pad: u32,
 }
 
 /// What a ring-buffer record is, as in [`crate::record::kind`].
@@ -119,6 +122,8 @@ pub struct ClientRecord {
     pub minor: u32,
     /// Address of the `nfs4_client`.
     pub client: u64,
+    /// `cl_flags`.
+    pub flags: u64,
     /// `cl_boot` and `cl_id`.
     pub id: [u32; 2],
     pub netns: u32,
@@ -198,8 +203,8 @@ pub struct RangeRecord {
 }
 
 crate::plain!(
-    StateLayout: 24 + 4 * 40,
-    ClientRecord: 64 + OWNER_MAX,
+    StateLayout: 24 + 4 * 42,
+    ClientRecord: 72 + OWNER_MAX,
     ConnectionRecord: 48,
     StateRecord: 96 + FH_MAX + OWNER_MAX,
     RangeRecord: 72,

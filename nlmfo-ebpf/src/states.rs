@@ -68,6 +68,7 @@ fn show_client(seq: u64) -> Result<bool, i32> {
             kind: kind::CLIENT,
             minor: read(client, layout!(states.client_minor))?,
             client: client,
+            flags: read(client, layout!(states.client_flags))?,
             id: read(client, layout!(states.client_id))?,
             netns: read(net, layout!(net_inum))?,
             name_len: 0,

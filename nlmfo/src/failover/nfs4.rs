@@ -159,6 +159,7 @@ mod tests {
             vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
             vip_unknown: vips.is_empty(),
             connections: Some(vips.len()),
+            has_reclaimed: false,
             info: Info::default(),
         };
         let open = State {

@@ -64,6 +64,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<StateLa
         client_addr: nfsd.offset("nfs4_client.cl_addr", 128, CLIENT)?,
         client_id: nfsd.offset("nfs4_client.cl_clientid", 8, CLIENT)?,
         client_minor: nfsd.offset("nfs4_client.cl_minorversion", 4, CLIENT)?,
+        client_flags: nfsd.offset("nfs4_client.cl_flags", 8, CLIENT)?,
         client_cb_saddr: nfsd.offset("nfs4_client.cl_cb_conn.cb_saddr", 128, VIP)?,
         client_sessions: nfsd.offset("nfs4_client.cl_sessions", 16, VIP)?,
         client_net: nfsd.offset("nfs4_client.net", 8, CLIENT)?,
@@ -112,6 +113,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<StateLa
         files_fdt: kernel.offset("files_struct.fdt", 8, SERVER)?,
         fdt_fd: kernel.offset("fdtable.fd", 8, SERVER)?,
         sb_fs_info: kernel.offset("super_block.s_fs_info", 8, SERVER)?,
+        pad: 0,
     })
 }
 

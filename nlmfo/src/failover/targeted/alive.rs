@@ -86,6 +86,7 @@ mod tests {
             vips: Vec::new(),
             vip_unknown: true,
             connections: Some(0),
+            has_reclaimed: false,
             info: Info {
                 status: status.into(),
                 renewed_seconds: renewed,

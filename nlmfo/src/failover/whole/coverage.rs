@@ -50,6 +50,19 @@ impl Missing {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Whether some of it may still come back. A client of 4.1 or newer says when it has reclaimed
+    /// all that it wants (RFC 8881, 18.51): it gave up the rest while it could not reach the
+    /// server. Clients of NFSv3 and 4.0 do not say it.
+    pub fn may_come(&self, now: Option<&StateTable>) -> bool {
+        let clients = now.map_or(&[][..], |table| &table.clients);
+        let done: BTreeSet<&Name> = (clients.iter())
+            .filter(|client| client.has_reclaimed && !client.name.is_cut())
+            .map(|client| &client.name)
+            .collect();
+        let is_done = |line: &StateLine| done.contains(&line.client.client_name);
+        !self.locks.is_empty() || !self.shares.is_empty() || !self.nfs4.iter().all(is_done)
+    }
 }
 
 /// Opens and locked ranges.

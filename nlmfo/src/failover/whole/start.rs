@@ -163,6 +163,7 @@ pub async fn follow(
         may_end: whole.is_some() && !wanted.changing,
         wanted,
         back: None,
+        is_over: false,
     };
     let mut over = None;
     if begun.grace.stands() {
@@ -225,6 +226,8 @@ struct Follow<'a> {
     wanted: Record,
     /// When all of it was back.
     back: Option<Duration>,
+    /// Nothing more of it can come back.
+    is_over: bool,
 }
 
 impl Follow<'_> {
@@ -256,8 +259,7 @@ impl Follow<'_> {
         ))
     }
 
-    /// Follows the reclaims until all of the record is back and nothing comes any more, or grace
-    /// is over.
+    /// Follows the reclaims until nothing more of the record can come back, or grace is over.
     async fn follow(&mut self) -> Result<(), StartError> {
         let mut last: Option<((usize, Counts4), Instant)> = None;
         loop {
@@ -287,29 +289,26 @@ impl Follow<'_> {
                 0 => NFS4_QUIET,
                 _ => HIDDEN_QUIET,
             };
-            match coverage.is_complete() {
-                true => {
-                    let at = self.began.elapsed();
-                    self.back.get_or_insert(at);
-                    if self.may_end && since.elapsed() >= quiet {
-                        return Ok(());
-                    }
-                }
-                false => self.back = None,
-            }
-            if !stands || Instant::now() >= self.until {
+            self.back = match coverage.is_complete() {
+                true => self.back.or_else(|| Some(self.began.elapsed())),
+                false => None,
+            };
+            self.is_over = self.may_end
+                && since.elapsed() >= quiet
+                && !coverage.missing.may_come(held.states.as_ref().ok());
+            if self.is_over || !stands || Instant::now() >= self.until {
                 return Ok(());
             }
             sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Ends both graces if all is back.
+    /// Ends both graces if nothing more can come back.
     async fn end(&mut self) -> Result<Ended, StartError> {
         if !Grace::read::<StartError>()?.stands() {
             return Ok(Ended::ByItself);
         }
-        if self.back.is_none() || !self.may_end {
+        if !self.is_over {
             return Ok(Ended::NotYet);
         }
         let until = Instant::now() + END_TIMEOUT;

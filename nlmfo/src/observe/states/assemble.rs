@@ -11,6 +11,9 @@ use super::{Access, Kind, Nfs4Client, Standing, State, StateTable};
 use crate::foreign::Name;
 use crate::observe::table::{FileInfo, Mode, Range};
 
+/// Bit `NFSD4_CLIENT_RECLAIM_COMPLETE` of `nfs4_client.cl_flags` (fs/nfsd/state.h, 6.1 to 7.3).
+const RECLAIM_COMPLETE: u64 = 1 << 1;
+
 /// A client and its states as they were read once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadClient {
@@ -133,6 +136,7 @@ fn nfs4_client(client: &ReadClient, infos: &HashMap<u64, Info>) -> Nfs4Client {
         vips,
         vip_unknown,
         connections: (record.minor > 0).then_some(client.connections.len()),
+        has_reclaimed: record.flags & RECLAIM_COMPLETE != 0,
         info: infos.get(&client.number).cloned().unwrap_or_default(),
     }
 }

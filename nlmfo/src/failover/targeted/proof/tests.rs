@@ -167,6 +167,7 @@ fn states(clients: &[(u32, u64, &[u8])]) -> StateTable {
             vips: vec![VIP],
             vip_unknown: false,
             connections: Some(1),
+            has_reclaimed: false,
             info: Info {
                 renewed_seconds: Some(*renewed),
                 ..Info::default()

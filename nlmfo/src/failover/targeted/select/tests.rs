@@ -86,6 +86,7 @@ fn nfs4(client: &str, vips: &[&str], ino: u64) -> StateTable {
         vips: vips.iter().map(|vip| ip(vip)).collect(),
         vip_unknown: vips.is_empty(),
         connections: Some(vips.len()),
+        has_reclaimed: false,
         info: Info::default(),
     };
     let state = State {

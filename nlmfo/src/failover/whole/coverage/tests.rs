@@ -141,6 +141,7 @@ fn now(name: &str, states: &[Now]) -> StateTable {
         vips: Vec::new(),
         vip_unknown: false,
         connections: Some(1),
+        has_reclaimed: false,
         info: Info::default(),
     };
     let states = states.iter().map(|&(kind, access, ranges)| State {
@@ -257,4 +258,23 @@ fn a_delegation_that_does_not_come_back_may_have_hidden_locks() {
         &[(Kind::Open, BOTH, &[]), (Kind::Delegation, BOTH, &[])],
     );
     assert_eq!(coverage(&record, &none, Some(&both)).hidden, 0);
+}
+
+#[test]
+fn what_a_client_has_not_reclaimed_may_come_until_it_is_done() {
+    let name = "Linux NFSv4.1 c2";
+    let may_come = |table: &StateTable| {
+        let missing = Missing {
+            nfs4: vec![state(Kind::Open)],
+            ..Missing::default()
+        };
+        missing.may_come(Some(table))
+    };
+    let (mut done, reclaiming) = (now(name, &[]), now(name, &[]));
+    done.clients[0].has_reclaimed = true;
+    assert!(may_come(&reclaiming));
+    assert!(!may_come(&done));
+    // Another client is done.
+    done.clients[0].name = "Linux NFSv4.1 c3".into();
+    assert!(may_come(&done));
 }

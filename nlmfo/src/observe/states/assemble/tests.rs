@@ -19,6 +19,7 @@ fn client(address: u64, minor: u32, vips: &[&str]) -> ReadClient {
             kind: kind::CLIENT,
             minor,
             client: address,
+            flags: 0,
             id: [7, address as u32],
             netns: HERE,
             name_len: 2,
