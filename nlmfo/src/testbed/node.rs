@@ -34,6 +34,7 @@ use super::command::{run, run_with_input, tool};
 use super::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 use super::wait::{Seen, until_for};
 use crate::kernel::mounts::{Mount, mounts};
+use crate::kernel::processes::{self, Process};
 use crate::output;
 
 /// The hidden command of every program that creates nodes: it calls [`hold`].
@@ -367,38 +368,23 @@ fn stop_all() -> Result<()> {
     Ok(())
 }
 
-/// Kills the other processes of this network namespace that have such a name, and waits for their
-/// ends for a while.
+/// Kills the other processes of this place that have such a name, and waits for their ends for a
+/// while: what they had open keeps filesystems mounted.
 fn kill_all(is_chosen: impl Fn(&str) -> bool) -> Result<()> {
-    let ours = fs::read_link("/proc/self/ns/net")?;
     let this = std::process::id();
-    let mut killed = Vec::new();
-    for process in fs::read_dir("/proc")? {
-        let process = process?.path();
-        let id = process
-            .file_name()
-            .and_then(|name| name.to_str()?.parse().ok());
-        let Some(id) = id.filter(|&id: &i32| u32::try_from(id) != Ok(this)) else {
-            continue;
-        };
-        // It may end between listing and reading.
-        let theirs = fs::read_link(process.join("ns/net"));
-        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        if theirs.is_ok_and(|theirs| theirs == ours) && is_chosen(name.trim()) {
-            let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
-            killed.push(process.join("ns/net"));
-        }
+    let chosen = || -> Result<Vec<Process>> {
+        let mut found = processes::beside().context("listing the processes of this place")?;
+        found.retain(|one| u32::try_from(one.id) != Ok(this) && is_chosen(&one.name));
+        Ok(found)
+    };
+    for process in chosen()? {
+        let _ = kill(Pid::from_raw(process.id), Signal::SIGKILL);
     }
-    // What they had open keeps filesystems mounted.
     let _ = until_for(PATIENCE, "processes to end", || {
-        let left = killed
-            .iter()
-            .filter(|one| fs::read_link(one).is_ok())
-            .count();
-        Ok(if left == 0 {
-            Seen::Yes(())
-        } else {
-            Seen::No(format!("{left} left"))
+        let left = chosen()?.len();
+        Ok(match left {
+            0 => Seen::Yes(()),
+            _ => Seen::No(format!("{left} left")),
         })
     });
     Ok(())
