@@ -6,9 +6,8 @@
 //! depend on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
-use serde::Deserialize;
+use crate::crates::{self, Package};
 
 const LICENCES: [&str; 7] = [
     "Apache-2.0",
@@ -28,30 +27,9 @@ const TWICE: [(&str, &str); 2] = [
 
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    version: String,
-    license: Option<String>,
-    source: Option<String>,
-}
-
 /// The crates that are built on the platforms that nlmfo runs on.
 fn packages() -> Vec<Package> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["metadata", "--format-version", "1", "--locked"]);
-    cargo.args(["--filter-platform", "x86_64-unknown-linux-gnu"]);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let output = cargo.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let metadata: Metadata = serde_json::from_slice(&output.stdout).unwrap();
-    metadata.packages
+    crates::packages("x86_64-unknown-linux-gnu").unwrap()
 }
 
 /// Whether an SPDX expression leaves a choice that is allowed. `/` is an old "or".

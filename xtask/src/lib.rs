@@ -6,6 +6,7 @@ pub mod bench;
 pub mod build;
 pub mod cache;
 pub mod contracts;
+mod crates;
 pub mod demo;
 #[cfg(test)]
 mod dependencies;

@@ -2,17 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use serde::Deserialize;
 
-use crate::{apt, cache::workspace_root};
+use super::build::triple;
+use crate::{
+    apt,
+    crates::{cargo, packages},
+};
 
 /// What is not in the list of crates.
 const HEAD: &str = "\
@@ -23,32 +24,13 @@ Copyright The Rust Project Developers) and SQLite (public domain). Where a crate
 that includes the MIT licence, nlmfo uses it under the MIT licence.
 ";
 
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    version: String,
-    license: Option<String>,
-    /// None of a crate of this workspace.
-    source: Option<String>,
-    manifest_path: PathBuf,
-    authors: Vec<String>,
-    repository: Option<String>,
-}
-
 /// A Markdown document: a list of crates with their licences, then the texts, each once.
 pub fn text() -> Result<String> {
     let linked = linked()?;
-    let arguments = ["metadata", "--format-version", "1", "--locked"];
-    let metadata: Metadata = serde_json::from_str(&apt::run(cargo(&arguments).args(platform()))?)?;
     let mut list = String::from(HEAD);
     // By text: the crates that have it.
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut packages = metadata.packages;
+    let mut packages = packages(&triple())?;
     packages.retain(|package| {
         package.source.is_some()
             && linked.contains(&(package.name.clone(), package.version.clone()))
@@ -87,7 +69,7 @@ fn linked() -> Result<BTreeSet<(String, String)>> {
     let mut tree = cargo(&["tree", "--locked", "--edges", "normal,no-proc-macro"]);
     tree.args(["--package", "nlmfo", "--package", "nlmfo-ebpf"])
         .args(["--prefix", "none", "--format", "{p}", "--target"])
-        .arg(super::build::triple());
+        .arg(triple());
     let tree = apt::run(&mut tree)?;
     // `aya v0.14.1`
     let lines = tree.lines().filter_map(|line| {
@@ -96,16 +78,6 @@ fn linked() -> Result<BTreeSet<(String, String)>> {
         Some((name.to_owned(), version.to_owned()))
     });
     Ok(lines.collect())
-}
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(arguments).current_dir(workspace_root());
-    cargo
-}
-
-fn platform() -> [String; 2] {
-    ["--filter-platform".to_owned(), super::build::triple()]
 }
 
 /// The licence texts in a crate's folder: of several by choice, the MIT licence.
