@@ -16,15 +16,15 @@ use crate::cli::DoctorArgs;
 use crate::cli::version::{COMMIT, VERSION};
 use crate::exit::{Exit, Failure};
 use crate::failover::nodes::outlook::{Half, Outlook};
-use crate::failover::nodes::settings::{NodeFacts, clock};
-use crate::failover::nodes::{Difference, Topic, Weight, clock_difference, compare};
+use crate::failover::nodes::settings::NodeFacts;
+use crate::failover::nodes::{Difference, Topic, clock_difference, compare};
 use crate::failover::services::blockers;
 use crate::failover::watch::Watch;
 use crate::kernel::preflight::Facts;
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::server::{Server, check as needs, status};
-use crate::times::whole_milliseconds;
+use crate::times::{now_milliseconds, whole_milliseconds};
 use crate::{output, runtime};
 
 /// One node's side of the page, also as another node reads it.
@@ -176,9 +176,9 @@ fn compared(here: &Side, peer: &Peer, args: &DoctorArgs) -> Result<Compared, Fai
     for vip in here.outlooks.iter().flat_map(|outlook| &outlook.vips) {
         arguments.extend(["--vip".into(), vip.to_string().into()]);
     }
-    let asked = clock();
+    let asked = now_milliseconds();
     let there: Result<Side, String> = peer.ask(&arguments)?;
-    let answered = clock();
+    let answered = now_milliseconds();
     let mut compared = Compared {
         host: peer.host().to_owned(),
         there: None,
@@ -204,7 +204,7 @@ fn compared(here: &Side, peer: &Peer, args: &DoctorArgs) -> Result<Compared, Fai
     Ok(compared)
 }
 
-/// The VIPs that are an address of both nodes, or through which something is held on both.
+/// The VIPs that both nodes have: as an address, or with locks or state held through them.
 fn on_both(here: &[Outlook], there: &[Outlook]) -> Vec<IpAddr> {
     let given_up = |side: &[Outlook]| -> BTreeSet<IpAddr> {
         let held = side.iter().filter(|outlook| outlook.half == Half::GiveUp);
@@ -254,8 +254,7 @@ impl Page {
             if peer.there.is_none() {
                 exits.push(Exit::NotConfirmed);
             }
-            let loses = |difference: &Difference| difference.weight == Weight::Loss;
-            if peer.differences.iter().any(loses) || !peer.on_both.is_empty() {
+            if peer.differences.iter().any(Difference::loses) || !peer.on_both.is_empty() {
                 exits.push(Exit::Unsupported);
             }
         }

@@ -2,18 +2,16 @@
 
 use std::ffi::OsString;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use serde::de::DeserializeOwned;
 
-use super::failover::words;
+use super::failover::rsh;
 use crate::causes::chain;
 use crate::cli::PeerArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::failover::nodes::Difference;
-use crate::failover::nodes::Weight;
 use crate::failover::pair::REMOTE;
 use crate::failover::pair::rsh::Rsh;
-use crate::foreign::Shown;
 use crate::runtime;
 
 /// How to ask it.
@@ -27,20 +25,8 @@ impl Peer {
         let Some(host) = &args.peer else {
             return Ok(None);
         };
-        let Some(program) = words(&args.rsh) else {
-            let error = anyhow!(
-                "--rsh {} is not a command: a quote is not closed",
-                args.rsh.shown()
-            );
-            return Err(Failure::new(Exit::Usage, error));
-        };
-        Ok(Some(Peer {
-            rsh: Rsh {
-                program,
-                host: host.clone(),
-                nlmfo: args.remote_nlmfo.clone(),
-            },
-        }))
+        let rsh = rsh(&args.rsh, host, &args.remote_nlmfo)?;
+        Ok(Some(Peer { rsh }))
     }
 
     pub fn host(&self) -> &str {
@@ -70,8 +56,8 @@ impl Peer {
 
 /// A difference with its mark.
 pub fn line(difference: &Difference) -> String {
-    match difference.weight {
-        Weight::Loss => format!("✗ {difference}"),
-        Weight::Note => format!("! {difference}"),
+    match difference.loses() {
+        true => format!("✗ {difference}"),
+        false => format!("! {difference}"),
     }
 }

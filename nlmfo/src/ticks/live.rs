@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::locks::Locks;
 use super::probes::Probes;
@@ -21,7 +21,7 @@ use crate::ticks::events;
 use crate::ticks::judge::{Facts, Memory};
 use crate::ticks::pace::{next_look, next_tick, process_time, thread_time};
 use crate::ticks::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
-use crate::times::whole_milliseconds;
+use crate::times::{now_milliseconds, whole_milliseconds};
 
 /// This node, watched.
 pub struct Live {
@@ -248,11 +248,10 @@ impl Live {
                 state_number: told.get(&vip).copied(),
             }
         });
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         Tick {
             schema: SCHEMA.into(),
             node: self.node.clone(),
-            at_ms: since_1970.map_or(0, whole_milliseconds),
+            at_ms: now_milliseconds(),
             elapsed_ms: whole_milliseconds(self.began.elapsed()),
             pace: self.pace,
             server: server(),

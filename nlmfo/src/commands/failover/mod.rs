@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use self::begin::{Begin, begin, end_windows};
 use self::outcome::Outcome;
-pub use self::pair::words;
+pub use self::pair::rsh;
 use super::interrupted::or_interrupt;
 use super::require_root;
 use crate::cli::{Cli, Command, FailoverArgs, Phase, ReleaseArgs, StateArgs};

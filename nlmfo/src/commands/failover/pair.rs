@@ -103,13 +103,6 @@ fn there(
     host: &str,
     before: Duration,
 ) -> Result<There, Failure> {
-    let Some(program) = words(&args.pair.rsh) else {
-        let error = anyhow!(
-            "--rsh {} is not a command: a quote is not closed",
-            args.pair.rsh.shown()
-        );
-        return Err(Failure::new(Exit::Usage, error));
-    };
     let takeover = &args.takeover;
     let mut further: Vec<OsString> = Vec::new();
     let mut give = |option: &str, value: &Path| further.extend([option.into(), value.into()]);
@@ -130,11 +123,7 @@ fn there(
         further.push("--no-notify".into());
     }
     Ok(There {
-        rsh: Rsh {
-            program,
-            host: host.to_owned(),
-            nlmfo: args.pair.remote_nlmfo.clone(),
-        },
+        rsh: rsh(&args.pair.rsh, host, &args.pair.remote_nlmfo)?,
         vips: vips.to_vec(),
         grace: takeover.grace,
         before,
@@ -146,8 +135,27 @@ fn there(
     })
 }
 
+/// How to run nlmfo on HOST.
+///
+/// # Errors
+/// If COMMAND of `--rsh` cannot be split into words.
+pub fn rsh(command: &OsStr, host: &str, nlmfo: &OsStr) -> Result<Rsh, Failure> {
+    let Some(program) = words(command) else {
+        let error = anyhow!(
+            "--rsh {} is not a command: a quote is not closed",
+            command.shown()
+        );
+        return Err(Failure::new(Exit::Usage, error));
+    };
+    Ok(Rsh {
+        program,
+        host: host.to_owned(),
+        nlmfo: nlmfo.to_owned(),
+    })
+}
+
 /// Splits a command into words as a shell does; none if it is empty or a quote is open.
-pub fn words(command: &OsStr) -> Option<Vec<OsString>> {
+pub(super) fn words(command: &OsStr) -> Option<Vec<OsString>> {
     let words = shlex::bytes::split(command.as_bytes())?;
     (!words.is_empty()).then(|| words.into_iter().map(OsString::from_vec).collect())
 }

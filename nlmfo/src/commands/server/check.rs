@@ -10,7 +10,7 @@ use crate::cli::CheckServerArgs;
 use crate::commands::peer::{self, Peer};
 use crate::exit::{Exit, Failure};
 use crate::failover::nodes::settings::of_server;
-use crate::failover::nodes::{Difference, Setting, Weight, compare};
+use crate::failover::nodes::{Difference, Setting, compare};
 use crate::output;
 use crate::server::Server;
 use crate::server::check::{Need, needs};
@@ -109,8 +109,7 @@ impl Report<'_> {
                 Some(there) => there.exit(),
                 None => Exit::NotConfirmed,
             });
-            let loses = |difference: &Difference| difference.weight == Weight::Loss;
-            if peer.differences.iter().any(loses) {
+            if peer.differences.iter().any(Difference::loses) {
                 exits.push(Exit::Unsupported);
             }
         }

@@ -263,6 +263,13 @@ pub fn clock_difference(asked: u64, answered: u64, there: u64) -> Option<Duratio
     (off > CLOCKS).then_some(off)
 }
 
+impl Difference {
+    /// Whether a move may lose locks.
+    pub fn loses(&self) -> bool {
+        self.weight == Weight::Loss
+    }
+}
+
 impl fmt::Display for Difference {
     /// One line, without a mark.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,11 +10,11 @@ use crate::failover::report::{Verdict, VipReport};
 use crate::failover::takeover_plan::{Notifies, VipPlan};
 use crate::server::status::{State, Status};
 
-/// Which half of a move concerns the node: the other one concerns the other node.
+/// What this node would do in a move; the other node does the other half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Half {
-    /// The VIP is here, or something is held through it here.
+    /// The VIP is an address of this node, or this node holds something through it.
     GiveUp,
     TakeOver,
 }

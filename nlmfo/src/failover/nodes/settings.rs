@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +13,7 @@ use crate::kernel::{self, netns};
 use crate::notify::config::Config;
 use crate::server::description::{self, Description};
 use crate::server::served;
-use crate::times::whole_milliseconds;
+use crate::times::now_milliseconds;
 
 /// The program that tells the version of nfs-utils: every server has it.
 const STATD: &str = "rpc.statd";
@@ -66,7 +65,7 @@ impl NodeFacts {
         NodeFacts {
             name: netns::node(),
             boot,
-            clock_ms: clock(),
+            clock_ms: now_milliseconds(),
             settings,
             unread,
         }
@@ -77,12 +76,6 @@ impl NodeFacts {
         let found = self.settings.iter().find(|setting| setting.topic == topic);
         found.map(|setting| setting.value.as_str())
     }
-}
-
-/// The time of day in milliseconds since 1970.
-pub fn clock() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, whole_milliseconds)
 }
 
 /// `rpc.statd version 2.6.2`
