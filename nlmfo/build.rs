@@ -159,7 +159,8 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
     Ok(target_dir.join(TARGET).join("ebpf"))
 }
 
-/// Paths of this machine do not get into the objects, which are the same wherever they are built.
+/// Flags that keep the paths of this machine out of the objects: they are the same wherever they
+/// are built.
 fn without_paths(workspace: &Path) -> String {
     let home = non_empty("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));

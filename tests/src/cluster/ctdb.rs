@@ -14,7 +14,7 @@ const SETTLED: Duration = Duration::from_secs(180);
 
 const CALLOUT: &str = "/usr/share/nlmfo/ctdb/nlmfo-callout";
 
-/// What the callouts run to start and stop services, as systemd's does.
+/// `service`, by which CTDB's callout starts and stops daemons: the guest has no systemd.
 const SERVICE: &str = "#!/bin/sh\n\
     case \"$1 $2\" in\n\
     'nfs-kernel-server start') rpc.nfsd --tcp --udp 4 ;;\n\

@@ -43,7 +43,7 @@ pub fn watch(step: String) -> Watch {
     Watch { _end: end }
 }
 
-/// The stacks of all threads of NFS, and of each that no signal interrupts.
+/// The stacks of all threads that serve or use NFS, and of all that are in uninterruptible sleep.
 fn stacks() -> String {
     let mut text = String::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {

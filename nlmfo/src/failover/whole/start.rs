@@ -259,7 +259,7 @@ impl Follow<'_> {
         ))
     }
 
-    /// Follows the reclaims until nothing more of the record can come back, or grace is over.
+    /// Follows the reclaims until the rest of the record can no longer come back, or grace is over.
     async fn follow(&mut self) -> Result<(), StartError> {
         let mut last: Option<((usize, Counts4), Instant)> = None;
         loop {
