@@ -1,5 +1,6 @@
 //! Runs nlmfo on a node of a scenario.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,6 +123,27 @@ impl Running {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).context("process id")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to nlmfo"))
+    }
+
+    /// Stops it until SIGCONT. Returns once no thread of it runs.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let threads = format!("/proc/{}/task", self.id());
+        until("nlmfo to stop", || {
+            for thread in fs::read_dir(&threads)? {
+                let stat = thread?.path().join("stat");
+                let stat = fs::read_to_string(&stat).with_context(|| stat.display().to_string())?;
+                // After the name, which is in parentheses.
+                let state = stat
+                    .rsplit(") ")
+                    .next()
+                    .and_then(|rest| rest.chars().next());
+                if !matches!(state, Some('T' | 'Z' | 'X')) {
+                    return Ok(Seen::No(format!("a thread is in state {state:?}")));
+                }
+            }
+            Ok(Seen::Yes(()))
+        })
     }
 
     pub fn id(&self) -> u32 {

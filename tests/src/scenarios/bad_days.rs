@@ -254,7 +254,7 @@ pub fn hold_many(lab: &Lab, net: &RawNet) -> Result<()> {
     )
 }
 
-/// Starts the release and waits until it is in its middle; none if the kernel's own way was
+/// Starts the release and stops it (SIGSTOP) in its middle; none if the kernel's own way was
 /// faster than we can look.
 pub fn in_the_middle<'a>(
     tool: &Tool<'a>,
@@ -267,10 +267,19 @@ pub fn in_the_middle<'a>(
         if running.ended()? {
             return Ok(Seen::Yes(false));
         }
-        Ok(match lab.server.locks()?.len() {
-            left if left < all && left > 0 => Seen::Yes(true),
-            left => Seen::No(format!("{left} of {all} locks are held")),
-        })
+        let left = lab.server.locks()?.len();
+        if left == all {
+            return Ok(Seen::No(format!("all {all} locks are held")));
+        }
+        // Otherwise it could be over before it gets the caller's signal.
+        running.pause()?;
+        match lab.server.locks()?.len() {
+            0 => {
+                running.signal(Signal::SIGCONT)?;
+                Ok(Seen::No("no lock is held".into()))
+            }
+            _ => Ok(Seen::Yes(true)),
+        }
     })?;
     Ok(caught.then_some(running))
 }

@@ -152,7 +152,7 @@ fn signals(context: &Context) -> Result<End> {
         code == exit::NOT_CONFIRMED
             && report["exit_status"] == exit::NOT_CONFIRMED
             && error.contains("interrupted by SIGTERM")
-            && error.contains("fd77::1 is in grace for 2"),
+            && error.contains("fd77::1 is in grace for "),
         "exit status {code}: {report}"
     );
     tool.expect(exit::CONFIRMED, &["grace", "--end", "--vip", address])?;
@@ -170,6 +170,7 @@ fn signals(context: &Context) -> Result<End> {
             return Ok(too_fast());
         };
         running.signal(signal)?;
+        running.signal(Signal::SIGCONT)?;
         let code = running.code()?;
         let report = kept("release", vip)?;
         let expected = match signal {
