@@ -141,6 +141,7 @@ fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     }
     if !found.is_empty() {
         steps.run("lab scenarios", || {
+            build::prepare(cache)?;
             let names: Vec<String> = found.iter().map(KernelName::to_string).collect();
             let mut cargo = cargo_test(cache);
             cargo
