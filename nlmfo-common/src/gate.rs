@@ -13,7 +13,7 @@ pub const OWN_MARK: u32 = 0x6e6c_6d66;
 
 /// Version of everything that is pinned: the maps of this file and the programs
 /// that share them. Raise it with every change.
-pub const PINNED_VERSION: u32 = 2;
+pub const PINNED_VERSION: u32 = 3;
 
 /// What the gate shall do for one VIP.
 #[repr(C)]
@@ -29,6 +29,9 @@ pub struct Window {
     /// What lockd began to work on from here on, up to `until`, is audited: calls
     /// that were in its queue when the window opened are answered by now.
     pub audited_from: u64,
+    /// Not 0 if lockd served the VIP when grace began, and no fence stood: new locks may have been
+    /// granted until then.
+    pub late: u64,
 }
 
 /// What holds for all VIPs; the one entry of its map.
@@ -235,7 +238,7 @@ impl GateLayout {
 }
 
 crate::plain!(
-    Window: 32,
+    Window: 40,
     Gate: 40,
     Flow: 40,
     NoteKey: 24,

@@ -1,7 +1,7 @@
 //! The takeover phase, on the node that takes over VIPs: grace starts before they are up,
 //! then the reclaims are followed until all are in, and grace ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -123,6 +123,7 @@ pub async fn run(
     let mut takeover = Takeover {
         plan,
         expected,
+        complete: BTreeSet::new(),
         counters,
         nfsd_ran: nfsd::runs(),
         nfsd_stopped: false,
@@ -230,6 +231,8 @@ struct Takeover<'a> {
     plan: &'a Plan,
     /// The locks expected for each of the plan's VIPs; none without a record.
     expected: Option<BTreeMap<IpAddr, Expected>>,
+    /// The VIPs whose expected locks were all held when grace began.
+    complete: BTreeSet<IpAddr>,
     watch: &'a mut Watch,
     /// The counters before the clients were notified.
     counters: PerVip,
@@ -251,8 +254,11 @@ impl Takeover<'_> {
         for (&vip, expected) in self.expected.iter().flatten() {
             let held = self.watch.look(vip)?.ours;
             settled.insert(vip, expected.settled(&held));
+            if expected.missing(&held).is_empty() {
+                self.complete.insert(vip);
+            }
             // A program notifies all clients of a VIP or none.
-            let is_all_back = !expected.is_empty() && expected.missing(&held).is_empty();
+            let is_all_back = !expected.is_empty() && self.complete.contains(&vip);
             if is_all_back && matches!(notifier, Notifier::Program(_)) {
                 vips.retain(|&other| other != vip);
             }
@@ -362,6 +368,7 @@ impl Takeover<'_> {
             let book = (self.books.remove(&vip).transpose())
                 .and_then(|book| book.map_or(Ok(()), |mut book| book.note(&noted::clients(&held))));
             let window = windows.iter().position(|window| window.vip == vip);
+            let window = window.map(|at| windows.swap_remove(at));
             vips.push(VipTakeover {
                 vip,
                 address_up: netns::has_address(vip).context("reading this node's addresses")?,
@@ -371,7 +378,9 @@ impl Takeover<'_> {
                 notified: notified.remove(&vip),
                 book_error: book.err().map(|error| chain(&error)),
                 reclaimed_after_ms: reclaims.get(&vip).copied().map(milliseconds),
-                window: window.map(|at| windows.swap_remove(at)),
+                late: window.as_ref().is_some_and(|window| window.late)
+                    && !self.complete.contains(&vip),
+                window,
             });
         }
         Ok(vips)

@@ -50,6 +50,9 @@ pub struct VipTakeover {
     pub book_error: Option<String>,
     /// When the last expected lock was reclaimed, counted from the start.
     pub reclaimed_after_ms: Option<f64>,
+    /// lockd served the VIP before its grace began, without a fence, while expected locks were not
+    /// held or without a release record: other clients may have been granted them.
+    pub late: bool,
     /// The grace window, as the gate and lockd counted it; null if another process removed it.
     pub window: Option<WindowReport>,
 }
@@ -100,7 +103,7 @@ impl Notified {
 impl TakeoverReport {
     pub const SCHEMA: &str = "nlmfo.takeover/1";
 
-    /// Not confirmed without a clean audit. Incomplete if locks are missing, if the next
+    /// Not confirmed without a clean audit, or if grace began too late. Incomplete if locks are missing, if the next
     /// takeover would not know the clients, or, without a release record, if clients were
     /// not notified. With a record, a client that only an old book names is no failure.
     pub fn exit(&self) -> Exit {
@@ -120,7 +123,8 @@ impl TakeoverReport {
         };
         let is_covered = !self.uncovered.iter().any(|uncovered| uncovered.failed);
         let is_held = !self.by_gate || self.vips.iter().all(is_audited);
-        let is_confirmed = is_held && is_covered && self.still_waiting.is_empty();
+        let is_guarded = !self.vips.iter().any(|vip| vip.late);
+        let is_confirmed = is_held && is_covered && is_guarded && self.still_waiting.is_empty();
         if !is_confirmed || self.nfsd_stopped {
             Exit::NotConfirmed
         } else if !self.vips.iter().all(is_complete) {
@@ -176,6 +180,13 @@ impl fmt::Display for VipTakeover {
         let vip = self.vip;
         if let Some(window) = &self.window {
             window.fmt(f)?;
+        }
+        if self.late {
+            writeln!(
+                f,
+                "✗ {vip}: NOT CONFIRMED: other clients may have been granted what its clients held; \
+                 start grace before the address is up"
+            )?;
         }
         if !self.address_up {
             writeln!(f, "  ✗ it is not an address of this node; bring it up here")?;

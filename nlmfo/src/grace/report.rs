@@ -41,6 +41,10 @@ pub struct WindowReport {
     /// Its end, in nanoseconds of CLOCK_MONOTONIC; identifies the window.
     #[serde(default)]
     pub until_ns: u64,
+    /// lockd served the VIP when the window opened, and no fence stood: new locks may have been
+    /// granted until then.
+    #[serde(default)]
+    pub late: bool,
     pub gate: GateCounts,
     pub lockd: Answers,
     /// Violations with details, oldest first; `lockd.violations` counts all.
@@ -181,6 +185,7 @@ impl Gate {
                     left_ms: whole_milliseconds(window::left(window.until, now)),
                     length_ms: whole_milliseconds(window::left(window.until, window.opened)),
                     until_ns: window.until,
+                    late: window.late != 0,
                     gate: gated.into(),
                     lockd: Answers::of(&gated, &audited),
                     violations: violations
@@ -305,6 +310,12 @@ impl fmt::Display for WindowReport {
         )?;
         for violation in &self.violations {
             writeln!(f, "  ✗ {violation}")?;
+        }
+        if self.late {
+            writeln!(
+                f,
+                "  note: the VIP was up before its grace began: new locks may have been granted"
+            )?;
         }
         writeln!(f, "  {}", self.verdict)
     }

@@ -12,6 +12,7 @@ use super::window::{self, after, now};
 use super::{GraceError, keeper};
 use crate::kernel::nfsd::{Control, Nfsd};
 use crate::kernel::preflight::Facts;
+use crate::kernel::{lockd, netns};
 use crate::observe::lockd_ports::LockdPorts;
 use crate::observe::lockd_queue::pass_queue;
 
@@ -72,7 +73,12 @@ pub struct Begun {
 pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
     // The gate follows a lockd that starts later. But a window on a node where nobody
     // listens would be taken for one that stands.
-    if !plan.lockd_later && LockdPorts::look_up()?.is_empty() {
+    let serves = match LockdPorts::look_up() {
+        Ok(ports) => !ports.is_empty(),
+        Err(error) if !plan.lockd_later => return Err(error.into()),
+        Err(_) => true,
+    };
+    if !plan.lockd_later && !serves {
         return Err(GraceError::NotListening);
     }
     let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
@@ -81,7 +87,7 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
     let (mut gate, origin) = Gate::load_or_take_over().await?;
     // The gate first: it is of no effect yet, and none gets past it later.
     let coverage = gate.cover_all().await?;
-    gate.open(plan)?;
+    gate.open(plan, serves)?;
     Ok(Begun { origin, coverage })
 }
 
@@ -96,8 +102,17 @@ pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
     gate.start_audit(plan)?.ok_or_else(too_short)
 }
 
+/// Whether a lockd that serves could have granted new locks through the address until now.
+fn could_be_granted(vip: IpAddr) -> bool {
+    // The kernel's own grace began with lockd.
+    let is_refused = lockd::in_grace().is_ok_and(|is_in_grace| is_in_grace);
+    let is_down = netns::has_address(vip).is_ok_and(|is_up| !is_up);
+    !is_refused && !is_down
+}
+
 impl Gate {
-    fn open(&mut self, plan: &Plan) -> Result<(), GraceError> {
+    /// `serves` is whether lockd may have granted locks until now.
+    fn open(&mut self, plan: &Plan, serves: bool) -> Result<(), GraceError> {
         let started = now();
         let until = after(started, plan.lasting);
         let mut gate = self.maps.gate()?;
@@ -125,14 +140,20 @@ impl Gate {
         // before would begin with connections that it had not seen.
         gate.until = gate.until.max(until);
         self.maps.set_gate(gate)?;
-        for vip in plan.vips.iter().copied().map(Addr::from) {
+        for &address in &plan.vips {
+            let vip = Addr::from(address);
             let before = self.maps.window(vip)?;
             let begun = now();
-            if !before.is_some_and(|window| window::is_open(&window, begun)) {
+            let is_new = !before.is_some_and(|window| window::is_open(&window, begun));
+            if is_new {
                 self.maps.forget_counts(vip)?;
             }
-            self.maps
-                .set_window(vip, window::opened(before, begun, until))?;
+            let window = window::opened(before, begun, until);
+            self.maps.set_window(vip, window)?;
+            // Not earlier: the address may come up meanwhile.
+            if is_new && !(serves && could_be_granted(address)) {
+                self.maps.set_window(vip, window::in_time(window))?;
+            }
         }
         self.settle()
     }

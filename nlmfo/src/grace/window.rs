@@ -44,7 +44,8 @@ pub fn state(window: &Window, now: u64) -> WindowState {
     }
 }
 
-/// A window that opens now, or an open one with a new deadline.
+/// A window that opens now, or an open one with a new deadline. Without a fence, one that opens is
+/// taken for late ([`in_time`]).
 pub fn opened(before: Option<Window>, now: u64, until: u64) -> Window {
     match before {
         Some(open) if is_open(&open, now) => Window { until, ..open },
@@ -54,8 +55,14 @@ pub fn opened(before: Option<Window>, now: u64, until: u64) -> Window {
             until,
             fenced_until: other.map_or(0, |window| window.fenced_until),
             audited_from: NOT_YET,
+            late: u64::from(other.is_none_or(|window| window.fenced_until <= now)),
         },
     }
+}
+
+/// The window of a VIP that lockd did not serve when it opened.
+pub fn in_time(window: Window) -> Window {
+    Window { late: 0, ..window }
 }
 
 /// What a new gate is to do for a window or fence of the old one, which knew a lockd that is
@@ -125,6 +132,21 @@ mod tests {
         assert_eq!(left(3 * SECOND, SECOND), Duration::from_secs(2));
         assert_eq!(left(SECOND, 3 * SECOND), Duration::ZERO);
         assert!(now() > 0);
+    }
+
+    #[test]
+    fn a_window_is_late_unless_something_else_refused_new_locks_before_it() {
+        assert_eq!(opened(None, 5, 100).late, 1);
+        assert_eq!(in_time(opened(None, 5, 100)).late, 0);
+        let fenced = |until| fenced(Window::default(), until);
+        assert_eq!(opened(Some(fenced(6)), 5, 100).late, 0);
+        assert_eq!(opened(Some(fenced(5)), 5, 100).late, 1);
+        // One that is extended began when it began.
+        let late = opened(None, 5, 100);
+        assert_eq!(opened(Some(late), 50, 200).late, 1);
+        assert_eq!(opened(Some(in_time(late)), 50, 200).late, 0);
+        let again = opened(Some(ended(in_time(late), 40)), 80, 200);
+        assert_eq!(again.late, 1);
     }
 
     #[test]

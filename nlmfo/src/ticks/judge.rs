@@ -172,6 +172,7 @@ mod tests {
             left_ms: if open { 43_000 } else { 0 },
             length_ms: 90_000,
             until_ns: 0,
+            late: false,
             gate: GateCounts::default(),
             lockd: Answers {
                 reclaimed,

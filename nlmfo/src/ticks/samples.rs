@@ -196,6 +196,7 @@ fn window(vip: IpAddr, answers: Answers, violations: Vec<ViolationLine>) -> Wind
         left_ms: 42_300,
         length_ms: 90_000,
         until_ns: 0,
+        late: false,
         gate: GateCounts::default(),
         lockd: answers,
         violations,

@@ -114,7 +114,7 @@ fn move_here(tool: &Tool<'_>, code: i32, grace: &str) -> Result<Value> {
     const CONFIG_FILE: &str = "/tmp/nlmfo.toml";
     fs::write(CONFIG_FILE, CONFIG).context(CONFIG_FILE)?;
     let failover = ["failover", "--vip", VIPS[0], "--vip", VIPS[1], "--phase"];
-    let release = ["release", "--no-fence", "--record", RECORD];
+    let release = ["release", "--record", RECORD];
     tool.expect(exit::CONFIRMED, &[&failover[..], &release].concat())?;
     let takeover = [
         "takeover",

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
-use crate::guest::lab::Lab;
+use crate::guest::lab::{Lab, MountedClient};
 use crate::guest::locker::{Mode, Range};
 use crate::guest::raw::RawNet;
 use crate::guest::tool::{Tool, exit};
@@ -28,6 +28,13 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "locks that are not reclaimed in time are listed, and the exit status is 5",
         run: missing,
         kernels: Kernels::One("takeover-reclaim compares with the record on every kernel"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "takeover-late",
+        claim: "a takeover of a VIP that was up without fence or grace is not confirmed, unless all its locks are held",
+        run: late,
+        kernels: Kernels::One("the tool decides it from its own windows and the node's addresses"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -165,6 +172,37 @@ fn missing(context: &Context) -> Result<End> {
         "{report}"
     );
     ensure_no_gate(&lab)?;
+    Ok(End::Pass)
+}
+
+fn late(context: &Context) -> Result<End> {
+    const RECORD: &str = "/tmp/record.json";
+    let lab = Lab::up(&VIPS[..1], 2)?;
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let [owner, thief] = &lab.clients[..] else {
+        unreachable!("two clients were asked for");
+    };
+    let lock = |client: &MountedClient| {
+        (client.client).lock(&client.mounts[0], "held", Range::WHOLE, Mode::Write)
+    };
+    let _held = lock(owner)?;
+    let failover = ["failover", "--vip", VIPS[0], "--phase"];
+    let release = ["release", "--no-fence", "--record", RECORD];
+    let takeover = ["takeover", "--expect", RECORD, "--grace", "60s"];
+    tool.expect(exit::CONFIRMED, &[&failover[..], &release].concat())?;
+    // It could change the file, and leaves no trace.
+    lock(thief)?.release()?;
+    for (code, late) in [(exit::NOT_CONFIRMED, true), (exit::CONFIRMED, false)] {
+        let report = tool.json(code, &[&failover[..], &takeover].concat())?;
+        let vip = &report["vips"][0];
+        ensure!(
+            vip["late"] == late
+                && vip["expected"] == 1
+                && vip["missing"].as_array().is_some_and(Vec::is_empty)
+                && vip["window"]["late"] == true,
+            "{report}"
+        );
+    }
     Ok(End::Pass)
 }
 
