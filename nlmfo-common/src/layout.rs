@@ -3,6 +3,7 @@
 //! nothing here is a number of some kernel.
 
 use crate::state::StateLayout;
+use crate::unlock::UnlockLayout;
 
 /// The most bytes of a `file_lock` that the programs copy; 192 do on 6.1 to 7.3.
 pub const FL_SPAN_MAX: usize = 256;
@@ -22,6 +23,8 @@ pub struct Layout {
     pub states: StateLayout,
     /// The kernel's lists of all locks; zeros where they are not known.
     pub lock_lists: LockLists,
+    /// The arguments of an UNLOCK.
+    pub unlocks: UnlockLayout,
 
     /// `file_lock.fl_link`, from 6.9 `file_lock.c.flc_link`: what `/proc/locks`
     /// hands to `locks_show`.
@@ -162,4 +165,4 @@ impl Layout {
     pub const UNSET: Self = unsafe { core::mem::zeroed() };
 }
 
-crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + size_of::<LockLists>() + 52 * 4);
+crate::plain!(Layout: 2 * 8 + size_of::<StateLayout>() + size_of::<LockLists>() + size_of::<UnlockLayout>() + 52 * 4);

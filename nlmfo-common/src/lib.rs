@@ -27,6 +27,7 @@ pub mod record;
 pub mod sockets;
 pub mod state;
 pub mod stream;
+pub mod unlock;
 #[cfg(feature = "serde")]
 pub mod version;
 

@@ -23,5 +23,7 @@ mod release_path;
 mod snapshot;
 #[cfg(target_arch = "bpf")]
 mod states;
+#[cfg(target_arch = "bpf")]
+mod unlock_path;
 
 nlmfo_ebpf::object!();

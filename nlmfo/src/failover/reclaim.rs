@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::record::Record;
 use crate::observe::describe::{LockLine, hex};
 use crate::observe::table::{LockTable, Mode, Range};
+use crate::observe::unlocks::Unlocked;
 
 /// Owner and file of a lock: what stays the same on another node. A client may come back
 /// over another transport, and the device number differs there.
@@ -84,9 +85,25 @@ impl Expected {
 }
 
 fn is_covered(lock: &LockLine, held: &[(Range, Mode)]) -> bool {
-    held.iter().any(|(range, mode)| {
-        range.start <= lock.range.start && range.end >= lock.range.end && *mode >= lock.mode
-    })
+    (held.iter()).any(|(range, mode)| range.covers(lock.range) && *mode >= lock.mode)
+}
+
+/// Locks that are not held again: those that may still be reclaimed, and those that their clients
+/// gave up in the meantime.
+pub fn split<'a>(
+    missing: Vec<&'a LockLine>,
+    unlocked: &[Unlocked],
+) -> (Vec<&'a LockLine>, Vec<&'a LockLine>) {
+    let is_given_up = |lock: &&LockLine| {
+        unlocked.iter().any(|call| {
+            call.vip == lock.host.vip
+                && call.client == lock.host.client
+                && call.svid == lock.svid
+                && hex(&call.fh) == lock.file.fh
+                && call.range.covers(lock.range)
+        })
+    };
+    missing.into_iter().partition(|lock| !is_given_up(lock))
 }
 
 #[cfg(test)]
@@ -161,5 +178,33 @@ mod tests {
         assert_eq!(expected.len(), 1);
         let missing = expected.missing(&LockTable::default());
         assert_eq!(missing, [&record.locks[0]]);
+    }
+
+    #[test]
+    fn what_a_client_gave_up_is_not_waited_for() {
+        let expected = Expected {
+            locks: vec![lock(0, 9, Mode::Write)],
+        };
+        let unlocked = |change: fn(&mut Unlocked)| {
+            let mut call = Unlocked {
+                vip: "10.77.0.1".parse().unwrap(),
+                client: "10.77.0.11".parse().unwrap(),
+                svid: 7,
+                fh: vec![1, 0],
+                range: Range::of_call(0, 0),
+            };
+            change(&mut call);
+            let missing = expected.missing(&LockTable::default());
+            let (missing, given_up) = split(missing, &[call]);
+            (missing.len(), given_up.len())
+        };
+        assert_eq!(unlocked(|_| {}), (0, 1));
+        assert_eq!(unlocked(|call| call.range = Range::of_call(0, 10)), (0, 1));
+        assert_eq!(unlocked(|call| call.range = Range::of_call(0, 9)), (1, 0));
+        assert_eq!(unlocked(|call| call.range = Range::of_call(1, 0)), (1, 0));
+        assert_eq!(unlocked(|call| call.svid = 8), (1, 0));
+        assert_eq!(unlocked(|call| call.fh = vec![1]), (1, 0));
+        assert_eq!(unlocked(|call| call.client = call.vip), (1, 0));
+        assert_eq!(unlocked(|call| call.vip = call.client), (1, 0));
     }
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::noted;
 use super::notification::{Notification, Notifier, Outcomes, Settled};
-use super::reclaim::Expected;
+use super::reclaim::{Expected, split};
 use super::record::Record;
 use super::services::{self, Purpose, look};
 use super::takeover_report::{TakeoverReport, VipTakeover};
@@ -29,7 +29,7 @@ use crate::notify::book::writer::Writer;
 use crate::notify::book::{Book, BookError};
 use crate::notify::state_dir::StateDir;
 use crate::observe::counters::PerVip;
-use crate::observe::describe::{Described, LockLine};
+use crate::observe::describe::Described;
 use crate::output;
 use crate::times::milliseconds;
 
@@ -99,6 +99,10 @@ pub async fn run(
     };
     if !blockers.is_empty() {
         window.lasting += max_wait;
+    }
+    // Before a client can reach the VIP.
+    if let Err(error) = watch.follow_unlocks() {
+        warn!(error = chain(&error), "cannot see what clients give up");
     }
     let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
     let begun = plan.wait_for_books(begun, &window, facts).await;
@@ -330,11 +334,13 @@ impl Takeover<'_> {
         Ok(())
     }
 
-    /// The number of expected locks that are not reclaimed.
+    /// The number of expected locks that are neither reclaimed nor given up.
     fn missing(&mut self, reclaims: &mut Reclaims) -> anyhow::Result<usize> {
         let mut missing = 0;
+        let unlocked = self.watch.unlocked()?;
         for (&vip, expected) in self.expected.iter().flatten() {
-            let left = expected.missing(&self.watch.look(vip)?.ours).len();
+            let held = self.watch.look(vip)?.ours;
+            let left = split(expected.missing(&held), &unlocked).0.len();
             match left {
                 0 => {
                     let at = self.began.elapsed();
@@ -358,13 +364,12 @@ impl Takeover<'_> {
         paths: &mut PathFinder,
     ) -> anyhow::Result<Vec<VipTakeover>> {
         let mut vips = Vec::new();
+        let unlocked = self.watch.unlocked()?;
         for &vip in &self.plan.vips {
             let held = self.watch.look(vip)?.ours;
             let expected = (self.expected.as_ref()).and_then(|expected| expected.get(&vip));
-            let missing: Vec<LockLine> = (expected.iter())
-                .flat_map(|expected| expected.missing(&held))
-                .cloned()
-                .collect();
+            let missing = expected.map_or_else(Vec::new, |expected| expected.missing(&held));
+            let (missing, given_up) = split(missing, &unlocked);
             let book = (self.books.remove(&vip).transpose())
                 .and_then(|book| book.map_or(Ok(()), |mut book| book.note(&noted::clients(&held))));
             let window = windows.iter().position(|window| window.vip == vip);
@@ -373,7 +378,8 @@ impl Takeover<'_> {
                 vip,
                 address_up: netns::has_address(vip).context("reading this node's addresses")?,
                 expected: expected.map(|expected| expected.len()),
-                missing,
+                missing: missing.into_iter().cloned().collect(),
+                given_up: given_up.into_iter().cloned().collect(),
                 held: Described::new(&held, paths).locks().collect(),
                 notified: notified.remove(&vip),
                 book_error: book.err().map(|error| chain(&error)),

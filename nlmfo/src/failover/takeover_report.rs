@@ -42,6 +42,8 @@ pub struct VipTakeover {
     pub expected: Option<usize>,
     /// Those of them that were not reclaimed, as in the release record.
     pub missing: Vec<LockLine>,
+    /// Those that their clients gave up (UNLOCK) during the takeover, as in the release record.
+    pub given_up: Vec<LockLine>,
     /// Locks that are held through it now.
     pub held: Vec<LockLine>,
     /// Whether its clients were notified; null with `--no-notify`.
@@ -230,11 +232,19 @@ impl fmt::Display for VipTakeover {
                 lock.svid
             )?;
         }
+        if !self.given_up.is_empty() {
+            writeln!(
+                f,
+                "  {} locks were given up by their clients meanwhile",
+                self.given_up.len()
+            )?;
+        }
         match (self.expected, self.reclaimed_after_ms) {
             (Some(expected), Some(at)) if self.missing.is_empty() => {
+                let reclaimed = expected.saturating_sub(self.given_up.len());
                 writeln!(
                     f,
-                    "✓ {vip}: all {expected} locks reclaimed after {at:.0} ms"
+                    "✓ {vip}: all {reclaimed} locks reclaimed after {at:.0} ms"
                 )
             }
             (Some(expected), _) => writeln!(

@@ -10,6 +10,7 @@ use crate::observe::programs::ObserveError;
 use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::LockTable;
+use crate::observe::unlocks::{Unlocked, Unlocks};
 
 /// Maximum time for one exact snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,6 +19,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Watch {
     snapshots: Snapshots,
     counters: CounterProbes,
+    unlocks: Option<Unlocks>,
     netns: u32,
 }
 
@@ -36,6 +38,7 @@ impl Watch {
         Ok(Watch {
             snapshots,
             counters,
+            unlocks: None,
             netns,
         })
     }
@@ -74,6 +77,19 @@ impl Watch {
     /// Everything that NFSv4 clients hold.
     pub fn all_states(&mut self, max_wait: Duration) -> Result<StateSnapshot, StatesError> {
         self.snapshots.take_states(self.netns, None, max_wait)
+    }
+
+    /// From now on, notes what NFSv3 clients give up, where the kernel lets us see it.
+    pub fn follow_unlocks(&mut self) -> Result<(), ObserveError> {
+        if self.unlocks.is_none() {
+            self.unlocks = Unlocks::attach(self.snapshots.programs())?;
+        }
+        Ok(())
+    }
+
+    /// What they gave up since [`Watch::follow_unlocks`].
+    pub fn unlocked(&self) -> Result<Vec<Unlocked>, ObserveError> {
+        self.unlocks.as_ref().map_or(Ok(Vec::new()), Unlocks::read)
     }
 
     pub fn counters(&self) -> Result<PerVip, ObserveError> {

@@ -8,6 +8,7 @@ use nlmfo_common::layout::{Layout, LockLists};
 use super::btf::{self, Btf, BtfError, Field, FieldError, KernelBtf};
 use super::state_layout;
 use super::symbols::{Symbols, SymbolsError};
+use super::unlock_layout;
 
 /// The modules whose types the programs read.
 pub const MODULES: [&str; 3] = ["lockd", "nfsd", "sunrpc"];
@@ -174,6 +175,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         nlm_files: files.address,
         states,
         lock_lists: lock_lists(&lockd, symbols).unwrap_or_default(),
+        unlocks: unlock_layout::fill(btf, release).unwrap_or_default(),
 
         fl_link,
         fl_owner,

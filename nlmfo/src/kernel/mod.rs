@@ -28,6 +28,7 @@ pub(crate) mod sockets_layout;
 pub(crate) mod state_layout;
 pub mod symbols;
 pub(crate) mod unlock_bug;
+pub(crate) mod unlock_layout;
 
 use std::io;
 

@@ -18,3 +18,4 @@ pub mod programs;
 pub mod snapshot;
 pub(crate) mod states;
 pub mod table;
+pub mod unlocks;

@@ -21,6 +21,19 @@ pub struct Range {
 impl Range {
     /// The kernel's `OFFSET_MAX`.
     pub const EOF: u64 = i64::MAX as u64;
+
+    /// The range of an NLM call, which gives its length; 0 means to the end of the file.
+    pub fn of_call(start: u64, len: u64) -> Self {
+        let end = match len {
+            0 => Range::EOF,
+            _ => start.saturating_add(len - 1).min(Range::EOF),
+        };
+        Range { start, end }
+    }
+
+    pub fn covers(self, other: Range) -> bool {
+        self.start <= other.start && self.end >= other.end
+    }
 }
 
 impl std::fmt::Display for Range {

@@ -124,6 +124,11 @@ impl Locker {
         })
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `F_SETLK`: [`Outcome::Held`] or [`Outcome::Refused`].
     pub fn lock(&self, file: &Path, range: Range, mode: Mode) -> Result<Outcome> {
         self.ask(file, range, Action::Lock(mode))

@@ -9,6 +9,7 @@ mod driven;
 mod free_all;
 mod gate;
 mod gate_life;
+mod given_up;
 mod grace;
 mod grace_end;
 mod guard;
@@ -174,6 +175,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         ocf::SCENARIOS,
         gate::SCENARIOS,
         gate_life::SCENARIOS,
+        given_up::SCENARIOS,
         guard::SCENARIOS,
         release::SCENARIOS,
         release_contended::SCENARIOS,

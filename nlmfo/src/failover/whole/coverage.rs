@@ -8,19 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::failover::reclaim::Expected;
+use crate::failover::reclaim::{Expected, split};
 use crate::failover::record::Record;
 use crate::foreign::Name;
 use crate::observe::describe::{LockLine, ShareLine, hex};
 use crate::observe::states::describe::StateLine;
 use crate::observe::states::{Access, Kind, Standing, StateTable};
 use crate::observe::table::{LockTable, Mode, Range};
+use crate::observe::unlocks::Unlocked;
 
 /// What is held now; no states if they could not be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Present<'a> {
     pub locks: &'a LockTable,
     pub states: Option<&'a StateTable>,
+    /// What NFSv3 clients gave up since the server was started.
+    pub unlocked: &'a [Unlocked],
 }
 
 /// What of a record is not back, as in the record; of an NFSv4 lock the ranges that are not.
@@ -37,6 +40,8 @@ pub struct Coverage {
     /// Locks, shares, and NFSv4 opens and locked ranges of the record.
     pub expected: usize,
     pub missing: Missing,
+    /// Locks of NFSv3 that their clients gave up meanwhile, as in the record.
+    pub given_up: Vec<LockLine>,
     /// Files on which a client had a delegation and has none now. It may have locked behind it,
     /// and reclaim these locks only after its opens, which are all that a record can name.
     pub hidden: usize,
@@ -128,13 +133,15 @@ impl Coverage {
         let shares = shares(record, now.locks);
         let held = now.states.map(held).unwrap_or_default();
         let nothing = Held::default();
+        let (missing, given_up) = split(locks.missing(now.locks), now.unlocked);
         let mut coverage = Coverage {
             expected: locks.len() + record.shares.len(),
             missing: Missing {
-                locks: locks.missing(now.locks).into_iter().cloned().collect(),
+                locks: missing.into_iter().cloned().collect(),
                 shares,
                 nfs4: Vec::new(),
             },
+            given_up: given_up.into_iter().cloned().collect(),
             hidden: 0,
         };
         let mut hidden = BTreeSet::new();

@@ -8,6 +8,7 @@ use crate::failover::watch::Watch;
 use crate::observe::programs::ObserveError;
 use crate::observe::states::{Counts4, State, StateTable};
 use crate::observe::table::LockTable;
+use crate::observe::unlocks::Unlocked;
 
 /// Everything that is held through any address.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Held {
     pub locks: LockTable,
     /// Or why NFSv4 state could not be read.
     pub states: Result<StateTable, String>,
+    /// What NFSv3 clients gave up, if that is followed.
+    pub unlocked: Vec<Unlocked>,
     /// Whether `locks` is exact, and `states` could be read. NFSv4 state of a busy server changes
     /// all of the time, also by what clients are refused.
     pub exact: bool,
@@ -33,6 +36,7 @@ impl Held {
                 Ok(states) => Ok(states.table),
                 Err(error) => Err(chain(&error)),
             },
+            unlocked: watch.unlocked()?,
         })
     }
 
@@ -40,6 +44,7 @@ impl Held {
         Present {
             locks: &self.locks,
             states: self.states.as_ref().ok(),
+            unlocked: &self.unlocked,
         }
     }
 

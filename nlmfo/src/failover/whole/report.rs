@@ -13,6 +13,7 @@ use crate::failover::record::Record;
 use crate::failover::takeover_report::Notified;
 use crate::foreign::Name;
 use crate::kernel::grace::Grace;
+use crate::observe::describe::LockLine;
 use crate::observe::states::Kind;
 
 /// `nlmfo restart --json`: one object, `schema` "nlmfo.restart/1". Addresses are text, times in
@@ -95,6 +96,8 @@ pub struct StartReport {
     /// Locks, shares, and NFSv4 opens and locked ranges of the record.
     pub expected: usize,
     pub missing: Missing,
+    /// Locks of NFSv3 that their clients gave up (UNLOCK) in grace, as in the record.
+    pub given_up: Vec<LockLine>,
     /// Files on which a client had a delegation and has none: locks behind it may be lost.
     pub hidden: usize,
     /// Why it is not known what is back.
@@ -334,6 +337,13 @@ impl fmt::Display for StartReport {
         for state in &self.missing.nfs4 {
             writeln!(f, "  ! not reclaimed: {state}")?;
         }
+        if !self.given_up.is_empty() {
+            writeln!(
+                f,
+                "  {} locks were given up by their clients meanwhile",
+                self.given_up.len()
+            )?;
+        }
         for note in &self.notes {
             writeln!(f, "  note: {note}")?;
         }
@@ -348,7 +358,8 @@ impl fmt::Display for StartReport {
         for blocker in &blockers {
             writeln!(f, "✗ NOT CONFIRMED: {blocker}")?;
         }
-        let (expected, missing) = (self.expected, self.missing.len());
+        let missing = self.missing.len();
+        let expected = self.expected.saturating_sub(self.given_up.len());
         match self.back_after_ms {
             _ if !self.has_record => Ok(()),
             _ if missing > 0 => {
@@ -381,6 +392,7 @@ mod tests {
             changes: Vec::new(),
             expected: 1,
             missing: Missing::default(),
+            given_up: Vec::new(),
             hidden: 0,
             unseen: None,
             notified: Vec::new(),

@@ -124,6 +124,9 @@ pub async fn follow(
     begun: Begun,
     watch: &mut Watch,
 ) -> Result<(StartReport, Instant), StartError> {
+    if let Err(error) = watch.follow_unlocks() {
+        warn!(error = chain(&error), "cannot see what clients give up");
+    }
     let record = stored(&plan.state)?;
     let mut report = StartReport {
         server: begun.title,
@@ -134,6 +137,7 @@ pub async fn follow(
         changes: Vec::new(),
         expected: 0,
         missing: Missing::default(),
+        given_up: Vec::new(),
         hidden: 0,
         unseen: None,
         notified: Vec::new(),
@@ -186,6 +190,7 @@ pub async fn follow(
         let coverage = Coverage::of(record, held.present());
         report.expected = coverage.expected;
         report.missing = coverage.missing;
+        report.given_up = coverage.given_up;
         report.hidden = coverage.hidden;
         if !record.nfs4.is_empty() {
             report.unseen = held.states.as_ref().err().cloned();

@@ -16,7 +16,7 @@ use crate::grace::gate;
 use crate::kernel::btf::KernelBtf;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::symbols::Symbols;
-use crate::kernel::{gate_layout, layout, sockets_layout, state_layout};
+use crate::kernel::{gate_layout, layout, sockets_layout, state_layout, unlock_layout};
 use crate::observe::programs;
 
 /// The modules whose functions and structs are looked at. `nfs` has neither, but what
@@ -47,6 +47,7 @@ sources!(
     "snapshot.rs",
     "sockets/walk.rs",
     "states.rs",
+    "unlock_path.rs",
 );
 
 /// The contracts of all programs, or what is wrong with one.
@@ -174,6 +175,7 @@ pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release
         gate_layout::fill(btf, symbols, release).err(),
         sockets_layout::fill(btf, symbols, release).err(),
         state_layout::fill(btf, symbols, release).err(),
+        unlock_layout::fill(btf, release).err(),
     ];
     let mismatches = layouts.into_iter().flatten().map(Mismatch::Layout);
     checked.mismatches.extend(mismatches);

@@ -172,7 +172,14 @@ const BOTH: Access = Access {
 };
 
 fn coverage(record: &Record, locks: &LockTable, states: Option<&StateTable>) -> Coverage {
-    Coverage::of(record, Present { locks, states })
+    Coverage::of(
+        record,
+        Present {
+            locks,
+            states,
+            unlocked: &[],
+        },
+    )
 }
 
 #[test]
