@@ -154,6 +154,7 @@ fn print_table(out: &mut impl Write, world: &World, theme: &Theme) -> fmt::Resul
             vip.waiters.to_string(),
             vip.shares.to_string(),
             vip.clients.to_string(),
+            (vip.held4).map_or_else(|| "-".to_owned(), |held| held.total().to_string()),
             text::rate(series.rates.granted),
             text::rate(series.rates.released),
             text::rate(series.rates.denied),
@@ -163,8 +164,8 @@ fn print_table(out: &mut impl Write, world: &World, theme: &Theme) -> fmt::Resul
         ]
     });
     let headings = [
-        "VIP", "HELD", "WAIT", "SHARES", "CLIENTS", "GRANT/s", "REL/s", "DENY/s", "P50", "P99",
-        "STATE",
+        "VIP", "HELD", "WAIT", "SHARES", "CLIENTS", "NFSV4", "GRANT/s", "REL/s", "DENY/s", "P50",
+        "P99", "STATE",
     ];
     table::write(out, headings, rows)
 }

@@ -71,6 +71,8 @@ pub enum Kind {
     Notify,
     /// A failover or a phase of one began or ended.
     Operation,
+    /// NFSv4 delegations were recalled.
+    Recalled,
     Reclaimed,
     Refused,
     Released,
@@ -93,6 +95,7 @@ impl Kind {
             Kind::More => "more",
             Kind::Notify => "notify",
             Kind::Operation => "operation",
+            Kind::Recalled => "recalled",
             Kind::Reclaimed => "reclaimed",
             Kind::Refused => "refused",
             Kind::Released => "released",

@@ -231,6 +231,8 @@ impl From<&Event> for Happened {
             EventKind::Refused => (Level::Info, Kind::Refused),
             EventKind::Released => (Level::Info, Kind::Released),
             EventKind::Reclaimed => (Level::Info, Kind::Reclaimed),
+            EventKind::Recalled => (Level::Info, Kind::Recalled),
+            EventKind::Ended => (Level::Info, Kind::ClientGone),
             EventKind::Grace => (Level::Info, Kind::Grace),
             EventKind::Fence => (Level::Info, Kind::Fence),
             EventKind::KernelGrace => (Level::Info, Kind::KernelGrace),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::states::ClientLine4;
 use crate::foreign;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::table::{FileId, HostId, Lock, LockTable, Mode, Range, Waiter};
@@ -24,7 +25,10 @@ pub struct Detail {
     pub locks: Vec<HeldLine>,
     pub waiters: Vec<WaitLine>,
     pub shares: Vec<ShareLine>,
-    /// Number of locks, waiters and shares beyond the limit.
+    /// NFSv4 clients, each with what it holds.
+    #[serde(default)]
+    pub nfs4: Vec<ClientLine4>,
+    /// Number of locks, waiters, shares and NFSv4 states beyond the limit.
     pub more: u64,
 }
 
@@ -226,7 +230,7 @@ fn of(details: &mut BTreeMap<IpAddr, Detail>, vip: IpAddr) -> &mut Detail {
 
 impl Detail {
     pub fn is_empty(&self) -> bool {
-        self.clients.is_empty() && self.more == 0
+        self.clients.is_empty() && self.nfs4.is_empty() && self.more == 0
     }
 
     /// Nothing is held through the VIP.
@@ -237,6 +241,7 @@ impl Detail {
             locks: Vec::new(),
             waiters: Vec::new(),
             shares: Vec::new(),
+            nfs4: Vec::new(),
             more: 0,
         }
     }

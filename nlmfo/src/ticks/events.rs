@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::tick::{Server, Tick, VipTick};
 use crate::grace::report::WindowReport;
 use crate::observe::counters::Released;
+use crate::observe::counters::nfs4::Counters4;
 
 /// Events that one tick has at most; more are summed up in one.
 const PER_TICK: usize = 100;
@@ -30,6 +31,10 @@ pub enum EventKind {
     /// Locks that lockd dropped by itself.
     Released,
     Reclaimed,
+    /// NFSv4 delegations that another client's request took back.
+    Recalled,
+    /// NFSv4 clients that are gone, with what they held.
+    Ended,
     /// A VIP's grace began or ended.
     Grace,
     /// A VIP's fence was raised or removed.
@@ -148,6 +153,43 @@ impl Events {
         if counted.denied_grace > 0 {
             let text = plural(counted.denied_grace, "LOCK call") + " refused because of grace";
             self.add(vip, EventKind::Refused, text);
+        }
+        let nothing = Counters4::default();
+        let before = before.and_then(|before| before.nfs4).unwrap_or(nothing);
+        self.of_nfs4(vip, &before, &after.nfs4.unwrap_or(nothing));
+    }
+
+    fn of_nfs4(&mut self, vip: Option<IpAddr>, before: &Counters4, after: &Counters4) {
+        let counted = |of: fn(&Counters4) -> u64| of(after).saturating_sub(of(before));
+        for (count, kind, what, then) in [
+            (
+                counted(|counters| counters.opens_reclaimed + counters.locks_reclaimed),
+                EventKind::Reclaimed,
+                "NFSv4 state",
+                "reclaimed",
+            ),
+            (
+                counted(|counters| counters.opens_in_grace + counters.locks_in_grace),
+                EventKind::Refused,
+                "NFSv4 call",
+                "refused because of grace",
+            ),
+            (
+                counted(|counters| counters.recalled),
+                EventKind::Recalled,
+                "NFSv4 delegation",
+                "recalled",
+            ),
+            (
+                counted(|counters| counters.clients_ended),
+                EventKind::Ended,
+                "NFSv4 client",
+                "gone, with what it held",
+            ),
+        ] {
+            if count > 0 {
+                self.add(vip, kind, plural(count, what) + " " + then);
+            }
         }
     }
 

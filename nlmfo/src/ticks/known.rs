@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::foreign::Shown;
 use crate::kernel::path::{LockedFile, PathFinder};
-use crate::observe::table::{FileId, FileInfo, Lock, LockTable};
+use crate::observe::table::{FileInfo, Lock, LockTable};
 use crate::ticks::detail::Since;
 
 /// Locks whose age is known: 16 MB.
@@ -96,25 +96,21 @@ type FileKey = (u32, u32, Vec<u8>);
 impl Names {
     /// Makes sure that these files' names are known, and forgets all others. Mounts are
     /// held open only while it runs: a filesystem that is watched can be unmounted.
-    pub fn look_up(&mut self, table: &LockTable, files: &[FileId], finder: &mut PathFinder) {
+    pub fn look_up(&mut self, files: &[&FileInfo], finder: &mut PathFinder) {
         let now = Instant::now();
         let mut known = HashMap::with_capacity(files.len());
         let mut unknown = Vec::new();
-        for &id in files {
-            let key = key(table.file(id));
+        for &file in files {
+            let key = key(file);
             match self.known.remove(&key) {
                 Some((at, name)) if now - at < NAME_HOLDS => {
                     known.insert(key, (at, name));
                 }
-                _ => unknown.push(id),
+                _ => unknown.push(file),
             }
         }
-        let locked: Vec<LockedFile> = unknown
-            .iter()
-            .map(|&id| LockedFile::from(table.file(id)))
-            .collect();
-        for (id, path) in unknown.into_iter().zip(finder.find_all(&locked)) {
-            let info = table.file(id);
+        let locked: Vec<LockedFile> = unknown.iter().map(|&info| LockedFile::from(info)).collect();
+        for (info, path) in unknown.into_iter().zip(finder.find_all(&locked)) {
             let name = match path {
                 Ok(path) => path.shown().to_string(),
                 Err(_) => nameless(info),
@@ -173,11 +169,11 @@ mod tests {
         let table = tables::many(1, 2);
         let mut names = Names::default();
         let mut finder = PathFinder::new(0).unwrap();
-        let files = table.active_files();
-        names.look_up(&table, &files, &mut finder);
-        let name = names.name(table.file(files[0]));
+        let file = table.file(table.active_files()[0]);
+        names.look_up(&[file], &mut finder);
+        let name = names.name(file);
         assert!(name.contains("inode"), "{name}");
-        names.look_up(&table, &[], &mut finder);
+        names.look_up(&[], &mut finder);
         assert!(names.known.is_empty());
     }
 }

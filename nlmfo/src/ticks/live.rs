@@ -47,7 +47,7 @@ pub struct Live {
     spent: Duration,
     /// and when the last look began.
     at_look: (Instant, Duration),
-    has_states: bool,
+    states: Option<Result<StateSnapshot, String>>,
     /// The processor time that is charged to watching.
     clock: fn() -> Duration,
 }
@@ -81,7 +81,7 @@ impl Live {
             light: Duration::ZERO,
             spent: process_time(),
             at_look: (now, process_time()),
-            has_states: false,
+            states: None,
             clock: process_time,
         })
     }
@@ -109,19 +109,10 @@ impl Live {
         Duration::from_millis(self.pace.tick_ms)
     }
 
-    /// What NFSv4 clients hold now, or why it cannot be read; none without lockd. To be asked
-    /// once for each look: its cost puts off the next one.
-    pub fn states(&mut self) -> Option<Result<StateSnapshot, String>> {
-        let began = (self.clock)();
-        let states = self.probes.states(self.netns)?;
-        let cost = (self.clock)() - began;
-        self.spent += cost;
-        // The first time it loads programs, which is done once.
-        if self.has_states {
-            self.look_due += next_look(cost, Duration::ZERO, Duration::from_millis(1));
-        }
-        self.has_states = true;
-        Some(states.map_err(|error| chain(&error)))
+    /// What NFSv4 clients held at the last look, or why it could not be read; none without lockd.
+    pub fn states(&self) -> Option<Result<&StateSnapshot, &str>> {
+        let states = self.states.as_ref()?;
+        Some(states.as_ref().map_err(String::as_str))
     }
 
     /// Takes a tick now.
@@ -157,7 +148,16 @@ impl Live {
         }
         self.at_look = (now, spent);
 
-        let began = thread_time();
+        let mut began = thread_time();
+        let states = self.probes.states(self.netns);
+        if self.states.is_none() {
+            // The first time it loads programs, which is done once.
+            began = thread_time();
+        }
+        self.states = states.map(|states| states.map_err(|error| chain(&error)));
+        if let Some(Err(error)) = &self.states {
+            troubles.push(error.clone());
+        }
         let at_ms = whole_milliseconds(now - self.began);
         let (exact, table) = match self.probes.look() {
             Some(Ok(snapshot)) => {
@@ -172,7 +172,9 @@ impl Live {
                 return thread_time() - began;
             }
         };
-        if let Err(error) = self.locks.take(table, at_ms, self.first) {
+        let states = self.states.as_ref().and_then(|states| states.as_ref().ok());
+        let states = states.map(|states| &states.table);
+        if let Err(error) = self.locks.take(table, states, at_ms, self.first) {
             troubles.push(format!(
                 "cannot read the list of mounted filesystems: {error}"
             ));
@@ -213,6 +215,7 @@ impl Live {
         let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
             .chain(counted.keys())
             .chain(counted4.iter().flat_map(|counted| counted.keys()))
+            .chain(self.locks.held4.iter().flat_map(|held| held.keys()))
             // Of clients without a connection.
             .filter(|vip| !vip.is_unspecified())
             .chain(windows.keys())
@@ -243,6 +246,8 @@ impl Live {
                 counters,
                 nfs4: (counted4.as_ref())
                     .map(|counted| counted.get(&vip).copied().unwrap_or_default()),
+                held4: (self.locks.held4.as_ref())
+                    .map(|held| held.get(&vip).copied().unwrap_or_default()),
                 fenced,
                 window,
                 state_number: told.get(&vip).copied(),

@@ -1,11 +1,13 @@
-//! The last look at lockd's lists, and what is made of it.
+//! The last look at what lockd and nfsd hold, and what is made of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::known::{Ages, Keys, Names};
+use super::states;
 use crate::kernel::path::PathFinder;
-use crate::observe::table::{FileId, LockTable};
+use crate::observe::states::{Counts4, StateTable};
+use crate::observe::table::{FileId, FileInfo, LockTable};
 use crate::ticks::detail::{self, Detail, Gauges};
 
 /// See the top of the file.
@@ -13,7 +15,11 @@ use crate::ticks::detail::{self, Detail, Gauges};
 pub struct Locks {
     /// Of one network namespace.
     table: LockTable,
+    /// Of the same; empty if it could not be read.
+    states: StateTable,
     pub gauges: BTreeMap<IpAddr, Gauges>,
+    /// What NFSv4 clients hold; none if it could not be read.
+    pub held4: Option<BTreeMap<IpAddr, Counts4>>,
     ages: Ages,
     names: Names,
     keys: Keys,
@@ -24,19 +30,22 @@ pub struct Locks {
 }
 
 impl Locks {
-    /// Takes the locks of a look.
+    /// Takes the locks and NFSv4 states of a look.
     ///
     /// # Errors
     /// If the mounted filesystems cannot be read; files have no names then.
     pub fn take(
         &mut self,
         table: LockTable,
+        states: Option<&StateTable>,
         at_ms: u64,
         first: Option<IpAddr>,
     ) -> std::io::Result<()> {
         self.keys = self.ages.look(&table, at_ms);
         self.gauges = detail::gauges(&table);
         self.table = table;
+        self.held4 = states.map(states::held);
+        self.states = states.cloned().unwrap_or_default();
         self.describe(first)
     }
 
@@ -51,15 +60,22 @@ impl Locks {
         };
         // Which files have a line at all: only those are looked up.
         detail::details(table, first, &mut named, |_| None);
-        let files: Vec<FileId> = files.into_iter().collect();
+        let files = files.into_iter().map(|id| table.file(id));
+        let files: Vec<&FileInfo> = files.chain(states::files(&self.states)).collect();
         let looked_up =
-            PathFinder::new(0).map(|mut finder| self.names.look_up(table, &files, &mut finder));
+            PathFinder::new(0).map(|mut finder| self.names.look_up(&files, &mut finder));
         let name = |id| self.names.name(table.file(id));
         let made = detail::details(table, first, name, since);
         let mut details: BTreeMap<IpAddr, Detail> = made
             .into_iter()
             .map(|detail| (detail.vip, detail))
             .collect();
+        let nfs4 = states::clients(&self.states, |file| self.names.name(file));
+        for (vip, of_vip) in nfs4 {
+            let detail = details.entry(vip).or_insert_with(|| Detail::empty(vip));
+            detail.nfs4 = of_vip.clients;
+            detail.more += of_vip.more;
+        }
         for vip in self.details.keys() {
             details.entry(*vip).or_insert_with(|| Detail::empty(*vip));
         }
@@ -92,16 +108,16 @@ mod tests {
     fn only_what_has_changed_is_told_and_an_end_once() {
         let mut locks = Locks::default();
         let table = tables::many(2, 3);
-        locks.take(table.clone(), 0, None).unwrap();
+        locks.take(table.clone(), None, 0, None).unwrap();
         assert_eq!(locks.changed().len(), 2);
-        locks.take(table.clone(), 1_000, None).unwrap();
+        locks.take(table.clone(), None, 1_000, None).unwrap();
         assert_eq!(locks.changed(), []);
 
         let gone = table.hosts[0].key.vip;
         let rest = table.part(|host| host.vip != gone);
-        locks.take(rest.clone(), 2_000, None).unwrap();
+        locks.take(rest.clone(), None, 2_000, None).unwrap();
         assert_eq!(locks.changed(), [Detail::empty(gone)]);
-        locks.take(rest, 3_000, None).unwrap();
+        locks.take(rest, None, 3_000, None).unwrap();
         assert_eq!(locks.changed(), []);
         assert!(!locks.gauges.contains_key(&gone));
     }

@@ -13,6 +13,7 @@ pub mod live;
 mod locks;
 pub(crate) mod pace;
 mod probes;
+pub mod states;
 pub mod tick;
 pub mod world;
 

@@ -9,10 +9,12 @@ use crate::grace::report::{
 use crate::observe::counters::Counters;
 use crate::observe::counters::nfs4::Counters4;
 use crate::observe::host::{NlmVersion, Transport};
+use crate::observe::states::{Access, Counts4, Kind};
 use crate::observe::table::{Mode, Range};
 use crate::ticks::detail::{ClientLine, Detail, HeldLine, ShareLine, Since, WaitLine};
 use crate::ticks::events;
 use crate::ticks::judge::VipState;
+use crate::ticks::states::{ClientLine4, StateLine4};
 use crate::ticks::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
 
 fn ip(text: &str) -> IpAddr {
@@ -87,6 +89,13 @@ fn vip(vip: IpAddr) -> VipTick {
             delegations: 3,
             ..Counters4::default()
         }),
+        held4: Some(Counts4 {
+            clients: 1,
+            opens: 1,
+            locks: 1,
+            delegations: 1,
+            ..Counts4::default()
+        }),
         fenced: false,
         window: None,
         state_number: None,
@@ -108,6 +117,19 @@ fn held(client: usize, file: &str, range: (u64, u64), behind: u64) -> HeldLine {
             or_before: behind > 0,
         }),
         behind,
+    }
+}
+
+fn state(kind: Kind, range: Option<Range>, file: &str) -> StateLine4 {
+    StateLine4 {
+        kind,
+        access: Access {
+            read: true,
+            write: kind != Kind::Delegation,
+        },
+        deny: Access::default(),
+        range,
+        file: file.to_owned(),
     }
 }
 
@@ -153,6 +175,21 @@ fn detail(vip: IpAddr) -> Detail {
             access: 3,
             deny: 2,
             file: "/srv/data/share".to_owned(),
+        }],
+        nfs4: vec![ClientLine4 {
+            client: ip("10.77.0.13"),
+            name: "Linux NFSv4.2 mail3.example.net".to_owned(),
+            minor: 2,
+            held: 3,
+            lines: vec![
+                state(Kind::Open, None, "/srv/data/mail/c3-a.mbox"),
+                state(
+                    Kind::Lock,
+                    Some(Range { start: 0, end: 99 }),
+                    "/srv/data/mail/c3-a.mbox",
+                ),
+                state(Kind::Delegation, None, "/srv/data/index"),
+            ],
         }],
         more: 808,
     }

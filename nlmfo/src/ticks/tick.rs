@@ -13,6 +13,7 @@ use crate::foreign;
 use crate::grace::report::{KernelGrace, WindowReport};
 use crate::observe::counters::Counters;
 use crate::observe::counters::nfs4::Counters4;
+use crate::observe::states::Counts4;
 
 /// Name and version of the record. A reader refuses another.
 pub const SCHEMA: &str = "nlmfo.watch/1";
@@ -106,6 +107,9 @@ pub struct VipTick {
     /// NFSv4 calls since the watch began; null where they are not counted.
     #[serde(default)]
     pub nfs4: Option<Counters4>,
+    /// What NFSv4 clients hold; null if it could not be read.
+    #[serde(default)]
+    pub held4: Option<Counts4>,
     /// Its packets to lockd are dropped.
     pub fenced: bool,
     /// Its grace, open, or ended and not yet forgotten by the kernel.

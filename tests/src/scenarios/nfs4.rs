@@ -143,6 +143,7 @@ fn seen_not_confirmed(context: &Context) -> Result<End> {
     }
     let listing = listed(&tool, &lab, &holders)?;
     views(&tool, &lab, &listing)?;
+    watched(&tool, &lab, &listing)?;
     releases(&tool, &lab)?;
     not_connected(&tool, &lab)?;
     drop((held, holders));
@@ -235,6 +236,46 @@ fn views(tool: &Tool, lab: &Lab, listing: &Value) -> Result<()> {
 }
 
 /// The verdicts on VIPs with and without NFSv4 state.
+/// `nlmfo watch` shows with each VIP what `nlmfo locks` lists through it.
+fn watched(tool: &Tool, lab: &Lab, listing: &Value) -> Result<()> {
+    let tick = tool.json(exit::CONFIRMED, &["watch", "--once"])?;
+    for vip in lab.vips.iter().map(IpAddr::to_string) {
+        let through = |state: &&Value| {
+            let vips = state["vips"].as_array().into_iter().flatten();
+            state["standing"] == "held" && vips.into_iter().any(|other| *other == *vip)
+        };
+        // A lock's state counts with each of its ranges.
+        let listed = array(&listing["nfs4"]["states"])?.iter().filter(through);
+        let lines = |state: &Value| match state["kind"] == "lock" {
+            true => state["ranges"].as_array().map_or(0, Vec::len),
+            false => 1,
+        };
+        let listed: usize = listed.map(lines).sum();
+        let of_vip = |what: &str| -> Result<&Value> {
+            let all = array(&tick[what])?.iter();
+            let mut ours = all.filter(|one| one["vip"] == *vip);
+            ours.next()
+                .with_context(|| format!("no {what} of {vip}: {tick}"))
+        };
+        if listed == 0 {
+            continue;
+        }
+        let held = &of_vip("vips")?["held4"];
+        let counted: u64 = ["opens", "locks", "delegations", "layouts", "others"]
+            .iter()
+            .filter_map(|what| held[what].as_u64())
+            .sum();
+        let clients = array(&of_vip("details")?["nfs4"])?.iter();
+        let shown = clients.filter_map(|client| client["lines"].as_array());
+        let shown: usize = shown.map(Vec::len).sum();
+        ensure!(
+            counted == listed as u64 && shown == listed,
+            "{vip}: {listed} listed, {counted} counted, {shown} shown: {tick} {listing}"
+        );
+    }
+    Ok(())
+}
+
 fn releases(tool: &Tool, lab: &Lab) -> Result<()> {
     let release = |code, vip: &str, more: &[&str]| {
         let arguments = ["failover", "--phase", "release", "--vip", vip];

@@ -103,7 +103,7 @@ impl Observer {
         let tick = self.live.tick();
         let states = match self.looked_at_ms == Some(tick.look.at_ms) {
             true => None,
-            false => Some(self.live.states()),
+            false => Some(self.live.states().and_then(Result::ok).map(nfs4)),
         };
         self.looked_at_ms = Some(tick.look.at_ms);
         let lasts = self.lasts.look();
@@ -112,16 +112,9 @@ impl Observer {
         let happened = self.shared.change(|facts| {
             facts.world.take(tick.clone());
             facts.taken = Some(Instant::now());
-            match states {
-                Some(Some(Ok(snapshot))) => facts.nfs4 = nfs4(&snapshot),
+            if let Some(states) = states {
                 // Better nothing than what is old.
-                Some(Some(Err(error))) => {
-                    facts.nfs4 = Nfs4::default();
-                    problem.get_or_insert(error);
-                }
-                Some(None) => facts.nfs4 = Nfs4::default(),
-                // As it was: no look, no states.
-                None => {}
+                facts.nfs4 = states.unwrap_or_default();
             }
             let mut happened = watcher.look(&tick, &facts.world);
             happened.extend(watcher.lasts(tick.at_ms, &lasts));

@@ -230,6 +230,24 @@ impl Counts4 {
     }
 }
 
+impl Counts4 {
+    /// Opens, locked ranges, delegations, layouts and others.
+    pub fn total(&self) -> usize {
+        self.opens + self.locks + self.delegations + self.layouts + self.others
+    }
+}
+
+impl std::ops::AddAssign for Counts4 {
+    fn add_assign(&mut self, other: Self) {
+        self.clients += other.clients;
+        self.opens += other.opens;
+        self.locks += other.locks;
+        self.delegations += other.delegations;
+        self.layouts += other.layouts;
+        self.others += other.others;
+    }
+}
+
 impl std::fmt::Display for Counts4 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let plural = |n| if n == 1 { "" } else { "s" };

@@ -18,8 +18,9 @@ const HELP: [&str; LINES] = [
     "  q                 quit",
     "  in a replay       space pauses, + - change the speed, . steps, r restarts",
     "COLUMNS",
-    "  HELD WAIT SHARES CLI  locks held, waiters, DOS shares, and clients with any of",
-    "                        them, in the last snapshot of lockd's lists",
+    "  HELD WAIT SHARES CLI  NFSv3: locks held, waiters, DOS shares, and clients with",
+    "                        any of them, in the last snapshot of lockd's lists",
+    "  NFSV4                 opens, locks, delegations and layouts of NFSv4 clients",
     "  GRANT/s REL/s DENY/s  locks granted (with reclaims), unlocked or released by",
     "                        lockd, and refused, per second",
     "  p50 p99               latency of recent LOCK calls, 50th and 99th percentile,",
@@ -41,7 +42,7 @@ const HELP: [&str; LINES] = [
 ];
 
 /// Lines of the help.
-pub const LINES: usize = 31;
+pub const LINES: usize = 32;
 
 pub(super) fn draw(theme: &Theme, line: usize, canvas: &mut Canvas) {
     canvas.list(LINES, line, |place| match HELP[place] {

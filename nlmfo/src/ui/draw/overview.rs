@@ -20,6 +20,7 @@ const ROOM_FOR_MORE: u16 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Columns {
     vip: usize,
+    nfs4: bool,
     shares: bool,
     latency: bool,
     history: usize,
@@ -27,6 +28,7 @@ struct Columns {
 
 /// Cells of the columns that are always there but the VIP's, with their gaps.
 const ALWAYS: usize = 7 + 5 + 5 + 8 + 7 + 7 + 1 + 21;
+const NFS4: usize = 7;
 const SHARES: usize = 7;
 const LATENCY: usize = 14;
 
@@ -37,6 +39,7 @@ impl Columns {
         let widest = widest.max("VIP".len());
         let mut columns = Columns {
             vip: 0,
+            nfs4: false,
             shares: false,
             latency: false,
             history: 0,
@@ -46,6 +49,10 @@ impl Columns {
         if left >= least + LATENCY {
             columns.latency = true;
             left -= LATENCY;
+        }
+        if left >= least + NFS4 {
+            columns.nfs4 = true;
+            left -= NFS4;
         }
         if left >= least + SHARES {
             columns.shares = true;
@@ -102,6 +109,9 @@ fn headings(columns: &Columns) -> String {
     if columns.shares {
         line += &format!("{:>7}", "SHARES");
     }
+    if columns.nfs4 {
+        line += &format!("{:>7}", "NFSV4");
+    }
     line += &format!("{:>5}{:>8}{:>7}{:>7}", "CLI", "GRANT/s", "REL/s", "DENY/s");
     if columns.latency {
         line += &format!("{:>7}{:>7}", "p50", "p99");
@@ -126,6 +136,9 @@ fn row<'a>(vip: &VipTick, series: Option<&Series>, columns: &Columns, theme: &Th
     if columns.shares {
         line += &format!("{:>7}", text::count(vip.shares));
     }
+    if columns.nfs4 {
+        line += &format!("{:>7}", states(vip));
+    }
     line += &format!(
         "{:>5}{:>8}{:>7}{:>7}",
         text::count(vip.clients),
@@ -147,6 +160,14 @@ fn row<'a>(vip: &VipTick, series: Option<&Series>, columns: &Columns, theme: &Th
         spans.push(Span::raw(format!("  {history}")));
     }
     Line::from(spans)
+}
+
+/// How much NFSv4 clients hold.
+fn states(vip: &VipTick) -> String {
+    match vip.held4 {
+        Some(held) => text::count(held.total() as u64),
+        None => "-".to_owned(),
+    }
 }
 
 fn sparkline(series: &Series, width: usize, theme: &Theme) -> String {
@@ -232,11 +253,11 @@ mod tests {
     #[test]
     fn wider_screens_show_more() {
         let narrow = Columns::for_width(80, 9);
-        assert!(!narrow.latency && narrow.shares && narrow.vip == 9);
+        assert!(!narrow.latency && narrow.nfs4 && !narrow.shares && narrow.vip == 9);
         let columns = Columns::for_width(100, 15);
-        assert!(columns.latency && columns.shares);
-        let wide = Columns::for_width(120, 15);
-        assert!(wide.latency && wide.shares && wide.history >= 10);
+        assert!(columns.latency && columns.nfs4);
+        let wide = Columns::for_width(130, 15);
+        assert!(wide.latency && wide.nfs4 && wide.shares && wide.history >= 10);
     }
 
     #[test]

@@ -119,6 +119,8 @@ impl Theme {
             EventKind::Refused => ("⊘", "#", "refused", self.coloured(Color::Yellow)),
             EventKind::Released => ("▼", "v", "released", self.coloured(Color::Yellow)),
             EventKind::Reclaimed => ("↻", "+", "reclaimed", self.coloured(Color::Cyan)),
+            EventKind::Recalled => ("▽", "v", "recalled", self.coloured(Color::Yellow)),
+            EventKind::Ended => ("○", "o", "ended", self.bold()),
             EventKind::Grace => ("◷", "~", "grace", self.coloured(Color::Cyan)),
             EventKind::Fence => ("⊘", "#", "fence", self.coloured(Color::Yellow)),
             EventKind::KernelGrace => ("◷", "~", "kernel", self.coloured(Color::Magenta)),

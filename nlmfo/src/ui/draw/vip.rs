@@ -8,6 +8,7 @@ use ratatui::text::{Line as Text, Span};
 use super::theme::Theme;
 use super::{Canvas, histogram, overview, text};
 use crate::observe::counters::nfs4::Counters4;
+use crate::observe::states::{Access, Kind};
 use crate::ticks::detail::{Detail, Since};
 use crate::ui::state::{App, Line};
 
@@ -42,6 +43,9 @@ pub(super) fn draw(app: &App, theme: &Theme, vip: IpAddr, line: usize, canvas: &
     ];
     canvas.line_and_right(title, super::filter(app, theme));
     canvas.line(overview::what_goes_on(tick));
+    if let Some(held) = tick.held4.filter(|held| held.clients > 0) {
+        canvas.line(format!("NFSv4: {held}"));
+    }
     if let Some(nfs4) = tick.nfs4.filter(|nfs4| *nfs4 != Counters4::default()) {
         canvas.line(of_nfs4(&nfs4));
     }
@@ -96,7 +100,7 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
             let name = text::without_middle(&client.name, 30, theme.ascii);
             Text::styled(
                 format!(
-                    "{} {name} {}/{}  {} held",
+                    "{} {name} NLM{}/{}  {} held",
                     client.client, client.version, client.transport, client.held
                 ),
                 theme.bold(),
@@ -152,6 +156,39 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
             };
             Text::raw(cells.line(width, theme))
         }
+        Line::Client4(place) => {
+            let client = &detail.nfs4[place];
+            let name = text::without_middle(&client.name, 30, theme.ascii);
+            Text::styled(
+                format!(
+                    "{} {name} NFSv4.{}  {} held",
+                    client.client, client.minor, client.held
+                ),
+                theme.bold(),
+            )
+        }
+        Line::State(client, place) => {
+            let state = &detail.nfs4[client].lines[place];
+            let cells = Cells {
+                what: match state.kind {
+                    Kind::Lock if state.access.write => "write".to_owned(),
+                    Kind::Lock => "read".to_owned(),
+                    kind => kind.to_string(),
+                },
+                range: match (state.range, state.deny == Access::default()) {
+                    (Some(range), _) => range.to_string(),
+                    (None, true) => bits(state.access).to_owned(),
+                    (None, false) => {
+                        format!("{} deny {}", bits(state.access), bits(state.deny))
+                    }
+                },
+                svid: "-".to_owned(),
+                age: String::new(),
+                behind: String::new(),
+                file: &state.file,
+            };
+            Text::raw(cells.line(width, theme))
+        }
         Line::More(count) => {
             let text = format!("  and {count} more");
             Text::styled(text, theme.dim())
@@ -178,6 +215,11 @@ impl Cells<'_> {
             self.what, self.svid, self.age, self.behind
         )
     }
+}
+
+/// What an NFSv4 state allows, or denies others.
+fn bits(of: Access) -> &'static str {
+    access(u32::from(of.read) | u32::from(of.write) << 1)
 }
 
 /// What a share is for, or denies others.
@@ -209,7 +251,7 @@ fn of_nfs4(counters: &Counters4) -> String {
         ..
     } = counters;
     format!(
-        "NFSv4: {opens} opens, {locks} locks, {locks_denied} denied, {} reclaimed, {} in grace; \
+        "NFSv4 calls: {opens} opens, {locks} locks, {locks_denied} denied, {} reclaimed, {} in grace; \
          {delegations} delegations, {recalled} recalled; {clients_ended} clients ended",
         counters.opens_reclaimed + counters.locks_reclaimed,
         counters.opens_in_grace + counters.locks_in_grace,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::ticks::detail::Detail;
 use crate::ticks::events::Event;
+use crate::ticks::states::ClientLine4;
 use crate::ticks::world::World;
 
 /// A line of a VIP's pane; the numbers are places in its [`Detail`].
@@ -13,6 +14,10 @@ pub enum Line {
     Waiter(usize),
     Share(usize),
     Lock(usize),
+    /// An NFSv4 client.
+    Client4(usize),
+    /// One of its states: the places of both.
+    State(usize, usize),
     /// So many are not listed.
     More(u64),
 }
@@ -43,12 +48,20 @@ impl Filter {
         let in_detail = |detail: &Detail| {
             (0..detail.clients.len()).any(|client| self.takes_client(detail, client))
                 || files(detail).any(|(_, file)| self.takes(file))
+                || detail.nfs4.iter().any(|client| {
+                    self.takes_client4(client)
+                        || client.lines.iter().any(|line| self.takes(&line.file))
+                })
         };
         self.takes(&vip.to_string()) || world.details.get(&vip).is_some_and(in_detail)
     }
 
     fn takes_client(&self, detail: &Detail, client: usize) -> bool {
         let client = &detail.clients[client];
+        self.takes(&client.name) || self.takes(&client.client.to_string())
+    }
+
+    fn takes_client4(&self, client: &ClientLine4) -> bool {
         self.takes(&client.name) || self.takes(&client.client.to_string())
     }
 }
@@ -95,6 +108,17 @@ pub fn of_vip(world: &World, vip: IpAddr, filter: &str) -> Vec<Line> {
         if whole[client] || !of_client.is_empty() {
             lines.push(Line::Client(client));
             lines.extend(of_client);
+        }
+    }
+    for (place, client) in detail.nfs4.iter().enumerate() {
+        let whole = all || filter.takes_client4(client);
+        let taken = (client.lines.iter().enumerate())
+            .filter(|(_, line)| whole || filter.takes(&line.file))
+            .map(|(line, _)| Line::State(place, line));
+        let taken: Vec<Line> = taken.collect();
+        if whole || !taken.is_empty() {
+            lines.push(Line::Client4(place));
+            lines.extend(taken);
         }
     }
     if detail.more > 0 {
