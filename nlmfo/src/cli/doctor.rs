@@ -20,12 +20,13 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     #[command(flatten)]
-    pub peer: PeerArgs,
-    #[command(flatten)]
     pub state: StateArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    // Last: what follows it gets its heading.
+    #[command(flatten)]
+    pub peer: PeerArgs,
 }
 
 /// Another node to compare with.

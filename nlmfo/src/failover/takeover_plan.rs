@@ -11,7 +11,7 @@ use super::reclaim::Expected;
 use super::takeover::Plan;
 use super::watch::Watch;
 use crate::grace::standing;
-use crate::grace::way::Method;
+use crate::grace::way::{self, Method};
 use crate::kernel::netns;
 use crate::kernel::preflight::Facts;
 use crate::notify::names;
@@ -44,6 +44,9 @@ pub struct VipPlan {
     pub address_up: bool,
     /// Time left of a grace window that is already open; it would get the new time.
     pub open_ms: Option<u64>,
+    /// It is up without fence and grace, and not all expected locks are held: the takeover would
+    /// not be confirmed.
+    pub late: bool,
     /// Locks that its clients held on the old node; null without a release record.
     pub expected: Option<usize>,
     /// How many of them are held already.
@@ -85,9 +88,11 @@ impl PlanReport {
             let count = expected.as_ref().map(Expected::len);
             let settled = expected.map(|expected| (vip, expected.settled(&held)));
             let open = standing.iter().find(|one| one.vip == vip);
+            let is_complete = count.is_some() && missing == 0;
             vips.push(VipPlan {
                 vip,
                 address_up: netns::has_address(vip).context("reading this node's addresses")?,
+                late: !is_complete && open.is_none() && way::could_be_granted(vip),
                 open_ms: open.and_then(|one| one.grace).map(whole_milliseconds),
                 expected: count,
                 back: count.unwrap_or(0).saturating_sub(missing),
@@ -170,6 +175,13 @@ impl fmt::Display for VipPlan {
         if !self.address_up {
             writeln!(f, "  it is not an address of this node yet")?;
         }
+        if self.late {
+            writeln!(
+                f,
+                "  ✗ it would not be confirmed: the VIP is up without grace, and new locks may be \
+                 granted"
+            )?;
+        }
         match self.expected {
             Some(all) => writeln!(f, "  {} of {all} expected locks are held", self.back)?,
             None => writeln!(f, "  without --expect, grace would last for its full time")?,
@@ -217,6 +229,7 @@ mod tests {
             vips: vec![VipPlan {
                 vip,
                 address_up: false,
+                late: true,
                 open_ms: None,
                 expected: Some(3),
                 back: 1,
@@ -231,6 +244,7 @@ mod tests {
         for words in [
             "10.77.0.1: takeover with grace for at most 90 s\n",
             "not an address of this node yet",
+            "would not be confirmed: the VIP is up without grace",
             "1 of 3 expected locks are held",
             "would notify 10.77.1.1, under the names nfs1, 10.77.0.1",
             "refused: services on this node are not ready\n  rpc.statd: no answer",

@@ -103,7 +103,7 @@ pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
 }
 
 /// Whether a lockd that serves could have granted new locks through the address until now.
-fn could_be_granted(vip: IpAddr) -> bool {
+pub fn could_be_granted(vip: IpAddr) -> bool {
     // The kernel's own grace began with lockd.
     let is_refused = lockd::in_grace().is_ok_and(|is_in_grace| is_in_grace);
     let is_down = netns::has_address(vip).is_ok_and(|is_up| !is_up);
