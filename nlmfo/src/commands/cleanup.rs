@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::interrupted::or_interrupt;
 use super::require_root;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive;
+use crate::failover::interrupted::or_interrupt;
 use crate::failover::whole::leases;
 use crate::files::{self, remove_abandoned};
 use crate::foreign::Shown;

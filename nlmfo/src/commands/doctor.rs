@@ -8,8 +8,7 @@ use std::net::IpAddr;
 use anyhow::{Context, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::failover::{dry_runs, observe};
-use super::peer::{self, Peer};
+use super::peer::{self, Compared, Peer};
 use super::{check, require_root};
 use crate::causes::chain;
 use crate::cli::DoctorArgs;
@@ -18,8 +17,10 @@ use crate::exit::{Exit, Failure};
 use crate::failover::nodes::outlook::{Half, Outlook};
 use crate::failover::nodes::settings::NodeFacts;
 use crate::failover::nodes::{Difference, Topic, clock_difference, compare};
+use crate::failover::options::Options;
+use crate::failover::run::dry;
 use crate::failover::services::blockers;
-use crate::failover::watch::Watch;
+use crate::failover::watch::{Watch, observe};
 use crate::kernel::preflight::Facts;
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
@@ -42,17 +43,14 @@ struct Page {
     schema: &'static str,
     #[serde(flatten)]
     here: Side,
-    peer: Option<Compared>,
+    peer: Option<PeerPage>,
 }
 
 /// The comparison with another node.
 #[derive(Serialize)]
-struct Compared {
-    host: String,
-    /// Null if it could not be asked.
-    there: Option<Side>,
-    error: Option<String>,
-    differences: Vec<Difference>,
+struct PeerPage {
+    #[serde(flatten)]
+    compared: Compared<Side>,
     /// How far its clock is off, if it is far.
     clock_ms: Option<u64>,
     /// VIPs that are on both nodes.
@@ -144,7 +142,8 @@ fn shared(
     if vips.is_empty() {
         return Ok(Vec::new());
     }
-    let planned = runtime::run(dry_runs(&vips, &args.state, facts, &mut watch));
+    let options = Options::dry_run(vips, StateDir::new(&args.state.state_dir));
+    let planned = runtime::run(dry::both(&options, facts, &mut watch));
     let (release, takeover) = planned.context("starting the asynchronous runtime")??;
     Ok(release.vips.into_iter().zip(takeover.vips).collect())
 }
@@ -170,38 +169,31 @@ fn known(args: &DoctorArgs, watch: &mut Watch) -> Result<BTreeSet<IpAddr>, Failu
 }
 
 /// Asks the other node for its side.
-fn compared(here: &Side, peer: &Peer, args: &DoctorArgs) -> Result<Compared, Failure> {
+fn compared(here: &Side, peer: &Peer, args: &DoctorArgs) -> Result<PeerPage, Failure> {
     let mut arguments: Vec<OsString> = ["doctor", "--json", "--state-dir"].map(Into::into).into();
     arguments.push(args.state.state_dir.clone().into());
     for vip in here.outlooks.iter().flat_map(|outlook| &outlook.vips) {
         arguments.extend(["--vip".into(), vip.to_string().into()]);
     }
     let asked = now_milliseconds();
-    let there: Result<Side, String> = peer.ask(&arguments)?;
+    let compared: Compared<Side> = Compared::of(peer, peer.ask(&arguments)?);
     let answered = now_milliseconds();
-    let mut compared = Compared {
-        host: peer.host().to_owned(),
-        there: None,
-        error: None,
-        differences: Vec::new(),
+    let mut page = PeerPage {
+        compared,
         clock_ms: None,
         on_both: Vec::new(),
     };
-    match there {
-        Err(error) => compared.error = Some(error),
-        Ok(there) if there.node.boot == here.node.boot => {
+    if let Some(there) = &page.compared.there {
+        if there.node.boot == here.node.boot {
             let error = anyhow!("{} is this node itself: name the other one", peer.host());
             return Err(Failure::new(Exit::Usage, error));
         }
-        Ok(there) => {
-            compared.differences = compare(&here.node.settings, &there.node.settings);
-            let off = clock_difference(asked, answered, there.node.clock_ms);
-            compared.clock_ms = off.map(whole_milliseconds);
-            compared.on_both = on_both(&here.outlooks, &there.outlooks);
-            compared.there = Some(there);
-        }
+        let off = clock_difference(asked, answered, there.node.clock_ms);
+        page.clock_ms = off.map(whole_milliseconds);
+        page.on_both = on_both(&here.outlooks, &there.outlooks);
+        page.compared.differences = compare(&here.node.settings, &there.node.settings);
     }
-    Ok(compared)
+    Ok(page)
 }
 
 /// The VIPs that both nodes have: as an address, or with locks or state held through them.
@@ -250,11 +242,10 @@ impl Page {
     fn exit(&self) -> Exit {
         let mut exits = vec![self.here.exit()];
         if let Some(peer) = &self.peer {
-            exits.extend(peer.there.as_ref().map(Side::exit));
-            if peer.there.is_none() {
-                exits.push(Exit::NotConfirmed);
-            }
-            if peer.differences.iter().any(Difference::loses) || !peer.on_both.is_empty() {
+            let there = peer.compared.there.as_ref();
+            exits.push(there.map_or(Exit::NotConfirmed, Side::exit));
+            let mut differences = peer.compared.differences.iter();
+            if differences.any(Difference::loses) || !peer.on_both.is_empty() {
                 exits.push(Exit::Unsupported);
             }
         }
@@ -277,12 +268,11 @@ impl Page {
     }
 }
 
-impl Compared {
+impl PeerPage {
     fn print(&self, out: &mut impl Write) -> fmt::Result {
-        let Compared { host, .. } = self;
-        let Some(there) = &self.there else {
-            let error = self.error.as_deref().unwrap_or("no answer");
-            return writeln!(out, "? {host} could not be asked: {error}");
+        let differences = &self.compared.differences;
+        let Some(there) = &self.compared.there else {
+            return writeln!(out, "{}", self.compared.not_asked());
         };
         there.print(out, &there.node.name)?;
         writeln!(out, "compared with {}:", there.node.name)?;
@@ -292,7 +282,7 @@ impl Compared {
                 "  ✗ {vip} is on both nodes: remove it from one of them"
             )?;
         }
-        for difference in &self.differences {
+        for difference in differences {
             writeln!(out, "  {}", peer::line(difference))?;
         }
         if let Some(off) = self.clock_ms {
@@ -302,7 +292,7 @@ impl Compared {
                 off as f64 / 1000.0
             )?;
         }
-        if self.on_both.is_empty() && self.differences.is_empty() && self.clock_ms.is_none() {
+        if self.on_both.is_empty() && differences.is_empty() && self.clock_ms.is_none() {
             writeln!(out, "  ✓ no difference")?;
         }
         Ok(())
@@ -339,13 +329,15 @@ mod tests {
         }
     }
 
-    fn page(there: Option<Side>, change: impl Fn(&mut Side, &mut Compared)) -> (Exit, String) {
+    fn page(there: Option<Side>, change: impl Fn(&mut Side, &mut PeerPage)) -> (Exit, String) {
         let mut here = side(vec![outlook(Half::GiveUp)]);
-        let mut peer = Compared {
-            host: "10.77.1.2".into(),
-            there,
-            error: None,
-            differences: Vec::new(),
+        let mut peer = PeerPage {
+            compared: Compared {
+                host: "10.77.1.2".into(),
+                there,
+                error: None,
+                differences: Vec::new(),
+            },
             clock_ms: None,
             on_both: Vec::new(),
         };
@@ -368,13 +360,13 @@ mod tests {
         assert!(text.contains("✓ this node can give it up now"), "{text}");
         assert!(text.contains("✓ a can take it over now"), "{text}");
         assert!(text.contains("✓ no difference"), "{text}");
-        let found = |there, change: &dyn Fn(&mut Side, &mut Compared)| page(there, change).0;
+        let found = |there, change: &dyn Fn(&mut Side, &mut PeerPage)| page(there, change).0;
         assert_eq!(found(None, &|_, _| {}), Exit::NotConfirmed);
-        let unread = |here: &mut Side, _: &mut Compared| here.node.unread.push("x".into());
+        let unread = |here: &mut Side, _: &mut PeerPage| here.node.unread.push("x".into());
         assert_eq!(found(there(), &unread), Exit::NotConfirmed);
-        let lost = |here: &mut Side, _: &mut Compared| here.outlooks[0].lost.push("x".into());
+        let lost = |here: &mut Side, _: &mut PeerPage| here.outlooks[0].lost.push("x".into());
         assert_eq!(found(there(), &lost), Exit::NotConfirmed);
-        let both = |_: &mut Side, peer: &mut Compared| {
+        let both = |_: &mut Side, peer: &mut PeerPage| {
             peer.on_both.push("10.77.0.1".parse().unwrap());
         };
         assert_eq!(found(there(), &both), Exit::Unsupported);

@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::server::could_run;
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::{output, server};
@@ -21,7 +20,7 @@ pub const NODE: &str = "node";
 pub fn enter(name: &str) -> Result<(), Failure> {
     match name {
         NODE => Ok(()),
-        name => could_run(server::enter(name)),
+        name => Ok(server::enter(name)?),
     }
 }
 

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::failover::observe;
-use super::interrupted::or_interrupt;
 use super::{everywhere, require_root};
 use crate::causes::chain;
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
+use crate::failover::interrupted::or_interrupt;
+use crate::failover::watch::observe;
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate};
 use crate::grace::leftovers::{Ended, LastReport};

@@ -1,18 +1,59 @@
 //! The other node of a comparison (`--peer`).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use anyhow::Context;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::failover::rsh;
 use crate::causes::chain;
 use crate::cli::PeerArgs;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::failover::nodes::Difference;
 use crate::failover::pair::REMOTE;
 use crate::failover::pair::rsh::Rsh;
 use crate::runtime;
+
+/// How to run nlmfo on HOST.
+///
+/// # Errors
+/// With [`Exit::Usage`] if COMMAND of `--rsh` cannot be split into words.
+pub fn rsh(command: &OsStr, host: &str, nlmfo: &OsStr) -> Result<Rsh, Failure> {
+    let rsh = Rsh::new(command, host, nlmfo);
+    rsh.map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+/// A node's side of a comparison, as JSON.
+#[derive(Serialize)]
+pub struct Compared<T> {
+    pub host: String,
+    /// Null if it could not be asked.
+    pub there: Option<T>,
+    pub error: Option<String>,
+    pub differences: Vec<Difference>,
+}
+
+impl<T> Compared<T> {
+    /// The answer of a node, without the differences.
+    pub fn of(peer: &Peer, answer: Result<T, String>) -> Self {
+        let (there, error) = match answer {
+            Ok(there) => (Some(there), None),
+            Err(error) => (None, Some(error)),
+        };
+        Compared {
+            host: peer.host().to_owned(),
+            there,
+            error,
+            differences: Vec::new(),
+        }
+    }
+
+    /// The line that says that it could not be asked.
+    pub fn not_asked(&self) -> String {
+        let error = self.error.as_deref().unwrap_or("no answer");
+        format!("? {} could not be asked: {error}", self.host)
+    }
+}
 
 /// How to ask it.
 pub struct Peer {

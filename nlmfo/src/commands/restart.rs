@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::failover::observe;
-use super::interrupted::or_interrupt;
 use super::require_root;
 use crate::causes::chain;
 use crate::cli::RestartArgs;
 use crate::exit::{Exit, Failure};
+use crate::failover::interrupted::or_interrupt;
 use crate::failover::kept::keep_as;
+use crate::failover::watch::observe;
 use crate::failover::whole::node::NodeServer;
 use crate::failover::whole::report::RestartReport;
 use crate::failover::whole::run::{self, Halves, Plan, remains};

@@ -103,6 +103,12 @@ fn replay(args: &WatchArgs, recording: &Path) -> Result<Exit, Failure> {
     }))
 }
 
+impl From<RecordingError> for Failure {
+    fn from(error: RecordingError) -> Self {
+        Failure::new(Exit::CouldNotRun, error)
+    }
+}
+
 fn shown(outcome: Result<(), RunError<RecordingError>>) -> Result<Exit, Failure> {
     match outcome {
         Ok(()) => Ok(Exit::Done),

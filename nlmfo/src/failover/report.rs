@@ -35,6 +35,11 @@ pub struct ReleaseReport {
 
 impl ReleaseReport {
     pub const SCHEMA: &str = "nlmfo.release/1";
+
+    /// Whether all that was asked for was done.
+    pub fn is_good(&self) -> bool {
+        self.confirmed || self.dry_run
+    }
 }
 
 /// Whether the kernel's lists show that the locks of a VIP are gone.

@@ -3,10 +3,16 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use anyhow::anyhow;
+
 use super::evidence::{Counts, Look};
+use crate::exit::{Exit, Failure};
+use crate::kernel::layout;
+use crate::kernel::lockd::{self, LockdError};
+use crate::kernel::preflight::{Capability, Facts};
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::host::Host;
-use crate::observe::programs::ObserveError;
+use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::LockTable;
@@ -29,6 +35,30 @@ pub struct Seen {
     pub snapshot: Snapshot,
     /// The VIP's part, in our namespace.
     pub ours: LockTable,
+}
+
+/// Gathers the facts of this node and attaches the probes.
+///
+/// # Errors
+/// With [`Exit::Unsupported`] if this kernel or node lacks something, also lockd.
+pub fn observe() -> Result<(Facts, Watch), Failure> {
+    let functions: Vec<&str> = probed_functions().collect();
+    let facts = Facts::gather(&functions);
+    if !lockd::is_loaded() {
+        return Err(Failure::new(Exit::Unsupported, LockdError::NotLoaded));
+    }
+    if let Capability::Missing { reason, remedy } = &facts.ftrace {
+        let error = anyhow!("{reason}: {remedy}");
+        return Err(Failure::new(Exit::Unsupported, error));
+    }
+    let layout = match &facts.layout {
+        Some(layout) => *layout,
+        // Load it again, for the error.
+        None => layout::load().map_err(ObserveError::from)?,
+    };
+    let snapshots = Snapshots::attach(Programs::load(&layout)?)?;
+    let watch = Watch::attach(snapshots, facts.netns as u32)?;
+    Ok((facts, watch))
 }
 
 impl Watch {

@@ -115,9 +115,10 @@ pub fn ahead(server: &Server, fenced: bool) -> Result<(), ServerError> {
 }
 
 fn decide(server: &Server, found: &Found, fenced: bool) -> Result<Last, ServerError> {
-    judge(found, &here(server)?, fenced).map_err(|reason| ServerError::Elsewhere {
+    judge(found, &here(server)?, fenced).map_err(|reason| ServerError::NotStarted {
         name: server.name().to_owned(),
         reason,
+        is_elsewhere: true,
     })
 }
 

@@ -76,12 +76,26 @@ pub enum ServerError {
     #[error("{0}")]
     Refused(String),
     #[error("server {name} was not started: {reason}")]
-    NotStarted { name: String, reason: String },
-    #[error("server {name} was not started: {reason}")]
-    Elsewhere { name: String, reason: String },
+    NotStarted {
+        name: String,
+        reason: String,
+        /// It may run on another node.
+        is_elsewhere: bool,
+    },
 }
 
 impl ServerError {
+    /// Whether the server may run on another node.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            ServerError::NotStarted {
+                is_elsewhere: true,
+                ..
+            }
+        )
+    }
+
     /// For `map_err`.
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

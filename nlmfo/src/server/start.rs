@@ -39,13 +39,14 @@ pub fn create(server: &Server, fenced: bool) -> Result<Created, ServerError> {
         return Err(ServerError::NotStarted {
             name: server.name().to_owned(),
             reason: missing.join("; "),
+            is_elsewhere: false,
         });
     }
     holder::ahead(server, fenced)?;
     let others = Others::than(server.name())?;
     match make(server, fenced) {
         Ok(last) => Ok(Created { others, last }),
-        Err(refused @ ServerError::Elsewhere { .. }) => {
+        Err(refused) if refused.is_elsewhere() => {
             stop::remove(server)?;
             Err(refused)
         }
@@ -65,6 +66,7 @@ pub fn undone(server: &Server, why: &str) -> ServerError {
     ServerError::NotStarted {
         name: server.name().to_owned(),
         reason: format!("{why}; {left}"),
+        is_elsewhere: false,
     }
 }
 

@@ -5,9 +5,8 @@ use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::could_run;
 use crate::cli::CheckServerArgs;
-use crate::commands::peer::{self, Peer};
+use crate::commands::peer::{self, Compared, Peer};
 use crate::exit::{Exit, Failure};
 use crate::failover::nodes::settings::of_server;
 use crate::failover::nodes::{Difference, Setting, compare};
@@ -31,21 +30,12 @@ struct Report<'a> {
     server: &'a str,
     #[serde(flatten)]
     here: Checked,
-    peer: Option<Compared>,
-}
-
-#[derive(Serialize)]
-struct Compared {
-    host: String,
-    /// Null if it could not be asked, or does not know the server.
-    there: Option<Checked>,
-    error: Option<String>,
-    differences: Vec<Difference>,
+    peer: Option<Compared<Checked>>,
 }
 
 pub fn run(args: &CheckServerArgs) -> Result<Exit, Failure> {
-    let server = could_run(Server::named(&args.server.name))?;
-    let needs = could_run(needs(&server))?;
+    let server = Server::named(&args.server.name)?;
+    let needs = needs(&server)?;
     let here = Checked {
         ready: needs.iter().all(|need| need.missing.is_none()),
         needs,
@@ -68,20 +58,12 @@ pub fn run(args: &CheckServerArgs) -> Result<Exit, Failure> {
     Ok(report.exit())
 }
 
-fn compared(here: &Checked, peer: &Peer, name: &str) -> Result<Compared, Failure> {
+fn compared(here: &Checked, peer: &Peer, name: &str) -> Result<Compared<Checked>, Failure> {
     let arguments = ["server", "check", name, "--json"].map(OsString::from);
-    let mut compared = Compared {
-        host: peer.host().to_owned(),
-        there: None,
-        error: None,
-        differences: Vec::new(),
-    };
-    match peer.ask::<Checked>(&arguments)? {
-        Ok(there) => {
-            compared.differences = compare(&here.settings, &there.settings);
-            compared.there = Some(there);
-        }
-        Err(error) => compared.error = Some(error),
+    // One that does not know the server has no answer.
+    let mut compared: Compared<Checked> = Compared::of(peer, peer.ask(&arguments)?);
+    if let Some(there) = &compared.there {
+        compared.differences = compare(&here.settings, &there.settings);
     }
     Ok(compared)
 }
@@ -123,8 +105,7 @@ impl Report<'_> {
         };
         let host = &peer.host;
         let Some(there) = &peer.there else {
-            let error = peer.error.as_deref().unwrap_or("no answer");
-            return writeln!(out, "? {host} could not be asked: {error}");
+            return writeln!(out, "{}", peer.not_asked());
         };
         writeln!(out, "{host}:")?;
         there.print(out, self.server, host)?;

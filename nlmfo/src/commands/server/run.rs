@@ -13,9 +13,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use super::{could_run, no_runtime, print_started, print_stopped, start_held, stop_held};
+use super::{print_started, print_stopped};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
+use crate::failover::own::{start_held, stop_held};
 use crate::interrupt::{self, Interrupts};
 use crate::server::daemons::{self, Daemon};
 use crate::server::health::{self, Look};
@@ -37,12 +38,13 @@ enum End {
 }
 
 pub(super) fn run(name: &str) -> Result<Exit, Failure> {
-    let server = could_run(Server::named(name))?;
-    let _only = could_run(server.supervise())?;
+    let server = Server::named(name)?;
+    let _only = server.supervise()?;
     begin(&server)?;
     let systemd = Systemd::new();
     let supervised = Supervised::new(&server, &systemd);
-    let end = runtime::run(supervised.until_end()).map_err(no_runtime)??;
+    let end =
+        runtime::run(supervised.until_end()).context("starting the asynchronous runtime")??;
     match end {
         End::Signal => stop(&server, &systemd),
         End::Stopped => Ok(stopped_by_another(&server)),
@@ -59,7 +61,7 @@ pub(super) fn run(name: &str) -> Result<Exit, Failure> {
 /// The server serves then, or a signal came.
 fn begin(server: &Server) -> Result<(), Failure> {
     let name = server.name();
-    let held = could_run(server.lock())?;
+    let held = server.lock()?;
     if server.is_here() {
         output::note(format_args!("server {name} runs already; supervising it"));
         return Ok(());
@@ -76,7 +78,7 @@ fn begin(server: &Server) -> Result<(), Failure> {
 fn stop(server: &Server, systemd: &Systemd) -> Result<Exit, Failure> {
     systemd.tell("STOPPING=1\nSTATUS=stopping");
     // Another command may be stopping it.
-    let held = could_run(server.lock())?;
+    let held = server.lock()?;
     if !server.is_here() {
         return Ok(stopped_by_another(server));
     }

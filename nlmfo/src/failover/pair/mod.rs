@@ -12,6 +12,7 @@
 
 pub mod report;
 pub mod rsh;
+pub mod run;
 
 use std::ffi::OsString;
 use std::io::{Read, Seek};

@@ -22,6 +22,11 @@ pub struct Rsh {
     pub nlmfo: OsString,
 }
 
+/// Why there is no such program.
+#[derive(Debug, thiserror::Error)]
+#[error("--rsh {0} is not a command: a quote is not closed")]
+pub struct NotACommand(Name);
+
 /// The result of a command on the other node.
 #[derive(Debug)]
 pub struct Finished {
@@ -53,6 +58,20 @@ pub enum RshError {
 }
 
 impl Rsh {
+    /// `command` is split into words as a shell does.
+    ///
+    /// # Errors
+    /// If it cannot be split, or has no word.
+    pub fn new(command: &OsStr, host: &str, nlmfo: &OsStr) -> Result<Self, NotACommand> {
+        let words = shlex::bytes::split(command.as_bytes()).filter(|words| !words.is_empty());
+        let words = words.ok_or_else(|| NotACommand(command.shown()))?;
+        Ok(Rsh {
+            program: words.into_iter().map(OsString::from_vec).collect(),
+            host: host.to_owned(),
+            nlmfo: nlmfo.to_owned(),
+        })
+    }
+
     /// Runs nlmfo there with these arguments and this standard input, and waits for its end.
     pub async fn nlmfo(
         &self,
@@ -139,6 +158,17 @@ mod tests {
     fn block_on<T>(work: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread();
         { runtime }.enable_all().build().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_command_is_split_as_a_shell_does() {
+        let new = |command: &str| Rsh::new(command.as_ref(), "b", "nlmfo".as_ref());
+        let rsh = new("ssh -o 'ProxyCommand=nc x'").unwrap();
+        assert_eq!(rsh.program, ["ssh", "-o", "ProxyCommand=nc x"]);
+        for wrong in ["ssh 'b", " "] {
+            let error = new(wrong).unwrap_err().to_string();
+            assert!(error.contains("is not a command"), "{error}");
+        }
     }
 
     #[test]

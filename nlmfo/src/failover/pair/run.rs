@@ -1,65 +1,62 @@
 //! `nlmfo failover --to HOST`: moves VIPs to another node, run on the one that gives them
 //! up.
 
-use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::ffi::OsString;
 use std::net::IpAddr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 
-use super::{is_good, release, takeover};
+use super::report::{PairReport, Step};
+use super::{Action, HandOverError, MARGIN, REMOTE, Remedy, Standing, There, hand_over, remedy};
 use crate::causes::chain;
-use crate::cli::FailoverArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive::Working;
-use crate::failover::pair::report::{PairReport, Step};
-use crate::failover::pair::rsh::Rsh;
-use crate::failover::pair::{
-    Action, HandOverError, MARGIN, REMOTE, Remedy, Standing, There, hand_over, remedy,
-};
+use crate::failover::options::{Notify, Options, OtherNode};
 use crate::failover::record::Record;
+use crate::failover::run::{default_record, release, takeover};
 use crate::files::{self, LIMIT};
-use crate::foreign::Shown;
 use crate::grace::fence;
 use crate::kernel::netns;
-use crate::notify::state_dir::{self, Readers};
-use crate::output;
 use crate::times::milliseconds;
 
 /// Runs it. The report always contains what has been done so far.
+///
+/// # Errors
+/// If nothing was changed on either node.
 pub async fn run(
-    args: &FailoverArgs,
-    vips: &[IpAddr],
-    host: &str,
+    options: &Options,
+    node: &OtherNode,
     working: Option<Working>,
     report: &mut Option<PairReport>,
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
-    let mut args = args.clone();
-    let is_ours = args.release.record.is_none();
-    let record = record_path(&mut args)?;
-    // Before anything is changed on either node.
-    super::record_place(&args.release)?;
-    let before = before_takeover(&args, vips);
+    let is_ours = options.release.record.is_none();
+    let record = match &options.release.record {
+        Some(record) => record.clone(),
+        None => default_record::path(options)?,
+    };
+    let before = before_takeover(options, node);
+    let mut options = options.clone();
+    options.release.record = Some(record.clone());
     // While the VIPs may still be here, no lock is granted that is not in the record.
-    args.release.fence = args.release.fence.max(before);
-    let there = there(&args, vips, host, before)?;
-    let released = !super::begun(vips)?.fenced.is_empty();
+    options.release.fence = options.release.fence.map(|fence| fence.max(before));
+    // Before anything is changed on either node.
+    release::record_place(&options.release)?;
+    let released = !release::begun(&options.vips)?.fenced.is_empty();
     let mut pair = Pair {
-        args: &args,
-        vips,
-        there: &there,
+        options: &options,
+        node,
+        there: &there(&options, node, before),
         working,
         released,
         moving: false,
         report: report.insert(PairReport {
             schema: PairReport::SCHEMA,
             from: netns::node(),
-            to: host.to_owned(),
-            vips: vips.to_vec(),
+            to: node.rsh.host.clone(),
+            vips: options.vips.clone(),
             steps: Vec::new(),
             release: None,
             takeover: None,
@@ -71,130 +68,68 @@ pub async fn run(
     let exit = pair.go(&record).await;
     pair.report.took_ms = milliseconds(began.elapsed());
     if is_ours && matches!(exit, Exit::Done | Exit::Incomplete) {
-        forget_record(&record);
+        default_record::forget(&record);
     }
     Ok(exit)
 }
 
 /// What may remain if a signal ends the command.
-pub fn if_interrupted(args: &FailoverArgs, vips: &[IpAddr], host: &str) -> String {
-    let grace = before_takeover(args, vips) + args.takeover.grace + MARGIN;
+pub fn if_interrupted(options: &Options, node: &OtherNode) -> String {
+    let grace = before_takeover(options, node) + options.takeover.grace + MARGIN;
     format!(
-        "locks may be released here, and grace may continue on {host} for at most {} s; run the \
+        "locks may be released here, and grace may continue on {} for at most {} s; run the \
          command again",
+        node.rsh.host,
         grace.as_secs()
     )
 }
 
 /// Maximum time until the takeover starts there.
-fn before_takeover(args: &FailoverArgs, vips: &[IpAddr]) -> Duration {
+fn before_takeover(options: &Options, node: &OtherNode) -> Duration {
     // Includes the wait for other runs.
-    let times = u32::try_from(vips.len())
+    let times = u32::try_from(options.vips.len())
         .unwrap_or(u32::MAX)
         .saturating_add(1);
-    let release = args.release.deadline.saturating_mul(times);
-    let services = args.takeover.wait_services.unwrap_or_default();
-    release + args.pair.hand_over_deadline + services + REMOTE
+    let release = options.release.deadline.saturating_mul(times);
+    let services = options.takeover.wait_services.unwrap_or_default();
+    release + node.hand_over_deadline + services + REMOTE
 }
 
-fn there(
-    args: &FailoverArgs,
-    vips: &[IpAddr],
-    host: &str,
-    before: Duration,
-) -> Result<There, Failure> {
-    let takeover = &args.takeover;
+/// What the other node is to do.
+fn there(options: &Options, node: &OtherNode, before: Duration) -> There {
+    let takeover = &options.takeover;
     let mut further: Vec<OsString> = Vec::new();
     let mut give = |option: &str, value: &Path| further.extend([option.into(), value.into()]);
-    give("--state-dir", &args.state.state_dir);
-    if !takeover.filesystem.is_empty() {
+    give("--state-dir", options.state.path());
+    if !takeover.filesystems.is_empty() {
         give("--scope", Path::new("filesystem"));
     }
-    for folder in &takeover.filesystem {
+    for folder in &takeover.filesystems {
         give("--filesystem", folder);
     }
-    if let Some(program) = &takeover.notify {
+    if let Notify::Program(program) = &takeover.notify {
         give("--notify", program);
     }
     if let Some(config) = &takeover.config {
         give("--config", config);
     }
-    if takeover.no_notify {
+    if takeover.notify == Notify::Nobody {
         further.push("--no-notify".into());
     }
-    Ok(There {
-        rsh: rsh(&args.pair.rsh, host, &args.pair.remote_nlmfo)?,
-        vips: vips.to_vec(),
+    There {
+        rsh: node.rsh.clone(),
+        vips: options.vips.clone(),
         grace: takeover.grace,
         before,
-        wait_address: takeover
-            .wait_address
-            .unwrap_or(args.pair.hand_over_deadline),
+        wait_address: takeover.wait_address.unwrap_or(node.hand_over_deadline),
         wait_services: takeover.wait_services,
         takeover: further,
-    })
-}
-
-/// How to run nlmfo on HOST.
-///
-/// # Errors
-/// If COMMAND of `--rsh` cannot be split into words.
-pub fn rsh(command: &OsStr, host: &str, nlmfo: &OsStr) -> Result<Rsh, Failure> {
-    let Some(program) = words(command) else {
-        let error = anyhow!(
-            "--rsh {} is not a command: a quote is not closed",
-            command.shown()
-        );
-        return Err(Failure::new(Exit::Usage, error));
-    };
-    Ok(Rsh {
-        program,
-        host: host.to_owned(),
-        nlmfo: nlmfo.to_owned(),
-    })
-}
-
-/// Splits a command into words as a shell does; none if it is empty or a quote is open.
-pub(super) fn words(command: &OsStr) -> Option<Vec<OsString>> {
-    let words = shlex::bytes::split(command.as_bytes())?;
-    (!words.is_empty()).then(|| words.into_iter().map(OsString::from_vec).collect())
-}
-
-/// Where the release writes its record: on disk, so that an interrupted failover can be
-/// repeated.
-fn record_path(args: &mut FailoverArgs) -> Result<PathBuf, Failure> {
-    if let Some(path) = &args.release.record {
-        return Ok(path.clone());
-    }
-    let path = default_record(args)?;
-    args.release.record = Some(path.clone());
-    Ok(path)
-}
-
-/// The default record in the state directory, which is created if it is missing.
-pub fn default_record(args: &FailoverArgs) -> Result<PathBuf, Failure> {
-    let folder = args.state.state_dir.clone();
-    state_dir::create(&folder, Readers::Statd)
-        .with_context(|| format!("cannot create the state directory {}", folder.display()))?;
-    let mut vips = args.vip.clone();
-    vips.sort_unstable();
-    let names: Vec<String> = vips.iter().map(IpAddr::to_string).collect();
-    Ok(folder.join(format!("record-{}.json", names.join("-"))))
-}
-
-/// Removes our own record after the move.
-pub fn forget_record(record: &Path) {
-    if let Err(error) = fs::remove_file(record) {
-        let path = record.shown();
-        output::note(format_args!(
-            "could not remove the release record {path}: {error}"
-        ));
     }
 }
 
 struct Pair<'a> {
-    args: &'a FailoverArgs,
-    vips: &'a [IpAddr],
+    options: &'a Options,
+    node: &'a OtherNode,
     there: &'a There,
     /// Held while this node is changed, but not while the other node is: it may be moving VIPs
     /// to this node.
@@ -219,10 +154,10 @@ impl Pair<'_> {
             return self.mend(Action::Arm, armed).await;
         }
         let began = Instant::now();
-        match release(self.args, self.vips, self.working.as_ref()).await {
+        match release::run(self.options, self.working.as_ref()).await {
             Ok(done) => {
                 self.released = true;
-                let confirmed = is_good(&done.report);
+                let confirmed = done.report.is_good();
                 let error = (!confirmed).then(|| "not confirmed, see below".to_owned());
                 self.step(Action::Release, began, error);
                 self.report.release = Some(done.report);
@@ -236,10 +171,10 @@ impl Pair<'_> {
                 return self.mend(Action::Release, exit).await;
             }
         }
-        if let Some(program) = &self.args.pair.hand_over {
+        if let Some(program) = &self.node.hand_over {
             let began = Instant::now();
-            let deadline = self.args.pair.hand_over_deadline;
-            let done = hand_over(program, &self.report.to, self.vips, deadline).await;
+            let deadline = self.node.hand_over_deadline;
+            let done = hand_over(program, &self.report.to, &self.options.vips, deadline).await;
             self.moving = matches!(done, Err(HandOverError::Deadline { .. }));
             let error = done.err().map(|error| chain(&error));
             let failed = error.is_some();
@@ -284,13 +219,13 @@ impl Pair<'_> {
         let is_here = |vip: &IpAddr| netns::has_address(*vip).unwrap_or(false);
         let standing = Standing {
             released: self.released,
-            all_here: self.vips.iter().all(is_here),
+            all_here: self.options.vips.iter().all(is_here),
             moving: self.moving,
         };
         let situation = match remedy(failed, standing) {
             Remedy::Nothing => format!("nothing was changed here or on {to}"),
             Remedy::EndThere => {
-                let fence = match fence::lower(self.vips).await {
+                let fence = match fence::lower(&self.options.vips).await {
                     Ok(()) => String::new(),
                     Err(error) => format!(
                         "; the fence here remains until its time is over: {}",
@@ -333,11 +268,11 @@ impl Pair<'_> {
     /// Lets the VIPs' clients reclaim here what was released here.
     async fn take_back(&mut self) -> bool {
         let began = Instant::now();
-        let path = self.args.release.record.as_deref();
+        let path = self.options.release.record.as_deref();
         let expect = path.and_then(|path| Record::read(path).ok());
-        let mut args = self.args.clone();
-        args.takeover.wait_address = Some(Duration::ZERO);
-        match takeover(&args, self.vips, expect).await {
+        let mut options = self.options.clone();
+        options.takeover.wait_address = Some(Duration::ZERO);
+        match takeover::run(&options, expect).await {
             Ok(report) => {
                 let exit = report.exit();
                 let error = (exit != Exit::Done).then(|| "not complete, see below".to_owned());
@@ -350,5 +285,65 @@ impl Pair<'_> {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::options::Task;
+    use crate::failover::pair::rsh::Rsh;
+    use crate::notify::state_dir::StateDir;
+
+    fn options() -> (Options, OtherNode) {
+        let node = OtherNode {
+            rsh: Rsh::new("ssh".as_ref(), "b", "nlmfo".as_ref()).unwrap(),
+            hand_over: None,
+            hand_over_deadline: Duration::from_secs(60),
+        };
+        let vips = ["10.77.0.1", "fd77::1"].map(|vip| vip.parse().unwrap());
+        let mut options = Options::dry_run(vips.into(), StateDir::new("/state"));
+        options.dry_run = false;
+        options.task = Task::Move(node.clone());
+        (options, node)
+    }
+
+    #[test]
+    fn the_other_node_gets_what_its_takeover_needs() {
+        let (mut options, node) = options();
+        let words = |options: &Options| there(options, &node, Duration::ZERO).takeover;
+        assert_eq!(words(&options), ["--state-dir", "/state"]);
+        options.takeover.filesystems = vec!["/srv".into()];
+        options.takeover.notify = Notify::Nobody;
+        options.takeover.config = Some("/names".into());
+        let all =
+            "--state-dir /state --scope filesystem --filesystem /srv --config /names --no-notify";
+        assert_eq!(words(&options), all.split(' ').collect::<Vec<_>>());
+        options.takeover.notify = Notify::Program("/tell".into());
+        let words = words(&options).join("".as_ref());
+        assert!(
+            words.to_str().unwrap().contains("--notify/tell"),
+            "{words:?}"
+        );
+        let there = there(&options, &node, Duration::ZERO);
+        assert_eq!(there.wait_address, node.hand_over_deadline);
+    }
+
+    #[test]
+    fn grace_there_outlasts_all_that_comes_before_the_takeover() {
+        let (mut options, node) = options();
+        // The releases of two VIPs and one wait, the hand-over, a command there.
+        let before = Duration::from_secs(3 * 30 + 60) + REMOTE;
+        assert_eq!(before_takeover(&options, &node), before);
+        options.takeover.wait_services = Some(Duration::from_secs(7));
+        let services = Duration::from_secs(7);
+        assert_eq!(before_takeover(&options, &node), before + services);
+        let grace = options.takeover.grace;
+        let most = (before + services + grace + MARGIN).as_secs();
+        let text = if_interrupted(&options, &node);
+        assert!(
+            text.contains(&format!("on b for at most {most} s")),
+            "{text}"
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! Which exit code an error of a lower room ends a command with.
 
+use super::window::OpenError;
 use crate::exit::{Exit, Failure};
-use crate::failover::window::OpenError;
 use crate::grace::GraceError;
 use crate::observe::programs::ObserveError;
-use crate::ui::source::recording::RecordingError;
+use crate::server::ServerError;
 
 impl From<GraceError> for Failure {
     fn from(error: GraceError) -> Self {
@@ -39,8 +39,12 @@ impl From<ObserveError> for Failure {
     }
 }
 
-impl From<RecordingError> for Failure {
-    fn from(error: RecordingError) -> Self {
-        Failure::new(Exit::CouldNotRun, error)
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        let exit = match error.is_elsewhere() {
+            true => Exit::Unsupported,
+            false => Exit::CouldNotRun,
+        };
+        Failure::new(exit, error)
     }
 }

@@ -1,0 +1,209 @@
+//! The move of a server of its own to another node, run on the one that gives it up.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Done, Stopped, no_runtime, start, stop};
+use crate::exit::{Exit, Failure};
+use crate::failover::options::OtherNode;
+use crate::failover::pair::hand_over;
+use crate::failover::pair::rsh::{Finished, Rsh};
+use crate::foreign::Shown;
+use crate::kernel::netns;
+use crate::runtime;
+use crate::server::Server;
+use crate::times::milliseconds;
+
+/// Maximum time for a command on the other node, besides its grace.
+const REMOTE: Duration = Duration::from_secs(120);
+
+/// What a move did.
+#[derive(Debug, Serialize)]
+pub struct Moved {
+    #[serde(skip)]
+    name: String,
+    from: String,
+    to: String,
+    pub stop: Stopped,
+    /// What the other node's `nlmfo server start` reported.
+    start: Value,
+    /// Why the other node did not start it.
+    error: Option<String>,
+    /// The server serves on this node again.
+    back: bool,
+    /// From the moment that clients heard nothing any more until the start was over.
+    stood_still_ms: f64,
+    #[serde(skip)]
+    exit: Exit,
+}
+
+impl Moved {
+    pub const SCHEMA: &str = "nlmfo.server.move/1";
+}
+
+/// What the end of the other node's `nlmfo server start` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct There {
+    /// The server serves there.
+    serves: bool,
+    /// It certainly does not run there.
+    is_absent: bool,
+    exit: Exit,
+}
+
+/// `code`: the exit status of nlmfo there; none if it is not known.
+fn judge(code: Option<i32>, has_report: bool) -> There {
+    let serves = has_report && matches!(code, Some(0 | 3 | 5));
+    There {
+        serves,
+        // One that may have started there must not start here too.
+        is_absent: !serves && matches!(code, Some(1 | 4)),
+        exit: match (serves, code) {
+            (true, Some(0)) => Exit::Done,
+            (true, Some(5)) => Exit::Incomplete,
+            _ => Exit::NotConfirmed,
+        },
+    }
+}
+
+/// Stops the server here and starts it on the other node; if that fails, here again.
+pub(super) fn run(
+    server: &Server,
+    node: &OtherNode,
+    show: &mut dyn FnMut(Done<'_>, Option<Exit>),
+) -> Result<Exit, Failure> {
+    let (name, host) = (server.name(), &node.rsh.host);
+    let limit = server.description.grace + REMOTE;
+    let checked = ask(&node.rsh, &["server", "check", name], limit)?;
+    // A hand-over program may bring what is missing.
+    if checked.code != Some(0) && node.hand_over.is_none() {
+        let error = anyhow!(
+            "{host} cannot start server {name}, nothing was changed: {}",
+            said(&checked)
+        );
+        return Err(Failure::new(Exit::Unsupported, error));
+    }
+    let began = Instant::now();
+    let stopped = stop(server)?;
+    if stopped.exit() != Exit::Done {
+        let error =
+            anyhow!("the stop of server {name} is not confirmed: it was not started on {host}");
+        show(Done::Stopped(&stopped), Some(Exit::NotConfirmed));
+        return Err(Failure::new(Exit::NotConfirmed, error));
+    }
+    let handed = handed_over(server, node);
+    let command = ["server", "start", name, "--json"];
+    let started = handed.and_then(|()| ask(&node.rsh, &command, limit));
+    let (there, report, error) = match started {
+        Ok(finished) => {
+            let report = serde_json::from_str(&finished.stdout).unwrap_or(Value::Null);
+            let there = judge(finished.code, !report.is_null());
+            (there, report, (!there.serves).then(|| said(&finished)))
+        }
+        Err(failure) => {
+            let error = format!("{:#}", failure.error);
+            (judge(None, false), Value::Null, Some(error))
+        }
+    };
+    let stood_still_ms = milliseconds(began.elapsed());
+    let moved = Moved {
+        name: name.to_owned(),
+        from: netns::node(),
+        to: host.clone(),
+        stop: stopped,
+        start: report,
+        error,
+        back: there.is_absent && start(server, false).is_ok(),
+        stood_still_ms,
+        exit: there.exit,
+    };
+    show(Done::Moved(&moved), Some(moved.exit));
+    Ok(moved.exit)
+}
+
+fn handed_over(server: &Server, node: &OtherNode) -> Result<(), Failure> {
+    let Some(program) = &node.hand_over else {
+        return Ok(());
+    };
+    let vips = server.description.vips.iter();
+    let vips: Vec<IpAddr> = vips.map(|vip| vip.address).collect();
+    let moved = hand_over(program, &node.rsh.host, &vips, node.hand_over_deadline);
+    let moved = runtime::run(moved).map_err(no_runtime)?;
+    moved.map_err(|error| Failure::new(Exit::NotConfirmed, error))
+}
+
+fn ask(rsh: &Rsh, words: &[&str], limit: Duration) -> Result<Finished, Failure> {
+    let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    let done = runtime::run(rsh.nlmfo(&words, &[], limit)).map_err(no_runtime)?;
+    Ok(done.map_err(anyhow::Error::from)?)
+}
+
+/// What a command on the other node printed, on one line.
+fn said(finished: &Finished) -> String {
+    let lines = finished.stdout.lines();
+    let lines = lines.filter(|line| !line.starts_with("✓"));
+    let out = lines.collect::<Vec<_>>().join("; ");
+    let text = [&*finished.stderr, &*out].join(" ");
+    text.trim().shown().to_string()
+}
+
+/// Where the server is after the move.
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Moved { name, to, .. } = self;
+        match (&self.error, self.back) {
+            (None, _) => writeln!(
+                f,
+                "{} server {name} serves on {to}; clients stood still for at most {:.1} s",
+                if self.exit == Exit::Done {
+                    "✓"
+                } else {
+                    "✗"
+                },
+                self.stood_still_ms / 1000.0
+            ),
+            (Some(error), true) => {
+                writeln!(f, "✗ {to}: {error}; server {name} serves here again")
+            }
+            (Some(error), false) => writeln!(
+                f,
+                "✗ {to}: {error}; make sure that server {name} does not run there, then run \
+                 `nlmfo server start {name}`"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_may_run_there_is_not_started_here() {
+        let there = |serves, is_absent, exit| There {
+            serves,
+            is_absent,
+            exit,
+        };
+        for (code, has_report, expected) in [
+            (Some(0), true, there(true, false, Exit::Done)),
+            (Some(5), true, there(true, false, Exit::Incomplete)),
+            (Some(3), true, there(true, false, Exit::NotConfirmed)),
+            (Some(1), false, there(false, true, Exit::NotConfirmed)),
+            (Some(4), false, there(false, true, Exit::NotConfirmed)),
+            // It serves, or not: nobody said.
+            (Some(0), false, there(false, false, Exit::NotConfirmed)),
+            // ssh was cut off.
+            (Some(255), false, there(false, false, Exit::NotConfirmed)),
+            (None, false, there(false, false, Exit::NotConfirmed)),
+        ] {
+            assert_eq!(judge(code, has_report), expected, "{code:?} {has_report}");
+        }
+    }
+}

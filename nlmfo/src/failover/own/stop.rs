@@ -1,0 +1,77 @@
+//! The stop of a server of its own on this node.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::no_runtime;
+use crate::exit::{Exit, Failure};
+use crate::failover::watch::observe;
+use crate::failover::whole::report::StopReport;
+use crate::failover::whole::{leases, own};
+use crate::files::lock::Held;
+use crate::runtime;
+use crate::server::{self, Others, Server};
+use crate::times::milliseconds;
+
+/// What a stop did.
+#[derive(Debug, Serialize)]
+pub struct Stopped {
+    /// Other servers that should not have noticed, and did.
+    pub disturbed: Vec<String>,
+    /// What the clients held; null if the server had stopped before.
+    pub release: Option<StopReport>,
+    /// Devices that nothing on this node uses any more.
+    pub free: Vec<PathBuf>,
+    pub took_ms: f64,
+}
+
+impl Stopped {
+    pub const SCHEMA: &str = "nlmfo.server.stop/1";
+
+    pub fn exit(&self) -> Exit {
+        match is_proved(self.release.as_ref()) && self.disturbed.is_empty() {
+            true => Exit::Done,
+            false => Exit::NotConfirmed,
+        }
+    }
+}
+
+/// Whether nothing is left.
+fn is_proved(release: Option<&StopReport>) -> bool {
+    release.is_none_or(|report| report.left.is_empty())
+}
+
+/// Stops the server.
+///
+/// # Errors
+/// It may serve on: see [`Server::is_here`].
+pub fn stop(server: &Server) -> Result<Stopped, Failure> {
+    stop_held(server, &server.lock()?)
+}
+
+/// [`stop`] for one who has the server's lock.
+///
+/// # Errors
+/// Like [`stop`].
+pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
+    let began = Instant::now();
+    let others = Others::than(server.name())?;
+    let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
+    let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
+    drop(paused);
+    let release = stopped???;
+    if is_proved(release.as_ref()) {
+        server.within(|| own::give_up(server))??;
+    }
+    server::stop::remove(server)?;
+    let after = Others::than(server.name())?;
+    let filesystems = server.description.filesystems.iter();
+    Ok(Stopped {
+        disturbed: others.disturbed(&after),
+        release,
+        free: filesystems.map(|one| one.device.clone()).collect(),
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
