@@ -15,10 +15,11 @@ use crate::failover::watch::observe;
 use crate::failover::window;
 use crate::grace::gate::{Coverage, Gate};
 use crate::grace::leftovers::{Ended, LastReport};
-use crate::grace::report::{KernelGrace, WindowReport};
+use crate::grace::report::WindowReport;
 use crate::grace::standing::{self, Standing};
 use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
+use crate::kernel::grace::SeenGrace;
 use crate::kernel::path::PathFinder;
 use crate::{interrupt, output, runtime, server};
 
@@ -37,7 +38,7 @@ struct Listing {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fences: Vec<Fence>,
     /// Of the node's own server; null if that was not asked for.
-    kernel_grace: Option<KernelGrace>,
+    kernel_grace: Option<SeenGrace>,
     /// Servers in namespaces of their own, which have the kernel's grace only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     servers: Vec<ServerGrace>,
@@ -57,7 +58,7 @@ struct Listing {
 struct ServerGrace {
     server: String,
     /// Null if it cannot be read.
-    kernel_grace: Option<KernelGrace>,
+    kernel_grace: Option<SeenGrace>,
     error: Option<String>,
 }
 
@@ -224,7 +225,7 @@ fn servers(args: &GraceArgs) -> Vec<ServerGrace> {
         Some(name) => vec![name.to_owned()],
         None => server::running(),
     };
-    let read = |server: String| match server::within(&server, KernelGrace::now) {
+    let read = |server: String| match server::within(&server, SeenGrace::now) {
         Ok(grace) => ServerGrace {
             server,
             kernel_grace: Some(grace),
@@ -344,7 +345,7 @@ impl Listing {
             windows,
             ended: None,
             fences: Vec::new(),
-            kernel_grace: Some(KernelGrace::now()),
+            kernel_grace: Some(SeenGrace::now()),
             servers: Vec::new(),
             devices: None,
             waiters_cancelled: None,

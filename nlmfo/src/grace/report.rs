@@ -12,8 +12,6 @@ use super::audit::{self, Verdict};
 use super::gate::Gate;
 use super::window;
 use crate::foreign::{self, Shown};
-use crate::kernel::lockd;
-use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::observe::table::{Mode, Range};
 use crate::times::whole_milliseconds;
@@ -109,41 +107,6 @@ pub enum ViolationKind {
     Unseen,
     Waiter,
     Queued,
-}
-
-/// Whether the kernel itself is in grace here; `None` if that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelGrace {
-    pub lockd: Option<bool>,
-    pub nfsd: Option<bool>,
-}
-
-impl KernelGrace {
-    pub fn now() -> Self {
-        KernelGrace {
-            lockd: lockd::in_grace().ok(),
-            nfsd: Nfsd::mounted()
-                .and_then(|nfsd| nfsd.v4_grace_ended())
-                .ok()
-                .map(|ended| !ended),
-        }
-    }
-}
-
-impl fmt::Display for KernelGrace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |state| match state {
-            Some(true) => "in grace",
-            Some(false) => "not in grace",
-            None => "unknown",
-        };
-        write!(
-            f,
-            "kernel grace: lockd {}, nfsd {}",
-            word(self.lockd),
-            word(self.nfsd)
-        )
-    }
 }
 
 impl Gate {

@@ -1,16 +1,23 @@
 //! The kernel's own two grace periods.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use super::lockd::{self, LockdError};
 use super::nfsd::{Nfsd, NfsdError};
 
 /// Which of them stand in this network namespace. Each refuses new locks of all versions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Grace {
-    pub lockd: bool,
-    pub nfsd: bool,
+///
+/// `T` is `bool`, or `Option<bool>` for what may not be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grace<T = bool> {
+    pub lockd: T,
+    pub nfsd: T,
 }
+
+/// Those that can be read.
+pub type SeenGrace = Grace<Option<bool>>;
 
 impl Grace {
     pub fn read<E: From<LockdError> + From<NfsdError>>() -> Result<Self, E> {
@@ -28,5 +35,32 @@ impl Grace {
 
     pub fn stands(&self) -> bool {
         self.lockd || self.nfsd
+    }
+}
+
+impl SeenGrace {
+    /// What can be read now, to show it.
+    pub fn now() -> Self {
+        let nfsd = Nfsd::mounted().and_then(|nfsd| nfsd.v4_grace_ended());
+        Grace {
+            lockd: lockd::in_grace().ok(),
+            nfsd: nfsd.ok().map(|ended| !ended),
+        }
+    }
+}
+
+impl fmt::Display for SeenGrace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |state| match state {
+            Some(true) => "in grace",
+            Some(false) => "not in grace",
+            None => "unknown",
+        };
+        write!(
+            f,
+            "kernel grace: lockd {}, nfsd {}",
+            word(self.lockd),
+            word(self.nfsd)
+        )
     }
 }

@@ -10,7 +10,7 @@ pub mod health;
 pub mod holder;
 mod link;
 mod mounts;
-mod program;
+pub mod program;
 pub mod start;
 pub mod status;
 pub mod stop;

@@ -2,14 +2,22 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::time::timeout;
+
+use crate::foreign::{Shown, on_one_line};
+
 /// Maximum time for a program that ends by itself.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// How much of a program's output is quoted, in bytes.
+const MOST_SAID: u64 = 4096;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -23,8 +31,8 @@ pub enum ProgramError {
         status: ExitStatus,
         said: String,
     },
-    #[error("`{command}` did not end within {LIMIT:?}")]
-    Hangs { command: String },
+    #[error("`{command}` did not end within {} s", .limit.as_secs_f64())]
+    Hangs { command: String, limit: Duration },
 }
 
 /// `PATH` and root's directories.
@@ -51,8 +59,7 @@ pub fn run<S: AsRef<OsStr>>(name: &str, arguments: &[S]) -> Result<(), ProgramEr
     run_with_input(name, arguments, "")
 }
 
-/// [`run`] with text for its standard input. Its output goes to files: what it leaves behind
-/// may keep a pipe open.
+/// [`run`] with text for its standard input.
 pub fn run_with_input<S: AsRef<OsStr>>(
     name: &str,
     arguments: &[S],
@@ -60,46 +67,107 @@ pub fn run_with_input<S: AsRef<OsStr>>(
 ) -> Result<(), ProgramError> {
     let mut command = program(name);
     command.args(arguments);
-    let words = arguments.iter().map(|word| word.as_ref().to_string_lossy());
-    let words: Vec<_> = words.collect();
-    let line = || match input.is_empty() {
-        true => format!("{name} {}", words.join(" ")),
-        false => format!("{name} {}: {}", words.join(" "), input.trim_end()),
-    };
-    let failed = |source| ProgramError::Start {
-        command: line(),
-        source,
-    };
-    let file = || tempfile::tempfile().map_err(failed);
-    let (mut said, mut given) = (file()?, file()?);
-    given.write_all(input.as_bytes()).map_err(failed)?;
-    given.rewind().map_err(failed)?;
-    let copy = || said.try_clone().map(Stdio::from).map_err(failed);
-    let (out, err) = (copy()?, copy()?);
-    let mut child = (command.stdin(given).stdout(out).stderr(err).spawn()).map_err(failed)?;
+    let run = Run::of(&mut command, input)?;
+    let mut child = command.spawn().map_err(|error| run.failed(error))?;
     let began = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break status;
+    loop {
+        if let Some(status) = child.try_wait().map_err(|error| run.failed(error))? {
+            return run.ended(status);
         }
         if began.elapsed() > LIMIT {
             // One that is stuck in the kernel ignores this: it is not waited for.
             let _ = child.kill();
-            return Err(ProgramError::Hangs { command: line() });
+            return Err(run.hangs(LIMIT));
         }
         thread::sleep(POLL_INTERVAL);
-    };
-    if status.success() {
-        return Ok(());
     }
-    let mut bytes = Vec::new();
-    let read = said.rewind().and_then(|()| said.read_to_end(&mut bytes));
-    read.map_err(failed)?;
-    Err(ProgramError::Failed {
-        command: line(),
-        status,
-        said: String::from_utf8_lossy(&bytes).trim().replace('\n', "; "),
-    })
+}
+
+/// [`run`] in a task, within `limit`. A program that takes longer is not killed: it may stop or
+/// start a service. Signals of the terminal reach it.
+pub async fn run_within<S: AsRef<OsStr>>(
+    name: &str,
+    arguments: &[S],
+    limit: Duration,
+) -> Result<(), ProgramError> {
+    let mut command = Command::new(name);
+    command.env("PATH", search_path()).args(arguments);
+    let run = Run::of(&mut command, "")?;
+    let child = tokio::process::Command::from(command).spawn();
+    let mut child = child.map_err(|error| run.failed(error))?;
+    match timeout(limit, child.wait()).await {
+        Err(_) => Err(run.hangs(limit)),
+        Ok(Err(error)) => Err(run.failed(error)),
+        Ok(Ok(status)) => run.ended(status),
+    }
+}
+
+/// A run of a program. Its output goes to a file: what it leaves behind may keep a pipe open.
+struct Run {
+    /// The command as text.
+    line: String,
+    said: File,
+}
+
+impl Run {
+    fn of(command: &mut Command, input: &str) -> Result<Self, ProgramError> {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<String> = words.map(|word| word.shown().to_string()).collect();
+        let mut line = words.join(" ");
+        if !input.is_empty() {
+            line = format!("{line}: {}", input.trim_end());
+        }
+        let mut files = || {
+            let (said, mut given) = (tempfile::tempfile()?, tempfile::tempfile()?);
+            given.write_all(input.as_bytes())?;
+            given.rewind()?;
+            (command.stdin(given).stdout(said.try_clone()?)).stderr(said.try_clone()?);
+            Ok(said)
+        };
+        match files() {
+            Ok(said) => Ok(Run { line, said }),
+            Err(source) => Err(ProgramError::Start {
+                command: line,
+                source,
+            }),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> ProgramError {
+        ProgramError::Start {
+            command: self.line.clone(),
+            source,
+        }
+    }
+
+    fn hangs(&self, limit: Duration) -> ProgramError {
+        ProgramError::Hangs {
+            command: self.line.clone(),
+            limit,
+        }
+    }
+
+    /// It must have ended well.
+    fn ended(self, status: ExitStatus) -> Result<(), ProgramError> {
+        if status.success() {
+            return Ok(());
+        }
+        let Run {
+            line: command,
+            mut said,
+        } = self;
+        let mut bytes = Vec::new();
+        let read = said.rewind();
+        if let Err(source) = read.and_then(|()| said.take(MOST_SAID).read_to_end(&mut bytes)) {
+            return Err(ProgramError::Start { command, source });
+        }
+        let said = String::from_utf8_lossy(&bytes).trim().replace('\n', "; ");
+        Err(ProgramError::Failed {
+            command,
+            status,
+            said: on_one_line(&said).into_owned(),
+        })
+    }
 }
 
 /// Looks again and again until `is_so`, for at most `limit`: whether it came to be.
@@ -130,5 +198,25 @@ mod tests {
         );
         run_with_input("sh", &["-c", "read x; [ $x = y ]"], "y\n").unwrap();
         assert!(exists("sh") && !exists("no-such-program"));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_fails_or_hangs_is_named() {
+        let run = async |script: &str, limit| run_within("sh", &["-c", script], limit).await;
+        let long = Duration::from_secs(60);
+        run("true", long).await.unwrap();
+        // What it leaves behind does not hold us up.
+        run("sleep 60 & true", long).await.unwrap();
+        let error = run("echo broken >&2; exit 3", long).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.ends_with("(exit status: 3): broken"), "{text}");
+        let error = run("sleep 60", Duration::from_millis(10)).await;
+        let text = error.unwrap_err().to_string();
+        assert!(
+            text.ends_with("`sh -c sleep 60` did not end within 0.01 s"),
+            "{text}"
+        );
+        let none = run_within("no-such-program", &[""; 0], long).await;
+        assert!(matches!(none, Err(ProgramError::Start { .. })), "{none:?}");
     }
 }

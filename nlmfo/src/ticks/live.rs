@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::locks::Locks;
 use super::probes::Probes;
 use crate::causes::chain;
-use crate::grace::report::{KernelGrace, WindowReport};
+use crate::grace::report::WindowReport;
 use crate::grace::{Gate, GraceError};
+use crate::kernel::grace::SeenGrace;
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::{lockd, netns};
@@ -205,7 +206,7 @@ impl Live {
         let told = (self.claims.iter())
             .flat_map(|(&number, claim)| claim.vips.iter().map(move |&vip| (vip, number)));
         let told: BTreeMap<IpAddr, u32> = told.collect();
-        let kernel_grace = KernelGrace::now();
+        let kernel_grace = SeenGrace::now();
         let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
         let (counted4, trouble4) = self.probes.counters4();
         let counted4 = counted4.cloned();

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use crate::grace::audit::Verdict;
 use crate::grace::report::{
-    Answers, GateCounts, KernelGrace, Reach, ViolationKind, ViolationLine, WindowReport,
+    Answers, GateCounts, Reach, ViolationKind, ViolationLine, WindowReport,
 };
+use crate::kernel::grace::SeenGrace;
 use crate::observe::counters::Counters;
 use crate::observe::counters::nfs4::Counters4;
 use crate::observe::host::{NlmVersion, Transport};
@@ -35,7 +36,7 @@ pub fn empty() -> Tick {
             cpu_percent: 0.4,
         },
         server: Server::Serving,
-        kernel_grace: KernelGrace {
+        kernel_grace: SeenGrace {
             lockd: Some(false),
             nfsd: Some(false),
         },

@@ -10,7 +10,8 @@ use super::detail::Detail;
 use super::events::Event;
 use super::judge::VipState;
 use crate::foreign;
-use crate::grace::report::{KernelGrace, WindowReport};
+use crate::grace::report::WindowReport;
+use crate::kernel::grace::SeenGrace;
 use crate::observe::counters::Counters;
 use crate::observe::counters::nfs4::Counters4;
 use crate::observe::states::Counts4;
@@ -31,7 +32,7 @@ pub struct Tick {
     pub elapsed_ms: u64,
     pub pace: Pace,
     pub server: Server,
-    pub kernel_grace: KernelGrace,
+    pub kernel_grace: SeenGrace,
     pub look: Look,
     /// In the order of their addresses.
     pub vips: Vec<VipTick>,

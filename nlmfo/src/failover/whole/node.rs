@@ -1,6 +1,6 @@
 //! The node's own NFS server.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,14 @@ use tokio::process::Command;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::server::{Server, ServerError, run};
+use super::server::{Server, ServerError};
 use crate::causes::chain;
 use crate::failover::services::look;
 use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::nfsd::{self, Nfsd, NfsdError};
 use crate::kernel::nfsdcld;
 use crate::notify::state_dir::{self, Readers, StateDir};
+use crate::server::program::run_within;
 
 const UNIT: &str = "nfs-server.service";
 const NFSDCLD: &str = "nfsdcld.service";
@@ -84,20 +85,24 @@ impl NodeServer {
         })
     }
 
-    async fn run(&self, words: &[&str]) -> Result<(), ServerError> {
-        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        run(&words, self.deadline).await
+    async fn run<S: AsRef<OsStr>>(&self, name: &str, arguments: &[S]) -> Result<(), ServerError> {
+        Ok(run_within(name, arguments, self.deadline).await?)
     }
 
-    async fn shell(&self, command: &OsString) -> Result<(), ServerError> {
-        run(&["sh".into(), "-c".into(), command.clone()], self.deadline).await
+    async fn shell(&self, command: &OsStr) -> Result<(), ServerError> {
+        self.run("sh", &[OsStr::new("-c"), command]).await
     }
 
     /// Starts a daemon by its unit, where there are units, or by `program`.
-    async fn daemon(&self, unit: &str, program: &[&str]) -> Result<(), ServerError> {
+    async fn daemon(
+        &self,
+        unit: &str,
+        program: &str,
+        arguments: &[&str],
+    ) -> Result<(), ServerError> {
         match self.systemd {
-            true => self.run(&["systemctl", "restart", unit]).await,
-            false => self.run(program).await,
+            true => self.run("systemctl", &["restart", unit]).await,
+            false => self.run(program, arguments).await,
         }
     }
 
@@ -107,11 +112,11 @@ impl NodeServer {
             return Ok(());
         }
         let pipes = nfsdcld::pipes().map(|path| path.display().to_string());
-        let mut program = vec!["nfsdcld"];
-        if let Some(pipes) = &pipes {
-            program.extend(["-p", pipes]);
-        }
-        let started = self.daemon(NFSDCLD, &program).await;
+        let arguments = match &pipes {
+            Some(pipes) => vec!["-p", pipes],
+            None => Vec::new(),
+        };
+        let started = self.daemon(NFSDCLD, "nfsdcld", &arguments).await;
         started.map_err(|error| chain(&error))?;
         let until = Instant::now() + READY_TIMEOUT;
         while !listens()? {
@@ -127,8 +132,7 @@ impl NodeServer {
         if let Some(Ok(())) = look::statd().await {
             return Ok(());
         }
-        let program = ["rpc.statd", "--no-notify"];
-        let started = self.daemon(STATD, &program).await;
+        let started = self.daemon(STATD, "rpc.statd", &["--no-notify"]).await;
         started.map_err(|error| chain(&error))?;
         let answer = look::statd().await;
         answer.unwrap_or_else(|| Err("it is not registered with rpcbind".to_owned()))
@@ -166,7 +170,7 @@ impl Server for NodeServer {
             }
         }
         match &self.means {
-            Means::Unit => self.run(&["systemctl", "stop", UNIT]).await,
+            Means::Unit => self.run("systemctl", &["stop", UNIT]).await,
             Means::Program(_) => Ok(()),
         }
     }
@@ -193,11 +197,8 @@ impl Server for NodeServer {
         }
         match (&self.start, &self.means) {
             (Some(command), _) => self.shell(command).await?,
-            (None, Means::Unit) => self.run(&["systemctl", "start", UNIT]).await?,
-            (None, Means::Program(arguments)) => {
-                let words = [&["rpc.nfsd".into()], &arguments[..]].concat();
-                run(&words, self.deadline).await?;
-            }
+            (None, Means::Unit) => self.run("systemctl", &["start", UNIT]).await?,
+            (None, Means::Program(arguments)) => self.run("rpc.nfsd", arguments).await?,
         }
         match nfsd::runs() {
             true => Ok(()),

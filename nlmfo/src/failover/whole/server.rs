@@ -1,33 +1,15 @@
 //! How a server stops and starts.
 
-use std::ffi::OsString;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
 
-use tokio::process::Command;
-use tokio::time::timeout;
-
-use crate::failover::pair::rsh::said;
-use crate::foreign::Shown;
+use crate::server::program::ProgramError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("cannot run {program}")]
-    Run {
-        program: String,
-        source: std::io::Error,
-    },
-    #[error("`{command}` failed with {status}: {said}")]
-    Failed {
-        command: String,
-        status: String,
-        said: String,
-    },
-    #[error("`{command}` did not end within {} s", .after.as_secs_f64())]
-    Deadline { command: String, after: Duration },
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     #[error("{0}")]
     Other(String),
 }
@@ -63,81 +45,4 @@ pub trait Server: Sync {
 
     /// statd's directories of monitored clients.
     fn monitored(&self) -> Vec<PathBuf>;
-}
-
-/// Runs a program to its end, within `max`.
-pub async fn run(words: &[OsString], max: Duration) -> Result<(), ServerError> {
-    let shown: Vec<String> = words.iter().map(|word| word.shown().to_string()).collect();
-    let command = shown.join(" ");
-    let Some((program, arguments)) = words.split_first() else {
-        return Err(ServerError::Other("there is no command to run".to_owned()));
-    };
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    // Not `output`: a daemon that the program leaves behind keeps the pipes open. Standard
-    // error is read from a file.
-    let failed = |source| ServerError::Run {
-        program: program.shown().to_string(),
-        source,
-    };
-    let errors = tempfile::tempfile().map_err(failed)?;
-    let status = Command::new(program)
-        .args(arguments)
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(errors.try_clone().map_err(failed)?)
-        .status();
-    match timeout(max, status).await {
-        Err(_) => Err(ServerError::Deadline {
-            command,
-            after: max,
-        }),
-        Ok(Err(source)) => Err(failed(source)),
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(ServerError::Failed {
-            command,
-            status: status.to_string(),
-            said: written(errors),
-        }),
-    }
-}
-
-fn written(mut file: std::fs::File) -> String {
-    use std::io::{Read, Seek};
-    const MOST: u64 = 4096;
-    let mut text = Vec::new();
-    let read = file
-        .rewind()
-        .and_then(|()| file.take(MOST).read_to_end(&mut text));
-    match read {
-        Ok(_) => said(&text),
-        Err(error) => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_program_that_fails_or_hangs_is_named() {
-        let run = async |script: &str, max| {
-            let words = ["sh", "-c", script].map(OsString::from);
-            run(&words, max).await
-        };
-        let long = Duration::from_secs(60);
-        run("true", long).await.unwrap();
-        // What it leaves behind does not hold us up.
-        run("sleep 60 & true", long).await.unwrap();
-        let error = run("echo broken >&2; exit 3", long).await.unwrap_err();
-        assert!(
-            error.to_string().ends_with("exit status: 3: broken"),
-            "{error}"
-        );
-        let error = run("sleep 60", Duration::from_millis(10))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, ServerError::Deadline { .. }), "{error}");
-    }
 }
