@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use super::Node;
 use super::service::Service;
 use crate::emulation::UNNOTICED;
-use crate::guest::busy::{Busy, Wanted};
+use crate::guest::busy::{Busy, SLOW_PACE, Wanted};
 use crate::guest::client::HeldLock;
 use crate::guest::kernel_log;
 use crate::guest::known::{Known, ensure_kernel_holds, ensure_same};
@@ -68,14 +68,23 @@ impl Holdings {
     /// A process that asks for every one of the locks all the time, to write, through its
     /// mount of this number.
     pub fn robbed_by(&self, thief: &MountedClient, mount: usize) -> Result<Busy> {
-        let wanted: Vec<Wanted> = (self.files.iter())
-            .map(|(file, range)| Wanted {
-                file: thief.mounts[mount].path(file),
-                range: *range,
-                mode: Mode::Write,
-            })
-            .collect();
-        thief.client.busy(&wanted)
+        thief.client.busy(&self.wanted_by(thief, mount))
+    }
+
+    /// The same about once a second, beside minutes of a cluster manager's work.
+    pub fn slowly_robbed_by(&self, thief: &MountedClient, mount: usize) -> Result<Busy> {
+        thief
+            .client
+            .busy_at(SLOW_PACE, &self.wanted_by(thief, mount))
+    }
+
+    fn wanted_by(&self, thief: &MountedClient, mount: usize) -> Vec<Wanted> {
+        let wanted = self.files.iter().map(|(file, range)| Wanted {
+            file: thief.mounts[mount].path(file),
+            range: *range,
+            mode: Mode::Write,
+        });
+        wanted.collect()
     }
 
     /// All of them are held on `node`, by the tool's word and by the kernel's, and no other.
@@ -116,13 +125,16 @@ pub fn user_of(user: &MountedClient, mount: usize, file: &str) -> Result<Busy> {
     }])
 }
 
-/// The thief has asked for every lock, and got none.
-pub fn ensure_nothing_stolen(thief: Busy) -> Result<()> {
+/// The thief has asked for every lock, and got none. Returns how long it waited for an answer at
+/// most: for so long the VIP's locks stood still.
+pub fn ensure_nothing_stolen(thief: Busy) -> Result<Duration> {
+    let mut slowest = Duration::ZERO;
     for tally in thief.finish()? {
         ensure!(tally.held == 0, "stolen: {tally:?}");
         ensure!(tally.refused > 0, "the thief did not get to ask: {tally:?}");
+        slowest = slowest.max(tally.slowest);
     }
-    Ok(())
+    Ok(slowest)
 }
 
 /// A user has got every lock that it asked for, in time; returns the longest time.

@@ -33,6 +33,9 @@ use crate::guest::wait::{Seen, until};
 /// Where the servers have the state directory that they share.
 pub const STATE: &str = "/shared";
 
+/// What a takeover's report says if its cluster manager brought the address up before grace.
+pub const LATE: &str = "the VIP was up before its grace began";
+
 /// The servers' names and addresses, in the order of the driver's cables.
 pub const NODES: [(&str, &str); 2] = [("a", "10.77.2.1"), ("b", "10.77.2.2")];
 

@@ -16,7 +16,10 @@ use super::wait::{Seen, until};
 
 /// Pause between an answer and the next request: without it, the requests would occupy an emulated
 /// machine.
-const PACE: Duration = Duration::from_millis(100);
+pub const PACE: Duration = Duration::from_millis(100);
+
+/// The same where many locks are asked for, for minutes, beside much else.
+pub const SLOW_PACE: Duration = Duration::from_secs(1);
 
 /// A lock to ask for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,10 +51,10 @@ pub struct Busy {
 
 impl Busy {
     /// Starts one with `command`, which runs `lab-guest busy` in the client's namespaces.
-    /// Each lock is asked for on a thread of its own, again soon after each answer.
-    pub fn start(mut command: Command, wanted: &[Wanted]) -> Result<Busy> {
+    /// Each lock is asked for on a thread of its own, again after each answer and this pause.
+    pub fn start(mut command: Command, pace: Duration, wanted: &[Wanted]) -> Result<Busy> {
         let mut child = command
-            .arg(serde_json::to_string(wanted)?)
+            .arg(serde_json::to_string(&(pace, wanted))?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -89,12 +92,13 @@ impl Drop for Busy {
 /// The busy process: asks until standard input ends, then once more, so that the results include
 /// an answer after that moment.
 pub fn serve(wanted: &str) -> Result<()> {
-    let wanted: Vec<Wanted> = serde_json::from_str(wanted).context("locks to ask for")?;
+    let (pace, wanted): (Duration, Vec<Wanted>) =
+        serde_json::from_str(wanted).context("locks to ask for")?;
     let over = AtomicBool::new(false);
     let tallies = thread::scope(|scope| -> Result<Vec<Tally>> {
         let threads: Vec<_> = wanted
             .into_iter()
-            .map(|wanted| scope.spawn(|| ask(wanted, &over)))
+            .map(|wanted| scope.spawn(|| ask(wanted, pace, &over)))
             .collect();
         io::stdin().read_to_end(&mut Vec::new())?;
         over.store(true, Ordering::SeqCst);
@@ -107,7 +111,7 @@ pub fn serve(wanted: &str) -> Result<()> {
     Ok(())
 }
 
-fn ask(wanted: Wanted, over: &AtomicBool) -> Result<Tally> {
+fn ask(wanted: Wanted, pace: Duration, over: &AtomicBool) -> Result<Tally> {
     let file =
         locker::open(&wanted.file).with_context(|| format!("open {}", wanted.file.display()))?;
     let mut tally = Tally {
@@ -134,6 +138,6 @@ fn ask(wanted: Wanted, over: &AtomicBool) -> Result<Tally> {
         if last {
             return Ok(tally);
         }
-        thread::sleep(PACE);
+        thread::sleep(pace);
     }
 }

@@ -5,11 +5,12 @@ use std::env;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nlmfo::observe::host::Transport;
 
-use super::busy::{Busy, Wanted};
+use super::busy::{Busy, PACE, Wanted};
 use super::command::run;
 use super::locker::{Locker, Mode, Outcome, Range};
 use super::node::TestNode;
@@ -187,9 +188,14 @@ impl Client {
 
     /// A new lock owner that asks for these locks all the time.
     pub fn busy(&self, wanted: &[Wanted]) -> Result<Busy> {
+        self.busy_at(PACE, wanted)
+    }
+
+    /// The same with this pause after each answer.
+    pub fn busy_at(&self, pace: Duration, wanted: &[Wanted]) -> Result<Busy> {
         let mut command = self.node.command(env::current_exe()?);
         command.arg("busy");
-        Busy::start(command, wanted)
+        Busy::start(command, pace, wanted)
     }
 
     /// Takes a lock with an owner of its own, which must be granted.

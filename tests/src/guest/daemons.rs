@@ -10,9 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use nlmfo::rpc::message::{Credential, Procedure, decode_reply, encode_call};
 use nlmfo::rpc::xdr::{Decoder, Encoder};
+use serde_json::Value;
 
 use super::command::run;
 use super::node::TestNode;
+use super::tool::Tool;
 use super::wait::{Seen, until};
 
 /// Processes of this name in the root network namespace.
@@ -51,6 +53,21 @@ pub fn crash(name: &str) -> Result<()> {
         Ok(match named(name)?.len() {
             0 => Seen::Yes(()),
             left => Seen::No(format!("{left} left")),
+        })
+    })
+}
+
+/// Waits until lockd there waits for a statd that hangs: it asks statd before it grants a client its
+/// first lock.
+pub fn wait_lockd_blocked(tool: &Tool) -> Result<()> {
+    until("lockd to be blocked", || {
+        let report: Value = serde_json::from_str(&tool.run(&["check", "--json"])?.stdout)?;
+        let checks = report["checks"].as_array().into_iter().flatten();
+        let mut answers = checks.filter(|check| check["name"] == "lockd_answers");
+        let reason = answers.next().map(|check| check["reason"].to_string());
+        Ok(match reason {
+            Some(reason) if reason.contains("it waits for rpc.statd (nsm_mon") => Seen::Yes(()),
+            other => Seen::No(format!("{other:?}")),
         })
     })
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Context, End, Kernels, Machine, Scenario};
 use crate::guest::command::run;
-use crate::guest::daemons::{cold_rpcbind, crash, register, signal};
+use crate::guest::daemons::{cold_rpcbind, crash, register, signal, wait_lockd_blocked};
 use crate::guest::gated::open;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
@@ -330,16 +330,7 @@ fn blocked(context: &Context) -> Result<End> {
     let late = lab.clients[1].client.locker()?;
     let path = lab.clients[1].mounts[0].path("late");
     let _waiting = late.lock_wait(&path, Range::WHOLE, Mode::Write)?;
-    until("lockd to be blocked", || {
-        let report: Value = serde_json::from_str(&tool.run(&["check", "--json"])?.stdout)?;
-        let checks = report["checks"].as_array().into_iter().flatten();
-        let mut answers = checks.filter(|check| check["name"] == "lockd_answers");
-        let reason = answers.next().map(|check| check["reason"].to_string());
-        Ok(match reason {
-            Some(reason) if reason.contains("it waits for rpc.statd (nsm_mon") => Seen::Yes(()),
-            other => Seen::No(format!("{other:?}")),
-        })
-    })?;
+    wait_lockd_blocked(&tool)?;
 
     let release = ["failover", "--phase", "release", "--vip", VIP, "--deadline"];
     let began = std::time::Instant::now();
