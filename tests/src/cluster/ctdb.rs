@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::service::Service;
-use super::{Cluster, NODES, Node, documented};
+use super::{Cluster, LATE, NODES, Node, documented};
 use crate::guest::command::finish_within;
 use crate::guest::wait::{Seen, until_for};
 
 /// Maximum time until CTDB has done what it was asked for, or has noticed what happened.
-const SETTLED: Duration = Duration::from_secs(180);
+const SETTLED: Duration = Duration::from_secs(300);
 
 const CALLOUT: &str = "/usr/share/nlmfo/ctdb/nlmfo-callout";
 
@@ -54,9 +54,11 @@ impl Ctdb<'_> {
 
     /// Runs `ctdb` on this node.
     pub fn run(&self, on: &Node, command: &str) -> Result<()> {
-        on.shell(&format!("ctdb {command}"))
-            .map(drop)
-            .with_context(|| self.logs())
+        let mut ctdb = on.node().command("ctdb");
+        let ran = finish_within(SETTLED, ctdb.args(command.split(' ')), "");
+        let ran = ran.with_context(|| self.logs())?;
+        ensure!(ran.code() == 0, "ctdb {command}: {}", ran.stderr);
+        Ok(())
     }
 
     /// Moves the service's address to a node, as an operator does.
@@ -98,6 +100,7 @@ impl Ctdb<'_> {
         let waited = waited.with_context(|| self.logs())?;
         ensure!(waited.code() == 0, "{wait}: {}", waited.stderr);
         eprintln!("{}", waited.stdout);
+        ensure!(!waited.stdout.contains(LATE), "grace began too late");
         Ok(())
     }
 
@@ -154,7 +157,7 @@ fn install(cluster: &Cluster, node: &Node) -> Result<()> {
             "NoIPFailback=1\nKeepaliveInterval=2\nControlTimeout=240",
         );
     node.shell(&setup)?;
-    let options = format!("STATE_DIR={}\nGRACE=40s\n", super::STATE);
+    let options = format!("STATE_DIR={}\n", super::STATE);
     there.write("/etc/nlmfo/ctdb/default", &options)
 }
 
