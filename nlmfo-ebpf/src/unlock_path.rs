@@ -50,12 +50,14 @@ fn note(rqstp: u64) -> Result<(), i32> {
         _ => pointer(argp, layout!(unlocks.fh))?,
     };
     // SAFETY: this CPU's value, of the one program that uses it.
-    let key = unsafe { &mut *key };
-    read_bytes(&raw mut key.fh, fh_size, fh)?;
-    if let Some(calls) = UNLOCKS.get_ptr_mut(&*key) {
+    let place = unsafe { &raw mut (*key).fh };
+    read_bytes(place, fh_size, fh)?;
+    // SAFETY: as above.
+    let key: &Unlock = unsafe { &*key };
+    if let Some(calls) = UNLOCKS.get_ptr_mut(key) {
         // SAFETY: an element of our map; a lost addition is one of many.
         unsafe { *calls += 1 };
         return Ok(());
     }
-    UNLOCKS.insert(&*key, 1, 0).map_err(|_| -1)
+    UNLOCKS.insert(key, 1, 0).map_err(|_| -1)
 }

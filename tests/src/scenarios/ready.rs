@@ -238,7 +238,7 @@ fn statd(context: &Context) -> Result<End> {
     let before = lab.server.locks()?;
     ensure!(missing(&tool)?.is_empty(), "{:?}", missing(&tool)?);
     let release = [
-        "failover", "--phase", "release", "--vip", VIP, "--record", RECORD,
+        "failover", "--phase", "release", "--vip", VIP, "--record", RECORD, "--fence", "300s",
     ];
     tool.expect(exit::CONFIRMED, &release)?;
 
