@@ -65,9 +65,11 @@ pub enum StopError {
     Stop(#[source] ServerError),
 }
 
-/// Where the record of a stop is, until a start has used it.
+/// Where the record of a stop is, until a start has used it. Named by the node: nodes may share the
+/// directory. A server of its own calls its node by its scope, wherever it runs.
 pub fn record_path(state: &StateDir) -> PathBuf {
-    folder(state).join("record.json")
+    let node = netns::node().replace('/', "_");
+    folder(state).join(format!("{node}.json"))
 }
 
 fn folder(state: &StateDir) -> PathBuf {
