@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use tracing::warn;
 
 use super::evidence::{Counts, Look};
+use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::kernel::layout;
 use crate::kernel::lockd::{self, LockdError};
@@ -110,11 +112,13 @@ impl Watch {
     }
 
     /// From now on, notes what NFSv3 clients give up, where the kernel lets us see it.
-    pub fn follow_unlocks(&mut self) -> Result<(), ObserveError> {
+    pub fn follow_unlocks(&mut self) {
         if self.unlocks.is_none() {
-            self.unlocks = Unlocks::attach(self.snapshots.programs())?;
+            match Unlocks::attach(self.snapshots.programs()) {
+                Ok(unlocks) => self.unlocks = unlocks,
+                Err(error) => warn!(error = chain(&error), "cannot see what clients give up"),
+            }
         }
-        Ok(())
     }
 
     /// What they gave up since [`Watch::follow_unlocks`].

@@ -11,10 +11,10 @@ use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::table::{FileId, HostId, Lock, LockTable, Mode, Range, Waiter};
 
 /// Maximum number of lines of one VIP.
-const PER_VIP: usize = 1_000;
+pub(super) const PER_VIP: usize = 1_000;
 
 /// Maximum number of lines of all VIPs.
-const IN_ALL: usize = 5_000;
+pub(super) const IN_ALL: usize = 5_000;
 
 /// What a VIP's pane shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

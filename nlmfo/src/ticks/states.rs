@@ -5,15 +5,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::detail::{IN_ALL, PER_VIP};
 use crate::foreign;
 use crate::observe::states::{Access, Counts4, Kind, Nfs4Client, State, StateTable};
 use crate::observe::table::{FileInfo, Mode, Range};
-
-/// Maximum number of lines of one VIP.
-const PER_VIP: usize = 1_000;
-
-/// Maximum number of lines of all VIPs.
-const IN_ALL: usize = 5_000;
 
 /// An NFSv4 client that holds something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -156,13 +156,7 @@ fn nfs4(snapshot: &StateSnapshot) -> Nfs4 {
         let mut vips: Vec<_> = client.vips.iter().copied().map(Some).collect();
         vips.extend(client.vip_unknown.then_some(None));
         for vip in vips {
-            let held = nfs4.held.entry(vip).or_default();
-            held.clients += 1;
-            held.opens += counts.opens;
-            held.locks += counts.locks;
-            held.delegations += counts.delegations;
-            held.layouts += counts.layouts;
-            held.others += counts.others;
+            *nfs4.held.entry(vip).or_default() += counts;
             let silent = client.info.renewed_seconds.unwrap_or_default();
             let longest = nfs4.silent.entry(vip).or_default();
             *longest = silent.max(*longest);

@@ -124,9 +124,7 @@ pub async fn follow(
     begun: Begun,
     watch: &mut Watch,
 ) -> Result<(StartReport, Instant), StartError> {
-    if let Err(error) = watch.follow_unlocks() {
-        warn!(error = chain(&error), "cannot see what clients give up");
-    }
+    watch.follow_unlocks();
     let record = stored(&plan.state)?;
     let mut report = StartReport {
         server: begun.title,
