@@ -46,6 +46,7 @@ mod qemu;
 mod rootfs;
 pub mod run;
 pub(crate) mod tools;
+mod tsc;
 mod types;
 
 use std::{env, fs, path::PathBuf, time::Duration};

@@ -24,7 +24,7 @@ use rustix::{
     process::{Signal, set_parent_process_death_signal},
 };
 
-use super::tools::Tools;
+use super::{tools::Tools, tsc};
 
 /// What executes the guest's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,7 +332,14 @@ fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<O
     arg("-m", machine.memory.to_string());
     arg("-display", "none".into());
     arg("-initrd", format!("/proc/self/fd/{initrd}"));
-    arg("-append", KERNEL_ARGUMENTS.into());
+    let tsc = match accelerator {
+        "tcg,thread=multi" => tsc::argument(),
+        _ => None,
+    };
+    arg(
+        "-append",
+        format!("{KERNEL_ARGUMENTS}{}", tsc.unwrap_or_default()),
+    );
     arg("-device", "virtio-serial-pci".into());
     if machine.interactive {
         arg("-chardev", "stdio,id=terminal,signal=off".into());
