@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::record::Record;
 use crate::observe::describe::{LockLine, hex};
 use crate::observe::table::{LockTable, Mode, Range};
-use crate::observe::unlocks::Unlocked;
+use crate::observe::unlocks::Unlocked3;
 
 /// Owner and file of a lock: what stays the same on another node. A client may come back
 /// over another transport, and the device number differs there.
@@ -92,7 +92,7 @@ fn is_covered(lock: &LockLine, held: &[(Range, Mode)]) -> bool {
 /// gave up in the meantime.
 pub fn split<'a>(
     missing: Vec<&'a LockLine>,
-    unlocked: &[Unlocked],
+    unlocked: &[Unlocked3],
 ) -> (Vec<&'a LockLine>, Vec<&'a LockLine>) {
     let is_given_up = |lock: &&LockLine| {
         unlocked.iter().any(|call| {
@@ -171,6 +171,7 @@ mod tests {
             shares: Vec::new(),
             nfs4: Vec::new(),
             changing: false,
+            connections: Vec::new(),
         };
         let text = serde_json::to_string(&record).unwrap();
         let record: Record = serde_json::from_str(&text).unwrap();
@@ -185,8 +186,8 @@ mod tests {
         let expected = Expected {
             locks: vec![lock(0, 9, Mode::Write)],
         };
-        let unlocked = |change: fn(&mut Unlocked)| {
-            let mut call = Unlocked {
+        let unlocked = |change: fn(&mut Unlocked3)| {
+            let mut call = Unlocked3 {
                 vip: "10.77.0.1".parse().unwrap(),
                 client: "10.77.0.11".parse().unwrap(),
                 svid: 7,

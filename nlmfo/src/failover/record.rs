@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError, LIMIT, Place};
 use crate::foreign::{self, Name};
+use crate::kernel::connections::Connection;
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::states::describe::StateLine;
@@ -66,6 +67,9 @@ pub struct Record {
     /// Locks changed after they were read: more may come back than is recorded.
     #[serde(default)]
     pub changing: bool,
+    /// Connections whose clients have not heard that they ended.
+    #[serde(default)]
+    pub connections: Vec<Connection>,
 }
 
 impl Record {
@@ -118,6 +122,7 @@ impl Record {
             shares: Vec::new(),
             nfs4: Vec::new(),
             changing: false,
+            connections: Vec::new(),
         }
     }
 
@@ -239,6 +244,7 @@ mod tests {
             shares: Vec::new(),
             nfs4: Vec::new(),
             changing: false,
+            connections: Vec::new(),
         }
     }
 

@@ -335,7 +335,7 @@ impl Takeover<'_> {
     /// The number of expected locks that are neither reclaimed nor given up.
     fn missing(&mut self, reclaims: &mut Reclaims) -> anyhow::Result<usize> {
         let mut missing = 0;
-        let unlocked = self.watch.unlocked()?;
+        let unlocked = self.watch.given_up()?.nfs3;
         for (&vip, expected) in self.expected.iter().flatten() {
             let held = self.watch.look(vip)?.ours;
             let left = split(expected.missing(&held), &unlocked).0.len();
@@ -362,7 +362,7 @@ impl Takeover<'_> {
         paths: &mut PathFinder,
     ) -> anyhow::Result<Vec<VipTakeover>> {
         let mut vips = Vec::new();
-        let unlocked = self.watch.unlocked()?;
+        let unlocked = self.watch.given_up()?.nfs3;
         for &vip in &self.plan.vips {
             let held = self.watch.look(vip)?.ours;
             let expected = (self.expected.as_ref()).and_then(|expected| expected.get(&vip));

@@ -18,7 +18,7 @@ use crate::observe::programs::{ObserveError, Programs, probed_functions};
 use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::LockTable;
-use crate::observe::unlocks::{Unlocked, Unlocks};
+use crate::observe::unlocks::{GivenUp, Unlocks};
 
 /// Maximum time for one exact snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -111,19 +111,19 @@ impl Watch {
         self.snapshots.take_states(self.netns, None, max_wait)
     }
 
-    /// From now on, notes what NFSv3 clients give up, where the kernel lets us see it.
+    /// From now on, notes what clients give up, where the kernel lets us see it.
     pub fn follow_unlocks(&mut self) {
         if self.unlocks.is_none() {
             match Unlocks::attach(self.snapshots.programs()) {
-                Ok(unlocks) => self.unlocks = unlocks,
+                Ok(unlocks) => self.unlocks = Some(unlocks),
                 Err(error) => warn!(error = chain(&error), "cannot see what clients give up"),
             }
         }
     }
 
     /// What they gave up since [`Watch::follow_unlocks`].
-    pub fn unlocked(&self) -> Result<Vec<Unlocked>, ObserveError> {
-        self.unlocks.as_ref().map_or(Ok(Vec::new()), Unlocks::read)
+    pub fn given_up(&self) -> Result<GivenUp, ObserveError> {
+        (self.unlocks.as_ref()).map_or_else(|| Ok(GivenUp::default()), Unlocks::read)
     }
 
     pub fn counters(&self) -> Result<PerVip, ObserveError> {

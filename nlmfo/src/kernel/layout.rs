@@ -175,7 +175,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         nlm_files: files.address,
         states,
         lock_lists: lock_lists(&lockd, symbols).unwrap_or_default(),
-        unlocks: unlock_layout::fill(btf, release).unwrap_or_default(),
+        unlocks: unlock_layout::fill(btf, release),
 
         fl_link,
         fl_owner,

@@ -5,6 +5,7 @@ pub(crate) mod admission;
 pub(crate) mod bpffs;
 pub mod btf;
 pub(crate) mod cgroup;
+pub(crate) mod connections;
 pub(crate) mod exports;
 pub(crate) mod gate_layout;
 pub mod grace;

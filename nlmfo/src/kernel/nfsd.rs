@@ -13,10 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use procfs::ProcResult;
-use procfs::net::{TcpNetEntry, TcpState};
-
-use super::exports;
+use super::{connections, exports};
 
 pub const ROOT: &str = "/proc/fs/nfsd";
 
@@ -349,22 +346,15 @@ fn quote(path: &Path) -> String {
     word
 }
 
-/// The peers of established TCP connections to port 2049, in this network namespace.
+/// The clients of established TCP connections to port 2049, in this thread's network namespace.
 ///
 /// # Errors
 /// If the kernel's table of connections cannot be read.
-pub fn peers() -> ProcResult<BTreeSet<IpAddr>> {
+pub fn peers() -> io::Result<BTreeSet<IpAddr>> {
     const NFS: u16 = 2049;
-    // Without IPv6 there is no second table.
-    let entries = procfs::net::tcp()?.into_iter();
-    let entries = entries.chain(procfs::net::tcp6().unwrap_or_default());
-    let is_peer = |entry: &TcpNetEntry| {
-        entry.state == TcpState::Established && entry.local_address.port() == NFS
-    };
-    Ok(entries
-        .filter(is_peer)
-        .map(|entry| entry.remote_address.ip().to_canonical())
-        .collect())
+    let all = connections::established(|_| true)?.into_iter();
+    let nfs = all.filter(|connection| connection.port == NFS);
+    Ok(nfs.map(|connection| connection.client).collect())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Fills the programs' [`UnlockLayout`] from the running kernel.
 
-use nlmfo_common::unlock::UnlockLayout;
+use nlmfo_common::unlock::{Unlock3Layout, Unlock4Layout, UnlockLayout};
 
 use super::btf::KernelBtf;
 use super::layout::{Fields, LayoutError};
@@ -11,8 +11,30 @@ const MADE: &str = "nlm4_unlockargs_wrapper.xdrgen.alock.fh.data";
 
 const WHY: &str = "what clients give up in grace";
 
+/// A part is all zeros if its offsets are not known.
+pub fn fill(btf: &KernelBtf, release: &str) -> UnlockLayout {
+    UnlockLayout {
+        nfs3: nfs3(btf, release).unwrap_or_default(),
+        nfs4: nfs4(btf, release).unwrap_or_default(),
+    }
+}
+
 /// `release` is for the errors.
-pub fn fill(btf: &KernelBtf, release: &str) -> Result<UnlockLayout, LayoutError> {
+pub fn nfs4(btf: &KernelBtf, release: &str) -> Result<Unlock4Layout, LayoutError> {
+    let nfsd = Fields {
+        btf: btf.of("nfsd"),
+        release,
+    };
+    Ok(Unlock4Layout {
+        locku_stateid: nfsd.offset("nfsd4_locku.lu_stateid", 16, WHY)?,
+        locku_start: nfsd.offset("nfsd4_locku.lu_offset", 8, WHY)?,
+        locku_len: nfsd.offset("nfsd4_locku.lu_length", 8, WHY)?,
+        close_stateid: nfsd.offset("nfsd4_close.cl_stateid", 16, WHY)?,
+    })
+}
+
+/// `release` is for the errors.
+pub fn nfs3(btf: &KernelBtf, release: &str) -> Result<Unlock3Layout, LayoutError> {
     let of = |module| Fields {
         btf: btf.of(module),
         release,
@@ -25,7 +47,7 @@ pub fn fill(btf: &KernelBtf, release: &str) -> Result<UnlockLayout, LayoutError>
         None,
         WHY,
     )?;
-    Ok(UnlockLayout {
+    Ok(Unlock3Layout {
         rqst_argp: sunrpc.offset("svc_rqst.rq_argp", 8, WHY)?,
         rqst_addr: sunrpc.offset("svc_rqst.rq_addr", 128, WHY)?,
         rqst_daddr: sunrpc.offset("svc_rqst.rq_daddr", 128, WHY)?,

@@ -129,21 +129,21 @@ pub(super) struct Probe {
 }
 
 /// Every probe of ours with the kernel function that it sits on: the snapshot's first,
-/// then the counters', the client book's, NFSv4's, and the one that reclaims do without.
+/// then the counters', the client book's, NFSv4's, and those that reclaims do without.
 pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
     (super::snapshot::PROBES.iter())
         .chain(super::counters::PROBES)
         .chain(super::monitor::PROBES)
         .chain(super::states::take::PROBES)
         .chain(super::counters::nfs4::PROBES)
-        .chain(super::unlocks::PROBES)
+        .chain(super::unlocks::probes())
         .map(|probe| (probe.program, probe.function))
 }
 
 /// The kernel functions that NFSv3 needs, in that order.
 pub fn probed_functions() -> impl Iterator<Item = &'static str> {
     (probes().map(|(_, function)| function)).filter(|function| {
-        let optional = super::unlocks::PROBES.iter().map(|probe| probe.function);
+        let optional = super::unlocks::probes().map(|probe| probe.function);
         let mut not_needed = state_functions().chain(optional);
         !not_needed.any(|other| other == *function)
     })

@@ -1,24 +1,49 @@
-//! What NFSv3 clients gave up since a moment, by the UNLOCK calls that lockd was asked for. In
-//! grace lockd refuses them, and its tables do not show that a lock will never be reclaimed.
+//! What clients gave up since a moment, by what lockd and nfsd were asked for. In grace lockd
+//! refuses UNLOCK calls, and nfsd those for state that ended with the last start: their tables do
+//! not show that it will never be reclaimed.
 
 use std::net::IpAddr;
 
+use aya::Pod;
 use aya::maps::{HashMap, MapData};
-use nlmfo_common::unlock::Unlock;
+use nlmfo_common::unlock::{Unlock3, Unlock4};
 
 use super::programs::{ObserveError, Probe, Programs, map_error};
 use super::table::Range;
 
-pub(super) const PROBES: &[Probe] = &[Probe {
-    program: "unlock_asked",
+const OF_NFS3: &[Probe] = &[Probe {
+    program: "unlock3_asked",
     function: "nlm4svc_proc_unlock",
 }];
 
-const MAP: &str = "UNLOCKS";
+const OF_NFS4: &[Probe] = &[
+    Probe {
+        program: "locku_asked",
+        function: "nfsd4_locku",
+    },
+    Probe {
+        program: "close_asked",
+        function: "nfsd4_close",
+    },
+];
+
+const MAP3: &str = "UNLOCKS3";
+const MAP4: &str = "UNLOCKS4";
+
+pub(super) fn probes() -> impl Iterator<Item = &'static Probe> {
+    OF_NFS3.iter().chain(OF_NFS4)
+}
+
+/// What clients gave up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GivenUp {
+    pub nfs3: Vec<Unlocked3>,
+    pub nfs4: Vec<Unlocked4>,
+}
 
 /// One UNLOCK.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unlocked {
+pub struct Unlocked3 {
     pub vip: IpAddr,
     pub client: IpAddr,
     pub svid: u32,
@@ -27,40 +52,111 @@ pub struct Unlocked {
     pub range: Range,
 }
 
-/// The probe in the kernel, and its map.
-pub struct Unlocks(HashMap<MapData, Unlock, u64>);
+/// One LOCKU or CLOSE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlocked4 {
+    /// The stateid without its generation.
+    pub state: [u8; 12],
+    /// None for a CLOSE.
+    pub range: Option<Range>,
+}
+
+/// The probes in the kernel, and their maps; none where it is not known where this kernel has the
+/// arguments of the calls.
+pub struct Unlocks {
+    nfs3: Option<HashMap<MapData, Unlock3, u64>>,
+    nfs4: Option<HashMap<MapData, Unlock4, u64>>,
+}
 
 impl Unlocks {
-    /// Attaches the probe; it stays until `programs` is dropped. None if it is not known where
-    /// this kernel has the arguments of the call.
-    pub fn attach(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
-        if programs.layout.unlocks.rqst_argp == 0 {
-            return Ok(None);
-        }
-        for probe in PROBES {
-            programs.attach(probe)?;
-        }
-        Ok(Some(Unlocks(programs.map(MAP)?)))
+    /// Attaches the probes; they stay until `programs` is dropped.
+    pub fn attach(programs: &mut Programs) -> Result<Self, ObserveError> {
+        let layout = programs.layout.unlocks;
+        Ok(Unlocks {
+            nfs3: match layout.nfs3.rqst_argp {
+                0 => None,
+                _ => Some(attached(programs, OF_NFS3, MAP3)?),
+            },
+            nfs4: match layout.nfs4.locku_stateid {
+                0 => None,
+                _ => Some(attached(programs, OF_NFS4, MAP4)?),
+            },
+        })
     }
 
-    /// Those since the probe was attached.
-    pub fn read(&self) -> Result<Vec<Unlocked>, ObserveError> {
-        let keys = self.0.keys().collect::<Result<Vec<_>, _>>();
-        Ok((keys.map_err(map_error(MAP))?.iter())
-            .map(Unlocked::from)
-            .collect())
+    /// What was given up since they were attached.
+    pub fn read(&self) -> Result<GivenUp, ObserveError> {
+        Ok(GivenUp {
+            nfs3: keys(self.nfs3.as_ref(), MAP3)?,
+            nfs4: keys(self.nfs4.as_ref(), MAP4)?,
+        })
     }
 }
 
-impl From<&Unlock> for Unlocked {
-    fn from(raw: &Unlock) -> Self {
+fn attached<K: Pod>(
+    programs: &mut Programs,
+    probes: &[Probe],
+    map: &'static str,
+) -> Result<HashMap<MapData, K, u64>, ObserveError> {
+    for probe in probes {
+        programs.attach(probe)?;
+    }
+    programs.map(map)
+}
+
+fn keys<K: Pod, T: From<K>>(
+    map: Option<&HashMap<MapData, K, u64>>,
+    name: &'static str,
+) -> Result<Vec<T>, ObserveError> {
+    let keys = map.into_iter().flat_map(HashMap::keys);
+    let keys = keys.map(|key| key.map(T::from));
+    keys.collect::<Result<_, _>>().map_err(map_error(name))
+}
+
+impl From<Unlock3> for Unlocked3 {
+    fn from(raw: Unlock3) -> Self {
         let fh_size = (raw.fh_size as usize).min(raw.fh.len());
-        Unlocked {
+        Unlocked3 {
             vip: raw.vip.ip(),
             client: raw.client.ip(),
             svid: raw.svid,
             fh: raw.fh[..fh_size].to_vec(),
             range: Range::of_call(raw.start, raw.len),
         }
+    }
+}
+
+impl From<Unlock4> for Unlocked4 {
+    fn from(raw: Unlock4) -> Self {
+        // All ones means up to the end of the file here; no range has no bytes.
+        let len = match raw.len {
+            u64::MAX => 0,
+            len => len,
+        };
+        Unlocked4 {
+            state: raw.state,
+            range: (raw.closes == 0).then(|| Range::of_call(raw.start, len)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_has_no_range_and_all_ones_reach_to_the_end() {
+        let of = |len, closes| {
+            let raw = Unlock4 {
+                start: 5,
+                len,
+                state: [7; 12],
+                closes,
+            };
+            Unlocked4::from(raw).range
+        };
+        assert_eq!(of(10, 0), Some(Range { start: 5, end: 14 }));
+        assert_eq!(of(u64::MAX, 0).unwrap().end, Range::EOF);
+        assert_eq!(of(0, 1), None);
     }
 }

@@ -1,12 +1,18 @@
 //! What the kernel says of the server in one network namespace.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tracing::{debug, warn};
 
 use super::description::Version;
-use super::{ServerError, folder, running};
+use super::{ServerError, folder, running, within};
+use crate::causes::chain;
 use crate::kernel::grace::Grace;
 use crate::kernel::namespaces::Namespaces;
 use crate::kernel::nfsd::{Nfsd, Versions};
+use crate::observe::lockd_queue::pass_queue;
+use crate::runtime;
 
 /// The state of nfsd and lockd.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -47,9 +53,40 @@ pub fn served(versions: &Versions) -> Vec<Version> {
     Version::ALL.into_iter().filter(is_served).collect()
 }
 
+/// Maximum time for lockd to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// The servers of this node but one: those of their own by name, and the node's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others(Vec<(String, Facts)>);
+
+/// Wakes lockd's thread, which all servers of a node share, after one of them has stopped.
+///
+/// When that one's sockets are closed, requests of others that wait in the thread's queue are put
+/// back without waking it (`svc_clean_up_xprts`, net/sunrpc/svc_xprt.c, 6.7 to 7.3). If nobody
+/// calls, such a request waits until its client connects again: 17 and 62 s were seen on 6.12.111.
+/// Any call ends that.
+pub fn wake_lockd() {
+    let is_awake = call_lockd()
+        || (running().into_iter()).any(|other| within(&other, call_lockd).unwrap_or(false));
+    debug!(is_awake, "called lockd for the other servers");
+}
+
+/// Has lockd answer a call in this thread's network namespace; false if it does not listen there.
+fn call_lockd() -> bool {
+    let called = runtime::finish(|| pass_queue(ANSWER));
+    match called {
+        Ok(Ok(is_answered)) => is_answered,
+        Ok(Err(error)) => {
+            warn!(error = chain(&error), "lockd does not answer");
+            true
+        }
+        Err(error) => {
+            warn!(error = chain(&error), "lockd could not be called");
+            true
+        }
+    }
+}
 
 impl Others {
     pub fn than(name: &str) -> Result<Self, ServerError> {

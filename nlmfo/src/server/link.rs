@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ServerError;
-use super::description::{Description, Link};
+use super::description::{Description, Link, Vip};
 use super::program::run_with_input;
 use crate::kernel::netns;
 
@@ -91,7 +91,24 @@ fn raising(description: &Description) -> String {
     commands
 }
 
+/// Drops what comes to the addresses, while answers still leave: without these routes, the kernel
+/// does not take packets to an address as its own, and still sends from it.
+pub fn deafen(description: &Description) -> Result<(), ServerError> {
+    ip(&deafening(description))
+}
+
+fn deafening(description: &Description) -> String {
+    let interface = interface(&description.link);
+    let mut commands = String::new();
+    for Vip { address, .. } in &description.vips {
+        let family = if address.is_ipv6() { "-6 " } else { "" };
+        commands += &format!("{family}route del local {address} dev {interface} table local\n");
+    }
+    commands
+}
+
 /// Takes it down: clients hear nothing any more, neither answers nor the end of connections.
+/// Raised again, it hears too.
 pub fn lower(description: &Description) -> Result<(), ServerError> {
     ip(&format!("link set {} down\n", interface(&description.link)))
 }
@@ -152,6 +169,11 @@ mod tests {
             "addr replace 10.77.0.1/16 dev nlmfo0\naddr replace fd77::1/64 dev nlmfo0\n\
              link set nlmfo0 up\nroute replace default via 10.77.0.254 dev nlmfo0\n\
              -6 route replace default via fd77::fe dev nlmfo0\n"
+        );
+        assert_eq!(
+            deafening(&macvlan),
+            "route del local 10.77.0.1 dev nlmfo0 table local\n\
+             -6 route del local fd77::1 dev nlmfo0 table local\n"
         );
         let veth = described("{ kind = \"veth\", bridge = \"br0\" }");
         let outer = making(&veth, network);

@@ -29,7 +29,7 @@ use crate::kernel::netns;
 use crate::kernel::nfsd::NfsdError;
 use crate::kernel::processes::{self, Process};
 use description::{Description, DescriptionError};
-pub use facts::{Others, served};
+pub use facts::{Others, served, wake_lockd};
 use program::{ProgramError, wait_for};
 
 /// Below our directory in `/run`: one directory for each running server.

@@ -3,20 +3,37 @@
 
 use super::daemons::{self, Daemon};
 use super::facts;
-use super::{Server, ServerError, link, mounts};
+use super::{Server, ServerError, link, mounts, start};
 use crate::causes::chain;
 use crate::kernel::namespaces::Namespaces;
 use crate::kernel::nfsd::Nfsd;
 
+/// From now on nothing comes from clients, in the server's namespaces. What they were granted
+/// before still reaches them: an answer that is lost would leave a lock whose client asks for it
+/// anew, and does not reclaim it.
+pub fn fence(server: &Server) -> Result<(), ServerError> {
+    match link::deafen(&server.description) {
+        Ok(()) => Ok(()),
+        // An interrupted stop did it, or the address is gone.
+        Err(_) => silence(server),
+    }
+}
+
 /// Takes the addresses down, in the server's namespaces: clients hear nothing any more, and
 /// nothing comes from them.
-pub fn fence(server: &Server) -> Result<(), ServerError> {
+fn silence(server: &Server) -> Result<(), ServerError> {
     link::lower(&server.description)
+}
+
+/// Brings the addresses of a server that serves on up again, in its namespaces.
+pub fn unfence(server: &Server) -> Result<(), ServerError> {
+    silence(server)?;
+    start::appear(server)
 }
 
 /// Ends serving, in the server's namespaces: nfsd has no thread and no NFSv4 client then.
 pub fn halt(server: &Server) -> Result<(), ServerError> {
-    fence(server)?;
+    silence(server)?;
     let before = facts::here()?;
     keep_list(server)?;
     if before.threads > 0 {

@@ -65,12 +65,11 @@ fn give_up<'s>(
     Ok(unlocking)
 }
 
-fn ensure_given_up(place: &Value, missing: &Value) -> Result<()> {
-    let given_up = place["given_up"].as_array().map_or(0, Vec::len);
+fn ensure_given_up(place: &Value, given_up: &Value, missing: &Value) -> Result<()> {
     ensure!(
         place["expected"] == 2
-            && given_up == 1
-            && place["given_up"][0]["file"]["path"] == "/export/given-up"
+            && given_up.as_array().map_or(0, Vec::len) == 1
+            && given_up[0]["file"]["path"] == "/export/given-up"
             && missing.as_array().is_some_and(Vec::is_empty),
         "{place}"
     );
@@ -89,7 +88,7 @@ fn takeover(context: &Context) -> Result<End> {
         let unlocking = give_up(scope, lock)?;
         let report = tool.json(exit::CONFIRMED, &[&failover[..], &takeover].concat())?;
         let vip = &report["vips"][0];
-        ensure_given_up(vip, &vip["missing"])?;
+        ensure_given_up(vip, &vip["given_up"], &vip["missing"])?;
         ensure!(report["took_ms"].as_f64() < Some(SOON_MS), "{report}");
         unlocking.join().expect("no panic")
     })?;
@@ -106,7 +105,11 @@ fn restart(context: &Context) -> Result<End> {
         let unlocking = give_up(scope, lock)?;
         let report = tool.json(exit::CONFIRMED, &["restart", "--start-only"])?;
         let start = &report["start"];
-        ensure_given_up(start, &start["missing"]["locks"])?;
+        ensure_given_up(
+            start,
+            &start["given_up"]["locks"],
+            &start["missing"]["locks"],
+        )?;
         ensure!(
             start["ended"] == "early" && start["took_ms"].as_f64() < Some(SOON_MS),
             "{report}"

@@ -77,7 +77,7 @@ pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Fa
     let wanted = server.within(|| own::allows_pause(server))?;
     // Of the node: the server has a /run of its own.
     let paused = runtime::run(leases::pause_if(wanted, None)).map_err(no_runtime)?;
-    let begun = server.within(|| runtime::run(own::begin(server)).map_err(no_runtime));
+    let begun = server.within(|| runtime::run(own::begin(server, observe)).map_err(no_runtime));
     let begun = match begun.map_err(Failure::from).flatten().flatten() {
         Ok(begun) => begun,
         Err(failure) => {
@@ -91,7 +91,7 @@ pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Fa
     };
     let disturbed = created.disturbed(server)?;
     let followed = server.within(|| {
-        let follow = own::follow(server, begun, &plan, observe);
+        let follow = own::follow(server, begun, &plan);
         let state = "the server serves; its clients may not have all their locks yet";
         runtime::run(or_interrupt(follow, &[], state)).map_err(no_runtime)
     });

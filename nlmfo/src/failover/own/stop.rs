@@ -1,6 +1,7 @@
 //! The stop of a server of its own on this node.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -61,11 +62,13 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
     let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
     drop(paused);
+    let waking = thread::spawn(server::wake_lockd);
     let release = stopped???;
     if is_proved(release.as_ref()) {
         server.within(|| own::give_up(server))??;
     }
     server::stop::remove(server)?;
+    let _ = waking.join();
     let after = Others::than(server.name())?;
     let filesystems = server.description.filesystems.iter();
     Ok(Stopped {

@@ -12,23 +12,23 @@ use crate::failover::reclaim::{Expected, split};
 use crate::failover::record::Record;
 use crate::foreign::Name;
 use crate::observe::describe::{LockLine, ShareLine, hex};
-use crate::observe::states::describe::StateLine;
+use crate::observe::states::describe::{RangeLine, StateLine};
 use crate::observe::states::{Access, Kind, Standing, StateTable};
 use crate::observe::table::{LockTable, Mode, Range};
-use crate::observe::unlocks::Unlocked;
+use crate::observe::unlocks::{GivenUp, Unlocked4};
 
 /// What is held now; no states if they could not be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Present<'a> {
     pub locks: &'a LockTable,
     pub states: Option<&'a StateTable>,
-    /// What NFSv3 clients gave up since the server was started.
-    pub unlocked: &'a [Unlocked],
+    /// What clients gave up since the server was started.
+    pub given_up: &'a GivenUp,
 }
 
-/// What of a record is not back, as in the record; of an NFSv4 lock the ranges that are not.
+/// Lines of a record; of an NFSv4 lock some of its ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Missing {
+pub struct Part {
     pub locks: Vec<LockLine>,
     pub shares: Vec<ShareLine>,
     pub nfs4: Vec<StateLine>,
@@ -39,15 +39,16 @@ pub struct Missing {
 pub struct Coverage {
     /// Locks, shares, and NFSv4 opens and locked ranges of the record.
     pub expected: usize,
-    pub missing: Missing,
-    /// Locks of NFSv3 that their clients gave up meanwhile, as in the record.
-    pub given_up: Vec<LockLine>,
+    /// What is not back, and may still be wanted.
+    pub missing: Part,
+    /// What is not back because the clients gave it up meanwhile.
+    pub given_up: Part,
     /// Files on which a client had a delegation and has none now. It may have locked behind it,
     /// and reclaim these locks only after its opens, which are all that a record can name.
     pub hidden: usize,
 }
 
-impl Missing {
+impl Part {
     pub fn len(&self) -> usize {
         self.locks.len() + self.shares.len() + states(&self.nfs4)
     }
@@ -60,14 +61,32 @@ impl Missing {
     /// all that it wants (RFC 8881, 18.51): it gave up the rest while it could not reach the
     /// server. Clients of NFSv3 and 4.0 do not say it.
     pub fn may_come(&self, now: Option<&StateTable>) -> bool {
-        let clients = now.map_or(&[][..], |table| &table.clients);
-        let done: BTreeSet<&Name> = (clients.iter())
-            .filter(|client| client.has_reclaimed && !client.name.is_cut())
-            .map(|client| &client.name)
-            .collect();
+        let done = now.map(done).unwrap_or_default();
         let is_done = |line: &StateLine| done.contains(&line.client.client_name);
         !self.locks.is_empty() || !self.shares.is_empty() || !self.nfs4.iter().all(is_done)
     }
+}
+
+/// The clients that have said that they have reclaimed all.
+fn done(now: &StateTable) -> BTreeSet<&Name> {
+    (now.clients.iter())
+        .filter(|client| client.has_reclaimed && !client.name.is_cut())
+        .map(|client| &client.name)
+        .collect()
+}
+
+/// Whether a client of 4.1 or newer of the record has come back and has not said yet that it has
+/// reclaimed all: it may have got more just before the stop than is recorded.
+pub fn are_reclaiming(record: &Record, now: &StateTable) -> bool {
+    let done = done(now);
+    let is_back = |line: &StateLine| {
+        let name = &line.client.client_name;
+        let mut clients = now.clients.iter().filter(|client| client.name == *name);
+        // One that connects may leave an unconfirmed entry behind.
+        clients.any(|client| client.minor > 0 && client.info.status != "unconfirmed")
+            && !done.contains(name)
+    };
+    record.nfs4.iter().any(is_back)
 }
 
 /// Opens and locked ranges.
@@ -133,15 +152,19 @@ impl Coverage {
         let shares = shares(record, now.locks);
         let held = now.states.map(held).unwrap_or_default();
         let nothing = Held::default();
-        let (missing, given_up) = split(locks.missing(now.locks), now.unlocked);
+        let unlocked = &now.given_up.nfs4;
+        let (missing, given_up) = split(locks.missing(now.locks), &now.given_up.nfs3);
         let mut coverage = Coverage {
             expected: locks.len() + record.shares.len(),
-            missing: Missing {
+            missing: Part {
                 locks: missing.into_iter().cloned().collect(),
                 shares,
                 nfs4: Vec::new(),
             },
-            given_up: given_up.into_iter().cloned().collect(),
+            given_up: Part {
+                locks: given_up.into_iter().cloned().collect(),
+                ..Part::default()
+            },
             hidden: 0,
         };
         let mut hidden = BTreeSet::new();
@@ -157,16 +180,21 @@ impl Coverage {
                 Kind::Open => {
                     coverage.expected += 1;
                     if !now.opened(line.access) {
-                        coverage.missing.nfs4.push(line.clone());
+                        match is_given_up(line, None, unlocked) {
+                            true => coverage.given_up.nfs4.push(line.clone()),
+                            false => coverage.missing.nfs4.push(line.clone()),
+                        }
                     }
                 }
                 Kind::Lock => {
                     coverage.expected += line.ranges.len();
-                    let mut left = line.clone();
-                    (left.ranges).retain(|range| !now.locked(range.mode, range.range));
-                    if !left.ranges.is_empty() {
-                        coverage.missing.nfs4.push(left);
-                    }
+                    let ranges = line.ranges.iter();
+                    let left = ranges.filter(|range| !now.locked(range.mode, range.range));
+                    let (given_up, missing) = left
+                        .cloned()
+                        .partition(|range| is_given_up(line, Some(range.range), unlocked));
+                    add(&mut coverage.given_up, line, given_up);
+                    add(&mut coverage.missing, line, missing);
                 }
                 // A client reclaims only those that it uses.
                 Kind::Delegation if now.delegated.is_none() => {
@@ -182,6 +210,30 @@ impl Coverage {
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty()
     }
+}
+
+/// Adds these ranges of a lock.
+fn add(part: &mut Part, lock: &StateLine, ranges: Vec<RangeLine>) {
+    if !ranges.is_empty() {
+        part.nfs4.push(StateLine {
+            ranges,
+            ..lock.clone()
+        });
+    }
+}
+
+/// Whether a client gave up this range of a lock, or closed an open: it said so by the stateid of
+/// the record, which the server that gave it out has taken along.
+fn is_given_up(line: &StateLine, range: Option<Range>, unlocked: &[Unlocked4]) -> bool {
+    unlocked.iter().any(|call| {
+        let is_covered = match (call.range, range) {
+            (Some(given_up), Some(range)) => given_up.covers(range),
+            (None, None) => true,
+            _ => false,
+        };
+        // The generation comes first.
+        is_covered && line.stateid.get(8..) == Some(&hex(&call.state))
+    })
 }
 
 fn shares(record: &Record, now: &LockTable) -> Vec<ShareLine> {

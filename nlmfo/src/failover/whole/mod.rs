@@ -26,6 +26,7 @@ pub mod run;
 pub mod server;
 pub mod start;
 pub mod stop;
+mod tickle;
 mod unrecorded;
 
 pub use server::{Server, ServerError};

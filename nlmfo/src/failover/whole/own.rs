@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::report::{StartReport, StopReport};
-use super::run::{of_start, of_stop};
+use super::run::{following, of_start, of_stop};
 use super::stop::StopError;
 use super::{Server, ServerError, delegations, start, stop};
 use crate::causes::chain;
 use crate::exit::Failure;
 use crate::failover::watch::Watch;
+use crate::kernel::connections::{self, Connection};
 use crate::kernel::grace::Grace;
 use crate::kernel::nfsd;
 use crate::kernel::preflight::Facts;
@@ -68,6 +69,11 @@ impl Server for Own<'_> {
         self.0.description.has_vip(vip)
     }
 
+    fn connections(&self) -> Vec<Connection> {
+        let found = connections::established(|vip| self.0.description.has_vip(vip));
+        found.unwrap_or_default()
+    }
+
     fn nfs4_records(&self) -> Option<PathBuf> {
         (self.0.description.serves_v4()).then(|| self.0.nfs4_records())
     }
@@ -77,8 +83,8 @@ impl Server for Own<'_> {
     }
 }
 
-/// Records what the clients hold, stops the server, and proves that nothing is left. Clients hear
-/// nothing once their delegations are back. None if it had stopped before.
+/// Records what the clients hold, stops the server, and proves that nothing is left. Nothing comes
+/// from clients once their delegations are back. None if it had stopped before.
 ///
 /// # Errors
 /// If the server still runs then, its addresses are up again.
@@ -100,7 +106,7 @@ pub async fn stop(
             .map_err(|error| anyhow::Error::from(error).into()),
     };
     if done.is_err() && nfsd::runs() {
-        server::start::appear(server).map_err(anyhow::Error::from)?;
+        server::stop::unfence(server).map_err(anyhow::Error::from)?;
     }
     done
 }
@@ -143,12 +149,21 @@ pub fn give_up(server: &server::Server) -> Result<(), server::ServerError> {
     }
 }
 
-/// Starts the server in grace and brings its addresses up.
+/// Starts the server in grace and brings its addresses up. The probes are attached if anybody may
+/// have something to reclaim.
 ///
 /// # Errors
 /// Then it does not serve.
-pub async fn begin(server: &server::Server) -> Result<start::Begun, Failure> {
-    start::begin(&Own(server), true).await.map_err(of_start)
+pub async fn begin(
+    server: &server::Server,
+    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<(start::Begun, Option<Result<Watch, Failure>>), Failure> {
+    let observe = |grace: Grace| {
+        let is_needed = grace.stands() || !matches!(stop::stored(&state(server)), Ok(None));
+        is_needed.then(|| following(&observe))
+    };
+    let begun = start::begin(&Own(server), true, observe).await;
+    begun.map_err(of_start)
 }
 
 /// Notifies the clients, follows what they reclaim, and ends both graces once all is back. None
@@ -158,18 +173,14 @@ pub async fn begin(server: &server::Server) -> Result<start::Begun, Failure> {
 /// The server serves on.
 pub async fn follow(
     server: &server::Server,
-    begun: start::Begun,
+    (begun, watch): (start::Begun, Option<Result<Watch, Failure>>),
     plan: &start::Plan,
-    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<Option<StartReport>, Failure> {
     let state = state(server);
-    let stands = Grace::read::<start::StartError>()
-        .map_err(of_start)?
-        .stands();
-    if !stands && matches!(stop::stored(&state), Ok(None)) {
+    let Some(watch) = watch else {
         return Ok(None);
-    }
-    let mut watch = observe()?.1;
+    };
+    let mut watch = watch?;
     let followed = start::follow(plan, begun, &mut watch).await;
     let (report, _) = followed.map_err(of_start)?;
     if start::is_used(&report) || report.expected == 0 {

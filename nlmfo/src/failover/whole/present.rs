@@ -8,7 +8,7 @@ use crate::failover::watch::Watch;
 use crate::observe::programs::ObserveError;
 use crate::observe::states::{Counts4, State, StateTable};
 use crate::observe::table::LockTable;
-use crate::observe::unlocks::Unlocked;
+use crate::observe::unlocks::GivenUp;
 
 /// Everything that is held through any address.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct Held {
     /// Or why NFSv4 state could not be read.
     pub states: Result<StateTable, String>,
     /// What NFSv3 clients gave up, if that is followed.
-    pub unlocked: Vec<Unlocked>,
+    pub given_up: GivenUp,
     /// Whether `locks` is exact, and `states` could be read. NFSv4 state of a busy server changes
     /// all of the time, also by what clients are refused.
     pub exact: bool,
@@ -36,7 +36,7 @@ impl Held {
                 Ok(states) => Ok(states.table),
                 Err(error) => Err(chain(&error)),
             },
-            unlocked: watch.unlocked()?,
+            given_up: watch.given_up()?,
         })
     }
 
@@ -44,7 +44,7 @@ impl Held {
         Present {
             locks: &self.locks,
             states: self.states.as_ref().ok(),
-            unlocked: &self.unlocked,
+            given_up: &self.given_up,
         }
     }
 

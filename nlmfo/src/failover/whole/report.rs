@@ -7,13 +7,12 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::changes::Change;
-use super::coverage::Missing;
+use super::coverage::Part;
 use crate::exit::Exit;
 use crate::failover::record::Record;
 use crate::failover::takeover_report::Notified;
 use crate::foreign::Name;
 use crate::kernel::grace::Grace;
-use crate::observe::describe::LockLine;
 use crate::observe::states::Kind;
 
 /// `nlmfo restart --json`: one object, `schema` "nlmfo.restart/1". Addresses are text, times in
@@ -95,9 +94,9 @@ pub struct StartReport {
     pub changes: Vec<Change>,
     /// Locks, shares, and NFSv4 opens and locked ranges of the record.
     pub expected: usize,
-    pub missing: Missing,
-    /// Locks of NFSv3 that their clients gave up (UNLOCK) in grace, as in the record.
-    pub given_up: Vec<LockLine>,
+    pub missing: Part,
+    /// What clients gave up (UNLOCK, LOCKU, CLOSE) instead of reclaiming it.
+    pub given_up: Part,
     /// Files on which a client had a delegation and has none: locks behind it may be lost.
     pub hidden: usize,
     /// Why it is not known what is back.
@@ -340,7 +339,7 @@ impl fmt::Display for StartReport {
         if !self.given_up.is_empty() {
             writeln!(
                 f,
-                "  {} locks were given up by their clients meanwhile",
+                "  {} locks and opens were given up by their clients meanwhile",
                 self.given_up.len()
             )?;
         }
@@ -391,8 +390,8 @@ mod tests {
             },
             changes: Vec::new(),
             expected: 1,
-            missing: Missing::default(),
-            given_up: Vec::new(),
+            missing: Part::default(),
+            given_up: Part::default(),
             hidden: 0,
             unseen: None,
             notified: Vec::new(),

@@ -17,6 +17,7 @@ use crate::kernel::{netns, nfsd};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::output;
+use crate::server::wake_lockd;
 use crate::times::milliseconds;
 
 /// What to do.
@@ -105,6 +106,8 @@ pub async fn run(
             stopping = Some(Instant::now());
             fences.keep();
             let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
+            // It would delay the start: it goes on beside it.
+            std::thread::spawn(wake_lockd);
             report.stop = Some(stopped.map_err(of_stop)?);
             if halves == Halves::Stop {
                 said(fence::lower().await);
@@ -121,11 +124,14 @@ pub async fn run(
         // It was prepared before the stop.
         let prepare = watching.is_none();
         let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
-        let begun = start::begin(server, prepare).await.map_err(of_start)?;
-        let mut watch = match watching {
-            Some(watch) => watch,
-            None => observe()?.1,
-        };
+        if let Some(watch) = &mut watching {
+            watch.follow_unlocks();
+        }
+        // lockd may not be loaded before.
+        let attached = |_| watching.map_or_else(|| following(&observe), Ok);
+        let begun = start::begin(server, prepare, attached).await;
+        let (begun, watch) = begun.map_err(of_start)?;
+        let mut watch = watch?;
         let half = start::Plan {
             state: plan.state.clone(),
             config: plan.config.clone(),
@@ -144,6 +150,15 @@ pub async fn run(
     }
     report.took_ms = milliseconds(began.elapsed());
     Ok(report)
+}
+
+/// Attaches the probes, and those on what clients give up.
+pub(super) fn following(
+    observe: &impl Fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<Watch, Failure> {
+    let (_, mut watch) = observe()?;
+    watch.follow_unlocks();
+    Ok(watch)
 }
 
 /// Without a fence, the reason.

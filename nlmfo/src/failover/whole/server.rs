@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::kernel::connections::Connection;
 use crate::server::program::ProgramError;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,11 @@ pub trait Server: Sync {
     /// Whether it serves this address. Other servers of the node have their own.
     fn serves(&self, _vip: IpAddr) -> bool {
         true
+    }
+
+    /// The connections that clients do not hear the end of when it stops: its addresses go first.
+    fn connections(&self) -> Vec<Connection> {
+        Vec::new()
     }
 
     /// nfsdcld's database, if it has one.

@@ -10,10 +10,11 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::changes::{self, Configuration};
-use super::coverage::{Coverage, Missing};
+use super::coverage::{Coverage, Part, are_reclaiming};
 use super::present::Held;
 use super::report::{Ended, StartReport, VipNotified};
 use super::stop::{self, stored};
+use super::tickle::tickle;
 use super::{Server, ServerError, fence};
 use crate::causes::chain;
 use crate::failover::noted;
@@ -91,8 +92,12 @@ pub struct Begun {
 }
 
 /// Starts the server, sees its grace, and brings its addresses up. With `prepare`, starts what must
-/// run before.
-pub async fn begin(server: &impl Server, prepare: bool) -> Result<Begun, StartError> {
+/// run before. `observe` comes before the addresses: a client says only once what it gives up.
+pub async fn begin<T>(
+    server: &impl Server,
+    prepare: bool,
+    observe: impl FnOnce(Grace) -> T,
+) -> Result<(Begun, T), StartError> {
     let not_ready = match prepare {
         true => server.prepare().await,
         false => Vec::new(),
@@ -108,23 +113,25 @@ pub async fn begin(server: &impl Server, prepare: bool) -> Result<Begun, StartEr
             "lock calls are dropped until the fence is over"
         );
     }
+    let observed = observe(grace);
     server.appear().await.map_err(StartError::Server)?;
-    Ok(Begun {
+    let begun = Begun {
         title: server.title(),
         began,
         not_ready,
         grace,
         monitored,
-    })
+    };
+    Ok((begun, observed))
 }
 
-/// Notifies the clients, follows the reclaims and ends grace; also when grace was over.
+/// Notifies the clients, follows the reclaims and ends grace; also when grace was over. `watch`
+/// has followed what clients give up since the start.
 pub async fn follow(
     plan: &Plan,
     begun: Begun,
     watch: &mut Watch,
 ) -> Result<(StartReport, Instant), StartError> {
-    watch.follow_unlocks();
     let record = stored(&plan.state)?;
     let mut report = StartReport {
         server: begun.title,
@@ -134,8 +141,8 @@ pub async fn follow(
         grace: begun.grace,
         changes: Vec::new(),
         expected: 0,
-        missing: Missing::default(),
-        given_up: Vec::new(),
+        missing: Part::default(),
+        given_up: Part::default(),
         hidden: 0,
         unseen: None,
         notified: Vec::new(),
@@ -144,6 +151,8 @@ pub async fn follow(
         notes: Vec::new(),
         took_ms: 0.0,
     };
+    let connections = (record.as_ref()).map_or_else(Vec::new, |one| one.connections.clone());
+    let tickling = tokio::spawn(tickle(connections));
     let configuration = configuration()?;
     let (wanted, whole) = match record {
         Some(record) => {
@@ -182,6 +191,7 @@ pub async fn follow(
         report.ended = Ended::ByItself;
     }
     let over = over.unwrap_or_else(Instant::now);
+    tickling.abort();
     let held = Held::read(follow.watch, READ_TIMEOUT)?;
     follow.book(&held, &mut report.notes);
     if let Some(record) = &whole {
@@ -298,7 +308,8 @@ impl Follow<'_> {
             };
             self.is_over = self.may_end
                 && since.elapsed() >= quiet
-                && !coverage.missing.may_come(held.states.as_ref().ok());
+                && !coverage.missing.may_come(held.states.as_ref().ok())
+                && !(held.states.as_ref()).is_ok_and(|now| are_reclaiming(&self.wanted, now));
             if self.is_over || !stands || Instant::now() >= self.until {
                 return Ok(());
             }

@@ -32,7 +32,7 @@ use crate::times::milliseconds;
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For the last look before the stop.
-const LAST_TIMEOUT: Duration = Duration::from_millis(300);
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What to stop, and how.
 #[derive(Clone, Debug)]
@@ -222,6 +222,7 @@ impl Recorded {
             self.report.recalled = recall(&mut record, earlier, &last);
         }
         record.changing |= unfenced.is_some();
+        record.connections.extend(server.connections());
         self.report.unfenced(unfenced);
         put(&mut record, plan)?;
         // Again, since a client may have begun to hold something.
@@ -315,6 +316,7 @@ fn recall(record: &mut Record, earlier: &Record, held: &Held) -> usize {
     record.add_nfs4(missing.nfs4);
     record.vips.sort_unstable();
     record.vips.dedup();
+    record.connections.clone_from(&earlier.connections);
     recalled
 }
 

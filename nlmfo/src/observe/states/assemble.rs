@@ -12,7 +12,7 @@ use crate::foreign::Name;
 use crate::observe::table::{FileInfo, Mode, Range};
 
 /// Bit `NFSD4_CLIENT_RECLAIM_COMPLETE` of `nfs4_client.cl_flags` (fs/nfsd/state.h, 6.1 to 7.3).
-const RECLAIM_COMPLETE: u64 = 1 << 1;
+const RECLAIM_COMPLETE: u64 = 1 << 3;
 
 /// A client and its states as they were read once.
 #[derive(Clone, Debug, PartialEq, Eq)]

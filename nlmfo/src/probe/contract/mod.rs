@@ -175,7 +175,8 @@ pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release
         gate_layout::fill(btf, symbols, release).err(),
         sockets_layout::fill(btf, symbols, release).err(),
         state_layout::fill(btf, symbols, release).err(),
-        unlock_layout::fill(btf, release).err(),
+        unlock_layout::nfs3(btf, release).err(),
+        unlock_layout::nfs4(btf, release).err(),
     ];
     let mismatches = layouts.into_iter().flatten().map(Mismatch::Layout);
     checked.mismatches.extend(mismatches);

@@ -67,13 +67,16 @@ fn moves(context: &Context) -> Result<End> {
             "{moved}"
         );
         eprintln!(
-            "{} to {}: stop {} ms, start {} ms, of which reclaims {} ms; stood still at most {} ms",
+            "{} to {}: stop {} ms, start {} ms, of which reclaims {} ms; stood still at most {} ms; \
+             missing {}; given up {}",
             from.name(),
             to.name(),
             moved["stop"]["took_ms"],
             moved["start"]["took_ms"],
             moved["start"]["reclaim"]["back_after_ms"],
-            moved["stood_still_ms"]
+            moved["stood_still_ms"],
+            moved["start"]["reclaim"]["missing"],
+            moved["start"]["reclaim"]["given_up"],
         );
         let serving = mail.status(&to.tool())?;
         ensure!(serving["state"] == "serving", "{serving}");

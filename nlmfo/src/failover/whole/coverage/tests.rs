@@ -21,6 +21,7 @@ pub fn record() -> Record {
         shares: Vec::new(),
         nfs4: Vec::new(),
         changing: false,
+        connections: Vec::new(),
     }
 }
 
@@ -177,7 +178,7 @@ fn coverage(record: &Record, locks: &LockTable, states: Option<&StateTable>) -> 
         Present {
             locks,
             states,
-            unlocked: &[],
+            given_up: &GivenUp::default(),
         },
     )
 }
@@ -237,6 +238,39 @@ fn an_nfs4_client_is_known_by_its_name_and_its_locks_by_their_bytes() {
 }
 
 #[test]
+fn what_an_nfs4_client_gave_up_is_told_by_its_stateid() {
+    let of = |line: StateLine| StateLine {
+        stateid: format!("01000000{}", "07".repeat(12)),
+        ..line
+    };
+    let mut record = record();
+    record.nfs4 = vec![
+        of(state(Kind::Open)),
+        of(locked(&[(Mode::Write, 0, 9), (Mode::Write, 20, 29)])),
+    ];
+    let none = (LockTable::default(), now(C2, &[]));
+    let parts = |state: [u8; 12], range| {
+        let present = Present {
+            locks: &none.0,
+            states: Some(&none.1),
+            given_up: &GivenUp {
+                nfs3: Vec::new(),
+                nfs4: vec![Unlocked4 { state, range }],
+            },
+        };
+        let coverage = Coverage::of(&record, present);
+        (coverage.missing.len(), coverage.given_up.len())
+    };
+    let range = |start, end| Some(Range { start, end });
+    assert_eq!(parts([7; 12], range(0, 9)), (2, 1));
+    assert_eq!(parts([7; 12], range(0, Range::EOF)), (1, 2));
+    // A part of a lock, and another stateid.
+    assert_eq!(parts([7; 12], range(0, 8)), (3, 0));
+    assert_eq!(parts([8; 12], range(0, 9)), (3, 0));
+    assert_eq!(parts([7; 12], None), (2, 1));
+}
+
+#[test]
 fn a_delegation_covers_opens_and_locks_as_far_as_it_goes() {
     let mut record = record();
     record.nfs4 = vec![state(Kind::Open), locked(&[(Mode::Write, 0, 9)])];
@@ -271,16 +305,23 @@ fn a_delegation_that_does_not_come_back_may_have_hidden_locks() {
 fn what_a_client_has_not_reclaimed_may_come_until_it_is_done() {
     let name = "Linux NFSv4.1 c2";
     let may_come = |table: &StateTable| {
-        let missing = Missing {
+        let missing = Part {
             nfs4: vec![state(Kind::Open)],
-            ..Missing::default()
+            ..Part::default()
         };
         missing.may_come(Some(table))
     };
     let (mut done, reclaiming) = (now(name, &[]), now(name, &[]));
     done.clients[0].has_reclaimed = true;
-    assert!(may_come(&reclaiming));
-    assert!(!may_come(&done));
+    let mut record = record();
+    record.nfs4 = vec![state(Kind::Open)];
+    assert!(may_come(&reclaiming) && are_reclaiming(&record, &reclaiming));
+    assert!(!may_come(&done) && !are_reclaiming(&record, &done));
+    // It is not back yet, or has left an entry behind.
+    assert!(!are_reclaiming(&record, &StateTable::default()));
+    let mut twice = reclaiming.clone();
+    twice.clients[0].info.status = "unconfirmed".into();
+    assert!(!are_reclaiming(&record, &twice));
     // Another client is done.
     done.clients[0].name = "Linux NFSv4.1 c3".into();
     assert!(may_come(&done));

@@ -1,0 +1,101 @@
+//! Tells clients that their connections have ended, after a VIP has come to this node.
+//!
+//! A client that waits for an answer sends its request again ever more seldom, up to minutes apart,
+//! and hears that the connection is gone only then. An empty segment that does not belong into the
+//! connection is answered at once with one that does (RFC 9293, 3.10.7.4), and that one this node
+//! answers with a reset: the client connects again.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::causes::chain;
+use crate::kernel::connections::{self, Connection};
+
+/// Time between two segments of a connection: a client answers no more than one in 500 ms (Linux,
+/// `net.ipv4.tcp_invalid_ratelimit`).
+const INTERVAL: Duration = Duration::from_millis(600);
+
+/// Neighbours may learn only by then where the VIP is.
+const LASTING: Duration = Duration::from_secs(6);
+
+/// Tells the clients of these connections, except those that have connected again.
+pub async fn tickle(mut wanted: Vec<Connection>) {
+    let until = Instant::now() + LASTING;
+    while !wanted.is_empty() && Instant::now() < until {
+        if let Err(error) = send_all(&wanted) {
+            debug!(
+                error = chain(&error),
+                "cannot tell clients that connections have ended"
+            );
+            return;
+        }
+        sleep(INTERVAL).await;
+        let vips: BTreeSet<IpAddr> = wanted.iter().map(|one| one.vip).collect();
+        let now = connections::established(|vip| vips.contains(&vip)).unwrap_or_default();
+        let is_back = |one: &Connection| {
+            (now.iter())
+                .any(|new| (new.vip, new.port, new.client) == (one.vip, one.port, one.client))
+        };
+        wanted.retain(|one| !is_back(one));
+    }
+}
+
+fn send_all(wanted: &[Connection]) -> io::Result<()> {
+    let vips: BTreeSet<IpAddr> = wanted.iter().map(|one| one.vip).collect();
+    for vip in vips {
+        let local = SocketAddr::new(vip, 0);
+        let socket = Socket::new(Domain::for_address(local), Type::RAW, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&local.into())?;
+        // What comes in is not read: the kernel drops it once the buffer is full.
+        for one in wanted.iter().filter(|one| one.vip == vip) {
+            let to = SocketAddr::new(one.client, 0);
+            // One that cannot be reached does not concern the others.
+            let sent = socket.send_to(&segment(one), &to.into());
+            debug!(client = %one.client, port = one.client_port, ?sent, "tickled");
+        }
+    }
+    Ok(())
+}
+
+/// A TCP header without data: an acknowledgement with sequence number 0.
+fn segment(of: &Connection) -> [u8; 20] {
+    const ACK: u8 = 0x10;
+    let mut header = [0; 20];
+    header[0..2].copy_from_slice(&of.port.to_be_bytes());
+    header[2..4].copy_from_slice(&of.client_port.to_be_bytes());
+    // The header's length in words of four bytes.
+    header[12] = 5 << 4;
+    header[13] = ACK;
+    let sum = checksum(of, &header);
+    header[16..18].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// The checksum of RFC 9293, 3.1, over the pseudo header of IPv4 or IPv6 (RFC 8200, 8.1).
+fn checksum(of: &Connection, header: &[u8; 20]) -> u16 {
+    const TCP: u32 = 6;
+    let mut sum = TCP + header.len() as u32;
+    let mut add = |bytes: &[u8]| {
+        for word in bytes.chunks_exact(2) {
+            sum += u32::from(u16::from_be_bytes([word[0], word[1]]));
+        }
+    };
+    for address in [of.vip, of.client] {
+        match address {
+            IpAddr::V4(address) => add(&address.octets()),
+            IpAddr::V6(address) => add(&address.octets()),
+        }
+    }
+    add(header);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
