@@ -159,6 +159,9 @@ pub struct Counters4 {
     pub locks_denied: u64,
     /// LOCK refused because of grace.
     pub locks_in_grace: u64,
+    /// Reclaims by OPEN and LOCK that were refused: their clients have lost what they named.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub reclaims_refused: u64,
     /// Delegations granted with an OPEN.
     pub delegations: u64,
     /// Delegations recalled because of another client's request.
@@ -167,7 +170,7 @@ pub struct Counters4 {
     pub clients_ended: u64,
 }
 
-const WORDS4: usize = 10;
+const WORDS4: usize = 11;
 
 crate::plain!(Counters4: 8 * WORDS4);
 

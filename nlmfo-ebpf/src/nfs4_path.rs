@@ -12,6 +12,7 @@ use crate::maps::{CALLS4, COUNTERS4, Call4, NO_COUNTS4, UNCOUNTED4};
 
 /// NFSv4's status codes (RFC 8881, 15.1).
 const OK: u32 = 0;
+const DELAY: u32 = 10008;
 const DENIED: u32 = 10010;
 const GRACE: u32 = 10013;
 const NO_GRACE: u32 = 10033;
@@ -93,6 +94,9 @@ pub fn open4_return(ctx: RetProbeContext) -> u32 {
             }
         }
         GRACE => counters.opens_in_grace += 1,
+        // Its client asks again.
+        DELAY => {}
+        _ if claim == CLAIM_PREVIOUS => counters.reclaims_refused += 1,
         _ => {}
     }
     0
@@ -115,7 +119,11 @@ pub fn lock4_return(ctx: RetProbeContext) -> u32 {
         return 0;
     };
     let reclaim = read::<u32>(lock, layout!(states.lock_reclaim)).unwrap_or(0);
-    match u32::from_be(ctx.ret::<u32>()) {
+    let status = u32::from_be(ctx.ret::<u32>());
+    if reclaim != 0 && status != OK && status != DELAY {
+        counters.reclaims_refused += 1;
+    }
+    match status {
         OK if reclaim != 0 => counters.locks_reclaimed += 1,
         OK => counters.locks += 1,
         DENIED | NO_GRACE | RECLAIM_BAD => counters.locks_denied += 1,

@@ -4,6 +4,7 @@
 use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -44,7 +45,12 @@ pub fn list(asked: Option<&str>, json: bool, path: Option<&Path>) -> Result<Opti
             return Ok(None);
         }
     }
-    let parts: Vec<Part> = all.iter().map(|name| ask(name)).collect();
+    let parts = ask_all(&all);
+    for part in &parts {
+        for line in &part.errors {
+            output::note(format_args!("server {}: {line}", part.server));
+        }
+    }
     let exit = worst(parts.iter().map(|part| part.exit));
     match json {
         true => output::list_json(&merged(parts)).map(|_| ())?,
@@ -64,7 +70,25 @@ struct Part {
     server: String,
     exit: Exit,
     said: String,
-    error: Option<String>,
+    errors: Vec<String>,
+}
+
+/// All at a time: each takes a while to attach its probes.
+fn ask_all(names: &[String]) -> Vec<Part> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = (names.iter())
+            .map(|name| (name, scope.spawn(|| ask(name))))
+            .collect();
+        let parts = asked.into_iter().map(|(name, asking)| {
+            (asking.join()).unwrap_or_else(|_| Part {
+                server: name.clone(),
+                exit: Exit::NotConfirmed,
+                said: String::new(),
+                errors: vec!["its list was not read".to_owned()],
+            })
+        });
+        parts.collect()
+    })
 }
 
 fn ask(name: &str) -> Part {
@@ -79,27 +103,21 @@ fn ask(name: &str) -> Part {
         server: name.to_owned(),
         exit: Exit::NotConfirmed,
         said: String::new(),
-        error: None,
+        errors: Vec::new(),
     };
     match asked() {
         Ok(finished) => {
             part.exit = exit_of(finished.status.code());
             part.said = String::from_utf8_lossy(&finished.stdout).into_owned();
             let errors = String::from_utf8_lossy(&finished.stderr).into_owned();
-            for line in errors.lines() {
-                let line = line.strip_prefix("nlmfo: ").unwrap_or(line);
-                output::note(format_args!("server {name}: {line}"));
-                part.error = Some(line.to_owned());
-            }
-            if part.exit != Exit::Done && part.error.is_none() {
-                part.error = Some(finished.status.to_string());
+            let lines = errors.lines();
+            let lines = lines.map(|line| line.strip_prefix("nlmfo: ").unwrap_or(line).to_owned());
+            part.errors.extend(lines);
+            if part.exit != Exit::Done && part.errors.is_empty() {
+                part.errors.push(finished.status.to_string());
             }
         }
-        Err(error) => {
-            let error = chain(&*error);
-            output::note(format_args!("server {name}: {error}"));
-            part.error = Some(error);
-        }
+        Err(error) => part.errors.push(chain(&*error)),
     }
     part
 }
@@ -142,7 +160,7 @@ fn merged(parts: Vec<Part>) -> Value {
     let mut errors = Vec::new();
     for part in parts {
         let server = part.server;
-        if let Some(error) = part.error {
+        if let Some(error) = part.errors.last() {
             errors.push(json!({ "server": server, "error": error }));
         }
         let Ok(mut one) = serde_json::from_str::<Value>(&part.said) else {
@@ -196,7 +214,7 @@ mod tests {
             server: server.into(),
             exit,
             said: said.to_string(),
-            error: error.map(str::to_owned),
+            errors: error.map(str::to_owned).into_iter().collect(),
         }
     }
 

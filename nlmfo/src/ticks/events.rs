@@ -175,6 +175,12 @@ impl Events {
                 "refused because of grace",
             ),
             (
+                counted(|counters| counters.reclaims_refused),
+                EventKind::Refused,
+                "NFSv4 reclaim",
+                "refused",
+            ),
+            (
                 counted(|counters| counters.recalled),
                 EventKind::Recalled,
                 "NFSv4 delegation",

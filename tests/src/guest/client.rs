@@ -246,9 +246,14 @@ impl HeldLock {
         &self.locker
     }
 
-    /// Unlocks, and waits for the server's answer.
-    pub fn release(self) -> Result<()> {
+    /// Unlocks, and waits for the server's answer. The file stays open.
+    pub fn unlock(&self) -> Result<()> {
         self.locker.unlock(&self.path, self.range)
+    }
+
+    /// The same, and closes the file.
+    pub fn release(self) -> Result<()> {
+        self.unlock()
     }
 }
 

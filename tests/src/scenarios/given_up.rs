@@ -2,13 +2,15 @@
 //! needs to wait for them.
 
 use std::fs;
+use std::process::Command;
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use anyhow::{Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::{Context, End, Scenario};
-use crate::guest::client::HeldLock;
+use crate::guest::client::{Client, HeldLock};
+use crate::guest::command::run;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::server::NLM_GRACE_PERIOD;
@@ -24,7 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "given-up-restart",
-        claim: "a lock that its client gives up while the server is stopped is not waited for, and not missing",
+        claim: "locks that clients of NFSv3, 4.0 and 4.1 give up while the server is stopped are not waited for, and not missing",
         run: restart,
         ..Scenario::DEFAULT
     },
@@ -34,6 +36,9 @@ pub const SCENARIOS: &[Scenario] = &[
 const LONG_GRACE: &str = "90";
 
 const SOON_MS: f64 = 60_000.0;
+
+/// 4.0 clients say what they give up by LOCKU, the others that they have reclaimed all else.
+const MINORS: [u8; 2] = [0, 1];
 
 /// A server with one client, which holds two locks.
 fn two_locks() -> Result<(Lab, HeldLock, HeldLock)> {
@@ -45,13 +50,13 @@ fn two_locks() -> Result<(Lab, HeldLock, HeldLock)> {
     Ok((lab, kept, given_up))
 }
 
-/// The client gives the lock up, which ends once the server has answered.
+/// The client gives the lock up, which ends once the server has answered; its file stays open.
 fn give_up<'s>(
     scope: &'s Scope<'s, '_>,
     lock: HeldLock,
-) -> Result<ScopedJoinHandle<'s, Result<()>>> {
+) -> Result<ScopedJoinHandle<'s, Result<HeldLock>>> {
     let holder = lock.locker().id().to_string();
-    let unlocking = scope.spawn(move || lock.release());
+    let unlocking = scope.spawn(move || lock.unlock().map(|()| lock));
     until("the client to drop its lock", || {
         let locks = fs::read_to_string("/proc/locks")?;
         let mut lines = locks.lines();
@@ -63,17 +68,6 @@ fn give_up<'s>(
         )
     })?;
     Ok(unlocking)
-}
-
-fn ensure_given_up(place: &Value, given_up: &Value, missing: &Value) -> Result<()> {
-    ensure!(
-        place["expected"] == 2
-            && given_up.as_array().map_or(0, Vec::len) == 1
-            && given_up[0]["file"]["path"] == "/export/given-up"
-            && missing.as_array().is_some_and(Vec::is_empty),
-        "{place}"
-    );
-    Ok(())
 }
 
 fn takeover(context: &Context) -> Result<End> {
@@ -88,9 +82,14 @@ fn takeover(context: &Context) -> Result<End> {
         let unlocking = give_up(scope, lock)?;
         let report = tool.json(exit::CONFIRMED, &[&failover[..], &takeover].concat())?;
         let vip = &report["vips"][0];
-        ensure_given_up(vip, &vip["given_up"], &vip["missing"])?;
-        ensure!(report["took_ms"].as_f64() < Some(SOON_MS), "{report}");
-        unlocking.join().expect("no panic")
+        ensure!(
+            vip["expected"] == 2
+                && vip["missing"] == json!([])
+                && report["took_ms"].as_f64() < Some(SOON_MS),
+            "{report}"
+        );
+        ensure_only(&vip["given_up"], "given-up")?;
+        unlocking.join().expect("no panic").map(|_| ())
     })?;
     ensure!(lab.server.locks()?.len() == 1, "{:?}", lab.server.locks()?);
     Ok(End::Pass)
@@ -98,24 +97,64 @@ fn takeover(context: &Context) -> Result<End> {
 
 fn restart(context: &Context) -> Result<End> {
     let (lab, _kept, lock) = two_locks()?;
+    run(Command::new("modprobe").arg("nfsv4"))?;
+    let (mut clients, mut held, mut given_up) = (Vec::new(), Vec::new(), vec![lock]);
+    for minor in MINORS {
+        let client = Client::join(&lab.server, 2 + minor)?;
+        let mount = client.mount_nfs4(&lab.server, lab.vips[0], minor)?;
+        let lock = |file: String| client.lock(&mount, &file, Range::new(3, 7), Mode::Write);
+        held.push(lock(format!("kept-{minor}"))?);
+        given_up.push(lock(format!("given-up-{minor}"))?);
+        clients.push(client);
+    }
     let tool = Tool::new(&context.nlmfo, lab.server.node());
     (lab.server.node()).write(NLM_GRACE_PERIOD, LONG_GRACE)?;
     tool.expect(exit::CONFIRMED, &["restart", "--stop-only"])?;
     thread::scope(|scope| {
-        let unlocking = give_up(scope, lock)?;
+        let unlocking = given_up.into_iter().map(|lock| give_up(scope, lock));
+        let unlocking = unlocking.collect::<Result<Vec<_>>>()?;
         let report = tool.json(exit::CONFIRMED, &["restart", "--start-only"])?;
         let start = &report["start"];
-        ensure_given_up(
-            start,
-            &start["given_up"]["locks"],
-            &start["missing"]["locks"],
-        )?;
+        let missing = &start["missing"];
         ensure!(
-            start["ended"] == "early" && start["took_ms"].as_f64() < Some(SOON_MS),
+            // Two locks of NFSv3; an open and a lock on each file of NFSv4.
+            start["expected"] == 2 + 4 * MINORS.len()
+                && start["ended"] == "early"
+                && start["took_ms"].as_f64() < Some(SOON_MS)
+                && ["locks", "nfs4"]
+                    .iter()
+                    .all(|kind| missing[kind] == json!([])),
             "{report}"
         );
-        unlocking.join().expect("no panic")
+        ensure_only(&start["given_up"]["locks"], "given-up")?;
+        for minor in MINORS {
+            let all = start["given_up"]["nfs4"].as_array().context("no list")?;
+            let of_minor = all.iter().filter(|line| line["minor"] == minor);
+            let of_minor: Value = of_minor.cloned().collect();
+            ensure_only(&of_minor, &format!("given-up-{minor}"))?;
+        }
+        for thread in unlocking {
+            thread.join().expect("no panic")?;
+        }
+        Ok(())
     })?;
-    ensure!(lab.server.locks()?.len() == 1, "{:?}", lab.server.locks()?);
+    let kept = 1 + MINORS.len();
+    ensure!(
+        lab.server.locks()?.len() == kept,
+        "{:?}",
+        lab.server.locks()?
+    );
     Ok(End::Pass)
+}
+
+/// There are lines, and all of them are of this file.
+fn ensure_only(lines: &Value, file: &str) -> Result<()> {
+    let lines = lines.as_array().context("no list")?;
+    let path = format!("/export/{file}");
+    let is_of_file = |line: &Value| line["file"]["path"] == path;
+    ensure!(
+        !lines.is_empty() && lines.iter().all(is_of_file),
+        "{file}: {lines:?}"
+    );
+    Ok(())
 }

@@ -24,6 +24,8 @@ pub struct Present<'a> {
     pub states: Option<&'a StateTable>,
     /// What clients gave up since the server was started.
     pub given_up: &'a GivenUp,
+    /// It is certain that nfsd has refused no reclaim since then.
+    pub refused_no_reclaim4: bool,
 }
 
 /// Lines of a record; of an NFSv4 lock some of its ranges.
@@ -152,7 +154,13 @@ impl Coverage {
         let shares = shares(record, now.locks);
         let held = now.states.map(held).unwrap_or_default();
         let nothing = Held::default();
-        let unlocked = &now.given_up.nfs4;
+        let done = (now.states.filter(|_| now.refused_no_reclaim4))
+            .map(done)
+            .unwrap_or_default();
+        // One that has reclaimed all that it wants did not want the rest, or was refused it.
+        let is_given_up = |line: &StateLine, range| {
+            done.contains(&line.client.client_name) || is_given_up(line, range, &now.given_up.nfs4)
+        };
         let (missing, given_up) = split(locks.missing(now.locks), &now.given_up.nfs3);
         let mut coverage = Coverage {
             expected: locks.len() + record.shares.len(),
@@ -175,12 +183,12 @@ impl Coverage {
         {
             let Some(file) = &line.file else { continue };
             let place: Place = (line.client.client_name.clone(), file.fh.clone());
-            let now = held.get(&place).unwrap_or(&nothing);
+            let held = held.get(&place).unwrap_or(&nothing);
             match line.kind {
                 Kind::Open => {
                     coverage.expected += 1;
-                    if !now.opened(line.access) {
-                        match is_given_up(line, None, unlocked) {
+                    if !held.opened(line.access) {
+                        match is_given_up(line, None) {
                             true => coverage.given_up.nfs4.push(line.clone()),
                             false => coverage.missing.nfs4.push(line.clone()),
                         }
@@ -189,15 +197,15 @@ impl Coverage {
                 Kind::Lock => {
                     coverage.expected += line.ranges.len();
                     let ranges = line.ranges.iter();
-                    let left = ranges.filter(|range| !now.locked(range.mode, range.range));
+                    let left = ranges.filter(|range| !held.locked(range.mode, range.range));
                     let (given_up, missing) = left
                         .cloned()
-                        .partition(|range| is_given_up(line, Some(range.range), unlocked));
+                        .partition(|range| is_given_up(line, Some(range.range)));
                     add(&mut coverage.given_up, line, given_up);
                     add(&mut coverage.missing, line, missing);
                 }
                 // A client reclaims only those that it uses.
-                Kind::Delegation if now.delegated.is_none() => {
+                Kind::Delegation if held.delegated.is_none() => {
                     hidden.insert(place);
                 }
                 Kind::Delegation | Kind::Layout | Kind::Other => {}

@@ -16,8 +16,10 @@ pub struct Held {
     pub locks: LockTable,
     /// Or why NFSv4 state could not be read.
     pub states: Result<StateTable, String>,
-    /// What NFSv3 clients gave up, if that is followed.
+    /// What clients gave up, if that is followed.
     pub given_up: GivenUp,
+    /// It is certain that nfsd has refused no reclaim.
+    pub refused_no_reclaim4: bool,
     /// Whether `locks` is exact, and `states` could be read. NFSv4 state of a busy server changes
     /// all of the time, also by what clients are refused.
     pub exact: bool,
@@ -37,6 +39,7 @@ impl Held {
                 Err(error) => Err(chain(&error)),
             },
             given_up: watch.given_up()?,
+            refused_no_reclaim4: watch.refused_no_reclaim4(),
         })
     }
 
@@ -45,6 +48,7 @@ impl Held {
             locks: &self.locks,
             states: self.states.as_ref().ok(),
             given_up: &self.given_up,
+            refused_no_reclaim4: self.refused_no_reclaim4,
         }
     }
 

@@ -12,8 +12,9 @@ use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::failover::watch::Watch;
 use crate::grace::fence::Fences;
+use crate::kernel::nfsd::{self, Nfsd};
 use crate::kernel::preflight::Facts;
-use crate::kernel::{netns, nfsd};
+use crate::kernel::{lockd, netns};
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::output;
@@ -124,10 +125,15 @@ pub async fn run(
         // It was prepared before the stop.
         let prepare = watching.is_none();
         let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
-        if let Some(watch) = &mut watching {
-            watch.follow_unlocks();
+        // Clients say what they give up as soon as the server answers. After a boot, lockd and nfsd
+        // may be loaded only when it starts.
+        match &mut watching {
+            Some(watch) => follow(watch),
+            None if lockd::is_loaded() && Nfsd::mounted().is_ok() => {
+                watching = following(&observe).ok();
+            }
+            None => {}
         }
-        // lockd may not be loaded before.
         let attached = |_| watching.map_or_else(|| following(&observe), Ok);
         let begun = start::begin(server, prepare, attached).await;
         let (begun, watch) = begun.map_err(of_start)?;
@@ -152,13 +158,19 @@ pub async fn run(
     Ok(report)
 }
 
-/// Attaches the probes, and those on what clients give up.
+/// Attaches the probes.
 pub(super) fn following(
     observe: &impl Fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<Watch, Failure> {
     let (_, mut watch) = observe()?;
-    watch.follow_unlocks();
+    follow(&mut watch);
     Ok(watch)
+}
+
+/// Attaches those on what clients give up.
+fn follow(watch: &mut Watch) {
+    watch.follow_unlocks();
+    watch.follow_reclaims4();
 }
 
 /// Without a fence, the reason.

@@ -75,7 +75,7 @@ fn families<C>(out: &mut Families, vips: &[(IpAddr, &C)], families: &[Family<'_,
 /// Nothing where nfsd's calls are not counted.
 pub(super) fn counters4(out: &mut Families, vips: &[VipTick]) {
     let outcome = |outcome| Some(("outcome", outcome));
-    let counters: [Family<'_, Counters4>; 4] = [
+    let counters: [Family<'_, Counters4>; 5] = [
         (
             "nlmfo_nfs4_opens_total",
             "NFSv4 OPEN calls, by outcome.",
@@ -94,6 +94,11 @@ pub(super) fn counters4(out: &mut Families, vips: &[VipTick]) {
                 (outcome("denied"), |c| c.locks_denied),
                 (outcome("grace"), |c| c.locks_in_grace),
             ],
+        ),
+        (
+            "nlmfo_nfs4_reclaims_refused_total",
+            "NFSv4 reclaims that nfsd refused.",
+            &[(None, |c| c.reclaims_refused)],
         ),
         (
             "nlmfo_nfs4_delegations_total",

@@ -13,6 +13,9 @@ const fn probe(program: &'static str, function: &'static str) -> Probe {
     Probe { program, function }
 }
 
+/// Of OPEN and LOCK.
+const OF_CALLS: usize = 4;
+
 pub(in crate::observe) const PROBES: &[Probe] = &[
     probe("open4_enter", "nfsd4_open"),
     probe("open4_return", "nfsd4_open"),
@@ -35,10 +38,22 @@ impl CounterProbes4 {
     /// Attaches the probes; they stay until `programs` is dropped. None if nfsd is not in the
     /// kernel, or its layout is unknown.
     pub fn attach(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
+        Self::attach_these(programs, PROBES)
+    }
+
+    /// Only those of OPEN and LOCK.
+    pub fn attach_calls(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
+        Self::attach_these(programs, &PROBES[..OF_CALLS])
+    }
+
+    fn attach_these(
+        programs: &mut Programs,
+        probes: &[Probe],
+    ) -> Result<Option<Self>, ObserveError> {
         if programs.layout.states.posix_ops == 0 {
             return Ok(None);
         }
-        for probe in PROBES {
+        for probe in probes {
             programs.attach(probe)?;
         }
         Ok(Some(CounterProbes4 {

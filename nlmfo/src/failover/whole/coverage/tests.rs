@@ -179,6 +179,7 @@ fn coverage(record: &Record, locks: &LockTable, states: Option<&StateTable>) -> 
             locks,
             states,
             given_up: &GivenUp::default(),
+            refused_no_reclaim4: false,
         },
     )
 }
@@ -257,6 +258,7 @@ fn what_an_nfs4_client_gave_up_is_told_by_its_stateid() {
                 nfs3: Vec::new(),
                 nfs4: vec![Unlocked4 { state, range }],
             },
+            refused_no_reclaim4: false,
         };
         let coverage = Coverage::of(&record, present);
         (coverage.missing.len(), coverage.given_up.len())
@@ -325,4 +327,27 @@ fn what_a_client_has_not_reclaimed_may_come_until_it_is_done() {
     // Another client is done.
     done.clients[0].name = "Linux NFSv4.1 c3".into();
     assert!(may_come(&done));
+}
+
+#[test]
+fn what_a_client_has_not_reclaimed_is_given_up_if_it_is_done_and_was_refused_nothing() {
+    let mut record = record();
+    record.nfs4 = vec![state(Kind::Open), locked(&[(Mode::Write, 0, 9)])];
+    let locks = LockTable::default();
+    let given_up = |is_done, refused_no_reclaim4| {
+        let mut states = now(C2, &[(Kind::Open, BOTH, &[])]);
+        states.clients[0].has_reclaimed = is_done;
+        let present = Present {
+            locks: &locks,
+            states: Some(&states),
+            given_up: &GivenUp::default(),
+            refused_no_reclaim4,
+        };
+        let coverage = Coverage::of(&record, present);
+        assert_eq!(coverage.missing.len() + coverage.given_up.len(), 1);
+        coverage.given_up.len() == 1
+    };
+    assert!(given_up(true, true));
+    assert!(!given_up(true, false));
+    assert!(!given_up(false, true));
 }
