@@ -57,7 +57,12 @@ impl Ctdb<'_> {
         let mut ctdb = on.node().command("ctdb");
         let ran = finish_within(SETTLED, ctdb.args(command.split(' ')), "");
         let ran = ran.with_context(|| self.logs())?;
-        ensure!(ran.code() == 0, "ctdb {command}: {}", ran.stderr);
+        ensure!(
+            ran.code() == 0,
+            "ctdb {command}: {}\n{}",
+            ran.stderr,
+            self.logs()
+        );
         Ok(())
     }
 

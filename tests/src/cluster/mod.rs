@@ -9,9 +9,11 @@ pub mod ctdb;
 pub mod handover;
 pub mod holdings;
 pub mod killed;
+pub mod measured;
 pub mod node;
 pub mod pacemaker;
 pub mod service;
+pub mod stock;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,7 @@ use crate::guest::command::{finish, run, silent};
 use crate::guest::lab::MountedClient;
 use crate::guest::node::TestNode;
 use crate::guest::server::{BRIDGE, Daemons, OWN_ADDRESS, export_folder, make_bridge};
-use crate::guest::tool::Tool;
+use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
 
 /// Where the servers have the state directory that they share.
@@ -129,6 +131,28 @@ impl Cluster {
             ))?;
         }
         Ok(daemons)
+    }
+
+    /// Leaves release records without a client or a lock where a cluster manager keeps them, which
+    /// `path` says: the first start of the services need not wait for clients that nobody knows.
+    pub fn record_nobody(&self, path: impl Fn(usize, &Service) -> String) -> Result<()> {
+        for (number, service) in (1..).zip(&self.services) {
+            let (vip, record) = (service.vip.to_string(), path(number, service));
+            let release = [
+                "failover",
+                "--phase",
+                "release",
+                "--vip",
+                &vip,
+                "--no-fence",
+                "--record",
+                &record,
+                "--state-dir",
+                STATE,
+            ];
+            self.a.tool().expect(exit::CONFIRMED, &release)?;
+        }
+        Ok(())
     }
 
     /// Clients 1 to `count`, each with a mount through every VIP, in the services' order.

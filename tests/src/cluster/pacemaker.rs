@@ -18,10 +18,10 @@ pub struct Pacemaker<'a> {
 
 /// A resource that Pacemaker manages, or a group of them.
 pub struct Resource {
-    id: String,
+    pub(super) id: String,
     /// The last one of the group.
-    last: String,
-    xml: String,
+    pub(super) last: String,
+    pub(super) xml: String,
 }
 
 /// How a node that does not answer is kept from the disks.

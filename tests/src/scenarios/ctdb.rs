@@ -29,6 +29,7 @@ fn ctdb(context: &Context) -> Result<End> {
     let [moving, staying] = &cluster.services[..] else {
         unreachable!("two services were asked for");
     };
+    cluster.record_nobody(|_, service| format!("{STATE}/ctdb-{}.json", service.vip))?;
     let ctdb = Ctdb::start(&cluster)?;
     // What CTDB asks for by itself: the kernel's callout does it.
     let registered = callout(a, "register")?;

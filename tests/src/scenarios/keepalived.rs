@@ -35,8 +35,8 @@ const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
 const SCRIPT: &str = "/usr/share/nlmfo/keepalived/nlmfo-notify";
 
-/// Installs the script and the configuration of both services.
-fn install(cluster: &Cluster, node: &Node) -> Result<()> {
+/// Installs the script and the configuration of both services, with this grace.
+fn install(cluster: &Cluster, node: &Node, grace: &str) -> Result<()> {
     node.shell(
         "mkdir -p /usr/share/nlmfo/keepalived /etc/nlmfo/keepalived /etc/keepalived\n\
          cp /dist/keepalived/nlmfo-notify /usr/share/nlmfo/keepalived/; ln -sf /nlmfo /usr/sbin/nlmfo\n\
@@ -45,7 +45,7 @@ fn install(cluster: &Cluster, node: &Node) -> Result<()> {
     for (number, service) in (1..).zip(&cluster.services) {
         let config = service.named(documented("keepalived", "sh")?);
         let config = config
-            .replace("90s", "20s")
+            .replace("90s", grace)
             .replace("OWNER_WAIT=30", "OWNER_WAIT=10");
         let folder = service.folder().display();
         node.shell(&format!("mkdir -p {folder}"))?;
@@ -103,8 +103,9 @@ fn pair(context: &Context) -> Result<End> {
     let serve = ["serve", "--state-dir", STATE];
     let _serving = [a.tool().start(&serve)?, b.tool().start(&serve)?];
     for node in [a, b] {
-        install(&cluster, node)?;
+        install(&cluster, node, "90s")?;
     }
+    cluster.record_nobody(|number, _| format!("{STATE}/keepalived-nfs{number}.json"))?;
     let [moving, staying] = &cluster.services[..] else {
         unreachable!("two services were asked for");
     };
@@ -149,8 +150,9 @@ fn crash(context: &Context) -> Result<End> {
     let serve = ["serve", "--state-dir", STATE];
     let _serving = [a.tool().start(&serve)?, b.tool().start(&serve)?];
     for node in [a, b] {
-        install(&cluster, node)?;
+        install(&cluster, node, "30s")?;
     }
+    cluster.record_nobody(|number, _| format!("{STATE}/keepalived-nfs{number}.json"))?;
     let service = &cluster.services[0];
     start(a)?;
     wait_up(a, "nfs1")?;

@@ -146,6 +146,7 @@ pub fn on_a_cluster() -> Vec<Scenario> {
         two_nodes::SCENARIOS,
         driven::SCENARIOS,
         pacemaker::SCENARIOS,
+        pacemaker::MEASURED,
         keepalived::SCENARIOS,
         ctdb::SCENARIOS,
         own_server::ON_A_CLUSTER,

@@ -1,9 +1,12 @@
 //! Pacemaker moves VIPs between two servers, with nlmfo's OCF agents.
 
+mod measured;
+
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
+pub use self::measured::MEASURED;
 use super::own_server::{Own, Users, on_a_cluster};
 use super::{Context, End, Kernels, Manager, Scenario};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
@@ -70,9 +73,15 @@ const MINUTES: &str = "minutes of processor time";
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
+/// Where nlmfo's agent has its release record.
+fn record_of(_: usize, service: &Service) -> String {
+    format!("{STATE}/record-{}.json", service.vip)
+}
+
 fn moved(context: &Context) -> Result<End> {
     let cluster = Cluster::stopped(&context.nlmfo, &VIPS)?;
     let _state = cluster.share_state()?;
+    cluster.record_nobody(record_of)?;
     let [moving, staying] = &cluster.services[..] else {
         unreachable!("two services were asked for");
     };
@@ -114,6 +123,7 @@ impl Grouped {
     fn new(context: &Context) -> Result<Grouped> {
         let cluster = Cluster::stopped(&context.nlmfo, &VIPS)?;
         let state = cluster.share_state()?;
+        cluster.record_nobody(record_of)?;
         let serve = ["serve", "--state-dir", STATE];
         let serving = [
             cluster.a.tool().start(&serve)?,
