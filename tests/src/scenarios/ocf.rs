@@ -6,19 +6,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::own_server::{Own, loop_device};
 use super::{Context, End, Kernels, Machine, Manager, Scenario};
 use crate::guest::client::Client;
-use crate::guest::command::{Finished, finish, finish_within, run};
+use crate::guest::command::{Finished, finish, finish_within, run, silent};
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Mode, Range};
 use crate::guest::node::TestNode;
 use crate::guest::server::NLM_GRACE_PERIOD;
 use crate::guest::tool::{Tool, exit};
+use crate::guest::wait::{Seen, until};
 
 pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "ocf-agents",
@@ -38,11 +39,11 @@ const MAIL: &str = "name=mail";
 /// With a blank and quotes.
 const RECORD: &str = "/tmp/it's a \"record\".json";
 
-/// It ends as the environment says.
-const FAKE: &str = "/tmp/fake-nlmfo";
+/// It ends as the environment says. Its path has what shells treat in their own way.
+const FAKE: &str = "/tmp/it's a \"fake\" $nlmfo";
 const FAKE_PROGRAM: &str = "#!/bin/sh\n\
     case \"$*\" in\n\
-    --version) echo nlmfo 9.9.9 ;;\n\
+    --version) echo \"nlmfo ${FAKE_VERSION:-9.9.9}\" ;;\n\
     'server status mail') echo \"- server mail: ${FAKE_STATE:-stopped}\"\n\
     [ \"$FAKE_STATE\" != degraded ] || exit 3 ;;\n\
     *) echo '✗ NOT CONFIRMED: as it was told'; echo '✗ failed; see above'; exit \"$FAKE_EXIT\" ;;\n\
@@ -58,8 +59,8 @@ const NOT_RUNNING: i32 = 7;
 /// ocf-tester starts and stops a resource several times.
 const TESTED: Duration = Duration::from_secs(240);
 
-/// Runs an action with these parameters, and variables in capitals; it must end with this code.
-fn act(agent: &str, action: &str, code: i32, parameters: &[&str]) -> Result<Finished> {
+/// An action with these parameters, and variables in capitals.
+fn action(agent: &str, action: &str, parameters: &[&str]) -> Result<Command> {
     let mut command = Command::new(format!("{AGENTS}/{agent}"));
     command
         .arg(action)
@@ -72,6 +73,12 @@ fn act(agent: &str, action: &str, code: i32, parameters: &[&str]) -> Result<Fini
             false => command.env(format!("OCF_RESKEY_{name}"), value),
         };
     }
+    Ok(command)
+}
+
+/// Runs an [`action`], which must end with this code.
+fn act(agent: &str, action: &str, code: i32, parameters: &[&str]) -> Result<Finished> {
+    let mut command = self::action(agent, action, parameters)?;
     let started = Instant::now();
     let finished = finish(&mut command, "")?;
     let took = started.elapsed().as_secs_f64();
@@ -167,6 +174,16 @@ fn validation() -> Result<()> {
         act(agent, "nonsense", UNIMPLEMENTED, &[parameter])?;
     }
     act("server", "monitor", NOT_RUNNING, &[MAIL])?;
+    // One that is older than the agents.
+    let fake = format!("nlmfo={FAKE}");
+    let old = [&fake, "FAKE_VERSION=0.0.9"];
+    for (agent, parameter) in [("grace", VIP), ("takeover", VIP), ("server", MAIL)] {
+        let old = [&old[..], &[parameter]].concat();
+        for action in ["validate-all", "start"] {
+            let said = act(agent, action, NOT_INSTALLED, &old)?.stderr;
+            ensure!(said.contains("0.0.9 is too old"), "{said}");
+        }
+    }
     Ok(())
 }
 
@@ -229,6 +246,8 @@ fn shared(lab: &Lab) -> Result<()> {
     let parameters = [VIP, &record, "grace=60s"];
     act("takeover", "start", SUCCESS, &parameters)?;
     act("takeover", "monitor", SUCCESS, &parameters)?;
+    mistaken(&parameters)?;
+    ensure!(lab.server.locks()? == before, "locks after a mistake");
     for _ in 0..2 {
         act("takeover", "stop", SUCCESS, &parameters)?;
         ensure!(lab.server.locks()?.is_empty(), "locks after a stop");
@@ -242,6 +261,9 @@ fn shared(lab: &Lab) -> Result<()> {
         !Path::new(RECORD).exists(),
         "the record is there after a start"
     );
+    interrupted(&parameters)?;
+    let after = lab.server.locks()?;
+    ensure!(after == before, "{after:?} where {before:?} was held");
 
     // A tool that is gone: a stop releases nothing, and says so.
     let gone = [VIP, "nlmfo=/nonesuch"];
@@ -250,6 +272,59 @@ fn shared(lab: &Lab) -> Result<()> {
     let warned = [VIP, "nlmfo=/nonesuch", "on_unconfirmed=warn"];
     act("takeover", "stop", SUCCESS, &warned)?;
     held.release()
+}
+
+/// Another resource with the VIP of the one that runs, and commands by hand that do not say which
+/// one they mean: nothing happens to its locks.
+fn mistaken(parameters: &[&str]) -> Result<()> {
+    for (agent, other) in [
+        ("takeover", "OCF_RESOURCE_INSTANCE=other"),
+        ("grace", "OCF_RESOURCE_INSTANCE=third"),
+    ] {
+        act("grace", "start", SUCCESS, parameters)?;
+        let both = [parameters, &["vip=10.77.0.2 10.77.0.1", other]].concat();
+        let refused = act(agent, "start", NOT_CONFIGURED, &both)?;
+        let expected = "10.77.0.1 belongs to the resource nfs1";
+        ensure!(refused.stderr.contains(expected), "{}", refused.stderr);
+        act(agent, "monitor", NOT_RUNNING, &both)?;
+        act(agent, "stop", SUCCESS, &both)?;
+        act("grace", "stop", SUCCESS, parameters)?;
+    }
+    // As from a shell.
+    let mut by_hand = action("takeover", "stop", parameters)?;
+    for variable in ["OCF_ROOT", "OCF_RESOURCE_INSTANCE"] {
+        by_hand.env_remove(variable);
+    }
+    let finished = finish(&mut by_hand, "")?;
+    ensure!(
+        finished.code() == SUCCESS && finished.stderr.contains("nothing was done"),
+        "{}: {}",
+        finished.code(),
+        finished.stderr
+    );
+    act("takeover", "monitor", SUCCESS, parameters).map(drop)
+}
+
+/// A start that the cluster manager ends in the middle. What it had not seen come back is in no
+/// record of the stop that follows, so that the next grace lasts for all of its time.
+fn interrupted(parameters: &[&str]) -> Result<()> {
+    act("takeover", "stop", SUCCESS, parameters)?;
+    let mut start = silent(action("takeover", "start", parameters)?).spawn()?;
+    let used = format!("{RECORD}.used");
+    until("a start that has its record", || {
+        Ok(match Path::new(&used).exists() {
+            true => Seen::Yes(()),
+            false => Seen::No(format!("no {used}")),
+        })
+    })?;
+    killpg(Pid::from_raw(i32::try_from(start.id())?), Signal::SIGKILL)?;
+    start.wait()?;
+    act("takeover", "stop", SUCCESS, parameters)?;
+    for path in [RECORD, &used] {
+        ensure!(!Path::new(path).exists(), "{path} is left");
+    }
+    let parameters = [parameters, &["grace=12s"]].concat();
+    act("takeover", "start", SUCCESS, &parameters).map(drop)
 }
 
 /// A VIP's own server stops and starts, and one of its daemons dies.
