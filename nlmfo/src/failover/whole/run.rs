@@ -125,8 +125,7 @@ pub async fn run(
         // It was prepared before the stop.
         let prepare = watching.is_none();
         let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
-        // Clients say what they give up as soon as the server answers. After a boot, lockd and nfsd
-        // may be loaded only when it starts.
+        // Clients say what they give up as soon as the server answers.
         match &mut watching {
             Some(watch) => follow(watch),
             None if lockd::is_loaded() && Nfsd::mounted().is_ok() => {
@@ -134,7 +133,14 @@ pub async fn run(
             }
             None => {}
         }
-        let attached = |_| watching.map_or_else(|| following(&observe), Ok);
+        // After a boot, lockd and nfsd are loaded when it starts: reclaims may have been refused
+        // before the probes are there.
+        let late = || -> Result<Watch, Failure> {
+            let (_, mut watch) = observe()?;
+            watch.follow_unlocks();
+            Ok(watch)
+        };
+        let attached = |_| watching.map_or_else(late, Ok);
         let begun = start::begin(server, prepare, attached).await;
         let (begun, watch) = begun.map_err(of_start)?;
         let mut watch = watch?;
@@ -158,7 +164,7 @@ pub async fn run(
     Ok(report)
 }
 
-/// Attaches the probes.
+/// Attaches the probes, before the server answers.
 pub(super) fn following(
     observe: &impl Fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<Watch, Failure> {
