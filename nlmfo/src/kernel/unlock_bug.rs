@@ -11,19 +11,19 @@
 //! (`/proc/kcore`). A kernel live patch leaves them and redirects the function's
 //! calls, so that it is looked for, too.
 //!
-//! Is that worth a disassembler? Nothing else tells without releasing locks, and `nlmfo
+//! Is that worth a disassembler (`x86_64`, `arm64`)? Nothing else tells without releasing locks, and `nlmfo
 //! check` runs on nodes in service: it says before a failover whether unlock_ip will do, or
 //! calls to lockd, one for each client; the probe names the bug by evidence. A release does
 //! not depend on it: it tries unlock_ip and looks at the locks.
 
+mod arm64;
+mod x86_64;
+
+use std::env;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpAccess,
-    OpKind, Register,
-};
 use object::Endianness;
 use object::read::ReadCache;
 use object::read::elf::{ElfFile64, ProgramHeader};
@@ -59,23 +59,24 @@ pub enum Verdict {
 ///
 /// `address` is that of [`FUNCTION`], `srcaddr` where `nlm_host.h_srcaddr` lies.
 pub fn judge_running(address: u64, srcaddr: Field) -> Verdict {
-    if !cfg!(target_arch = "x86_64") {
-        return unknown("nlmfo can read x86-64 code only".into());
-    }
+    let argument_reads = match env::consts::ARCH {
+        "x86_64" => x86_64::argument_reads,
+        "aarch64" => arm64::argument_reads,
+        other => return unknown(format!("nlmfo cannot read code of {other}")),
+    };
     if is_live_patched(Path::new(LIVE_PATCHES)) {
         return unknown(format!("a kernel live patch replaces {FUNCTION}"));
     }
     match read_kernel(Path::new(KCORE), address, CODE_BYTES) {
-        Ok(code) => judge(&code, srcaddr),
+        Ok(code) => judge(&code, argument_reads, srcaddr),
         Err(error) => unknown(format!(
             "cannot read the code of {FUNCTION} from {KCORE}: {error}"
         )),
     }
 }
 
-/// Judges the first bytes of [`FUNCTION`] as x86-64 code, from wherever they were
-/// read.
-pub fn judge(code: &[u8], srcaddr: Field) -> Verdict {
+/// Judges the first bytes of [`FUNCTION`], from wherever they were read.
+fn judge(code: &[u8], argument_reads: fn(&[u8]) -> Vec<Read>, srcaddr: Field) -> Verdict {
     if code.iter().all(|&byte| byte == 0) {
         return unknown(format!("the code of {FUNCTION} reads as zeros"));
     }
@@ -119,95 +120,6 @@ struct Read {
     offset: i64,
 }
 
-/// A register that holds an argument plus a constant.
-type Held = (Register, usize, i64);
-
-/// The reads through the arguments on the path where no branch is taken, up to
-/// the first return or jump.
-fn argument_reads(code: &[u8]) -> Vec<Read> {
-    // System V: the first two arguments.
-    let mut held: Vec<Held> = vec![(Register::RDI, 0, 0), (Register::RSI, 1, 0)];
-    let find = |held: &[Held], register| held.iter().copied().find(|h| h.0 == register);
-    let mut info = InstructionInfoFactory::new();
-    let mut reads = Vec::new();
-    for (index, instruction) in Decoder::new(64, code, DecoderOptions::NONE)
-        .iter()
-        .enumerate()
-    {
-        match instruction.flow_control() {
-            FlowControl::Next | FlowControl::ConditionalBranch => {}
-            FlowControl::Call | FlowControl::IndirectCall => {
-                // The tracer's call at the entry, behind endbr64, keeps everything.
-                if index > 1 {
-                    held.retain(|h| is_callee_saved(h.0));
-                }
-                continue;
-            }
-            _ => break,
-        }
-        let info = info.info(&instruction);
-        for memory in info.used_memory() {
-            let reads_it = matches!(memory.access(), OpAccess::Read | OpAccess::ReadWrite);
-            if reads_it
-                && memory.index() == Register::None
-                && let Some((_, argument, offset)) = find(&held, memory.base())
-            {
-                let displacement = memory.displacement() as i64;
-                reads.push(Read {
-                    argument,
-                    offset: offset.wrapping_add(displacement),
-                });
-            }
-        }
-        let result = moved(&instruction).and_then(|(to, from, by)| {
-            let (_, argument, offset) = find(&held, from)?;
-            Some((to, argument, offset.wrapping_add(by)))
-        });
-        for register in info.used_registers() {
-            let writes = matches!(
-                register.access(),
-                OpAccess::Write
-                    | OpAccess::CondWrite
-                    | OpAccess::ReadWrite
-                    | OpAccess::ReadCondWrite
-            );
-            if writes {
-                held.retain(|h| h.0 != register.register().full_register());
-            }
-        }
-        held.extend(result);
-    }
-    reads
-}
-
-/// `(to, from, by)` of an instruction that leaves `from + by` in `to`.
-fn moved(instruction: &Instruction) -> Option<(Register, Register, i64)> {
-    let to = instruction.op0_register();
-    match instruction.code() {
-        Code::Mov_r64_rm64 | Code::Mov_rm64_r64
-            if instruction.op0_kind() == OpKind::Register
-                && instruction.op1_kind() == OpKind::Register =>
-        {
-            Some((to, instruction.op1_register(), 0))
-        }
-        Code::Lea_r64_m if instruction.memory_index() == Register::None => {
-            let displacement = instruction.memory_displacement64() as i64;
-            Some((to, instruction.memory_base(), displacement))
-        }
-        Code::Add_rm64_imm8 | Code::Add_rm64_imm32 | Code::Add_RAX_imm32
-            if instruction.op0_kind() == OpKind::Register =>
-        {
-            Some((to, to, instruction.immediate(1) as i64))
-        }
-        _ => None,
-    }
-}
-
-fn is_callee_saved(register: Register) -> bool {
-    use Register::{R12, R13, R14, R15, RBP, RBX};
-    matches!(register, RBX | RBP | R12 | R13 | R14 | R15)
-}
-
 fn is_live_patched(patches: &Path) -> bool {
     let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries(patches)
@@ -249,7 +161,7 @@ mod tests {
     use super::*;
 
     /// `nlm_host.h_srcaddr` in all of these kernels.
-    const SRCADDR: Field = Field {
+    pub(super) const SRCADDR: Field = Field {
         offset: 152,
         size: 128,
         elements: None,
@@ -297,7 +209,7 @@ mod tests {
         ),
     ];
 
-    fn bytes(hex: &str) -> Vec<u8> {
+    pub(super) fn bytes(hex: &str) -> Vec<u8> {
         let digits: Vec<u8> = hex.chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
         digits
             .chunks_exact(2)
@@ -319,7 +231,7 @@ mod tests {
     fn tells_broken_kernels() {
         for (kernel, hex) in BROKEN {
             for code in [bytes(hex), patched(&bytes(hex))] {
-                let verdict = judge(&code, SRCADDR);
+                let verdict = judge(&code, x86_64::argument_reads, SRCADDR);
                 assert!(
                     matches!(verdict, Verdict::Broken { .. }),
                     "{kernel}: {verdict:?}"
@@ -332,7 +244,7 @@ mod tests {
     fn tells_fixed_kernels() {
         for (kernel, hex) in FIXED {
             for code in [bytes(hex), patched(&bytes(hex))] {
-                let verdict = judge(&code, SRCADDR);
+                let verdict = judge(&code, x86_64::argument_reads, SRCADDR);
                 assert!(
                     matches!(verdict, Verdict::Fixed { .. }),
                     "{kernel}: {verdict:?}"
@@ -346,15 +258,21 @@ mod tests {
         // push rbx; mov rbx,rsi; mov rbp,rdi; call +0; add rbx,0x98;
         // movzx eax,word [rbx]; cmp ax,[rbp]; ret
         let code = bytes("534889f34889fde8000000004881c3980000000fb703663b4500c3");
-        assert!(matches!(judge(&code, SRCADDR), Verdict::Broken { .. }));
+        assert!(matches!(
+            judge(&code, x86_64::argument_reads, SRCADDR),
+            Verdict::Broken { .. }
+        ));
     }
 
     #[test]
     fn a_register_that_was_overwritten_is_no_argument() {
         // xor esi,esi; mov rdi,[rax]; movzx eax,word [rdi+0x98]; cmp ax,[rsi]; ret
         let code = bytes("31f6488b380fb78798000000663b06c3");
-        assert!(argument_reads(&code).is_empty());
-        assert!(matches!(judge(&code, SRCADDR), Verdict::Unknown { .. }));
+        assert!(x86_64::argument_reads(&code).is_empty());
+        assert!(matches!(
+            judge(&code, x86_64::argument_reads, SRCADDR),
+            Verdict::Unknown { .. }
+        ));
     }
 
     #[test]
@@ -364,11 +282,17 @@ mod tests {
             ..SRCADDR
         };
         assert!(matches!(
-            judge(&bytes(FIXED[0].1), moved),
+            judge(&bytes(FIXED[0].1), x86_64::argument_reads, moved),
             Verdict::Unknown { .. }
         ));
-        assert!(matches!(judge(&[0; 128], SRCADDR), Verdict::Unknown { .. }));
-        assert!(matches!(judge(&[], SRCADDR), Verdict::Unknown { .. }));
+        assert!(matches!(
+            judge(&[0; 128], x86_64::argument_reads, SRCADDR),
+            Verdict::Unknown { .. }
+        ));
+        assert!(matches!(
+            judge(&[], x86_64::argument_reads, SRCADDR),
+            Verdict::Unknown { .. }
+        ));
     }
 
     #[test]
