@@ -179,13 +179,9 @@ fn change(process: Pid, number: u64, args: &[u64; 6]) -> Option<String> {
             _ => return None,
         },
         libc::SYS_perf_event_open => "perf_event_open".into(),
-        libc::SYS_open if is_for_writing(args[1]) => format!("open {}", path(0)),
         libc::SYS_openat if is_for_writing(args[2]) => format!("open {}", path(1)),
-        libc::SYS_rename | libc::SYS_link | libc::SYS_symlink => format!("name {}", path(1)),
         libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => format!("name {}", path(3)),
-        libc::SYS_unlink | libc::SYS_rmdir => format!("unlink {}", path(0)),
         libc::SYS_unlinkat => format!("unlink {}", path(1)),
-        libc::SYS_mkdir => format!("mkdir {}", path(0)),
         libc::SYS_mkdirat => format!("mkdir {}", path(1)),
         libc::SYS_mount | libc::SYS_umount2 => "a mount".into(),
         libc::SYS_setns | libc::SYS_unshare => "a namespace".into(),
@@ -199,11 +195,29 @@ fn change(process: Pid, number: u64, args: &[u64; 6]) -> Option<String> {
         | libc::SYS_sendto
         | libc::SYS_sendmsg
         | libc::SYS_sendmmsg => format!("write to {}", descriptor(process, args[0])?),
-        libc::SYS_fork | libc::SYS_vfork => "a process".into(),
         libc::SYS_clone if is_process(args[0]) => "a process".into(),
         libc::SYS_clone3 if is_process(memory(process, args[0])?) => "a process".into(),
+        _ => return old_change(process, number, args),
+    })
+}
+
+/// The same of calls that x86-64 has from older days; newer architectures do without.
+#[cfg(target_arch = "x86_64")]
+fn old_change(process: Pid, number: i64, args: &[u64; 6]) -> Option<String> {
+    let path = |at: usize| text(process, args[at]);
+    Some(match number {
+        libc::SYS_open if is_for_writing(args[1]) => format!("open {}", path(0)),
+        libc::SYS_rename | libc::SYS_link | libc::SYS_symlink => format!("name {}", path(1)),
+        libc::SYS_unlink | libc::SYS_rmdir => format!("unlink {}", path(0)),
+        libc::SYS_mkdir => format!("mkdir {}", path(0)),
+        libc::SYS_fork | libc::SYS_vfork => "a process".into(),
         _ => return None,
     })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn old_change(_: Pid, _: i64, _: &[u64; 6]) -> Option<String> {
+    None
 }
 
 fn is_for_writing(flags: u64) -> bool {
