@@ -25,6 +25,7 @@ use self::{
     source::Archives,
 };
 use crate::{
+    arch::Arch,
     cache::{self, Cache},
     progress,
 };
@@ -62,10 +63,12 @@ impl fmt::Display for Pin {
     }
 }
 
-/// The private apt, below `apt/` of the cache.
+/// The private apt, below `apt/` of the cache (`apt-arm64/` for the packages of another
+/// architecture than this machine's).
 #[derive(Clone, Debug)]
 pub struct Apt {
     cache: Cache,
+    arch: Arch,
     root: PathBuf,
     archives: Archives,
 }
@@ -79,22 +82,29 @@ pub struct Index {
 }
 
 impl Apt {
-    /// Reads the machine's apt configuration; fetches nothing yet.
+    /// For packages of this machine's architecture; otherwise as [`Apt::of`].
+    pub fn new(cache: &Cache) -> Result<Self> {
+        Self::of(cache, Arch::HERE)
+    }
+
+    /// For packages of this architecture. Reads the machine's apt configuration; fetches nothing
+    /// yet.
     ///
     /// Fails where apt, dpkg-deb or the archive keyring is missing, or where
     /// neither apt's configuration nor the environment names the archives.
-    pub fn new(cache: &Cache) -> Result<Self> {
+    pub fn of(cache: &Cache, arch: Arch) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).exists(),
             "{KEYRING} is missing, so packages cannot be verified: install debian-archive-keyring"
         );
-        let root = cache.dir("apt")?;
+        let name = format!("apt{}", arch.suffix());
         for dir in ["lists/partial", "debs"] {
-            cache.dir(Path::new("apt").join(dir))?;
+            cache.dir(Path::new(&name).join(dir))?;
         }
         Ok(Self {
             cache: cache.clone(),
-            root,
+            arch,
+            root: cache.path(name),
             archives: Archives::of_this_machine()?,
         })
     }
@@ -111,6 +121,11 @@ impl Apt {
             suites: suites.to_vec(),
             config: self.configure(suites)?,
         })
+    }
+
+    /// Of its packages.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     fn refresh(&self, suite: Suite) -> Result<()> {
@@ -159,7 +174,9 @@ impl Apt {
         write_changed(
             &config,
             &format!(
-                "Dir::State \"{root}\";\n\
+                "APT::Architecture \"{arch}\";\n\
+                 APT::Architectures {{ \"{arch}\"; }};\n\
+                 Dir::State \"{root}\";\n\
                  Dir::State::lists \"{root}/lists\";\n\
                  Dir::State::status \"{dir}/status\";\n\
                  Dir::State::extended_states \"{dir}/extended_states\";\n\
@@ -178,6 +195,7 @@ impl Apt {
                  APT::Get::List-Cleanup \"false\";\n\
                  APT::Update::Error-Mode \"any\";\n\
                  APT::Sandbox::User \"\";\n",
+                arch = self.arch,
                 root = self.root.display(),
                 dir = dir.display(),
                 machine = self.archives.transport,
@@ -198,6 +216,11 @@ impl Apt {
 }
 
 impl Index {
+    /// Of its packages.
+    pub fn arch(&self) -> Arch {
+        self.apt.arch
+    }
+
     /// The names of all packages that start with `prefix`.
     pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let out = run(self.command("apt-cache").args(["pkgnames", prefix]))?;
@@ -225,7 +248,7 @@ impl Index {
         target: Option<Suite>,
     ) -> Result<Vec<Pin>> {
         let status = tempfile::NamedTempFile::new()?;
-        fs::write(status.path(), status_of(provided))?;
+        fs::write(status.path(), status_of(provided, self.apt.arch))?;
         let mut command = self.command("apt-get");
         command
             .args(["install", "--simulate", "--no-install-recommends", "-qq"])
@@ -248,12 +271,13 @@ impl Index {
     /// for. What an earlier run downloaded is used again.
     pub fn download(&self, pins: &[Pin]) -> Result<Vec<PathBuf>> {
         let debs = self.apt.root.join("debs");
-        if missing(&debs, pins)?.is_empty() {
-            return present(&debs, pins);
+        let arch = self.apt.arch;
+        if missing(&debs, arch, pins)?.is_empty() {
+            return present(&debs, arch, pins);
         }
         let _lock = self.apt.cache.lock("debs")?;
         // Whoever held the lock may have got some.
-        let missing = missing(&debs, pins)?;
+        let missing = missing(&debs, arch, pins)?;
         if !missing.is_empty() {
             // A partial file never gets the name of a whole one.
             let arriving = cache::scratch(&debs, ".arriving")?;
@@ -281,7 +305,7 @@ impl Index {
                 fs::rename(entry.path(), debs.join(entry.file_name()))?;
             }
         }
-        present(&debs, pins)
+        present(&debs, arch, pins)
     }
 
     /// The newest version of `package` in the index.
@@ -349,10 +373,10 @@ fn write_changed(path: &Path, contents: &str) -> Result<()> {
 }
 
 /// The pins whose files are not there.
-fn missing(debs: &Path, pins: &[Pin]) -> Result<Vec<String>> {
+fn missing(debs: &Path, arch: Arch, pins: &[Pin]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for pin in pins {
-        if find_deb(debs, pin)?.is_none() {
+        if find_deb(debs, arch, pin)?.is_none() {
             missing.push(pin.to_string());
         }
     }
@@ -360,17 +384,18 @@ fn missing(debs: &Path, pins: &[Pin]) -> Result<Vec<String>> {
 }
 
 /// The files of all pins.
-fn present(debs: &Path, pins: &[Pin]) -> Result<Vec<PathBuf>> {
+fn present(debs: &Path, arch: Arch, pins: &[Pin]) -> Result<Vec<PathBuf>> {
     pins.iter()
         .map(|pin| {
-            find_deb(debs, pin)?.ok_or_else(|| anyhow!("apt-get download left no file for {pin}"))
+            find_deb(debs, arch, pin)?
+                .ok_or_else(|| anyhow!("apt-get download left no file for {pin}"))
         })
         .collect()
 }
 
-/// The file that `apt-get download` makes of a pin, whatever its architecture.
-fn find_deb(dir: &Path, pin: &Pin) -> Result<Option<PathBuf>> {
-    for arch in ["amd64", "all"] {
+/// The file that `apt-get download` makes of a pin: of this architecture, or of all.
+fn find_deb(dir: &Path, arch: Arch, pin: &Pin) -> Result<Option<PathBuf>> {
+    for arch in [arch.debian(), "all"] {
         let path = dir.join(format!(
             "{}_{}_{arch}.deb",
             pin.package,
@@ -436,10 +461,10 @@ mod tests {
             package: "rpcbind".into(),
             version: "1:2.6-4".into(),
         };
-        assert_eq!(find_deb(dir.path(), &pin)?, None);
+        assert_eq!(find_deb(dir.path(), Arch::Arm64, &pin)?, None);
         let path = dir.path().join("rpcbind_1%3a2.6-4_all.deb");
         fs::write(&path, "")?;
-        assert_eq!(find_deb(dir.path(), &pin)?, Some(path));
+        assert_eq!(find_deb(dir.path(), Arch::Arm64, &pin)?, Some(path));
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
+    arch::Arch,
     build,
     cache::Cache,
     lab::{Clock, KernelName, Lab, Run, Stream},
@@ -52,8 +53,8 @@ pub struct BenchArgs {
 
 /// Writes JSON to standard output, progress and the table to standard error.
 pub fn execute(args: &BenchArgs) -> Result<ExitCode> {
-    let programs = build::workspace(&Cache::open()?, true)?;
-    let lab = Lab::open()?;
+    let programs = build::workspace(&Cache::open()?, Arch::HERE, true)?;
+    let lab = Lab::open(Arch::HERE)?;
     let kernel = lab.kernel(&args.kernel)?;
     eprintln!("kernel {} ({})", kernel.release, args.kernel);
     let clock = match args.host_clock {

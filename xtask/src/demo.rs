@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::{
+    arch::Arch,
     build,
     cache::Cache,
     lab::{KernelName, Lab, Offered, Run, Stream, UnlockIp, kernel::newest},
@@ -21,16 +22,28 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
+    /// Boot a machine of this architecture
+    #[arg(long, value_enum, default_value_t)]
+    pub arch: Arch,
+
     /// Kernel to boot, named as for `lab run` [default: the newest with a broken unlock_ip, to
     /// show that nlmfo then tries FREE_ALL]
     #[arg(long, value_name = "KERNEL")]
-    kernel: Option<KernelName>,
+    pub kernel: Option<KernelName>,
 }
 
 /// Fails if the demo does not show what it claims.
 pub fn execute(cache: &Cache, args: DemoArgs) -> Result<ExitCode> {
-    let programs = build::workspace(cache, false)?;
-    let lab = Lab::open()?;
+    Ok(match shows(cache, args)? {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Runs the demo; whether it shows what it claims.
+pub fn shows(cache: &Cache, args: DemoArgs) -> Result<bool> {
+    let programs = build::workspace(cache, args.arch, false)?;
+    let lab = Lab::open(args.arch)?;
     let name = match args.kernel {
         Some(name) => name,
         None => default(&lab.kernels()?)?,
@@ -56,10 +69,7 @@ pub fn execute(cache: &Cache, args: DemoArgs) -> Result<ExitCode> {
     if let Some(error) = lost {
         return Err(error).context("forward the demo's output");
     }
-    Ok(match outcome.status()? {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
+    Ok(outcome.status()? == 0)
 }
 
 /// The newest kernel with a broken `unlock_ip`, else the newest; prints the choice.

@@ -2,6 +2,7 @@
 //! `cargo xtask lab`.
 
 pub mod apt;
+pub mod arch;
 pub mod bench;
 pub mod build;
 pub mod cache;
@@ -20,3 +21,4 @@ pub mod progress;
 mod scripts;
 pub mod test;
 pub mod toolchain;
+mod zig;

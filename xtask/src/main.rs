@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use xtask::{
+    arch::Arch,
     bench::{self, BenchArgs},
     build,
     cache::Cache,
@@ -30,6 +31,9 @@ enum Task {
         /// Build with optimisation, for installation
         #[arg(long)]
         release: bool,
+        /// Build for this architecture
+        #[arg(long, value_enum, default_value_t)]
+        arch: Arch,
     },
     /// Compare the kernel types that nlmfo uses with those of given kernels, without a boot
     Contracts(ContractsArgs),
@@ -47,7 +51,11 @@ enum Task {
     /// Prepare the compiler and the linker of the eBPF programs
     Toolchain,
     /// Run clippy on the eBPF programs and deny warnings
-    LintEbpf,
+    LintEbpf {
+        /// For the registers of this architecture
+        #[arg(long, value_enum, default_value_t)]
+        arch: Arch,
+    },
 }
 
 fn main() -> ExitCode {
@@ -64,9 +72,9 @@ fn execute(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => return demo::execute(&cache, args),
         Task::Test(args) => return test::execute(&cache, &args),
         Task::Toolchain => println!("{}", Toolchain::prepare(&cache)?.describe()?),
-        Task::LintEbpf => Toolchain::prepare(&cache)?.lint_ebpf()?,
-        Task::Build { release } => {
-            let programs = build::workspace(&cache, release)?;
+        Task::LintEbpf { arch } => Toolchain::prepare(&cache)?.lint_ebpf(arch)?,
+        Task::Build { release, arch } => {
+            let programs = build::workspace(&cache, arch, release)?;
             println!("built in {}", programs.display());
         }
         Task::Package(args) => return package::execute(&cache, &args),

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use crate::{
+    arch::Arch,
     build,
     cache::{Cache, workspace_root},
     lab::{KernelName, Lab, Run, Stream},
@@ -51,8 +52,8 @@ pub fn execute(cache: &Cache, args: &PictureArgs) -> Result<ExitCode> {
 }
 
 fn record(cache: &Cache, kernel: &KernelName, recording: &PathBuf) -> Result<()> {
-    let programs = build::workspace(cache, false)?;
-    let lab = Lab::open()?;
+    let programs = build::workspace(cache, Arch::HERE, false)?;
+    let lab = Lab::open(Arch::HERE)?;
     let mut run = Run::new(lab.kernel(kernel)?, ["/lab-guest", "record"]);
     run.deadline = DEADLINE;
     run.files = ["nlmfo", "lab-guest"]

@@ -15,6 +15,7 @@ use nlmfo_tests::queue::{Job, Place, Queue, Work};
 use nlmfo_tests::scenarios::{self, Extra, Manager};
 use nlmfo_tests::times::{Times, Took};
 use nlmfo_tests::verdict::{Report, Verdict, said_by};
+use xtask::arch::Arch;
 use xtask::cache::Cache;
 use xtask::lab::{self, Cluster, ClusterOutcome, Kernel, KernelName, Lab, Outcome, Run, Stream};
 use xtask::package;
@@ -31,6 +32,7 @@ pub type End = Result<Completion, Failed>;
 
 /// What all scenarios share.
 pub struct Bench {
+    arch: Arch,
     lab: Lab,
     names: Vec<KernelName>,
     kernels: Vec<Kernel>,
@@ -45,9 +47,9 @@ pub struct Bench {
 
 impl Bench {
     /// Builds and downloads what is needed.
-    pub fn prepare(names: Vec<KernelName>, full: bool) -> Result<Bench> {
-        let programs = xtask::build::workspace(&Cache::open()?, false)?;
-        let lab = Lab::open()?;
+    pub fn prepare(arch: Arch, names: Vec<KernelName>, full: bool) -> Result<Bench> {
+        let programs = xtask::build::workspace(&Cache::open()?, arch, false)?;
+        let lab = Lab::open(arch)?;
         let kernels = names
             .iter()
             .map(|name| {
@@ -57,6 +59,7 @@ impl Bench {
             })
             .collect::<Result<_>>()?;
         Ok(Bench {
+            arch,
             lab,
             names,
             kernels,
@@ -104,8 +107,8 @@ impl Bench {
         let cache = self.lab.cache();
         for extra in work.iter().filter_map(extra) {
             let files = match extra {
-                Extra::Deb => package::for_guest(cache, &self.programs.join("nlmfo")),
-                Extra::Prometheus => package::promtool::for_guest(cache),
+                Extra::Deb => package::for_guest(cache, self.arch, &self.programs.join("nlmfo")),
+                Extra::Prometheus => package::promtool::for_guest(cache, self.arch),
             };
             match files {
                 Ok(files) => run.files.extend(files),

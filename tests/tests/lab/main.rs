@@ -4,6 +4,7 @@
 //! | variable | says |
 //! |---|---|
 //! | `NLMFO_LAB_KERNELS` | the kernels, with spaces between them, as `cargo xtask lab run --kernel` takes them; by default one whose `unlock_ip` works and one whose does not; an empty list runs nothing |
+//! | `NLMFO_LAB_ARCH` | the machines' architecture, as `--arch` takes it; by default this machine's |
 //! | `NLMFO_LAB_SCENARIOS` | run these scenarios only: words with spaces between them, each a scenario's name or a part of several |
 //! | `NLMFO_LAB_OUTPUT` | `1`: show the standard error of scenarios that pass, too |
 //! | `NLMFO_LAB_FULL` | `1`: every scenario on every kernel, in its long form if it has one |
@@ -17,11 +18,13 @@ use std::env;
 use std::process::ExitCode;
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum as _;
 use libtest_mimic::{Arguments, Trial};
 use nlmfo_tests::emulation;
 use nlmfo_tests::queue::{Job, Place, Queue};
 use nlmfo_tests::scenarios::{self, Kernels, Machine};
+use xtask::arch::Arch;
 use xtask::lab::KernelName;
 
 use bench::Bench;
@@ -56,7 +59,7 @@ fn run(mut arguments: Arguments) -> Result<ExitCode> {
         let trials = chosen.into_iter().map(trial).collect();
         return Ok(libtest_mimic::run(&arguments, trials).exit_code());
     }
-    let bench = Bench::prepare(names, full)?;
+    let bench = Bench::prepare(arch()?, names, full)?;
     let trial = |(name, job): &(String, Job)| {
         let result = bench.result_of(job);
         Trial::ignorable_test(name, move || {
@@ -75,6 +78,13 @@ fn run(mut arguments: Arguments) -> Result<ExitCode> {
     });
     println!("{}", bench.times);
     Ok(conclusion.exit_code())
+}
+
+fn arch() -> Result<Arch> {
+    let Ok(name) = env::var("NLMFO_LAB_ARCH") else {
+        return Ok(Arch::HERE);
+    };
+    Arch::from_str(&name, false).map_err(|error| anyhow!("NLMFO_LAB_ARCH: {error}"))
 }
 
 fn kernel_names() -> Result<Vec<KernelName>> {

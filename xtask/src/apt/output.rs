@@ -1,6 +1,7 @@
 //! Reading what apt prints, and writing what it reads.
 
 use super::{Offer, Pin};
+use crate::arch::Arch;
 
 /// Lines of `package | version | address suite/component arch Packages`.
 pub(super) fn parse_madison(out: &str) -> Vec<Offer> {
@@ -32,12 +33,12 @@ pub(super) fn parse_simulation(out: &str) -> Vec<Pin> {
 }
 
 /// A dpkg status file in which these packages are installed, newer than any.
-pub(super) fn status_of(provided: &[&str]) -> String {
+pub(super) fn status_of(provided: &[&str], arch: Arch) -> String {
     provided
         .iter()
         .map(|package| {
             format!(
-                "Package: {package}\nStatus: install ok installed\nArchitecture: amd64\n\
+                "Package: {package}\nStatus: install ok installed\nArchitecture: {arch}\n\
                  Multi-Arch: allowed\nVersion: 99:0\nMaintainer: none\nDescription: stand-in\n\n"
             )
         })

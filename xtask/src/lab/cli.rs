@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 
 use super::{Clock, Cluster, KernelName, Lab, Manager, Outcome, Run, Stream};
+use crate::arch::Arch;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -22,14 +23,22 @@ pub enum Command {
     /// Boot a kernel and open a shell in it
     Shell(Machine),
     /// List the kernels that the archive offers now
-    Kernels,
+    Kernels {
+        /// For this architecture
+        #[arg(long, value_enum, default_value_t)]
+        arch: Arch,
+    },
 }
 
 #[derive(Debug, Args)]
 pub struct Machine {
+    /// Boot a machine of this architecture
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
+
     /// Kernel to boot: a suite (bookworm-security), suite:version
     /// (bookworm-security:6.12.107), unlock-ip:broken, unlock-ip:works, or
-    /// path/to/bzImage,path/to/modules
+    /// path/to/bzImage,path/to/modules (Image on arm64)
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,
 
@@ -110,11 +119,11 @@ pub fn execute(command: Command) -> Result<ExitCode> {
         Command::Run(args) => run(args),
         Command::Cluster(args) => cluster(args),
         Command::Shell(machine) => {
-            let lab = Lab::open()?;
+            let lab = Lab::open(machine.arch)?;
             lab.shell(&machine.into_run(&lab, Vec::new())?)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Kernels => kernels(),
+        Command::Kernels { arch } => kernels(arch),
     }
 }
 
@@ -145,7 +154,7 @@ impl Machine {
 }
 
 fn run(args: RunArgs) -> Result<ExitCode> {
-    let lab = Lab::open()?;
+    let lab = Lab::open(args.machine.arch)?;
     let console = args.console;
     let run = args.into_run(&lab)?;
     let outcome = shown(|output| lab.run(&run, output))?;
@@ -156,7 +165,7 @@ fn run(args: RunArgs) -> Result<ExitCode> {
 }
 
 fn cluster(args: ClusterArgs) -> Result<ExitCode> {
-    let lab = Lab::open()?;
+    let lab = Lab::open(args.run.machine.arch)?;
     let console = args.run.console;
     let driver = args.run.into_run(&lab)?;
     let server = |command: &String| {
@@ -217,8 +226,8 @@ fn forward(mut to: impl io::Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-fn kernels() -> Result<ExitCode> {
-    let lab = Lab::open()?;
+fn kernels(arch: Arch) -> Result<ExitCode> {
+    let lab = Lab::open(arch)?;
     let mut out = io::stdout().lock();
     writeln!(
         out,

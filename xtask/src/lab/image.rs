@@ -1,7 +1,7 @@
 //! From a kernel package, or a kernel tree's output, to what QEMU boots: an
-//! uncompressed ELF image, and a cpio layer with the modules.
+//! uncompressed image, and a cpio layer with the modules.
 //!
-//! QEMU enters an ELF image with a PVH note directly, which under emulation
+//! Of x86, QEMU enters an ELF image with a PVH note directly, which under emulation
 //! saves the decompression inside the guest (seconds).
 
 use std::{
@@ -14,13 +14,14 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    bzimage::{decompressor, has_pvh_note, is_elf, payload, release_of},
+    format::{arch_of, decompressor, has_pvh_note, is_elf, payload, release_of},
     kernel::{KernelName, resolve},
     modules,
     tools::Tools,
 };
 use crate::{
     apt::{self, Apt},
+    arch::Arch,
     cache::Cache,
     progress,
 };
@@ -28,11 +29,13 @@ use crate::{
 /// A kernel that can be booted.
 #[derive(Clone, Debug)]
 pub struct Kernel {
+    pub arch: Arch,
     /// What `uname -r` says.
     pub release: String,
     /// How a person would name it again.
     pub name: KernelName,
-    /// An ELF image with a PVH note, or a bzImage where the kernel lacks one.
+    /// Of x86, an ELF image with a PVH note, or a bzImage where the kernel lacks one; of arm64,
+    /// an Image.
     pub image: PathBuf,
     /// A cpio archive with its modules below `usr/lib/modules`.
     pub modules: Option<PathBuf>,
@@ -44,7 +47,7 @@ impl Kernel {
     pub fn get(cache: &Cache, apt: &Apt, tools: &Tools, name: &KernelName) -> Result<Self> {
         match name {
             KernelName::Path { image, modules } => {
-                Self::from_tree(cache, tools, name, image, modules.as_deref())
+                Self::from_tree(cache, apt.arch(), tools, name, image, modules.as_deref())
             }
             _ => Self::from_archive(cache, apt, tools, name),
         }
@@ -76,6 +79,7 @@ impl Kernel {
             })
         })?;
         Ok(Self {
+            arch: apt.arch(),
             release: offered.release,
             name: name.clone(),
             image: dir.join("image"),
@@ -85,14 +89,24 @@ impl Kernel {
 
     fn from_tree(
         cache: &Cache,
+        arch: Arch,
         tools: &Tools,
         name: &KernelName,
         image: &Path,
         modules: Option<&Path>,
     ) -> Result<Self> {
         let bytes = fs::read(image).with_context(|| format!("read {}", image.display()))?;
-        let release = release_of(&bytes)
-            .with_context(|| format!("{} is not an x86 kernel image", image.display()))?;
+        let release = release_of(&bytes).filter(|_| arch_of(&bytes) == Some(arch));
+        let release = release.with_context(|| {
+            format!(
+                "{} is no kernel image that the lab boots on {arch}; {}",
+                image.display(),
+                match arch {
+                    Arch::Amd64 => "give a bzImage or a vmlinux",
+                    Arch::Arm64 => "give the file arch/arm64/boot/Image of a kernel tree",
+                }
+            )
+        })?;
         let folder = modules
             .map(|given| modules::find(given, &release))
             .transpose()?;
@@ -110,6 +124,7 @@ impl Kernel {
             modules::write(tools, tree, &release, &dir.join("modules.cpio"))
         })?;
         Ok(Self {
+            arch,
             release,
             name: name.clone(),
             image: dir.join("image"),

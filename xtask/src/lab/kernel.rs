@@ -15,10 +15,13 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use nlmfo_common::version::Version;
 
-use crate::apt::{Apt, Index, Offer, Pin, Suite};
+use crate::{
+    apt::{Apt, Index, Offer, Pin, Suite},
+    arch::Arch,
+};
 
 /// The flavour used: small, and with all that NFS, BPF and the lab need.
-const FLAVOUR: &str = "cloud-amd64";
+const FLAVOUR: &str = "cloud";
 
 /// The suites whose kernels the lab boots.
 pub const SUITES: [Suite; 8] = [
@@ -157,7 +160,7 @@ pub struct Offered {
     pub version: Version,
     /// Image and modules are one package (before 7.0), or several.
     pub packages: Vec<Pin>,
-    /// Installed by the suite's `linux-image-cloud-amd64`.
+    /// Installed by the suite's `linux-image-cloud-amd64`, or of another architecture.
     pub default: bool,
 }
 
@@ -186,15 +189,20 @@ pub fn offered(apt: &Apt, suites: &[Suite]) -> Result<Vec<Offered>> {
 fn offered_by(index: &Index, suite: Suite) -> Result<Vec<Offered>> {
     let mut names = index.names("linux-image-")?;
     names.extend(index.names("linux-binary-")?);
-    names.retain(|name| name.ends_with(FLAVOUR));
-    Ok(kernels_among(suite, &index.offers(names)?))
+    let flavour = flavour(index.arch());
+    names.retain(|name| name.ends_with(&flavour));
+    Ok(kernels_among(suite, &flavour, &index.offers(names)?))
 }
 
-/// The kernels among a suite's packages, newest first.
-fn kernels_among(suite: Suite, offers: &[Offer]) -> Vec<Offered> {
+fn flavour(arch: Arch) -> String {
+    format!("{FLAVOUR}-{arch}")
+}
+
+/// The kernels of a flavour among a suite's packages, newest first.
+fn kernels_among(suite: Suite, flavour: &str, offers: &[Offer]) -> Vec<Offered> {
     let of_this_suite = || offers.iter().filter(move |offer| offer.suite == suite);
     let default = of_this_suite()
-        .find(|offer| offer.package == format!("linux-image-{FLAVOUR}"))
+        .find(|offer| offer.package == format!("linux-image-{flavour}"))
         .map(|offer| offer.version.as_str());
     let mut kernels: Vec<Offered> = of_this_suite()
         .filter_map(|offer| {
@@ -316,6 +324,7 @@ mod tests {
     fn security() -> Vec<Offered> {
         kernels_among(
             Suite::BookwormSecurity,
+            &flavour(Arch::Amd64),
             &[
                 offer("linux-image-6.1.0-9-cloud-amd64", "6.1.99-1"),
                 offer("linux-image-6.1.0-56-cloud-amd64", "6.1.192-2"),
@@ -377,6 +386,7 @@ mod tests {
     fn split_packages_are_taken_together() {
         let kernels = kernels_among(
             Suite::BookwormSecurity,
+            &flavour(Arch::Amd64),
             &[
                 offer("linux-image-7.3.4+deb13-cloud-amd64", "7.3.4-1~bpo13+1"),
                 offer("linux-binary-7.3.4+deb13-cloud-amd64", "7.3.4-1~bpo13+1"),
@@ -412,6 +422,7 @@ mod tests {
         let mut kernels = security();
         kernels.extend(kernels_among(
             Suite::TrixieBackports,
+            &flavour(Arch::Amd64),
             &[Offer {
                 suite: Suite::TrixieBackports,
                 ..offer("linux-image-6.18.15+deb13-cloud-amd64", "6.18.15-1~bpo13+1")

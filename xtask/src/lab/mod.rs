@@ -9,9 +9,9 @@
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
-//! use xtask::lab::{Lab, Run};
+//! use xtask::{arch::Arch, lab::{Lab, Run}};
 //!
-//! let lab = Lab::open()?;
+//! let lab = Lab::open(Arch::HERE)?;
 //! let kernel = lab.kernel(&"bookworm-security".parse()?)?;
 //! let outcome = lab.run(&Run::new(kernel, ["uname", "-r"]), &mut |_, _| {})?;
 //! assert_eq!(outcome.status()?, 0);
@@ -22,7 +22,7 @@
 //! | room | does |
 //! |---|---|
 //! | `kernel` | names a kernel and finds it in the archive |
-//! | `image` | makes it bootable: an ELF image (`bzimage`), its `modules` |
+//! | `image` | makes it bootable: reads the image (`format`), packs its `modules` |
 //! | `rootfs` | the userland layers |
 //! | `layer` | writes a layer; `initrd` puts a run's together |
 //! | `tools` | QEMU and helpers, unpacked privately |
@@ -32,10 +32,10 @@
 //! | `run` | one run, from layers to outcome |
 //! | `cluster` | machines that share a network and disks |
 
-mod bzimage;
 pub mod cli;
 pub mod cluster;
 mod console;
+mod format;
 pub mod image;
 mod initrd;
 pub mod kernel;
@@ -66,7 +66,7 @@ use self::{
     run::Member,
     tools::Tools,
 };
-use crate::{apt::Apt, cache::Cache};
+use crate::{apt::Apt, arch::Arch, cache::Cache};
 
 /// A working KVM boots in a second or two; a machine that emulates it takes
 /// minutes, or forever.
@@ -74,9 +74,9 @@ const KVM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The release of the kernel that `name` means now, and the directory with its types and
 /// symbols (`types`). Nothing is booted, and of the lab only its tools are needed.
-pub fn types(cache: &Cache, name: &KernelName) -> Result<(String, PathBuf)> {
-    let apt = Apt::new(cache)?;
-    let tools = Tools::get(cache, &apt)?;
+pub fn types(cache: &Cache, arch: Arch, name: &KernelName) -> Result<(String, PathBuf)> {
+    let apt = Apt::of(cache, arch)?;
+    let tools = Tools::get(cache, arch)?;
     let kernel =
         Kernel::get(cache, &apt, &tools, name).with_context(|| format!("get the kernel {name}"))?;
     let folder = types::extract(cache, &tools, &kernel)?;
@@ -93,13 +93,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Downloads and builds what every run needs, the first time.
-    pub fn open() -> Result<Self> {
+    /// Downloads and builds what every run on this architecture needs, the first time.
+    pub fn open(arch: Arch) -> Result<Self> {
         let cache = Cache::open()?;
-        let apt = Apt::new(&cache)?;
+        let apt = Apt::of(&cache, arch)?;
+        let tools = Tools::get(&cache, arch)?;
         Ok(Self {
-            tools: Tools::get(&cache, &apt)?,
-            userland: rootfs::userland(&cache, &apt)?,
+            userland: rootfs::userland(&cache, &apt, &tools)?,
+            tools,
             cache,
             apt,
         })
@@ -199,11 +200,12 @@ impl Lab {
             Ok(other) => bail!("NLMFO_ACCEL is {other}: use kvm or tcg"),
             Err(_) => {}
         }
-        let usable = fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok();
+        let usable = kernel.arch == Arch::HERE
+            && fs::File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+                .is_ok();
         if !usable {
             return Ok(Accelerator::Tcg);
         }

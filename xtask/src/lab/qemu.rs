@@ -25,6 +25,7 @@ use rustix::{
 };
 
 use super::{tools::Tools, tsc};
+use crate::arch::Arch;
 
 /// What executes the guest's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,7 @@ pub struct Devices {
 /// What to boot.
 #[derive(Debug)]
 pub struct Machine<'a> {
+    pub arch: Arch,
     pub image: &'a Path,
     /// The concatenated layers; QEMU reads it at start.
     pub initrd: &'a File,
@@ -139,10 +141,8 @@ pub struct Qemu {
 
 /// `quiet` keeps the emulated serial line from slowing the boot, errors are
 /// still shown. An oops ends the run at once, its trace is on the console.
-/// `no_timer_check`: on a busy host an emulated timer may miss the few ticks by
-/// which the kernel proves it ("8254 timer not connected to IO-APIC", a panic).
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 oops=panic no_timer_check \
-    cryptomgr.notests rdinit=/lab/init net.ifnames=0";
+const KERNEL_ARGUMENTS: &str =
+    "quiet panic=-1 oops=panic cryptomgr.notests rdinit=/lab/init net.ifnames=0";
 
 impl Qemu {
     /// `sink` gets what comes out of the machine, on a thread for each stream, until it
@@ -170,10 +170,7 @@ impl Qemu {
             .context("duplicate the initramfs file")?;
         let fds: Vec<(Source, i32)> = theirs.iter().map(|(s, fd)| (*s, fd.as_raw_fd())).collect();
 
-        let mut command = tools.command("qemu-system-x86_64")?;
-        for dir in tools.firmware() {
-            command.arg("-L").arg(dir);
-        }
+        let mut command = tools.qemu()?;
         command.args(arguments(&machine, initrd.as_raw_fd(), &fds));
         if machine.interactive {
             command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
@@ -314,14 +311,12 @@ fn pump(
 fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut arg = |name: &str, value: String| args.extend([name.into(), value.into()]);
-    arg(
-        "-M",
-        "q35,sata=off,smbus=off,usb=off,i8042=off,vmport=off".into(),
-    );
+    arg("-M", machine.arch.board().into());
+    let emulated = machine.arch.emulated_processor();
     let (accelerator, processor, processors) = match (machine.clock, machine.accelerator) {
-        (Clock::Instructions, _) => ("tcg,thread=single", "max", 1),
+        (Clock::Instructions, _) => ("tcg,thread=single", emulated, 1),
         (Clock::Host, Accelerator::Kvm) => ("kvm", "host", machine.processors),
-        (Clock::Host, Accelerator::Tcg) => ("tcg,thread=multi", "max", machine.processors),
+        (Clock::Host, Accelerator::Tcg) => ("tcg,thread=multi", emulated, machine.processors),
     };
     arg("-accel", accelerator.into());
     arg("-cpu", processor.into());
@@ -333,12 +328,13 @@ fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<O
     arg("-display", "none".into());
     arg("-initrd", format!("/proc/self/fd/{initrd}"));
     let tsc = match accelerator {
-        "tcg,thread=multi" => tsc::argument(),
+        "tcg,thread=multi" if machine.arch == Arch::Amd64 => tsc::argument(),
         _ => None,
     };
+    let own = machine.arch.kernel_arguments();
     arg(
         "-append",
-        format!("{KERNEL_ARGUMENTS}{}", tsc.unwrap_or_default()),
+        format!("{own} {KERNEL_ARGUMENTS}{}", tsc.unwrap_or_default()),
     );
     arg("-device", "virtio-serial-pci".into());
     if machine.interactive {
@@ -372,6 +368,7 @@ mod tests {
     fn ports_are_numbered_as_the_guest_expects() -> Result<()> {
         let initrd = tempfile::tempfile()?;
         let machine = Machine {
+            arch: Arch::Amd64,
             image: Path::new("/k/image"),
             initrd: &initrd,
             memory: 1024,

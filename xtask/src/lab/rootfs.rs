@@ -15,9 +15,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::layer::Layer;
+use super::{layer::Layer, tools::Tools};
 use crate::{
     apt::{self, Apt, Suite},
+    arch::Arch,
     cache::Cache,
     progress,
 };
@@ -128,7 +129,7 @@ const LEFT_OUT: [&str; 19] = [
 ];
 
 /// Nothing uses these in the lab, and every boot would unpack them.
-const PRUNED: [&str; 20] = [
+const PRUNED: [&str; 16] = [
     "boot",
     "usr/bin/localedef",
     "usr/sbin/arpd",
@@ -145,11 +146,10 @@ const PRUNED: [&str; 20] = [
     "usr/share/man",
     "usr/share/zoneinfo",
     "usr/lib/systemd",
-    "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/lib/x86_64-linux-gnu/libdb-5.3.so",
-    "usr/lib/x86_64-linux-gnu/libmvec.so.1",
-    "usr/lib/x86_64-linux-gnu/security",
 ];
+
+/// The same, of the libraries.
+const PRUNED_LIBRARIES: [&str; 4] = ["gconv", "libdb-5.3.so", "libmvec.so.1", "security"];
 
 /// Directories that package scripts or an init would make.
 const FOLDERS: [&str; 14] = [
@@ -186,12 +186,17 @@ const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files\nnetworks: files\n\
                         protocols: files\nservices: files\nethers: files\nrpc: files\n";
 
+/// Where a layer is kept.
+fn entry(apt: &Apt, name: &str) -> String {
+    format!("rootfs/{name}{}.cpio", apt.arch().suffix())
+}
+
 /// The userland that every run has.
-pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
+pub fn userland(cache: &Cache, apt: &Apt, tools: &Tools) -> Result<PathBuf> {
     cache
-        .once("rootfs/userland-4.cpio", |to| {
+        .once(&entry(apt, "userland-4"), |to| {
             build(apt, &PACKAGES, to, |tree, layer| {
-                busybox_links(tree)?;
+                busybox_links(tools, apt.arch(), tree)?;
                 configure(tree)?;
                 layer.tree(tree, "")?;
                 layer.directory("tmp", 0o1777, (0, 0))?;
@@ -209,7 +214,7 @@ pub fn userland(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
 /// bpftool and bpftrace with what only they need, on top of the userland.
 pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
-        .once("rootfs/bpf-tools-2.cpio", |to| {
+        .once(&entry(apt, "bpf-tools-2"), |to| {
             build(apt, &BPF_PACKAGES, to, |tree, layer| {
                 layer.tree(&tree.join("usr"), "usr")
             })
@@ -221,7 +226,7 @@ pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
 pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
     let name = manager.name();
     cache
-        .once(&format!("rootfs/{name}-1.cpio"), |to| {
+        .once(&entry(apt, &format!("{name}-1")), |to| {
             let packages = manager.packages();
             build_on_top(apt, packages, to, |tree, layer| {
                 for dir in ["etc", "usr", "var/lib"] {
@@ -270,7 +275,7 @@ fn build_on_top(
     let userland = index.closure(&PACKAGES, &LEFT_OUT, None)?;
     let mut pins = index.closure(packages, &LEFT_OUT, None)?;
     pins.retain(|pin| !userland.contains(pin));
-    write_layer(index.download(&pins)?, to, fill)
+    write_layer(apt.arch(), index.download(&pins)?, to, fill)
 }
 
 fn build(
@@ -281,6 +286,7 @@ fn build(
 ) -> Result<()> {
     let index = apt.index(&SUITES)?;
     write_layer(
+        apt.arch(),
         index.download(&index.closure(packages, &LEFT_OUT, None)?)?,
         to,
         fill,
@@ -288,6 +294,7 @@ fn build(
 }
 
 fn write_layer(
+    arch: Arch,
     debs: Vec<PathBuf>,
     to: &Path,
     fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
@@ -302,6 +309,10 @@ fn write_layer(
         apt::unpack(debs, tree)?;
         for path in PRUNED {
             remove(&tree.join(path))?;
+        }
+        let libraries = tree.join("usr").join(arch.libraries());
+        for name in PRUNED_LIBRARIES {
+            remove(&libraries.join(name))?;
         }
         let mut layer = Layer::new(File::create(to)?);
         fill(tree, &mut layer)?;
@@ -322,8 +333,13 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Links busybox under the name of every program that the packages lack.
-fn busybox_links(tree: &Path) -> Result<()> {
-    let list = apt::run(Command::new(tree.join("bin/busybox")).arg("--list"))?;
+fn busybox_links(tools: &Tools, arch: Arch, tree: &Path) -> Result<()> {
+    let mut busybox = match arch {
+        Arch::HERE => Command::new(tree.join("bin/busybox")),
+        // Debian builds the same one for all architectures.
+        _ => tools.command("busybox")?,
+    };
+    let list = apt::run(busybox.arg("--list"))?;
     for applet in list.lines() {
         let present = ["usr/bin", "usr/sbin"]
             .iter()

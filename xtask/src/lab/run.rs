@@ -208,6 +208,7 @@ pub(super) fn see_through(
     for (number, (member, initrd)) in members.into_iter().zip(&initrds).enumerate() {
         let sender = sender.clone();
         let machine = Machine {
+            arch: member.run.kernel.arch,
             image: &member.run.kernel.image,
             initrd,
             memory: member.run.memory(),
@@ -314,6 +315,7 @@ pub(super) fn shell(
     })?;
     let (sender, events) = mpsc::channel();
     let machine = Machine {
+        arch: run.kernel.arch,
         image: &run.kernel.image,
         initrd: &initrd,
         memory: run.memory(),

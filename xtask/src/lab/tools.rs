@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     apt::{self, Apt, Suite},
+    arch::Arch,
     cache::Cache,
     progress,
 };
@@ -42,17 +43,20 @@ const LEFT_OUT: [&str; 14] = [
     "qemu-system-gui",
 ];
 
-/// A tree of unpacked programs.
+/// A tree of unpacked programs, for this machine.
 #[derive(Clone, Debug)]
 pub struct Tools {
     root: PathBuf,
+    /// Of QEMU's machines.
+    guest: Arch,
 }
 
 impl Tools {
-    /// Downloads and unpacks them, the first time.
-    pub fn get(cache: &Cache, apt: &Apt) -> Result<Self> {
+    /// Downloads and unpacks them, the first time, with the emulator of this architecture.
+    pub fn get(cache: &Cache, guest: Arch) -> Result<Self> {
+        let apt = Apt::new(cache)?;
         let root = cache
-            .once(ENTRY, |tree| {
+            .once(&format!("{ENTRY}{}", guest.suffix()), |tree| {
                 let index = apt.index(&[
                     Suite::Bookworm,
                     Suite::BookwormSecurity,
@@ -60,7 +64,7 @@ impl Tools {
                 ])?;
                 let qemu = index.closure(
                     &[
-                        "qemu-system-x86",
+                        guest.emulator_package(),
                         "qemu-system-data",
                         "seabios",
                         "ipxe-qemu",
@@ -69,16 +73,15 @@ impl Tools {
                     Some(Suite::BookwormBackports),
                 )?;
                 let mut debs = index.download(&qemu)?;
-                let rest = index.closure(
-                    &["kmod", "xz-utils", "zstd", "lz4", "gzip"],
-                    &LEFT_OUT,
-                    None,
-                )?;
+                let mut rest = vec!["kmod", "xz-utils", "zstd", "lz4", "gzip"];
+                // The guest's own does not run here.
+                rest.extend((guest != Arch::HERE).then_some("busybox-static"));
+                let rest = index.closure(&rest, &LEFT_OUT, None)?;
                 debs.extend(index.download(&rest)?);
                 progress::step("unpacking QEMU and its helpers", || apt::unpack(debs, tree))
             })
             .context("get QEMU and the tools around it")?;
-        Ok(Self { root })
+        Ok(Self { root, guest })
     }
 
     /// shellcheck alone, of the lab's Debian release.
@@ -90,7 +93,17 @@ impl Tools {
                 apt::unpack(index.download(&pins)?, tree)
             })
             .context("get shellcheck")?;
-        Ok(Self { root })
+        let guest = Arch::HERE;
+        Ok(Self { root, guest })
+    }
+
+    /// QEMU with a machine of the architecture.
+    pub fn qemu(&self) -> Result<Command> {
+        let mut command = self.command(&format!("qemu-system-{}", self.guest.machine()))?;
+        for dir in self.firmware() {
+            command.arg("-L").arg(dir);
+        }
+        Ok(command)
     }
 
     /// A command that runs one of the programs, with its own libraries.
@@ -107,8 +120,11 @@ impl Tools {
         };
         let mut command = Command::new(path);
         command.arg0(program);
-        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
-            .map(|dir| self.root.join(dir).display().to_string());
+        let libraries = Arch::HERE.libraries();
+        let libraries = ["usr", ""].map(|dir| {
+            let dir = self.root.join(dir).join(&libraries);
+            dir.display().to_string()
+        });
         command.env("LD_LIBRARY_PATH", libraries.join(":"));
         Ok(command)
     }
@@ -139,7 +155,7 @@ impl Tools {
     }
 
     /// Where QEMU finds firmware and option ROMs.
-    pub fn firmware(&self) -> [PathBuf; 3] {
+    fn firmware(&self) -> [PathBuf; 3] {
         ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"]
             .map(|dir| self.root.join(Path::new(dir)))
     }

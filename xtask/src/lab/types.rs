@@ -19,7 +19,7 @@ use object::{
 };
 
 use super::{
-    bzimage::{decompressor, is_elf, payload},
+    format::{btf, decompressor, is_arm64, is_elf, payload},
     image::Kernel,
     tools::Tools,
 };
@@ -28,9 +28,6 @@ use crate::cache::Cache;
 /// The modules that nlmfo's probes sit in or read structs of, and `nfs`, which
 /// shares functions' names with them.
 const MODULES: [&str; 5] = ["grace", "lockd", "nfs", "nfsd", "sunrpc"];
-
-/// Where the kernel puts modules on x86-64, as far as that can be known before.
-const FIRST_MODULE: u64 = 0xffff_ffff_c000_0000;
 
 const TYPES: &str = ".BTF";
 /// Types of a module that was built apart from its kernel, on a base of its own.
@@ -50,17 +47,23 @@ pub(super) fn extract(cache: &Cache, tools: &Tools, kernel: &Kernel) -> Result<P
 fn write(tools: &Tools, kernel: &Kernel, to: &Path) -> Result<()> {
     fs::create_dir(to)?;
     let image = unpacked(tools, &kernel.image)?;
-    let vmlinux = ElfFile64::<object::Endianness>::parse(&*image)?;
-    let types = section(&vmlinux, TYPES)?
-        .context("its image has none: build it with CONFIG_DEBUG_INFO_BTF=y")?;
-    fs::write(to.join("vmlinux"), types)?;
     let mut symbols = String::new();
-    for symbol in vmlinux.symbols().filter(|s| s.is_definition()) {
-        let kind = letter(&vmlinux, symbol.section());
-        line(&mut symbols, symbol.address(), kind, symbol.name()?, None);
-    }
+    let types = match is_arm64(&image) {
+        // It has no sections and no symbols.
+        true => btf(&image),
+        false => {
+            let vmlinux = ElfFile64::<object::Endianness>::parse(&*image)?;
+            for symbol in vmlinux.symbols().filter(|s| s.is_definition()) {
+                let kind = letter(&vmlinux, symbol.section());
+                line(&mut symbols, symbol.address(), kind, symbol.name()?, None);
+            }
+            section(&vmlinux, TYPES)?
+        }
+    };
+    let types = types.context("its image has none: build it with CONFIG_DEBUG_INFO_BTF=y")?;
+    fs::write(to.join("vmlinux"), types)?;
 
-    let mut base = FIRST_MODULE;
+    let mut base = kernel.arch.first_module();
     let mut has_lockd = !symbols.is_empty();
     for (name, file) in modules(kernel)? {
         let module = ElfFile64::<object::Endianness>::parse(&*file)
@@ -84,10 +87,10 @@ fn write(tools: &Tools, kernel: &Kernel, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The kernel's ELF image; that of a kernel without a direct entry is kept packed.
+/// The kernel's image; that of a kernel without a direct entry is kept packed.
 fn unpacked(tools: &Tools, image: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(image).with_context(|| format!("read {}", image.display()))?;
-    if is_elf(&bytes) {
+    if is_elf(&bytes) || is_arm64(&bytes) {
         return Ok(bytes);
     }
     let packed = payload(&bytes).context("its image is neither ELF nor bzImage")?;
@@ -142,7 +145,9 @@ fn place(elf: &ElfFile64, module: &str, base: u64, symbols: &mut String) -> Resu
         }
     }
     for symbol in elf.symbols() {
-        if matches!(symbol.kind(), SymbolKind::Section | SymbolKind::File) {
+        // Nor what says where arm64's code and data begin, which the kernel hides too.
+        let is_mapping = symbol.name()?.starts_with('$');
+        if is_mapping || matches!(symbol.kind(), SymbolKind::Section | SymbolKind::File) {
             continue;
         }
         let home = symbol.section_index();

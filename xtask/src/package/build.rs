@@ -5,48 +5,32 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::OLDEST_GLIBC;
 use crate::{
-    apt, build,
+    arch::Arch,
+    build,
     cache::{Cache, workspace_root},
-    progress,
+    progress, zig,
 };
 
 /// The profile of the workspace's Cargo.toml.
 const PROFILE: &str = "dist";
 
-/// In the Python package index.
-const ZIG: [&str; 2] = ["cargo-zigbuild==0.24.1", "ziglang==0.17.1"];
-/// Changes when they do.
-const ENTRY: &str = "zig/1";
-
 /// Builds nlmfo below `target` and returns its path.
-pub fn program(cache: &Cache, target: &Path, native: bool) -> Result<PathBuf> {
+pub fn program(cache: &Cache, target: &Path, arch: Arch, native: bool) -> Result<PathBuf> {
     build::prepare(cache)?;
-    let triple = triple();
-    let mut cargo = build::cargo(cache);
-    match native {
+    let triple = arch.triple();
+    let mut cargo = match native {
         true => {
+            let mut cargo = build::cargo(cache);
             cargo.args(["build", "--target", &triple]);
-        }
-        false => {
-            let zig = zig(cache)?;
-            let path = env::var_os("PATH").unwrap_or_default();
-            let mut folders = vec![zig.join("bin")];
-            folders.extend(env::split_paths(&path));
             cargo
-                .env("PATH", env::join_paths(folders)?)
-                .env("PYTHONPATH", &zig)
-                .env("CARGO_ZIGBUILD_CACHE_DIR", cache.dir("zig-cache")?)
-                .args(["zigbuild", "--target"])
-                .arg(format!("{triple}.{OLDEST_GLIBC}"));
         }
-    }
+        false => zig::build(cache, arch)?,
+    };
     cargo
         .args(["--locked", "--package", "nlmfo", "--bin", "nlmfo"])
         .args(["--profile", PROFILE, "--target-dir"])
@@ -57,11 +41,6 @@ pub fn program(cache: &Cache, target: &Path, native: bool) -> Result<PathBuf> {
     })?;
     ensure!(status.success(), "cargo build failed ({status})");
     Ok(target.join(triple).join(PROFILE).join("nlmfo"))
-}
-
-/// What the packages are for.
-pub fn triple() -> String {
-    format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
 /// Paths of this machine do not get into the program.
@@ -76,24 +55,4 @@ fn without_paths() -> Result<OsString> {
         flags.push(format!("={name} "));
     }
     Ok(flags)
-}
-
-/// cargo-zigbuild and zig, as Python packages.
-fn zig(cache: &Cache) -> Result<PathBuf> {
-    let install = |to: &Path| {
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--no-compile"])
-            .args([
-                "--disable-pip-version-check",
-                "--root-user-action=ignore",
-                "--target",
-            ])
-            .arg(to)
-            .args(ZIG);
-        progress::step("getting zig", || apt::run(&mut pip)).map(drop)
-    };
-    cache.once(ENTRY, install).context(
-        "get zig, which links for older C libraries; it needs python3 with pip. --native links \
-         with this machine's",
-    )
 }

@@ -76,6 +76,7 @@ pub fn make(tree: &Tree, about: &About, to: &Path) -> Result<PathBuf> {
         "deb/control",
         &[
             ("VERSION", &version),
+            ("ARCH", about.arch.debian()),
             ("DEPENDS", &depends),
             ("SIZE", &size.to_string()),
         ],
@@ -102,7 +103,7 @@ pub fn make(tree: &Tree, about: &About, to: &Path) -> Result<PathBuf> {
         tree.write(&format!("DEBIAN/{script}"), text.as_bytes(), 0o755)?;
     }
     tree.settle(about.epoch)?;
-    let path = to.join(format!("nlmfo_{version}_amd64.deb"));
+    let path = to.join(format!("nlmfo_{version}_{}.deb", about.arch));
     apt::run(
         Command::new("dpkg-deb")
             .args(["--root-owner-group", "-Zxz", "--build"])

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     apt::{self, Apt, Suite},
+    arch::Arch,
     cache::Cache,
 };
 
@@ -17,8 +18,7 @@ use crate::{
 const ENTRY: &str = "rootfs/dpkg-1";
 
 /// Its program, its libraries, and what it calls.
-const KEPT: [&str; 7] = [
-    "usr/lib/x86_64-linux-gnu",
+const KEPT: [&str; 6] = [
     "usr/bin/dpkg",
     "usr/bin/dpkg-deb",
     "usr/bin/dpkg-split",
@@ -31,24 +31,24 @@ const KEPT: [&str; 7] = [
 const STATUS: &str = "\
 Package: libc6
 Status: install ok installed
-Architecture: amd64
+Architecture: @ARCH@
 Maintainer: none
 Version: 2.36-9
 Description: of the lab's userland
 
 Package: libgcc-s1
 Status: install ok installed
-Architecture: amd64
+Architecture: @ARCH@
 Maintainer: none
 Version: 12.2.0-14
 Description: of the lab's userland
 ";
 
 /// A tree with `usr` and `var/lib/dpkg`.
-pub fn tree(cache: &Cache) -> Result<PathBuf> {
+pub fn tree(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     cache
-        .once(ENTRY, |tree| {
-            let index = Apt::new(cache)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
+        .once(&format!("{ENTRY}{}", arch.suffix()), |tree| {
+            let index = Apt::of(cache, arch)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
             let mut pins = index.closure(&["dpkg", "libc-bin"], &[], None)?;
             // The userland has it.
             pins.retain(|pin| pin.package != "libc6");
@@ -58,6 +58,7 @@ pub fn tree(cache: &Cache) -> Result<PathBuf> {
                 symlink(format!("usr/{folder}"), unpacked.join(folder))?;
             }
             apt::unpack(index.download(&pins)?, &unpacked)?;
+            keep(&unpacked, tree, &format!("usr/{}", arch.libraries()))?;
             for path in KEPT {
                 keep(&unpacked, tree, path)?;
             }
@@ -65,7 +66,8 @@ pub fn tree(cache: &Cache) -> Result<PathBuf> {
             for folder in ["info", "updates", "triggers", "parts"] {
                 fs::create_dir_all(database.join(folder))?;
             }
-            fs::write(database.join("status"), STATUS)?;
+            let status = STATUS.replace("@ARCH@", arch.debian());
+            fs::write(database.join("status"), status)?;
             fs::write(database.join("available"), "")?;
             Ok(())
         })

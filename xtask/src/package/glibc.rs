@@ -2,8 +2,14 @@
 
 use std::{fmt, fs, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
-use object::{elf::FileHeader64, endian::LittleEndian, read::elf::FileHeader as _};
+use anyhow::{Context as _, Result, bail, ensure};
+use object::{
+    elf::{EM_AARCH64, EM_X86_64, FileHeader64},
+    endian::LittleEndian,
+    read::elf::FileHeader as _,
+};
+
+use crate::arch::Arch;
 
 /// A version of the GNU C library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,9 +21,10 @@ impl fmt::Display for Glibc {
     }
 }
 
-/// What a program loads.
+/// What a program runs on, and what it loads.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Needs {
+    pub arch: Arch,
     /// The oldest C library with all of its symbols.
     pub glibc: Glibc,
     /// Shared libraries, by their names.
@@ -34,6 +41,11 @@ impl Needs {
 fn read(data: &[u8]) -> Result<Needs> {
     let header = FileHeader64::<LittleEndian>::parse(data)?;
     let endian = header.endian()?;
+    let arch = match header.e_machine(endian) {
+        EM_X86_64 => Arch::Amd64,
+        EM_AARCH64 => Arch::Arm64,
+        other => bail!("it is for another architecture ({other})"),
+    };
     let sections = header.sections(endian, data)?;
     let mut glibc = Glibc(2, 0);
     if let Some((mut needs, strings)) = sections.gnu_verneed(endian, data)? {
@@ -60,7 +72,11 @@ fn read(data: &[u8]) -> Result<Needs> {
         }
     }
     ensure!(!libraries.is_empty(), "it is linked statically");
-    Ok(Needs { glibc, libraries })
+    Ok(Needs {
+        arch,
+        glibc,
+        libraries,
+    })
 }
 
 /// `GLIBC_2.28`, or `GLIBC_2.2.5`.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::third_party;
-use crate::{apt, cache::workspace_root};
+use crate::{apt, arch::Arch, cache::workspace_root};
 
 /// Folders of `dist/`, and where their files are installed. Any other folder `NAME` goes to
 /// `usr/share/nlmfo/NAME`.
@@ -39,7 +39,7 @@ pub struct Tree {
 
 impl Tree {
     /// Fills `root` with the program, what [`manuals`] made, and `dist/`.
-    pub fn make(root: PathBuf, program: &Path, manuals: &Path) -> Result<Self> {
+    pub fn make(root: PathBuf, arch: Arch, program: &Path, manuals: &Path) -> Result<Self> {
         let tree = Tree { root };
         tree.install(program, "usr/sbin/nlmfo", 0o755)?;
         // statd gives its callout program no arguments: nlmfo is that program by this name.
@@ -72,7 +72,7 @@ impl Tree {
                 tree.install(&page, &to, 0o644)?;
             }
         }
-        let third_party = third_party::text().context("collect the licences of the crates")?;
+        let third_party = third_party::text(arch).context("collect the licences of the crates")?;
         tree.write(
             &format!("{DOC}/THIRD-PARTY.md"),
             third_party.as_bytes(),

@@ -25,23 +25,23 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use self::{
-    glibc::{Glibc, Needs},
-    layout::Tree,
-    workshop::Workshop,
-};
+use self::{glibc::Needs, layout::Tree, workshop::Workshop};
 use crate::{
     apt,
+    arch::Arch,
     build::target_dir,
     cache::{Cache, workspace_root},
     progress,
+    zig::OLDEST_GLIBC,
 };
 
-/// Of Debian 10 and RHEL 8.
-const OLDEST_GLIBC: Glibc = Glibc(2, 28);
+pub use self::glibc::Glibc;
 
 #[derive(Debug, Args)]
 pub struct PackageArgs {
+    /// Make packages for this architecture
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// Link with this machine's C library; the packages need it or a newer one
     #[arg(long)]
     native: bool,
@@ -57,38 +57,53 @@ pub struct PackageArgs {
 #[derive(Debug)]
 pub struct About {
     pub version: &'static str,
+    pub arch: Arch,
     /// Of the last commit, in seconds since 1970.
     pub epoch: u64,
     pub needs: Needs,
 }
 
 impl About {
-    fn of(program: &Path) -> Result<Self> {
+    fn of(program: &Path, arch: Arch) -> Result<Self> {
+        let needs = Needs::of(program)?;
+        ensure!(
+            needs.arch == arch,
+            "{} is a program for {}, not for {arch}",
+            program.display(),
+            needs.arch
+        );
         let mut git = Command::new("git");
         git.current_dir(workspace_root());
         let epoch = apt::run(git.args(["log", "-1", "--format=%ct"]))?;
         Ok(About {
             version: env!("CARGO_PKG_VERSION"),
+            arch,
             epoch: epoch
                 .trim()
                 .parse()
                 .context("read the time of the commit")?,
-            needs: Needs::of(program)?,
+            needs,
         })
     }
 }
 
 /// Prints the packages' paths.
 pub fn execute(cache: &Cache, args: &PackageArgs) -> Result<ExitCode> {
+    let arch = args.arch;
+    ensure!(
+        !args.native || arch == Arch::HERE,
+        "--native links with this machine's C library, and this machine is {}",
+        Arch::HERE
+    );
     let workshop = Workshop::open(cache)?;
     let target = target_dir().join("package");
     let program = |target: &Path| match &args.program {
         Some(program) => Ok(program.clone()),
-        None => build::program(cache, target, args.native),
+        None => build::program(cache, target, arch, args.native),
     };
     let to = target.join("packages");
     let built = program(&target.join("build"))?;
-    let made = make(cache, &workshop, &built, &to)?;
+    let made = make(cache, &workshop, &built, arch, &to)?;
     if args.program.is_none() && !args.native {
         let glibc = Needs::of(&built)?.glibc;
         ensure!(
@@ -100,7 +115,8 @@ pub fn execute(cache: &Cache, args: &PackageArgs) -> Result<ExitCode> {
     if args.twice {
         let scratch = tempfile::tempdir_in(&target)?;
         let again = program(&scratch.path().join("build"))?;
-        let again = make(cache, &workshop, &again, &scratch.path().join("packages"))?;
+        let packages = scratch.path().join("packages");
+        let again = make(cache, &workshop, &again, arch, &packages)?;
         for (one, other) in made.iter().zip(&again) {
             ensure!(
                 fs::read(one)? == fs::read(other)?,
@@ -118,17 +134,17 @@ pub fn execute(cache: &Cache, args: &PackageArgs) -> Result<ExitCode> {
 
 /// For a guest that installs a deb with this program: what dpkg needs, and `/nlmfo.deb`, with
 /// their places in the guest. The deb is not checked.
-pub fn for_guest(cache: &Cache, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
-    let about = About::of(program)?;
+pub fn for_guest(cache: &Cache, arch: Arch, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let about = About::of(program, arch)?;
     let manuals = manuals(cache)?;
     let to = target_dir().join("package/guest");
     if to.exists() {
         fs::remove_dir_all(&to).with_context(|| format!("remove {}", to.display()))?;
     }
     fs::create_dir_all(&to).with_context(|| format!("create {}", to.display()))?;
-    let tree = Tree::make(to.join("tree"), program, &manuals)?;
+    let tree = Tree::make(to.join("tree"), arch, program, &manuals)?;
     let deb = deb::make(&tree, &about, &to)?;
-    let dpkg = dpkg::tree(cache)?;
+    let dpkg = dpkg::tree(cache, arch)?;
     Ok(vec![
         (dpkg.join("usr"), "/usr".into()),
         (dpkg.join("var/lib/dpkg"), "/var/lib/dpkg".into()),
@@ -137,8 +153,14 @@ pub fn for_guest(cache: &Cache, program: &Path) -> Result<Vec<(PathBuf, PathBuf)
 }
 
 /// Makes and checks the packages in the directory `to`.
-fn make(cache: &Cache, workshop: &Workshop, program: &Path, to: &Path) -> Result<Vec<PathBuf>> {
-    let about = About::of(program)?;
+fn make(
+    cache: &Cache,
+    workshop: &Workshop,
+    program: &Path,
+    arch: Arch,
+    to: &Path,
+) -> Result<Vec<PathBuf>> {
+    let about = About::of(program, arch)?;
     println!("the program needs the C library {}", about.needs.glibc);
     let manuals = manuals(cache)?;
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
@@ -147,7 +169,7 @@ fn make(cache: &Cache, workshop: &Workshop, program: &Path, to: &Path) -> Result
         if root.exists() {
             fs::remove_dir_all(&root)?;
         }
-        Tree::make(root, program, &manuals)
+        Tree::make(root, arch, program, &manuals)
     };
     let tar = tar::make(&tree("tar")?, &about, to)?;
     let deb = deb::make(&tree("deb")?, &about, to)?;
@@ -164,7 +186,7 @@ fn manuals(cache: &Cache) -> Result<PathBuf> {
         fs::remove_dir_all(&to).with_context(|| format!("remove {}", to.display()))?;
     }
     // Built as the tests build it: cargo would build nlmfo again otherwise.
-    let programs = crate::build::workspace(cache, false)?;
+    let programs = crate::build::workspace(cache, Arch::HERE, false)?;
     apt::run(Command::new(programs.join("examples/manuals")).arg(&to))
         .context("make the man pages")?;
     Ok(to)

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     apt::{self, Apt, Suite},
+    arch::Arch,
     cache::{Cache, workspace_root},
     progress,
 };
@@ -27,7 +28,7 @@ const RULES_TEST: &str = "dist/prometheus/nlmfo.rules.test.yml";
 
 /// `check metrics`, `check rules` and `test rules`.
 pub fn check(cache: &Cache) -> Result<()> {
-    let promtool = programs(cache)?.join("promtool");
+    let promtool = programs(cache, Arch::HERE)?.join("promtool");
     let root = workspace_root();
     let snapshot =
         fs::read_to_string(root.join(METRICS)).with_context(|| format!("read {METRICS}"))?;
@@ -60,18 +61,21 @@ pub fn check(cache: &Cache) -> Result<()> {
 }
 
 /// For a guest that runs Prometheus: its program and our rules, with their places in the guest.
-pub fn for_guest(cache: &Cache) -> Result<Vec<(PathBuf, PathBuf)>> {
+pub fn for_guest(cache: &Cache, arch: Arch) -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(vec![
-        (programs(cache)?.join("prometheus"), "/prometheus".into()),
+        (
+            programs(cache, arch)?.join("prometheus"),
+            "/prometheus".into(),
+        ),
         (workspace_root().join(RULES), "/nlmfo.rules.yml".into()),
     ])
 }
 
 /// A directory with both programs.
-fn programs(cache: &Cache) -> Result<PathBuf> {
+fn programs(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     cache
-        .once(ENTRY, |to| {
-            let index = Apt::new(cache)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
+        .once(&format!("{ENTRY}{}", arch.suffix()), |to| {
+            let index = Apt::of(cache, arch)?.index(&[Suite::Bookworm, Suite::BookwormSecurity])?;
             let debs = index.download(&[index.newest("prometheus")?])?;
             let unpacked = to.with_file_name("unpacked");
             progress::step("unpacking Prometheus", || apt::unpack(debs, &unpacked))?;

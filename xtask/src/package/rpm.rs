@@ -52,6 +52,7 @@ pub fn make(workshop: &Workshop, tree: &Tree, about: &About, to: &Path) -> Resul
         ],
     )?;
     fs::write(workshop.work().join("nlmfo.spec"), spec)?;
+    let machine = about.arch.machine();
     let top = workshop.inside("rpmbuild");
     let mut rpmbuild = workshop.command("rpmbuild");
     rpmbuild.env("SOURCE_DATE_EPOCH", about.epoch.to_string());
@@ -65,12 +66,16 @@ pub fn make(workshop: &Workshop, tree: &Tree, about: &About, to: &Path) -> Resul
     }
     apt::run(
         rpmbuild
-            .args(["--quiet", "--target", "x86_64", "-bb"])
+            .args(["--quiet", "--target", machine, "-bb"])
             .arg(workshop.inside("nlmfo.spec")),
     )?;
-    let name = format!("nlmfo-{}-1.x86_64.rpm", about.version);
+    let name = format!("nlmfo-{}-1.{machine}.rpm", about.version);
     let path = to.join(&name);
-    let built = workshop.work().join("rpmbuild/RPMS/x86_64").join(&name);
+    let built = workshop
+        .work()
+        .join("rpmbuild/RPMS")
+        .join(machine)
+        .join(&name);
     fs::copy(&built, &path).with_context(|| format!("copy {}", built.display()))?;
     Ok(path)
 }

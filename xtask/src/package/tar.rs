@@ -11,7 +11,7 @@ use super::{About, layout::Tree};
 use crate::{apt, cache::workspace_root};
 
 pub fn make(tree: &Tree, about: &About, to: &Path) -> Result<PathBuf> {
-    let name = format!("nlmfo-{}-x86_64-linux", about.version);
+    let name = format!("nlmfo-{}-{}-linux", about.version, about.arch.machine());
     for licence in ["LICENSE-MIT", "LICENSE-APACHE", "nlmfo-ebpf/LICENSE-GPL2"] {
         let from = workspace_root().join(licence);
         let file = from.file_name().unwrap_or_default().to_string_lossy();

@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::build::triple;
 use crate::{
     apt,
+    arch::Arch,
     crates::{cargo, packages},
 };
 
@@ -25,12 +25,13 @@ that includes the MIT licence, nlmfo uses it under the MIT licence.
 ";
 
 /// A Markdown document: a list of crates with their licences, then the texts, each once.
-pub fn text() -> Result<String> {
-    let linked = linked()?;
+pub fn text(arch: Arch) -> Result<String> {
+    let triple = arch.triple();
+    let linked = linked(&triple)?;
     let mut list = String::from(HEAD);
     // By text: the crates that have it.
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut packages = packages(&triple())?;
+    let mut packages = packages(&triple)?;
     packages.retain(|package| {
         package.source.is_some()
             && linked.contains(&(package.name.clone(), package.version.clone()))
@@ -65,11 +66,11 @@ pub fn text() -> Result<String> {
 }
 
 /// Names and versions of the crates whose code is in the program, eBPF included.
-fn linked() -> Result<BTreeSet<(String, String)>> {
+fn linked(triple: &str) -> Result<BTreeSet<(String, String)>> {
     let mut tree = cargo(&["tree", "--locked", "--edges", "normal,no-proc-macro"]);
     tree.args(["--package", "nlmfo", "--package", "nlmfo-ebpf"])
         .args(["--prefix", "none", "--format", "{p}", "--target"])
-        .arg(triple());
+        .arg(triple);
     let tree = apt::run(&mut tree)?;
     // `aya v0.14.1`
     let lines = tree.lines().filter_map(|line| {
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn every_crate_is_listed_with_a_licence() -> Result<()> {
-        let text = text()?;
+        let text = text(Arch::HERE)?;
         for word in [
             "- aya ",
             "- aya-ebpf ",

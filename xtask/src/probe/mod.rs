@@ -24,6 +24,7 @@ use self::{
     report::parse,
 };
 use crate::{
+    arch::Arch,
     build,
     cache::Cache,
     lab::{self, Ending, KernelName, Lab, Run, Stream},
@@ -37,6 +38,10 @@ const TRIES: u32 = 3;
 
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
+    /// Boot machines of this architecture
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
+
     /// Kernel, named as for `lab run` (repeatable)
     #[arg(
         long,
@@ -64,8 +69,8 @@ pub struct ProbeArgs {
 
 /// Fails if a check failed without a known bug, or a kernel gave no report.
 pub fn execute(cache: &Cache, args: &ProbeArgs) -> Result<ExitCode> {
-    let programs = build::workspace(cache, false)?;
-    let lab = Lab::open()?;
+    let programs = build::workspace(cache, args.arch, false)?;
+    let lab = Lab::open(args.arch)?;
     let mut runs = Vec::new();
     for name in &args.kernel {
         runs.push(machine(args, &programs, lab.kernel(name)?));

@@ -20,14 +20,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use self::tally::Tally;
 use crate::{
+    arch::Arch,
     build,
     cache::Cache,
     contracts,
+    demo::{self, DemoArgs},
     lab::{Kernel, KernelName, Lab, Offered, UnlockIp, kernel::newest},
     package::promtool,
     scripts,
@@ -36,6 +38,8 @@ use crate::{
 
 /// Variable for `tests/tests/lab`: the kernels.
 const LAB_KERNELS: &str = "NLMFO_LAB_KERNELS";
+/// Variable for `tests/tests/lab`: the machines' architecture.
+const LAB_ARCH: &str = "NLMFO_LAB_ARCH";
 /// Variable for `tests/tests/lab`: the scenarios to run.
 const LAB_SCENARIOS: &str = "NLMFO_LAB_SCENARIOS";
 /// Variable for `tests/tests/lab`: run the long form of every scenario.
@@ -43,8 +47,25 @@ const LAB_FULL: &str = "NLMFO_LAB_FULL";
 /// Variable for `nlmfo-common/tests/calls`: the number of random cases.
 const CALL_CASES: &str = "NLMFO_CALL_CASES";
 
+/// The scenarios for another architecture than this machine's: they need each kind of eBPF
+/// program, and show a release, a grace, the probe and the package.
+const ELSEWHERE: [&str; 7] = [
+    "check",
+    "locks-exact",
+    "counters-calls",
+    "release-ipv4",
+    "grace-window",
+    "probe-baseline",
+    "package-deb",
+];
+
 #[derive(Debug, Args)]
 pub struct TestArgs {
+    /// Check what depends on this architecture: without NAME or --full, its eBPF programs, the
+    /// contracts, the demo and a few scenarios
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["fast", "long"])]
+    arch: Arch,
+
     /// Run only the scenarios with this name, or with NAME in their names
     #[arg(value_name = "NAME")]
     scenarios: Vec<String>,
@@ -72,7 +93,12 @@ pub struct TestArgs {
 pub fn execute(cache: &Cache, args: &TestArgs) -> Result<ExitCode> {
     let mut steps = Steps::default();
     if args.scenarios.is_empty() {
-        fast_checks(cache, args, &mut steps);
+        match args.arch {
+            Arch::HERE => fast_checks(cache, args, &mut steps),
+            arch => steps.check("clippy of the eBPF programs", || {
+                Toolchain::prepare(cache)?.lint_ebpf(arch)
+            }),
+        }
     }
     if !args.fast {
         on_kernels(cache, args, &mut steps);
@@ -95,7 +121,7 @@ fn fast_checks(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     });
     steps.check("shellcheck", || scripts::check(cache));
     steps.check("clippy of the eBPF programs", || {
-        Toolchain::prepare(cache)?.lint_ebpf()
+        Toolchain::prepare(cache)?.lint_ebpf(args.arch)
     });
     steps.check("clippy", || {
         succeed(
@@ -133,11 +159,26 @@ fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     if args.scenarios.is_empty() {
         for kernel in &found {
             steps.check(&format!("contracts with {kernel}"), || {
-                let hold = contracts::check(cache, slice::from_ref(kernel))?;
-                anyhow::ensure!(hold, "this kernel lacks something that nlmfo uses");
+                let hold = contracts::check(cache, args.arch, slice::from_ref(kernel))?;
+                ensure!(hold, "this kernel lacks something that nlmfo uses");
                 Ok(())
             });
         }
+    }
+    let is_short = args.arch != Arch::HERE && args.scenarios.is_empty() && !args.full;
+    let scenarios = match is_short {
+        true => ELSEWHERE.join(" "),
+        false => args.scenarios.join(" "),
+    };
+    if let Some(kernel) = found.first().filter(|_| is_short) {
+        steps.check(&format!("demo on {kernel}"), || {
+            let args = DemoArgs {
+                arch: args.arch,
+                kernel: Some(kernel.clone()),
+            };
+            ensure!(demo::shows(cache, args)?, "the demo failed");
+            Ok(())
+        });
     }
     if !found.is_empty() {
         steps.run("lab scenarios", || {
@@ -147,7 +188,8 @@ fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
             cargo
                 .args(["--test", "lab"])
                 .env(LAB_KERNELS, names.join(" "))
-                .env(LAB_SCENARIOS, args.scenarios.join(" "))
+                .env(LAB_ARCH, args.arch.debian())
+                .env(LAB_SCENARIOS, scenarios)
                 .env(LAB_FULL, if args.full { "1" } else { "0" });
             run_tests(&mut cargo)
         });
@@ -228,7 +270,7 @@ fn run_tests(command: &mut Command) -> Result<Tally> {
 /// The kernels to run on, ready to boot, and what there is none for. They are
 /// fetched here, so that no scenario's time goes by meanwhile.
 fn kernels(args: &TestArgs) -> Result<(Vec<KernelName>, Tally)> {
-    let lab = Lab::open()?;
+    let lab = Lab::open(args.arch)?;
     let (names, skipped) = match args.kernel.as_slice() {
         [] if args.full => (every(&lab.kernels()?), Tally::default()),
         [] => choose(&lab.kernels()?),

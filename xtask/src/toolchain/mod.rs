@@ -21,7 +21,7 @@ mod debian;
 mod rustup;
 
 use std::{
-    env, fs,
+    fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -30,7 +30,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    apt, build,
+    apt,
+    arch::Arch,
+    build,
     cache::{Cache, workspace_root},
     progress,
 };
@@ -85,8 +87,8 @@ impl Toolchain {
         ))
     }
 
-    /// Clippy for the kernel side, warnings denied.
-    pub fn lint_ebpf(&self) -> Result<()> {
+    /// Clippy for the kernel side on this architecture, warnings denied.
+    pub fn lint_ebpf(&self, arch: Arch) -> Result<()> {
         let clippy = self.dir.join("compiler/bin/cargo-clippy");
         ensure!(
             clippy.exists(),
@@ -98,9 +100,9 @@ impl Toolchain {
             .args(["--profile", "ebpf", "--target", TARGET])
             .arg("--target-dir")
             .arg(build::target_dir().join("ebpf"))
-            // As nlmfo/build.rs compiles it: for the registers of this machine.
+            // As nlmfo/build.rs compiles it: for the registers of the architecture.
             .args(["--", "-Dwarnings", "--cfg"])
-            .arg(format!("bpf_target_arch=\"{}\"", env::consts::ARCH))
+            .arg(format!("bpf_target_arch=\"{}\"", arch.machine()))
             .current_dir(workspace_root())
             .env("RUSTC", self.rustc())
             .env("RUSTC_BOOTSTRAP", "aya_ebpf")
@@ -185,7 +187,7 @@ fn install_linker(dir: &Path, llvm: u32) -> Result<()> {
 
 /// cargo as the user has it, free of what the cargo that runs us has set.
 fn clean_cargo() -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = build::tool("CARGO", "cargo");
     for variable in [
         "CARGO_BUILD_TARGET",
         "CARGO_ENCODED_RUSTFLAGS",

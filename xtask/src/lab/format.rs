@@ -1,9 +1,25 @@
-//! Reads the version and the payload of an x86 kernel image.
+//! The formats of kernel images: x86's bzImage, arm64's Image, and ELF.
+
+use object::elf::EM_X86_64;
+
+use crate::arch::Arch;
+
+/// What a kernel image is made for, if QEMU boots it: of arm64 it does not boot an ELF image.
+pub(super) fn arch_of(image: &[u8]) -> Option<Arch> {
+    if is_elf(image) {
+        let machine = u16::from_le_bytes(image.get(18..20)?.try_into().ok()?);
+        (machine == EM_X86_64).then_some(Arch::Amd64)
+    } else if is_arm64(image) {
+        Some(Arch::Arm64)
+    } else {
+        setup_header(image).map(|()| Arch::Amd64)
+    }
+}
 
 /// A bzImage's own version string (Documentation/arch/x86/boot.rst,
-/// `kernel_version`), or the banner inside an ELF image.
+/// `kernel_version`), or the banner inside another image, which is not packed.
 pub(super) fn release_of(image: &[u8]) -> Option<String> {
-    let text = if is_elf(image) {
+    let text = if is_elf(image) || is_arm64(image) {
         const BANNER: &[u8] = b"Linux version ";
         let at = find(image, BANNER)?;
         &image[at + BANNER.len()..]
@@ -23,6 +39,31 @@ pub(super) fn release_of(image: &[u8]) -> Option<String> {
 
 pub(super) fn is_elf(image: &[u8]) -> bool {
     image.starts_with(b"\x7fELF")
+}
+
+/// An uncompressed kernel of arm64 (Documentation/arch/arm64/booting.rst).
+pub(super) fn is_arm64(image: &[u8]) -> bool {
+    image.get(0x38..0x3c) == Some(b"ARM\x64")
+}
+
+/// The kernel's types in an image without sections (Documentation/bpf/btf.rst): a header of 24
+/// bytes, the types right behind it, the names right behind those.
+pub(super) fn btf(image: &[u8]) -> Option<&[u8]> {
+    const START: [u8; 12] = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0];
+    let mut from = 0;
+    loop {
+        let at = from + find(image.get(from..)?, &START)?;
+        let word = |index: usize| -> Option<usize> {
+            let bytes = image.get(at + 4 * index..at + 4 * index + 4)?;
+            usize::try_from(u32::from_le_bytes(bytes.try_into().ok()?)).ok()
+        };
+        let (types, names, length) = (word(3)?, word(4)?, word(5)?);
+        let whole = image.get(at..at + 24 + names + length);
+        if let Some(whole) = whole.filter(|_| types > 0 && types == names && length > 0) {
+            return Some(whole);
+        }
+        from = at + START.len();
+    }
 }
 
 fn setup_header(image: &[u8]) -> Option<()> {
@@ -109,6 +150,46 @@ mod tests {
         let mut cut = bzimage(b"\x1f\x8b....");
         cut.pop();
         assert_eq!(payload(&cut), None);
+    }
+
+    #[test]
+    fn an_image_of_arm64_tells_its_release_and_types() {
+        let mut image = vec![0; 0x40];
+        image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        image.extend(b"Linux version 6.12.111+deb13-cloud-arm64 (a@b)\0");
+        assert_eq!(arch_of(&image), Some(Arch::Arm64));
+        assert_eq!(
+            release_of(&image).as_deref(),
+            Some("6.12.111+deb13-cloud-arm64")
+        );
+        assert_eq!(btf(&image), None);
+        let header = |names: u8, length: u8| {
+            let mut header = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0];
+            for word in [4, names, length] {
+                header.extend([word, 0, 0, 0]);
+            }
+            header
+        };
+        // The first says something else: it is no header.
+        image.extend(header(200, 3));
+        let mut types = header(4, 3);
+        types.extend(b"type\0a\0");
+        image.extend(&types);
+        image.extend(b"other data");
+        assert_eq!(btf(&image), Some(&types[..]));
+    }
+
+    #[test]
+    fn images_are_of_their_architecture() {
+        assert_eq!(arch_of(&bzimage(b"\x1f\x8b")), Some(Arch::Amd64));
+        let mut elf = b"\x7fELF".to_vec();
+        elf.resize(64, 0);
+        assert_eq!(arch_of(&elf), None);
+        elf[18] = 62;
+        assert_eq!(arch_of(&elf), Some(Arch::Amd64));
+        elf[18] = 183;
+        assert_eq!(arch_of(&elf), None);
+        assert_eq!(arch_of(b"#!/bin/sh\n"), None);
     }
 
     #[test]
