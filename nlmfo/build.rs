@@ -37,13 +37,18 @@ fn run() -> Result<()> {
     for variable in ["NLMFO_EBPF_ELF", "NLMFO_CACHE"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    let folder = match non_empty("NLMFO_EBPF_ELF") {
+    let ready = non_empty("NLMFO_EBPF_ELF");
+    let folder = match &ready {
         Some(ready) => workspace()?.join(ready),
         None => build(&out_dir)?,
     };
     for object in OBJECTS {
         let elf = folder.join(object);
-        println!("cargo::rerun-if-changed={}", elf.display());
+        // One that was just built is newer than this run, which would be done again, and nlmfo
+        // compiled twice.
+        if ready.is_some() {
+            println!("cargo::rerun-if-changed={}", elf.display());
+        }
         let built = fs::read(&elf)
             .with_context(|| format!("read the eBPF programs of {}", elf.display()))?;
         let stripped = without_dwarf(&built)

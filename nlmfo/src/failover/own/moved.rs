@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use serde::Serialize;
@@ -37,7 +37,7 @@ pub struct Moved {
     error: Option<String>,
     /// The server serves on this node again.
     back: bool,
-    /// From the moment that clients heard nothing any more until the start was over.
+    /// From the moment that nothing came from clients any more until the start was over.
     stood_still_ms: f64,
     #[serde(skip)]
     exit: Exit,
@@ -89,7 +89,6 @@ pub(super) fn run(
         );
         return Err(Failure::new(Exit::Unsupported, error));
     }
-    let began = Instant::now();
     let stopped = stop(server)?;
     if stopped.exit() != Exit::Done {
         let error =
@@ -111,7 +110,7 @@ pub(super) fn run(
             (judge(None, false), Value::Null, Some(error))
         }
     };
-    let stood_still_ms = milliseconds(began.elapsed());
+    let stood_still_ms = milliseconds(stopped.fenced.elapsed());
     let moved = Moved {
         name: name.to_owned(),
         from: netns::node(),

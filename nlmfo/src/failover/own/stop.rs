@@ -26,6 +26,9 @@ pub struct Stopped {
     /// Devices that nothing on this node uses any more.
     pub free: Vec<PathBuf>,
     pub took_ms: f64,
+    /// Since when nothing comes from clients.
+    #[serde(skip)]
+    pub fenced: Instant,
 }
 
 impl Stopped {
@@ -63,7 +66,7 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
     drop(paused);
     let waking = thread::spawn(server::wake_lockd);
-    let release = stopped???;
+    let (release, fenced) = stopped???;
     if is_proved(release.as_ref()) {
         server.within(|| own::give_up(server))??;
     }
@@ -76,5 +79,6 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
         release,
         free: filesystems.map(|one| one.device.clone()).collect(),
         took_ms: milliseconds(began.elapsed()),
+        fenced,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::report::{StartReport, StopReport};
 use super::run::{following, of_start, of_stop};
@@ -84,14 +85,15 @@ impl Server for Own<'_> {
 }
 
 /// Records what the clients hold, stops the server, and proves that nothing is left. Nothing comes
-/// from clients once their delegations are back. None if it had stopped before.
+/// from clients once their delegations are back, at the moment that is returned. No report if it had
+/// stopped before.
 ///
 /// # Errors
 /// If the server still runs then, its addresses are up again.
 pub async fn stop(
     server: &server::Server,
     observe: impl Fn() -> Result<(Facts, Watch), Failure>,
-) -> Result<Option<StopReport>, Failure> {
+) -> Result<(Option<StopReport>, Instant), Failure> {
     let mut observed = None;
     if nfsd::runs() {
         let (facts, mut watch) = observe()?;
@@ -99,6 +101,7 @@ pub async fn stop(
         observed = Some((facts, watch));
     }
     server::stop::fence(server).map_err(anyhow::Error::from)?;
+    let fenced = Instant::now();
     let done = match observed {
         Some((facts, watch)) => record_and_stop(server, facts, watch).await.map(Some),
         None => server::stop::halt(server)
@@ -108,7 +111,7 @@ pub async fn stop(
     if done.is_err() && nfsd::runs() {
         server::stop::unfence(server).map_err(anyhow::Error::from)?;
     }
-    done
+    done.map(|report| (report, fenced))
 }
 
 async fn record_and_stop(
