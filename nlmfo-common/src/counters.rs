@@ -159,7 +159,7 @@ pub struct Counters4 {
     pub locks_denied: u64,
     /// LOCK refused because of grace.
     pub locks_in_grace: u64,
-    /// Reclaims by OPEN and LOCK that were refused: their clients have lost what they named.
+    /// OPEN and LOCK reclaims that were refused: the client has lost that open or lock.
     #[cfg_attr(feature = "serde", serde(default))]
     pub reclaims_refused: u64,
     /// Delegations granted with an OPEN.

@@ -67,7 +67,7 @@ pub struct Record {
     /// Locks changed after they were read: more may come back than is recorded.
     #[serde(default)]
     pub changing: bool,
-    /// Connections whose clients have not heard that they ended.
+    /// TCP connections that the stop cut off without a FIN or RST to the client.
     #[serde(default)]
     pub connections: Vec<Connection>,
 }

@@ -1,6 +1,6 @@
-//! What clients gave up since a moment, by what lockd and nfsd were asked for. In grace lockd
-//! refuses UNLOCK calls, and nfsd those for state that ended with the last start: their tables do
-//! not show that it will never be reclaimed.
+//! What clients have released since the probes were attached, from the calls that lockd and nfsd
+//! received. lockd refuses UNLOCK in grace, and nfsd refuses LOCKU and CLOSE with a stateid from before
+//! the restart, so neither's tables show that the lock or open will never be reclaimed.
 
 use std::net::IpAddr;
 

@@ -147,13 +147,13 @@ fn restart(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// There are lines, and all of them are of this file.
+/// There is one line, which is of this file.
 fn ensure_only(lines: &Value, file: &str) -> Result<()> {
     let lines = lines.as_array().context("no list")?;
     let path = format!("/export/{file}");
     let is_of_file = |line: &Value| line["file"]["path"] == path;
     ensure!(
-        !lines.is_empty() && lines.iter().all(is_of_file),
+        lines.len() == 1 && lines.iter().all(is_of_file),
         "{file}: {lines:?}"
     );
     Ok(())

@@ -22,6 +22,7 @@ pub(super) fn argument() -> Option<String> {
 
 fn kilohertz() -> Option<u64> {
     let (began, first) = reading()?;
+    // Not a wait for anything: the counter is read before and after this time.
     thread::sleep(MEASURED);
     let (ended, last) = reading()?;
     let ticks = u128::from(last.checked_sub(first)?);

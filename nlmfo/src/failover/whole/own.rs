@@ -84,8 +84,8 @@ impl Server for Own<'_> {
     }
 }
 
-/// Records what the clients hold, stops the server, and proves that nothing is left. Nothing comes
-/// from clients once their delegations are back, at the moment that is returned. No report if it had
+/// Records what the clients hold, stops the server, and proves that nothing is left. Once delegations
+/// are back, packets from clients are dropped; returns when that began. No report if the server had
 /// stopped before.
 ///
 /// # Errors

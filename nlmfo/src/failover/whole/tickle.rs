@@ -1,9 +1,9 @@
 //! Tells clients that their connections have ended, after a VIP has come to this node.
 //!
-//! A client that waits for an answer sends its request again ever more seldom, up to minutes apart,
-//! and hears that the connection is gone only then. An empty segment that does not belong into the
-//! connection is answered at once with one that does (RFC 9293, 3.10.7.4), and that one this node
-//! answers with a reset: the client connects again.
+//! A client that waits for a reply retransmits at growing intervals, up to minutes, and learns only by
+//! a retransmission that the connection is gone. If it receives an out-of-window ACK, it replies at once
+//! with an ACK of its own (RFC 9293, 3.10.7.4). This node has no such connection and answers with RST,
+//! and the client reconnects.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -78,7 +78,7 @@ fn step(word: u32, held: &mut Held, reads: &mut Vec<Read>) -> Option<()> {
         let sum = held.plus(base, by).filter(|_| is_64_bits);
         held.set(to, sum);
     } else if is(0x3f00_0000, 0x3900_0000) {
-        // ldr, str: a register and a constant, in units of the size
+        // ldr, str: base register plus an immediate, scaled by the access size
         let offset = i64::from(bits(word, 21, 10)) << bits(word, 31, 30);
         if loads(word)? {
             read(held, offset);
