@@ -18,6 +18,7 @@ pub mod reclaim;
 pub mod record;
 pub mod release;
 pub mod report;
+pub mod revoked;
 pub mod run;
 pub mod services;
 pub mod takeover;

@@ -144,41 +144,22 @@ impl fmt::Display for Nfs4Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::states::info::Info;
-    use crate::observe::states::{Access, Kind, Nfs4Client, Standing, State, StateTable};
+    use crate::observe::states::{Access, Kind, State, StateTable, sample};
 
     const VIP: &str = "10.77.0.1";
 
     fn seen(vips: &[&str], exact: bool) -> Result<StateSnapshot, StatesError> {
-        let client = Nfs4Client {
-            number: 3,
-            id: [1, 2],
-            minor: 1,
-            name: "Linux NFSv4.1 c1".into(),
-            address: "10.77.1.1".parse().unwrap(),
-            vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
-            vip_unknown: vips.is_empty(),
-            connections: Some(vips.len()),
-            has_reclaimed: false,
-            info: Info::default(),
-        };
         let open = State {
-            client: 0,
-            kind: Kind::Open,
-            standing: Standing::Held,
             access: Access {
                 read: true,
                 write: false,
             },
-            deny: Access::default(),
-            file: None,
             owner: b"open id:1".to_vec(),
-            ranges: Vec::new(),
-            id: [1; 16],
+            ..sample::state(0, Kind::Open)
         };
         Ok(StateSnapshot {
             table: StateTable {
-                clients: vec![client],
+                clients: vec![sample::client(vips)],
                 states: vec![open],
             },
             exact,

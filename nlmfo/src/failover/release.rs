@@ -18,6 +18,7 @@ use super::nfs4::{self, Nfs4Report};
 use super::noted;
 use super::record::Record;
 use super::report::{Gone, ReleaseReport, Step, Verdict, VipReport};
+use super::revoked;
 use super::watch::{Seen, Watch};
 use crate::causes::chain;
 use crate::files::Place;
@@ -412,10 +413,10 @@ impl OneVip<'_> {
     }
 
     /// The facts for the choice of a method.
-    fn choice(&self, table: &LockTable) -> choose::Facts {
+    fn choice(&mut self, table: &LockTable) -> choose::Facts {
         let elsewhere = is_served_elsewhere(table, self.vip, self.watch.netns());
         choose::Facts {
-            filesystems_named: !self.plan.filesystems.is_empty(),
+            filesystems: revoked::may_release(self.watch, &self.plan.filesystems),
             reboot_allowed: self.plan.reboot_notice,
             lockd_blocked: self.plan.blocked.clone(),
             ..choose::Facts::of_node(self.facts, self.vip, elsewhere)

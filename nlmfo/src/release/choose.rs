@@ -30,8 +30,8 @@ pub struct Facts {
     pub unlock_ip: UnlockIp,
     /// The VIP is a server address in another network namespace as well.
     pub in_other_netns: bool,
-    /// The operator named filesystems that may be released as a whole.
-    pub filesystems_named: bool,
+    /// Whether filesystems may be released as a whole: absent unless the operator named them.
+    pub filesystems: Suitability,
     /// The operator allows SM_NOTIFY for clients that use no other VIP.
     pub reboot_allowed: bool,
     /// Why lockd answers no call. nfsd's files and commands work without it.
@@ -51,7 +51,7 @@ impl Facts {
                 verdict: node.unlock_ip.clone(),
             },
             in_other_netns,
-            filesystems_named: false,
+            filesystems: Suitability::Absent,
             reboot_allowed: false,
             lockd_blocked: None,
         }
@@ -219,7 +219,7 @@ mod tests {
             rfc_file: false,
             unlock_ip,
             in_other_netns: false,
-            filesystems_named: false,
+            filesystems: Suitability::Absent,
             reboot_allowed: false,
             lockd_blocked: None,
         }
@@ -304,7 +304,7 @@ mod tests {
         let stopped = Facts {
             nfsd_threads: 0,
             rfc_file: true,
-            filesystems_named: true,
+            filesystems: Suitability::Fit,
             reboot_allowed: true,
             ..facts(V4, netlink())
         };
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_way_that_left_locks_is_followed_by_the_next() {
         let facts = Facts {
-            filesystems_named: true,
+            filesystems: Suitability::Fit,
             reboot_allowed: true,
             ..facts(V4, unknown())
         };

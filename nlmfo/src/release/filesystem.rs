@@ -30,10 +30,7 @@ impl Method for Filesystem {
     }
 
     fn suitability(&self, facts: &Facts) -> Suitability {
-        match facts.filesystems_named {
-            true => Suitability::Fit,
-            false => Suitability::Absent,
-        }
+        facts.filesystems.clone()
     }
 
     fn merit(&self, _: &Facts, _: &[Attempt]) -> Option<String> {

@@ -125,53 +125,32 @@ fn line(client: &Nfs4Client, held: u64, lines: Vec<StateLine4>) -> ClientLine4 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::states::Standing;
-    use crate::observe::states::info::Info;
+    use crate::observe::states::{Standing, sample};
 
     /// A client of two VIPs that holds `opens` opens and one lock, and one without a connection.
     fn table(opens: usize) -> StateTable {
-        let client = |name: &str, vips: Vec<IpAddr>| Nfs4Client {
-            number: 1,
-            id: [1, 2],
-            minor: 1,
-            name: name.into(),
-            address: "10.77.1.1".parse().unwrap(),
-            vip_unknown: vips.is_empty(),
-            vips,
-            connections: Some(1),
-            has_reclaimed: true,
-            info: Info::default(),
-        };
-        let state = |kind| State {
-            client: 0,
-            kind,
-            standing: Standing::Held,
+        let open = State {
             access: Access {
                 read: true,
                 write: false,
             },
-            deny: Access::default(),
-            file: None,
-            owner: Vec::new(),
-            ranges: Vec::new(),
-            id: [0; 16],
+            ..sample::state(0, Kind::Open)
         };
-        let mut states = vec![state(Kind::Open); opens];
+        let mut states = vec![open.clone(); opens];
         states.push(State {
             ranges: vec![(Mode::Write, Range { start: 0, end: 9 })],
-            ..state(Kind::Lock)
+            ..sample::state(0, Kind::Lock)
         });
         states.push(State {
             standing: Standing::Closed,
-            ..state(Kind::Open)
+            ..open.clone()
         });
-        states.push(State {
-            client: 1,
-            ..state(Kind::Open)
-        });
-        let vips = ["10.77.0.1", "10.77.0.2"].map(|vip| vip.parse().unwrap());
+        states.push(State { client: 1, ..open });
         StateTable {
-            clients: vec![client("c1", vips.into()), client("c2", Vec::new())],
+            clients: vec![
+                sample::client(&["10.77.0.1", "10.77.0.2"]),
+                sample::client(&[]),
+            ],
             states,
         }
     }

@@ -10,9 +10,9 @@ use nlmfo::observe::host::Transport;
 
 use super::release::{arguments, confirmed};
 use super::{Context, End, Kernels, Scenario};
-use crate::guest::client::{HeldLock, Mount};
+use crate::guest::client::{Client, HeldLock, Mount};
 use crate::guest::lab::Lab;
-use crate::guest::locker::{Mode, Range};
+use crate::guest::locker::{Mode, Outcome, Range};
 use crate::guest::report::Releases;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::traces::Traces;
@@ -56,7 +56,7 @@ impl LinkLocal {
         let mount = client.mount(&lab.server, vip, Transport::Tcp)?;
         let held = [
             client.lock(&mount, "link-local", Range::WHOLE, Mode::Write)?,
-            lab.clients[1].lock("ordinary", Range::WHOLE)?,
+            lab.clients[1].lock("ordinary", Range::new(0, 5))?,
         ];
         Ok(LinkLocal {
             _held: held,
@@ -76,6 +76,34 @@ impl LinkLocal {
             release.methods().last() == Some(&"free_all") && release.remaining.len() == 1,
             "one lock is to remain after FREE_ALL: {release:#?}"
         );
+        self.ensure_held(2)
+    }
+
+    /// Where the kernel would revoke an NFSv4 lock, the filesystem is left alone.
+    fn ensure_no_nfs4_lock_is_revoked(&self, tool: &Tool<'_>, release: &[&str]) -> Result<()> {
+        let client = Client::join(&self.lab.server, 4)?;
+        let mount = client.mount_nfs4(&self.lab.server, OTHER_VIP.parse()?, 2)?;
+        // lockd has it open, so that there is no delegation of it.
+        let lock = client.locker()?;
+        let range = Range::new(70, 5);
+        let outcome = lock.lock(&mount.path("ordinary"), range, Mode::Read)?;
+        let states = &tool.json(exit::CONFIRMED, &["locks", "--nfs", "4"])?["nfs4"]["states"];
+        let held = states.as_array().is_some_and(|states| {
+            states
+                .iter()
+                .any(|state| state["kind"] == "lock" && state["standing"] == "held")
+        });
+        ensure!(outcome == Outcome::Held && held, "{outcome:?}: {states}");
+        let report = tool.json(exit::NOT_CONFIRMED, release)?;
+        let blockers = report["vips"][0]["blockers"].to_string();
+        ensure!(
+            blockers.contains("nlmfo release --client 10.77.1.4"),
+            "{report}"
+        );
+        tool.json(
+            exit::CONFIRMED,
+            &["release", "--client", "10.77.1.4", "--force"],
+        )?;
         self.ensure_held(2)
     }
 
@@ -111,6 +139,7 @@ fn unlock_filesystem(context: &Context) -> Result<End> {
     let export = lab.lab.server.export().to_string_lossy();
     let arguments = arguments(&[lab.vip], &["--unlock-filesystem", &export]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    lab.ensure_no_nfs4_lock_is_revoked(&tool, &arguments)?;
     // The other VIP's lock is on the same filesystem: that is no clean release.
     let report = Releases::of(tool.json(exit::NOT_CONFIRMED, &arguments)?)?;
     ensure_last_way(&report, lab.vip, "filesystem")?;

@@ -33,6 +33,7 @@ mod ready;
 mod release;
 mod release_contended;
 mod restart;
+mod revoked;
 mod stepped;
 mod takeover;
 mod targeted;
@@ -186,6 +187,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         bad_days::SCENARIOS,
         output::SCENARIOS,
         ready::SCENARIOS,
+        revoked::SCENARIOS,
         clients::SCENARIOS,
         counters::SCENARIOS,
         counters_released::SCENARIOS,

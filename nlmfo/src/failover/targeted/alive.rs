@@ -75,23 +75,16 @@ pub fn of_lease(client: &Nfs4Client, lease: Duration) -> Option<Alive> {
 mod tests {
     use super::*;
     use crate::observe::states::info::Info;
+    use crate::observe::states::sample;
 
     fn sign(status: &str, renewed: Option<u64>) -> Option<Sign> {
         let client = Nfs4Client {
-            number: 1,
-            id: [1, 1],
-            minor: 1,
-            name: "c".into(),
-            address: [10, 77, 1, 1].into(),
-            vips: Vec::new(),
-            vip_unknown: true,
-            connections: Some(0),
-            has_reclaimed: false,
             info: Info {
                 status: status.into(),
                 renewed_seconds: renewed,
                 callback: None,
             },
+            ..sample::client(&[])
         };
         of_lease(&client, Duration::from_secs(90)).map(|alive| alive.sign)
     }

@@ -12,6 +12,7 @@ use super::{Looked, Plan};
 use crate::causes::chain;
 use crate::failover::evidence::{self, Item, items};
 use crate::failover::report::Verdict;
+use crate::failover::revoked;
 use crate::kernel::locks::command_line;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
@@ -154,6 +155,17 @@ pub(super) fn after(
         report.nfs4_taken = describe(&taken, paths);
     }
     report.nfs4.unknown = unknown(last);
+    if nlm.asked.whole.is_some() {
+        let states = last.table4().map(revoked::keepers).unwrap_or_default();
+        report.warnings.extend(states.first().map(|client| {
+            format!(
+                "{} has not given its revoked locks up yet: this kernel crashes if the client falls \
+                 silent and the filesystem is unmounted; if it does, drop the client first \
+                 (`nlmfo release --client {}`)",
+                client.address, client.address
+            )
+        }));
+    }
     let files = files_of(nlm.asked.wanted.clone(), selection);
     let taken = items(&taken);
     let rest = pick(&last.ours, |item| !taken.contains_key(item));

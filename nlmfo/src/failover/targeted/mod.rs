@@ -32,6 +32,7 @@ use self::report::{Others, TargetedReport};
 use self::select::{Asked, Refusal, Selection, Wanted, Whole, select};
 use super::evidence::{Item, items};
 use super::exclusive::Working;
+use super::revoked;
 use super::watch::Watch;
 use crate::causes::chain;
 use crate::kernel::netlink::{Command, NfsdNetlink};
@@ -132,6 +133,7 @@ pub async fn run(
     let first = Looked::at(watch, asked, None).map_err(RunError::Before)?;
     let selection = first.select(plan)?;
     ensure_possible(plan, facts, watch, &selection)?;
+    refuse_silent(plan, &first)?;
     let mut alive = alive(plan, &selection).await.map_err(RunError::Before)?;
     refuse(plan, &alive)?;
     if plan.dry_run {
@@ -154,6 +156,7 @@ pub async fn run(
     let looked_at = Instant::now();
     let base = Looked::at(watch, asked, only).map_err(before)?;
     let selection = base.select(plan)?;
+    refuse_silent(plan, &base)?;
     alive.extend(changed(&first, &base, &selection));
     alive.extend(leases(&selection).map_err(before)?);
     alive.dedup();
@@ -339,6 +342,31 @@ fn refuse(plan: &Plan, alive: &[Alive]) -> Result<(), RunError> {
     match alive.is_empty() || plan.force || plan.dry_run {
         true => Ok(()),
         false => Err(RunError::Alive(alive.to_vec())),
+    }
+}
+
+/// An error if a lock would be revoked whose client will not give it up: see [`revoked`].
+fn refuse_silent(plan: &Plan, looked: &Looked) -> Result<(), RunError> {
+    let (Some(_), Wanted::File { on, .. }) = (&plan.asked.whole, &plan.asked.wanted) else {
+        return Ok(());
+    };
+    let table = match &looked.states {
+        Some(Ok(states)) => &states.table,
+        Some(Err(error)) => {
+            let reason = format!("what NFSv4 clients hold is not known: {}", chain(error));
+            return Err(RunError::Lacking(reason));
+        }
+        None => return Ok(()),
+    };
+    let lease = Nfsd::mounted().and_then(|nfsd| nfsd.lease());
+    let lease = lease.map_err(|error| RunError::Before(error.into()))?;
+    let lockers = revoked::lockers(table, |file| on.filesystem().has(file));
+    match revoked::silent(lockers, lease).first() {
+        None => Ok(()),
+        Some(client) => Err(RunError::Refused(Refusal::Silent {
+            client: client.address,
+            name: client.name.to_string(),
+        })),
     }
 }
 

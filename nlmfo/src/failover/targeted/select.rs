@@ -119,6 +119,12 @@ pub enum Refusal {
         vips: String,
     },
     #[error(
+        "the NFSv4 client {name} ({client}) holds a lock there and does not renew its lease: it would \
+         not give the revoked lock up, and once the filesystem is unmounted this kernel crashes on \
+         such a lock; drop the client first: `nlmfo release --client {client}`"
+    )]
+    Silent { client: IpAddr, name: String },
+    #[error(
         "a share of {0} has an owner of more than 63 bytes, of which the rest is not known; \
          --client releases it with all of its host"
     )]
@@ -130,7 +136,10 @@ impl Refusal {
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
-            Refusal::OneState { .. } | Refusal::StateOnFile { .. } | Refusal::LongOwner(_)
+            Refusal::OneState { .. }
+                | Refusal::StateOnFile { .. }
+                | Refusal::Silent { .. }
+                | Refusal::LongOwner(_)
         )
     }
 }

@@ -7,6 +7,8 @@
 pub mod assemble;
 pub mod describe;
 pub mod info;
+#[cfg(test)]
+pub mod sample;
 pub mod take;
 
 use std::net::IpAddr;

@@ -135,7 +135,7 @@ fn exportfs(context: &Context) -> Result<End> {
     let [moving, staying] = groups;
     let groups = [moving?, staying?];
     let pacemaker = Pacemaker::start(&cluster, &groups, Fencing::No)?;
-    // Not of NFSv4: exportfs writes to unlock_filesystem, which crashed 6.12.111 with locks of them.
+    // Not of NFSv4: exportfs writes to unlock_filesystem, and with their locks the node crashes.
     let users = users_of(&cluster, &NFS3)?;
     measure(&users, &pacemaker, &groups[0], &groups[1])?;
     eprintln!("{}", pacemaker.status()?);

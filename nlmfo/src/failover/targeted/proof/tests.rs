@@ -3,7 +3,7 @@ use crate::failover::targeted::select::Wanted;
 use crate::observe::counters::Counters;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::states::info::Info;
-use crate::observe::states::{Access, Kind};
+use crate::observe::states::{Kind, sample};
 use crate::observe::table::Mode;
 
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 1));
@@ -161,28 +161,16 @@ fn states(clients: &[(u32, u64, &[u8])]) -> StateTable {
         table.clients.push(Nfs4Client {
             number: (*id).into(),
             id: [1, *id],
-            minor: 1,
-            name: "c".into(),
             address: client(*id as u8),
-            vips: vec![VIP],
-            vip_unknown: false,
-            connections: Some(1),
-            has_reclaimed: false,
             info: Info {
                 renewed_seconds: Some(*renewed),
                 ..Info::default()
             },
+            ..sample::client(&[&VIP.to_string()])
         });
         table.states.extend(states.iter().map(|other| State {
-            client: place,
-            kind: Kind::Open,
-            standing: Standing::Held,
-            access: Access::default(),
-            deny: Access::default(),
-            file: None,
-            owner: Vec::new(),
-            ranges: Vec::new(),
             id: [*other; 16],
+            ..sample::state(place, Kind::Open)
         }));
     }
     table

@@ -1,8 +1,7 @@
 use super::*;
 use crate::failover::evidence::items;
 use crate::observe::host::{NlmVersion, Transport};
-use crate::observe::states::info::Info;
-use crate::observe::states::{Access, Kind, Standing};
+use crate::observe::states::{Kind, sample};
 use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock, Mode, Range, Share, Waiter};
 
 fn ip(text: &str) -> IpAddr {
@@ -78,27 +77,14 @@ fn nlm() -> LockTable {
 
 fn nfs4(client: &str, vips: &[&str], ino: u64) -> StateTable {
     let client = Nfs4Client {
-        number: 3,
-        id: [1, 2],
-        minor: 1,
-        name: "Linux NFSv4.1 c".into(),
         address: ip(client),
-        vips: vips.iter().map(|vip| ip(vip)).collect(),
-        vip_unknown: vips.is_empty(),
-        connections: Some(vips.len()),
-        has_reclaimed: false,
-        info: Info::default(),
+        ..sample::client(vips)
     };
     let state = State {
-        client: 0,
-        kind: Kind::Lock,
-        standing: Standing::Held,
-        access: Access::default(),
-        deny: Access::default(),
         file: Some(file(ino, 1)),
-        owner: Vec::new(),
         ranges: vec![(Mode::Write, Range { start: 0, end: 4 })],
         id: [5; 16],
+        ..sample::state(0, Kind::Lock)
     };
     StateTable {
         clients: vec![client],

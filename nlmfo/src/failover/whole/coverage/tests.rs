@@ -3,7 +3,7 @@ use crate::observe::describe::{FileLine, HostLine};
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::states::describe::{ClientLine4, RangeLine};
 use crate::observe::states::info::Info;
-use crate::observe::states::{Nfs4Client, State};
+use crate::observe::states::{Nfs4Client, State, sample};
 use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock};
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
@@ -134,27 +134,15 @@ type Now<'a> = (Kind, Access, &'a [(Mode, Range)]);
 /// What a client of this name holds now.
 fn now(name: &str, states: &[Now]) -> StateTable {
     let client = Nfs4Client {
-        number: 9,
-        id: [5, 6],
-        minor: 1,
         name: name.into(),
         address: "10.77.1.2".parse().unwrap(),
-        vips: Vec::new(),
-        vip_unknown: false,
-        connections: Some(1),
-        has_reclaimed: false,
-        info: Info::default(),
+        ..sample::client(&[])
     };
     let states = states.iter().map(|&(kind, access, ranges)| State {
-        client: 0,
-        kind,
-        standing: Standing::Held,
         access,
-        deny: Access::default(),
         file: Some(info()),
-        owner: Vec::new(),
         ranges: ranges.to_vec(),
-        id: [0; 16],
+        ..sample::state(0, kind)
     });
     StateTable {
         clients: vec![client],
