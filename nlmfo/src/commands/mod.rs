@@ -35,6 +35,12 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         // Before this process has a second thread.
         return server::exec(name, command);
     }
+    // Before it enters another mount namespace. Not everybody may.
+    let _ = files::run::open();
+    symbols::keep_in(Keeper {
+        path: || files::run::opened("symbols.json"),
+        write: |path, text| files::write_whole(path, text, files::PRIVATE),
+    });
     if let Command::Locks(LocksArgs { server, .. }) | Command::Clients(ClientsArgs { server, .. }) =
         &cli.command
         && let Some(name) = server
@@ -42,10 +48,6 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         require_root()?;
         everywhere::enter(name)?;
     }
-    symbols::keep_in(Keeper {
-        path: || files::run::file("symbols.json").ok(),
-        write: |path, text| files::write_whole(path, text, files::PRIVATE),
-    });
     match cli.command {
         Command::Locks(args) => locks::run(&args),
         Command::Release(args) => release::run(&args),

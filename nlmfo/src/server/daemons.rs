@@ -105,14 +105,27 @@ pub fn of(server: &Server) -> Vec<Daemon> {
     all.into_iter().filter(is_needed).collect()
 }
 
+/// A daemon that was started and does not serve yet.
+#[must_use = "it may not serve"]
+pub struct Starting<'a> {
+    server: &'a Server,
+    daemon: Daemon,
+    child: Child,
+}
+
 /// Starts a daemon in the server's namespaces, where this thread is, and waits until it serves.
 pub fn start(server: &Server, daemon: Daemon) -> Result<Child, ServerError> {
+    spawn(server, daemon)?.serving()
+}
+
+/// Starts a daemon in the server's namespaces, where this thread is.
+pub fn spawn(server: &Server, daemon: Daemon) -> Result<Starting<'_>, ServerError> {
     let name = daemon.program();
     let log = log(daemon);
     let said = || File::create(&log).and_then(|file| Ok((file.try_clone()?, file)));
     let (out, err) = said().map_err(ServerError::io("write", &log))?;
     let mut command = program(name);
-    let mut child = command
+    let child = command
         .args(daemon.arguments(server))
         .current_dir("/")
         .stdin(Stdio::null())
@@ -120,25 +133,43 @@ pub fn start(server: &Server, daemon: Daemon) -> Result<Child, ServerError> {
         .stderr(err)
         .spawn()
         .map_err(ServerError::io("run", Path::new(name)))?;
-    let id = child.id().cast_signed();
-    let mut ended = None;
-    let is_ready: io::Result<bool> = wait_for(STEP, || {
-        ended = child.try_wait()?;
-        Ok(ended.is_some() || daemon.is_ready(id))
-    });
-    let problem = match (is_ready, ended) {
-        (Ok(true), None) => return Ok(child),
-        (Err(error), _) => error.to_string(),
-        (_, Some(status)) => format!("ended ({status})"),
-        (Ok(false), None) => format!("does not serve after {STEP:?}"),
-    };
-    let _ = child.kill();
-    Err(ServerError::Daemon {
-        name: server.name().to_owned(),
-        program: name,
-        problem,
-        said: said_last(daemon),
+    Ok(Starting {
+        server,
+        daemon,
+        child,
     })
+}
+
+impl Starting<'_> {
+    pub fn daemon(&self) -> Daemon {
+        self.daemon
+    }
+
+    /// Waits until it serves. In the server's namespaces.
+    ///
+    /// # Errors
+    /// If it ends or takes too long; then it is killed.
+    pub fn serving(mut self) -> Result<Child, ServerError> {
+        let id = self.child.id().cast_signed();
+        let mut ended = None;
+        let is_ready: io::Result<bool> = wait_for(STEP, || {
+            ended = self.child.try_wait()?;
+            Ok(ended.is_some() || self.daemon.is_ready(id))
+        });
+        let problem = match (is_ready, ended) {
+            (Ok(true), None) => return Ok(self.child),
+            (Err(error), _) => error.to_string(),
+            (_, Some(status)) => format!("ended ({status})"),
+            (Ok(false), None) => format!("does not serve after {STEP:?}"),
+        };
+        let _ = self.child.kill();
+        Err(ServerError::Daemon {
+            name: self.server.name().to_owned(),
+            program: self.daemon.program(),
+            problem,
+            said: said_last(self.daemon),
+        })
+    }
 }
 
 fn log(daemon: Daemon) -> PathBuf {

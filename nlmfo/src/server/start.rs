@@ -83,37 +83,40 @@ fn make(server: &Server, fenced: bool) -> Result<Last, ServerError> {
     })?
 }
 
-/// Starts those of rpcbind, statd and nfsdcld that do not run; each serves when this returns. In
-/// the server's namespaces.
-pub fn daemons(server: &Server) -> Result<(), ServerError> {
-    let needed = daemons::of(server).into_iter();
-    start_missing(server, needed.filter(|daemon| *daemon != Daemon::Mountd))
-}
-
-fn start_missing(server: &Server, needed: impl Iterator<Item = Daemon>) -> Result<(), ServerError> {
-    let running = server.processes()?;
-    for daemon in needed.filter(|daemon| daemons::found(*daemon, &running).is_none()) {
-        daemons::start(server, daemon)?;
-    }
-    Ok(())
-}
-
-/// Starts nfsd and mountd, and looks at its grace: without it, clients that held locks must not
-/// reach the server. In the server's namespaces.
+/// Starts the daemons that do not run, nfsd's threads, and looks at its grace: without it, clients
+/// that held locks must not reach the server. In the server's namespaces.
 pub fn threads(server: &Server) -> Result<(), ServerError> {
     let description = &server.description;
-    daemons(server)?;
+    let running = server.processes()?;
+    let mut needed = daemons::of(server);
+    needed.retain(|daemon| daemons::found(*daemon, &running).is_none());
+    // The others register with it. They take long, so they start beside each other.
+    if let Some(rpcbind) = needed.extract_if(.., |one| *one == Daemon::Rpcbind).next() {
+        daemons::start(server, rpcbind)?;
+    }
+    let starting = (needed.into_iter())
+        .map(|daemon| daemons::spawn(server, daemon))
+        .collect::<Result<Vec<_>, _>>()?;
     let monitors = server.monitors();
     let nfsd = Nfsd::mounted()?;
-    if nfsd.threads()? == 0 {
+    let runs = nfsd.threads()? > 0;
+    if !runs {
         nfsd.set_times(description.lease, description.grace)?;
         run("exportfs", &["-r"])?;
-        run(
-            "rpc.nfsd",
-            &arguments(&description.versions, description.threads),
-        )?;
     }
-    start_missing(server, [Daemon::Mountd].into_iter())?;
+    // nfsd asks nfsdcld once, when it starts.
+    let (nfsdcld, rest): (Vec<_>, Vec<_>) =
+        (starting.into_iter()).partition(|one| one.daemon() == Daemon::Nfsdcld);
+    for one in nfsdcld {
+        one.serving()?;
+    }
+    if !runs {
+        let (versions, threads) = (&description.versions, description.threads);
+        run("rpc.nfsd", &arguments(versions, threads))?;
+    }
+    for one in rest {
+        one.serving()?;
+    }
     if let Some(nfsdcld) = daemons::found(Daemon::Nfsdcld, &server.processes()?) {
         daemons::ensure_asked(server, nfsdcld.id)?;
     }

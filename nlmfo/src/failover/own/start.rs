@@ -66,6 +66,7 @@ pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Fa
     let plan = half::Plan {
         state: StateDir::new(server.state_dir()),
         config: Config::read(None).map_err(anyhow::Error::from)?,
+        fences_nfs4: true,
         // nfsd extends its own up to twice, while clients reclaim.
         deadline: (server.description.grace * 2).max(LOCKD_GRACE) + MARGIN,
     };
@@ -77,7 +78,8 @@ pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Fa
     let wanted = server.within(|| own::allows_pause(server))?;
     // Of the node: the server has a /run of its own.
     let paused = runtime::run(leases::pause_if(wanted, None)).map_err(no_runtime)?;
-    let begun = server.within(|| runtime::run(own::begin(server, observe)).map_err(no_runtime));
+    let begun =
+        server.within(|| runtime::run(own::begin(server, crashed, observe)).map_err(no_runtime));
     let begun = match begun.map_err(Failure::from).flatten().flatten() {
         Ok(begun) => begun,
         Err(failure) => {

@@ -1,7 +1,7 @@
 //! The stop of a server of its own on this node.
 
 use std::path::PathBuf;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -29,6 +29,20 @@ pub struct Stopped {
     /// Since when nothing comes from clients.
     #[serde(skip)]
     pub fenced: Instant,
+    #[serde(skip)]
+    _beside: Beside,
+}
+
+/// What goes on beside all that comes next, and is waited for at the end.
+#[derive(Debug)]
+struct Beside(Vec<JoinHandle<()>>);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Stopped {
@@ -65,13 +79,19 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
     let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
     drop(paused);
-    let waking = thread::spawn(server::wake_lockd);
-    let (release, fenced) = stopped???;
+    let own::Stopped {
+        report: release,
+        fenced,
+        watch,
+    } = stopped???;
+    let beside = Beside(vec![
+        thread::spawn(server::wake_lockd),
+        thread::spawn(move || drop(watch)),
+    ]);
     if is_proved(release.as_ref()) {
         server.within(|| own::give_up(server))??;
     }
     server::stop::remove(server)?;
-    let _ = waking.join();
     let after = Others::than(server.name())?;
     let filesystems = server.description.filesystems.iter();
     Ok(Stopped {
@@ -80,5 +100,6 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
         free: filesystems.map(|one| one.device.clone()).collect(),
         took_ms: milliseconds(began.elapsed()),
         fenced,
+        _beside: beside,
     })
 }

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Instant;
+
+use anyhow::anyhow;
 
 use super::report::{StartReport, StopReport};
 use super::run::{following, of_start, of_stop};
@@ -38,13 +41,9 @@ impl Server for Own<'_> {
         server::stop::halt(self.0).map_err(other)
     }
 
+    /// The start does it.
     async fn prepare(&self) -> Vec<String> {
-        let started = server::start::daemons(self.0);
-        started
-            .err()
-            .map(|error| chain(&error))
-            .into_iter()
-            .collect()
+        Vec::new()
     }
 
     async fn start(&self) -> Result<(), ServerError> {
@@ -84,16 +83,25 @@ impl Server for Own<'_> {
     }
 }
 
+/// What a stop did.
+pub struct Stopped {
+    /// None if the server had stopped before.
+    pub report: Option<StopReport>,
+    /// When packets from clients were dropped.
+    pub fenced: Instant,
+    /// The probes. To detach them takes a second, in which clients stand still.
+    pub watch: Option<Watch>,
+}
+
 /// Records what the clients hold, stops the server, and proves that nothing is left. Once delegations
-/// are back, packets from clients are dropped; returns when that began. No report if the server had
-/// stopped before.
+/// are back, packets from clients are dropped.
 ///
 /// # Errors
 /// If the server still runs then, its addresses are up again.
 pub async fn stop(
     server: &server::Server,
     observe: impl Fn() -> Result<(Facts, Watch), Failure>,
-) -> Result<(Option<StopReport>, Instant), Failure> {
+) -> Result<Stopped, Failure> {
     let mut observed = None;
     if nfsd::runs() {
         let (facts, mut watch) = observe()?;
@@ -102,7 +110,7 @@ pub async fn stop(
     }
     server::stop::fence(server).map_err(anyhow::Error::from)?;
     let fenced = Instant::now();
-    let done = match observed {
+    let done = match &mut observed {
         Some((facts, watch)) => record_and_stop(server, facts, watch).await.map(Some),
         None => server::stop::halt(server)
             .map(|()| None)
@@ -111,25 +119,29 @@ pub async fn stop(
     if done.is_err() && nfsd::runs() {
         server::stop::unfence(server).map_err(anyhow::Error::from)?;
     }
-    done.map(|report| (report, fenced))
+    done.map(|report| Stopped {
+        report,
+        fenced,
+        watch: observed.map(|(_, watch)| watch),
+    })
 }
 
 async fn record_and_stop(
     server: &server::Server,
-    facts: Facts,
-    mut watch: Watch,
+    facts: &Facts,
+    watch: &mut Watch,
 ) -> Result<StopReport, Failure> {
     let plan = stop::Plan {
         state: state(server),
-        kernel: facts.release,
+        kernel: facts.release.clone(),
     };
     let own = Own(server);
-    let recorded = stop::record(&own, &plan, &mut watch).map_err(of_stop)?;
+    let recorded = stop::record(&own, &plan, watch).map_err(of_stop)?;
     let blockers = recorded.blockers(&[]);
     if !blockers.is_empty() {
         return Err(of_stop(StopError::Refused(blockers)));
     }
-    let stopped = recorded.stop(&own, &plan, None, &mut watch).await;
+    let stopped = recorded.stop(&own, &plan, None, watch).await;
     stopped.map_err(of_stop)
 }
 
@@ -153,19 +165,27 @@ pub fn give_up(server: &server::Server) -> Result<(), server::ServerError> {
 }
 
 /// Starts the server in grace and brings its addresses up. The probes are attached if anybody may
-/// have something to reclaim.
+/// have something to reclaim, beside the start: it takes as long. `crashed`: there is no record, and
+/// clients reclaim.
 ///
 /// # Errors
 /// Then it does not serve.
 pub async fn begin(
     server: &server::Server,
-    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
+    crashed: bool,
+    observe: fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<(start::Begun, Option<Result<Watch, Failure>>), Failure> {
-    let observe = |grace: Grace| {
-        let is_needed = grace.stands() || !matches!(stop::stored(&state(server)), Ok(None));
-        is_needed.then(|| following(&observe))
+    let is_needed = crashed || !matches!(stop::stored(&state(server)), Ok(None));
+    // A thread is in the namespaces of the one that starts it.
+    let attaching = is_needed.then(|| thread::spawn(move || following(observe)));
+    let attached = |grace: Grace| match attaching {
+        Some(thread) => {
+            let panicked = |_| Err(anyhow!("the thread that attaches the probes panicked").into());
+            Some(thread.join().unwrap_or_else(panicked))
+        }
+        None => grace.stands().then(|| following(observe)),
     };
-    let begun = start::begin(&Own(server), true, observe).await;
+    let begun = start::begin(&Own(server), true, attached).await;
     begun.map_err(of_start)
 }
 

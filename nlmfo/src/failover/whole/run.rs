@@ -147,6 +147,7 @@ pub async fn run(
         let half = start::Plan {
             state: plan.state.clone(),
             config: plan.config.clone(),
+            fences_nfs4: false,
             deadline: plan.deadline,
         };
         let (started, over) = start::follow(&half, begun, &mut watch)
@@ -166,7 +167,7 @@ pub async fn run(
 
 /// Attaches the probes, before the server answers.
 pub(super) fn following(
-    observe: &impl Fn() -> Result<(Facts, Watch), Failure>,
+    observe: impl Fn() -> Result<(Facts, Watch), Failure>,
 ) -> Result<Watch, Failure> {
     let (_, mut watch) = observe()?;
     follow(&mut watch);

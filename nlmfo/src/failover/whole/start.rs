@@ -33,14 +33,15 @@ use crate::observe::states::Counts4;
 use crate::output;
 use crate::times::milliseconds;
 
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long nothing must have come any more before grace ends, after all of the record is back.
+/// How long nothing must have come any more before grace ends, after all of the record is back, if
+/// clients of NFSv3 or 4.0 are recorded. Newer ones say when they are done.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// The same if there was NFSv4 state, of which more may come back than is recorded: what was
-/// taken just before the stop.
-const NFS4_QUIET: Duration = Duration::from_secs(1);
+/// The same if NFSv4 clients could open and lock while the record was taken, so that more may
+/// come back.
+const UNFENCED_QUIET: Duration = Duration::from_secs(1);
 
 /// The same if clients had delegations and did not get them back: they reclaim the locks behind
 /// them, which nobody could record.
@@ -61,6 +62,8 @@ pub struct Plan {
     pub state: StateDir,
     /// The names that clients mount by.
     pub config: Config,
+    /// Nothing came from NFSv4 clients any more when the record was taken.
+    pub fences_nfs4: bool,
     /// Maximum time to follow the reclaims.
     pub deadline: Duration,
 }
@@ -297,11 +300,7 @@ impl Follow<'_> {
                 }
             };
             last = Some((count, since));
-            let quiet = match coverage.hidden {
-                0 if self.wanted.nfs4.is_empty() => QUIET,
-                0 => NFS4_QUIET,
-                _ => HIDDEN_QUIET,
-            };
+            let quiet = quiet(&self.wanted, self.plan.fences_nfs4, coverage.hidden);
             self.back = match coverage.is_complete() {
                 true => self.back.or_else(|| Some(self.began.elapsed())),
                 false => None,
@@ -367,6 +366,17 @@ impl Follow<'_> {
     }
 }
 
+/// How long nothing must have come any more once all of the record is back.
+fn quiet(record: &Record, fences_nfs4: bool, hidden: usize) -> Duration {
+    let of_nfs3 = record.clients.len() + record.locks.len() + record.shares.len() > 0;
+    match (hidden, fences_nfs4) {
+        (0, false) if !record.nfs4.is_empty() => UNFENCED_QUIET,
+        (0, _) if of_nfs3 || record.nfs4.iter().any(|line| line.client.minor == 0) => QUIET,
+        (0, _) => Duration::ZERO,
+        _ => HIDDEN_QUIET,
+    }
+}
+
 /// The clients in statd's directories, with their names.
 async fn listed(folders: Vec<PathBuf>) -> Vec<sm::Monitored> {
     let read = move || {
@@ -405,4 +415,32 @@ fn only_clients(addresses: &BTreeSet<IpAddr>, listed: Vec<sm::Monitored>) -> Rec
         }
     }
     Record::of_clients(vips.into_iter().collect(), clients)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::whole::coverage::tests::{lock, record, state};
+    use crate::observe::states::Kind;
+    use crate::observe::states::describe::{ClientLine4, StateLine};
+
+    #[test]
+    fn only_clients_that_do_not_say_when_they_are_done_are_waited_for() {
+        let of = |minor| {
+            let line = state(Kind::Open);
+            let client = ClientLine4 {
+                minor,
+                ..line.client
+            };
+            StateLine { client, ..line }
+        };
+        let held = |nfs4| Record { nfs4, ..record() };
+        assert_eq!(quiet(&held(vec![of(1), of(2)]), true, 0), Duration::ZERO);
+        assert_eq!(quiet(&held(vec![of(1), of(0)]), true, 0), QUIET);
+        assert_eq!(quiet(&held(vec![of(1)]), false, 0), UNFENCED_QUIET);
+        assert_eq!(quiet(&held(vec![of(1)]), true, 1), HIDDEN_QUIET);
+        let mut of_nfs3 = held(Vec::new());
+        of_nfs3.locks.push(lock("10.77.0.1", 0, 9));
+        assert_eq!(quiet(&of_nfs3, false, 0), QUIET);
+    }
 }
