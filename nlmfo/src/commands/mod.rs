@@ -25,7 +25,7 @@ use anyhow::anyhow;
 use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction};
 use crate::exit::{Exit, Failure};
 use crate::files;
-use crate::kernel::symbols::{self, Keeper};
+use crate::kernel::symbols;
 
 /// Runs the command and tells how it ended.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -35,12 +35,12 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         // Before this process has a second thread.
         return server::exec(name, command);
     }
-    // Before it enters another mount namespace. Not everybody may.
-    let _ = files::run::open();
-    symbols::keep_in(Keeper {
-        path: || files::run::opened("symbols.json"),
-        write: |path, text| files::write_whole(path, text, files::PRIVATE),
-    });
+    // Before it enters another mount namespace. Not everybody may have a file there.
+    if let Ok(path) = files::run::file("symbols.json") {
+        symbols::keep_in(&path, |path, text| {
+            files::write_whole(path, text, files::PRIVATE)
+        });
+    }
     if let Command::Locks(LocksArgs { server, .. }) | Command::Clients(ClientsArgs { server, .. }) =
         &cli.command
         && let Some(name) = server

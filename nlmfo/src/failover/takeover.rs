@@ -59,6 +59,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// For cancelling what waits, before lockd is known to answer.
 const EARLY_CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Maximum time for the state directory to answer: more than the lease and grace of a server that it
+/// may be mounted from.
+const BOOKS_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// Time between two checks of what is reclaimed.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -103,8 +107,7 @@ pub async fn run(
     // Before a client can reach the VIP.
     watch.follow_unlocks();
     let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
-    let begun = plan.wait_for_books(begun, &window, facts).await;
-    let begun = begun.map_err(RunError::Before)?;
+    let begun = plan.wait_for_books(begun, &window, facts).await?;
     if !blockers.is_empty() {
         // Waiters would be granted meanwhile. If lockd does not answer, this is done again
         // afterwards.
@@ -190,7 +193,8 @@ impl Plan {
         mut begun: Option<way::Begun>,
         window: &way::Plan,
         facts: &Facts,
-    ) -> Result<Option<way::Begun>, OpenError> {
+    ) -> Result<Option<way::Begun>, RunError> {
+        let asked = Instant::now();
         let (state, vips) = (self.state.clone(), self.vips.clone());
         // What is wrong with a book is reported by those who need it.
         let read = move || {
@@ -200,26 +204,39 @@ impl Plan {
         };
         let mut reading = tokio::task::spawn_blocking(read);
         while timeout(window.lasting / 3, &mut reading).await.is_err() {
-            warn!(directory = %self.state.path().display(), "the state directory does not answer yet");
+            let directory = self.state.path().display();
+            if asked.elapsed() >= BOOKS_TIMEOUT {
+                let minutes = BOOKS_TIMEOUT.as_secs() / 60;
+                let why = format!(
+                    "the state directory {directory} does not answer in {minutes} minutes: see what \
+                     it is mounted from, then run this again"
+                );
+                return Err(self.not_ready(vec![why]).await?);
+            }
+            warn!(%directory, "the state directory does not answer yet");
             if begun.is_some() {
-                begun = window::begin(window, facts).await?;
+                begun = (window::begin(window, facts).await).map_err(RunError::Before)?;
             }
         }
         Ok(begun)
     }
 
-    /// Waits with the window open. Ends the window if the services do not come up, so that
-    /// nothing has changed.
+    /// Waits with the window open. Ends the window if the services do not come up.
     async fn wait_for_services(&self, max_wait: Duration) -> Result<(), RunError> {
         let checks = look::wait(&self.state, &self.purpose(), max_wait).await;
         let blockers = services::blockers(&checks);
         if blockers.is_empty() {
             return Ok(());
         }
+        Err(self.not_ready(blockers).await?)
+    }
+
+    /// Ends the window, so that nothing has changed, and says why.
+    async fn not_ready(&self, why: Vec<String>) -> Result<RunError, RunError> {
         let mut paths = (PathFinder::new(0).context("reading the mounted filesystems"))
             .map_err(RunError::After)?;
         (end(&self.vips, 0, &mut paths).await).map_err(RunError::After)?;
-        Err(RunError::NotReady(blockers))
+        Ok(RunError::NotReady(why))
     }
 }
 

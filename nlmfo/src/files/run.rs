@@ -1,12 +1,10 @@
 //! `/run/nlmfo`: lock files, stored reports and what was read of the kernel. Only root can open
 //! it: a user who can open a lock file can lock it.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use super::FileError;
 
@@ -33,25 +31,6 @@ pub fn file(name: &str) -> Result<PathBuf, RunError> {
     let folder = folder();
     create(folder)?;
     Ok(folder.join(name))
-}
-
-/// The directory, as [`open`] found it.
-static OPEN: OnceLock<File> = OnceLock::new();
-
-/// Opens the directory for [`opened`], and creates it if needed.
-pub fn open() -> Result<(), RunError> {
-    create(folder())?;
-    let folder = File::open(folder()).map_err(FileError::io("opening", folder()))?;
-    // The first one stays.
-    let _ = OPEN.set(folder);
-    Ok(())
-}
-
-/// The path of a file in the directory that was opened, in whatever mount namespace a thread is
-/// since: a server of its own has another `/run`. None if none was opened.
-pub fn opened(name: &str) -> Option<PathBuf> {
-    let folder = OPEN.get()?.as_raw_fd().to_string();
-    Some(Path::new("/proc/self/fd").join(folder).join(name))
 }
 
 fn create(folder: &Path) -> Result<(), RunError> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
-pub use kept::{Keeper, keep_in};
+pub use kept::keep_in;
 use serde::{Deserialize, Serialize};
 
 const KALLSYMS: &str = "/proc/kallsyms";

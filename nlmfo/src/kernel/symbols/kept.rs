@@ -1,7 +1,10 @@
 //! What `/proc/kallsyms` said, kept in a file as long as the same modules are loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -11,20 +14,40 @@ use tracing::debug;
 
 use super::{Symbols, SymbolsError};
 
-/// A file that root alone can write.
-#[derive(Clone, Copy, Debug)]
-pub struct Keeper {
-    pub path: fn() -> Option<PathBuf>,
-    /// Replaces the file; a crash leaves the old one or the new one.
-    pub write: fn(&Path, &[u8]) -> io::Result<()>,
+/// Replaces a file; a crash leaves the old one or the new one.
+type Write = fn(&Path, &[u8]) -> io::Result<()>;
+
+struct Keeper {
+    /// Open: another mount namespace may have another directory in its place.
+    folder: File,
+    name: OsString,
+    write: Write,
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
-/// Has symbols kept. Where nobody calls it, they are read each time.
-pub fn keep_in(keeper: Keeper) {
-    // The first call counts.
-    let _ = KEEPER.set(keeper);
+/// Has symbols kept in a file that root alone can write, from whatever mount namespace. Where
+/// nobody calls it, they are read each time.
+pub fn keep_in(path: &Path, write: Write) {
+    if let (Some(folder), Some(name)) = (path.parent(), path.file_name())
+        && let Ok(folder) = File::open(folder)
+    {
+        let name = name.to_owned();
+        let keeper = Keeper {
+            folder,
+            name,
+            write,
+        };
+        // The first call counts.
+        let _ = KEEPER.set(keeper);
+    }
+}
+
+impl Keeper {
+    fn path(&self) -> PathBuf {
+        let folder = self.folder.as_raw_fd().to_string();
+        Path::new("/proc/self/fd").join(folder).join(&self.name)
+    }
 }
 
 /// The kernel and modules that have the symbols.
@@ -61,11 +84,11 @@ pub(super) fn load(
     names: BTreeSet<&str>,
     read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
 ) -> Result<Symbols, SymbolsError> {
-    let file = KEEPER
-        .get()
-        .and_then(|keeper| Some(((keeper.path)()?, keeper.write)));
-    match (file, Incarnation::now()) {
-        (Some((path, write)), Ok(now)) => from(&path, write, now, Incarnation::now, names, read),
+    match (KEEPER.get(), Incarnation::now()) {
+        (Some(keeper), Ok(now)) => {
+            let path = keeper.path();
+            from(&path, keeper.write, now, Incarnation::now, names, read)
+        }
         _ => read(&names),
     }
 }
