@@ -29,4 +29,4 @@ pub mod stop;
 mod tickle;
 mod unrecorded;
 
-pub use server::{Server, ServerError};
+pub use server::{Clients, NotReady, Server, ServerError};

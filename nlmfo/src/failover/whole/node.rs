@@ -8,7 +8,7 @@ use tokio::process::Command;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::server::{Server, ServerError};
+use super::server::{Clients, NotReady, Server, ServerError};
 use crate::causes::chain;
 use crate::failover::services::look;
 use crate::files::{self, LIMIT, PRIVATE};
@@ -175,18 +175,20 @@ impl Server for NodeServer {
         }
     }
 
-    async fn prepare(&self) -> Vec<String> {
+    async fn prepare(&self) -> Vec<NotReady> {
         let (nfsdcld, statd) = tokio::join!(self.nfsdcld(), self.statd());
         let mut missing = Vec::new();
         if let Err(error) = nfsdcld {
-            missing.push(format!(
-                "nfsdcld does not run, NFSv4 clients cannot reclaim: {error}"
-            ));
+            missing.push(NotReady {
+                clients: Clients::Nfs4,
+                reason: format!("nfsdcld does not run, NFSv4 clients cannot reclaim: {error}"),
+            });
         }
         if let Err(error) = statd {
-            missing.push(format!(
-                "rpc.statd does not answer, NFSv3 clients cannot reclaim: {error}"
-            ));
+            missing.push(NotReady {
+                clients: Clients::Nfs3,
+                reason: format!("rpc.statd does not answer, NFSv3 clients cannot reclaim: {error}"),
+            });
         }
         missing
     }

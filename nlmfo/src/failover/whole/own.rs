@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use super::report::{StartReport, StopReport};
 use super::run::{following, of_start, of_stop};
 use super::stop::StopError;
-use super::{Server, ServerError, delegations, start, stop};
+use super::{NotReady, Server, ServerError, delegations, start, stop};
 use crate::causes::chain;
 use crate::exit::Failure;
 use crate::failover::watch::Watch;
@@ -42,7 +42,7 @@ impl Server for Own<'_> {
     }
 
     /// The start does it.
-    async fn prepare(&self) -> Vec<String> {
+    async fn prepare(&self) -> Vec<NotReady> {
         Vec::new()
     }
 

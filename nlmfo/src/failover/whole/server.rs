@@ -15,6 +15,21 @@ pub enum ServerError {
     Other(String),
 }
 
+/// Clients that cannot reclaim while something is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    Nfs3,
+    Nfs4,
+}
+
+/// What does not run, although clients need it to reclaim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotReady {
+    pub clients: Clients,
+    /// What it is, and why it does not run.
+    pub reason: String,
+}
+
 /// A server that stops and starts as a whole. Its kernel files are those of this process's
 /// namespaces.
 pub trait Server: Sync {
@@ -26,7 +41,7 @@ pub trait Server: Sync {
 
     /// Starts what must run before its threads do: nfsdcld, which listens when this returns,
     /// and statd. Returns what is missing all the same.
-    fn prepare(&self) -> impl Future<Output = Vec<String>> + Send;
+    fn prepare(&self) -> impl Future<Output = Vec<NotReady>> + Send;
 
     /// Starts its threads. Also if they run already.
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;

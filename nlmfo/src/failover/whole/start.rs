@@ -101,10 +101,11 @@ pub async fn begin<T>(
     prepare: bool,
     observe: impl FnOnce(Grace) -> T,
 ) -> Result<(Begun, T), StartError> {
-    let not_ready = match prepare {
+    let missing = match prepare {
         true => server.prepare().await,
         false => Vec::new(),
     };
+    let not_ready = missing.into_iter().map(|one| one.reason).collect();
     // Before it starts: lockd removes what it unmonitors.
     let monitored = server.monitored();
     let began = Instant::now();

@@ -11,7 +11,7 @@ use super::coverage::Coverage;
 use super::present::Held;
 use super::report::StopReport;
 use super::unrecorded::Unrecorded;
-use super::{Server, ServerError};
+use super::{Clients, NotReady, Server, ServerError};
 use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
@@ -161,15 +161,8 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
 
 impl Recorded {
     /// Why a stop would lose locks; empty if nothing is known that would.
-    pub fn blockers(&self, prepared: &[String]) -> Vec<String> {
-        let (v3, v4) = (!self.record.locks.is_empty(), !self.record.nfs4.is_empty());
-        let mut blockers: Vec<String> = (prepared.iter())
-            .filter(|missing| match missing.contains("NFSv4") {
-                true => v4,
-                false => v3,
-            })
-            .cloned()
-            .collect();
+    pub fn blockers(&self, missing: &[NotReady]) -> Vec<String> {
+        let mut blockers = needed(missing, &self.record);
         for name in &self.report.unknown {
             blockers.push(format!(
                 "nfsdcld does not know the NFSv4 client {name}: it cannot reclaim"
@@ -269,6 +262,17 @@ impl Recorded {
     }
 }
 
+/// What is missing although clients that hold something need it.
+fn needed(missing: &[NotReady], record: &Record) -> Vec<String> {
+    let (nfs3, nfs4) = (!record.locks.is_empty(), !record.nfs4.is_empty());
+    let is_needed = |one: &&NotReady| match one.clients {
+        Clients::Nfs3 => nfs3,
+        Clients::Nfs4 => nfs4,
+    };
+    let needed = missing.iter().filter(is_needed);
+    needed.map(|one| one.reason.clone()).collect()
+}
+
 fn put(record: &mut Record, plan: &Plan) -> Result<(), RecordError> {
     record.put(&Record::place(&record_path(&plan.state))?)
 }
@@ -343,4 +347,26 @@ fn left(held: &Held) -> Vec<String> {
         left.push("nfsd still has threads".to_owned());
     }
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::whole::coverage::tests::{lock, record, state};
+
+    #[test]
+    fn only_clients_that_hold_something_need_their_daemon() {
+        let missing = [Clients::Nfs3, Clients::Nfs4].map(|clients| NotReady {
+            clients,
+            reason: format!("{clients:?}"),
+        });
+        let mut record = record();
+        assert!(needed(&missing, &record).is_empty());
+        record.locks = vec![lock("10.77.0.1", 0, 9)];
+        assert_eq!(needed(&missing, &record), ["Nfs3"]);
+        record.nfs4 = vec![state(Kind::Open)];
+        assert_eq!(needed(&missing, &record), ["Nfs3", "Nfs4"]);
+        record.locks.clear();
+        assert_eq!(needed(&missing, &record), ["Nfs4"]);
+    }
 }
