@@ -323,36 +323,19 @@ async fn run(program: &Path, vip: IpAddr, until: watch::Receiver<Instant>) -> No
 mod tests {
     use super::*;
     use crate::failover::record::ClientLine;
+    use crate::failover::record::sample::{self, client};
     use crate::notify::book::Client;
     use crate::notify::book::writer::Writer;
-    use crate::observe::describe::HostLine;
-    use crate::observe::host::{NlmVersion, Transport};
 
     fn vip() -> IpAddr {
         // TEST-NET-1, which this node does not have.
         "192.0.2.1".parse().unwrap()
     }
 
-    fn client(vip: IpAddr, client: &str, nsm_name: &str) -> ClientLine {
-        ClientLine {
-            host: HostLine {
-                vip,
-                client: client.parse().unwrap(),
-                client_name: "c".into(),
-                version: NlmVersion::V4,
-                transport: Transport::Tcp,
-                netns: 1,
-            },
-            nsm_name: nsm_name.into(),
-        }
-    }
-
     fn record(clients: Vec<ClientLine>) -> Record {
         Record {
-            node: "a".into(),
-            kernel: "6.1".into(),
-            taken_at: 1,
-            ..Record::of_clients(vec![vip()], clients)
+            clients,
+            ..sample::record(&[&vip().to_string()])
         }
     }
 

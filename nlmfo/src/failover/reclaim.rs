@@ -109,28 +109,14 @@ pub fn split<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::describe::{FileLine, HostLine};
-    use crate::observe::host::{NlmVersion, Transport};
+    use crate::failover::record::sample;
+
+    const VIP: &str = "10.77.0.1";
 
     fn lock(start: u64, end: u64, mode: Mode) -> LockLine {
         LockLine {
-            host: HostLine {
-                vip: "10.77.0.1".parse().unwrap(),
-                client: "10.77.0.11".parse().unwrap(),
-                client_name: "c1".into(),
-                version: NlmVersion::V4,
-                transport: Transport::Tcp,
-                netns: 1,
-            },
-            svid: 7,
             mode,
-            range: Range { start, end },
-            file: FileLine {
-                dev: "8:1".into(),
-                ino: 5,
-                fh: "0100".into(),
-                path: None,
-            },
+            ..sample::lock(VIP, start, end)
         }
     }
 
@@ -156,26 +142,12 @@ mod tests {
 
     #[test]
     fn what_is_expected_is_the_vips_own() {
-        let vip: IpAddr = "10.77.0.1".parse().unwrap();
-        let mut other = lock(0, 1, Mode::Read);
-        other.host.vip = "10.77.0.2".parse().unwrap();
-        let record = Record {
-            schema: Record::SCHEMA.into(),
-            node: "a".into(),
-            kernel: "6.1".into(),
-            taken_at: 1,
-            vips: vec![vip, other.host.vip],
-            clients: Vec::new(),
-            locks: vec![lock(10, 19, Mode::Read), other],
-            waiters: Vec::new(),
-            shares: Vec::new(),
-            nfs4: Vec::new(),
-            changing: false,
-            connections: Vec::new(),
-        };
+        let other = "10.77.0.2";
+        let mut record = sample::record(&[VIP, other]);
+        record.locks = vec![lock(10, 19, Mode::Read), sample::lock(other, 0, 1)];
         let text = serde_json::to_string(&record).unwrap();
         let record: Record = serde_json::from_str(&text).unwrap();
-        let expected = Expected::of(&record, vip);
+        let expected = Expected::of(&record, VIP.parse().unwrap());
         assert_eq!(expected.len(), 1);
         let missing = expected.missing(&LockTable::default());
         assert_eq!(missing, [&record.locks[0]]);
@@ -188,10 +160,10 @@ mod tests {
         };
         let unlocked = |change: fn(&mut Unlocked3)| {
             let mut call = Unlocked3 {
-                vip: "10.77.0.1".parse().unwrap(),
-                client: "10.77.0.11".parse().unwrap(),
-                svid: 7,
-                fh: vec![1, 0],
+                vip: VIP.parse().unwrap(),
+                client: "10.77.1.1".parse().unwrap(),
+                svid: 3,
+                fh: vec![1, 0xff],
                 range: Range::of_call(0, 0),
             };
             change(&mut call);

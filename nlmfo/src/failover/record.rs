@@ -228,24 +228,17 @@ fn add<T: Eq + Hash + Clone>(lines: &mut Vec<T>, earlier: &[T], is_ours: impl Fn
 }
 
 #[cfg(test)]
+pub mod sample;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    const VIP: &str = "10.77.0.1";
+    const OTHER: &str = "10.77.0.2";
+
     fn record() -> Record {
-        Record {
-            schema: Record::SCHEMA.into(),
-            node: "a".to_owned(),
-            kernel: "6.1".to_owned(),
-            taken_at: 1,
-            vips: vec!["10.77.0.1".parse().unwrap()],
-            clients: Vec::new(),
-            locks: Vec::new(),
-            waiters: Vec::new(),
-            shares: Vec::new(),
-            nfs4: Vec::new(),
-            changing: false,
-            connections: Vec::new(),
-        }
+        sample::record(&[VIP])
     }
 
     #[test]
@@ -275,36 +268,31 @@ mod tests {
 
     /// A lock through this VIP, told from others by its svid.
     fn lock(vip: &str, svid: u32) -> LockLine {
-        let line = serde_json::json!({
-            "vip": vip, "client": "10.77.1.1", "client_name": "c1", "version": 4,
-            "transport": "tcp", "netns": 1, "svid": svid, "mode": "write",
-            "range": {"start": 5, "end": null},
-            "file": {"dev": "0:28", "ino": 17, "fh": "00", "path": null},
-        });
-        serde_json::from_value(line).unwrap()
+        LockLine {
+            svid,
+            ..sample::lock(vip, 0, 9)
+        }
     }
 
     #[test]
     fn what_an_interrupted_release_recorded_comes_back_once_and_for_its_vip() {
-        let (vip, other) = ("10.77.0.1", "10.77.0.2");
         let mut earlier = record();
-        earlier.locks = vec![lock(vip, 1), lock(vip, 2), lock(other, 3)];
+        earlier.locks = vec![lock(VIP, 1), lock(VIP, 2), lock(OTHER, 3)];
         let mut now = record();
-        now.locks = vec![lock(vip, 2)];
-        now.recall(&earlier, vip.parse().unwrap());
-        assert_eq!(now.locks, [lock(vip, 2), lock(vip, 1)]);
+        now.locks = vec![lock(VIP, 2)];
+        now.recall(&earlier, VIP.parse().unwrap());
+        assert_eq!(now.locks, [lock(VIP, 2), lock(VIP, 1)]);
     }
 
     #[test]
     fn a_record_of_other_vips_is_kept_with_the_new_one() {
-        let (vip, other) = ("10.77.0.1", "10.77.0.2");
         let mut earlier = record();
-        earlier.vips = vec![vip.parse().unwrap(), other.parse().unwrap()];
-        earlier.locks = vec![lock(vip, 1), lock(other, 3)];
+        earlier.vips = vec![VIP.parse().unwrap(), OTHER.parse().unwrap()];
+        earlier.locks = vec![lock(VIP, 1), lock(OTHER, 3)];
         let mut now = record();
-        now.locks = vec![lock(vip, 2)];
+        now.locks = vec![lock(VIP, 2)];
         now.keep_others(&earlier);
-        assert_eq!(now.locks, [lock(vip, 2), lock(other, 3)]);
+        assert_eq!(now.locks, [lock(VIP, 2), lock(OTHER, 3)]);
         assert_eq!(now.vips, earlier.vips);
     }
 

@@ -93,12 +93,12 @@ fn gone(vip: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failover::whole::coverage::tests::{lock, record, state};
+    use crate::failover::record::sample::{lock, record, state};
     use crate::observe::states::Kind;
 
     #[test]
     fn what_cannot_come_back_is_counted_with_its_cause() {
-        let mut record = record();
+        let mut record = record(&["10.77.0.1", "10.77.0.2"]);
         record.locks = vec![lock("10.77.0.1", 0, 9), lock("10.77.0.2", 0, 9)];
         record.nfs4 = vec![state(Kind::Open)];
         let mut now = Configuration {

@@ -279,4 +279,4 @@ fn held(table: &StateTable) -> BTreeMap<Place, Held> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -376,7 +376,7 @@ impl fmt::Display for StartReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failover::whole::coverage::tests::lock;
+    use crate::failover::record::sample::lock;
 
     fn started() -> StartReport {
         StartReport {

@@ -421,7 +421,7 @@ fn only_clients(addresses: &BTreeSet<IpAddr>, listed: Vec<sm::Monitored>) -> Rec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failover::whole::coverage::tests::{lock, record, state};
+    use crate::failover::record::sample::{lock, record, state};
     use crate::observe::states::Kind;
     use crate::observe::states::describe::{ClientLine4, StateLine};
 
@@ -435,7 +435,10 @@ mod tests {
             };
             StateLine { client, ..line }
         };
-        let held = |nfs4| Record { nfs4, ..record() };
+        let held = |nfs4| Record {
+            nfs4,
+            ..record(&["10.77.0.1"])
+        };
         assert_eq!(quiet(&held(vec![of(1), of(2)]), true, 0), Duration::ZERO);
         assert_eq!(quiet(&held(vec![of(1), of(0)]), true, 0), QUIET);
         assert_eq!(quiet(&held(vec![of(1)]), false, 0), UNFENCED_QUIET);

@@ -352,7 +352,7 @@ fn left(held: &Held) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failover::whole::coverage::tests::{lock, record, state};
+    use crate::failover::record::sample::{lock, record, state};
 
     #[test]
     fn only_clients_that_hold_something_need_their_daemon() {
@@ -360,7 +360,7 @@ mod tests {
             clients,
             reason: format!("{clients:?}"),
         });
-        let mut record = record();
+        let mut record = record(&["10.77.0.1"]);
         assert!(needed(&missing, &record).is_empty());
         record.locks = vec![lock("10.77.0.1", 0, 9)];
         assert_eq!(needed(&missing, &record), ["Nfs3"]);

@@ -1,83 +1,14 @@
 use super::*;
-use crate::observe::describe::{FileLine, HostLine};
+use crate::failover::record::sample::{self, lock, state};
 use crate::observe::host::{Host, NlmVersion, Transport};
-use crate::observe::states::describe::{ClientLine4, RangeLine};
-use crate::observe::states::info::Info;
-use crate::observe::states::{Nfs4Client, State, sample};
+use crate::observe::states::describe::RangeLine;
+use crate::observe::states::{self, Nfs4Client, State};
 use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock};
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
-pub fn record() -> Record {
-    Record {
-        schema: Record::SCHEMA.into(),
-        node: "a".into(),
-        kernel: "6.1".into(),
-        taken_at: 1,
-        vips: VIPS.map(|vip| vip.parse().unwrap()).into(),
-        clients: Vec::new(),
-        locks: Vec::new(),
-        waiters: Vec::new(),
-        shares: Vec::new(),
-        nfs4: Vec::new(),
-        changing: false,
-        connections: Vec::new(),
-    }
-}
-
-fn file() -> FileLine {
-    FileLine {
-        dev: "0:30".into(),
-        ino: 7,
-        fh: "01ff".into(),
-        path: Some("/export/file".into()),
-    }
-}
-
-/// A lock of NFSv3 that c1 holds.
-pub fn lock(vip: &str, start: u64, end: u64) -> LockLine {
-    LockLine {
-        host: HostLine {
-            vip: vip.parse().unwrap(),
-            client: "10.77.1.1".parse().unwrap(),
-            client_name: "c1".into(),
-            version: NlmVersion::V4,
-            transport: Transport::Tcp,
-            netns: 1,
-        },
-        svid: 3,
-        mode: Mode::Write,
-        range: Range { start, end },
-        file: file(),
-    }
-}
-
-/// A state of a 4.1 client, read and write.
-pub fn state(kind: Kind) -> StateLine {
-    StateLine {
-        client: ClientLine4 {
-            client_id: "0x1".into(),
-            number: 1,
-            minor: 1,
-            client: "10.77.1.2".parse().unwrap(),
-            client_name: "Linux NFSv4.1 c2".into(),
-            vips: vec![VIPS[0].parse().unwrap()],
-            vip_unknown: false,
-            connections: Some(1),
-            info: Info::default(),
-        },
-        kind,
-        standing: Standing::Held,
-        access: Access {
-            read: true,
-            write: true,
-        },
-        deny: Access::default(),
-        ranges: Vec::new(),
-        owner: String::new(),
-        file: Some(file()),
-        stateid: String::new(),
-    }
+fn record() -> Record {
+    sample::record(&VIPS)
 }
 
 fn locked(ranges: &[(Mode, u64, u64)]) -> StateLine {
@@ -136,13 +67,13 @@ fn now(name: &str, states: &[Now]) -> StateTable {
     let client = Nfs4Client {
         name: name.into(),
         address: "10.77.1.2".parse().unwrap(),
-        ..sample::client(&[])
+        ..states::sample::client(&[])
     };
     let states = states.iter().map(|&(kind, access, ranges)| State {
         access,
         file: Some(info()),
         ranges: ranges.to_vec(),
-        ..sample::state(0, kind)
+        ..states::sample::state(0, kind)
     });
     StateTable {
         clients: vec![client],
