@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use crate::ticks::detail::Detail;
 use crate::ticks::events::Event;
-use crate::ticks::states::ClientLine4;
 use crate::ticks::world::World;
 
 /// A line of a VIP's pane; the numbers are places in its [`Detail`].
@@ -46,23 +45,19 @@ impl Filter {
     /// Its address, or one of its clients or files.
     pub fn takes_vip(&self, world: &World, vip: IpAddr) -> bool {
         let in_detail = |detail: &Detail| {
-            (0..detail.clients.len()).any(|client| self.takes_client(detail, client))
+            let mut clients = detail.clients.iter();
+            clients.any(|client| self.takes_client(&client.name, client.client))
                 || files(detail).any(|(_, file)| self.takes(file))
                 || detail.nfs4.iter().any(|client| {
-                    self.takes_client4(client)
+                    self.takes_client(&client.name, client.client)
                         || client.lines.iter().any(|line| self.takes(&line.file))
                 })
         };
         self.takes(&vip.to_string()) || world.details.get(&vip).is_some_and(in_detail)
     }
 
-    fn takes_client(&self, detail: &Detail, client: usize) -> bool {
-        let client = &detail.clients[client];
-        self.takes(&client.name) || self.takes(&client.client.to_string())
-    }
-
-    fn takes_client4(&self, client: &ClientLine4) -> bool {
-        self.takes(&client.name) || self.takes(&client.client.to_string())
+    fn takes_client(&self, name: &str, address: IpAddr) -> bool {
+        self.takes(name) || self.takes(&address.to_string())
     }
 }
 
@@ -82,8 +77,8 @@ pub fn of_vip(world: &World, vip: IpAddr, filter: &str) -> Vec<Line> {
     };
     let filter = Filter::new(filter);
     let all = filter.takes(&vip.to_string());
-    let whole: Vec<bool> = (0..detail.clients.len())
-        .map(|client| all || filter.takes_client(detail, client))
+    let whole: Vec<bool> = (detail.clients.iter())
+        .map(|client| all || filter.takes_client(&client.name, client.client))
         .collect();
     let mut by_client: Vec<Vec<Line>> = vec![Vec::new(); detail.clients.len()];
     let mut add = |client: usize, file: &str, line| {
@@ -111,7 +106,7 @@ pub fn of_vip(world: &World, vip: IpAddr, filter: &str) -> Vec<Line> {
         }
     }
     for (place, client) in detail.nfs4.iter().enumerate() {
-        let whole = all || filter.takes_client4(client);
+        let whole = all || filter.takes_client(&client.name, client.client);
         let taken = (client.lines.iter().enumerate())
             .filter(|(_, line)| whole || filter.takes(&line.file))
             .map(|(line, _)| Line::State(place, line));
