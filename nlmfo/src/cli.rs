@@ -136,13 +136,20 @@ pub struct LocksArgs {
     /// Show the NFSv3 locks of all network namespaces
     #[arg(long)]
     pub all_netns: bool,
+    #[command(flatten)]
+    pub filter: ServerFilter,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The servers to show, of those that run on the node.
+#[derive(Debug, Args)]
+pub struct ServerFilter {
     /// Show only this server of the node, as `nlmfo server list` names it, or `node` for the
     /// node's own
     #[arg(long, value_name = "NAME")]
     pub server: Option<String>,
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// An NFS version. The kernel keeps the state of each separately.
@@ -308,6 +315,7 @@ pub struct TakeoverArgs {
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("action").required(true).args(["duration", "end", "list"])))]
+#[command(mut_arg("server", |server| server.requires("list")))]
 pub struct GraceArgs {
     /// Virtual server address (repeatable; optional with --list)
     #[arg(long, value_name = "ADDRESS", required_unless_present = "list", value_parser = vip)]
@@ -328,10 +336,8 @@ pub struct GraceArgs {
     #[arg(long, value_name = "PATH", conflicts_with_all = ["end", "list"])]
     #[arg(required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
-    /// Show only this server of the node, as `nlmfo server list` names it, or `node` for the
-    /// node's own
-    #[arg(long, value_name = "NAME", requires = "list")]
-    pub server: Option<String>,
+    #[command(flatten)]
+    pub filter: ServerFilter,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::StateArgs;
 use super::values::{address, vip};
+use super::{ServerFilter, StateArgs};
 
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("action").args(["import", "export", "forget"])))]
+#[command(mut_arg("server", |server| server.conflicts_with("action")))]
 pub struct ClientsArgs {
     /// Show only clients of this server address (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
@@ -26,10 +27,8 @@ pub struct ClientsArgs {
     /// Remove a client from the book of the VIP, until it locks again
     #[arg(long, value_name = "ADDRESS", requires = "vip", value_parser = address)]
     pub forget: Option<IpAddr>,
-    /// Show only this server of the node, as `nlmfo server list` names it, or `node` for the
-    /// node's own
-    #[arg(long, value_name = "NAME", conflicts_with = "action")]
-    pub server: Option<String>,
+    #[command(flatten)]
+    pub filter: ServerFilter,
     #[command(flatten)]
     pub state: StateArgs,
     /// Print one JSON object

@@ -31,7 +31,7 @@ use crate::times;
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
-    let state = match args.server.as_deref() {
+    let state = match args.filter.server.as_deref() {
         // Its book, if there is one, is where its notifications look for it.
         Some(name) if name != everywhere::NODE => {
             let server = Server::named(name).map_err(anyhow::Error::from)?;
@@ -49,7 +49,7 @@ pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
         return forget(args, &state, client);
     }
     if !args.book
-        && let Some(exit) = everywhere::list(args.server.as_deref(), args.json, None)?
+        && let Some(exit) = everywhere::list(args.filter.server.as_deref(), args.json, None)?
     {
         return Ok(exit);
     }

@@ -220,7 +220,7 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
 
 /// The grace of each server in namespaces of its own, or of the one that was asked for.
 fn servers(args: &GraceArgs) -> Vec<ServerGrace> {
-    let names = match args.server.as_deref() {
+    let names = match args.filter.server.as_deref() {
         Some(everywhere::NODE) => Vec::new(),
         Some(name) => vec![name.to_owned()],
         None => server::running(),
@@ -266,11 +266,8 @@ fn list_server(args: &GraceArgs) -> Result<Exit, Failure> {
 }
 
 async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
-    if args
-        .server
-        .as_ref()
-        .is_some_and(|name| name != everywhere::NODE)
-    {
+    let server = args.filter.server.as_deref();
+    if server.is_some_and(|name| name != everywhere::NODE) {
         return list_server(args);
     }
     leftovers::finish_if_over().await?;

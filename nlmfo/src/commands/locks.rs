@@ -43,7 +43,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     // It sees those of all namespaces from here.
     let asked = match args.all_netns {
         true => Some(everywhere::NODE),
-        false => args.server.as_deref(),
+        false => args.filter.server.as_deref(),
     };
     if let Some(exit) = everywhere::list(asked, args.json, path)? {
         return Ok(exit);

@@ -41,9 +41,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             files::write_whole(path, text, files::PRIVATE)
         });
     }
-    if let Command::Locks(LocksArgs { server, .. }) | Command::Clients(ClientsArgs { server, .. }) =
+    if let Command::Locks(LocksArgs { filter, .. }) | Command::Clients(ClientsArgs { filter, .. }) =
         &cli.command
-        && let Some(name) = server
+        && let Some(name) = &filter.server
     {
         require_root()?;
         everywhere::enter(name)?;
