@@ -5,6 +5,9 @@
 //! in the directory that `xtask/src/toolchain` describes. `NLMFO_EBPF_ELF` names a directory
 //! with ready-made ELFs instead; then nothing is compiled here.
 
+#[path = "build/paths.rs"]
+mod paths;
+
 use std::{
     env,
     ffi::OsString,
@@ -136,9 +139,9 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
             // Whose registers the kernel hands to a kprobe: for every crate, ours
             // too, which AYA_BPF_TARGET_ARCH would not reach.
             format!(
-                "-Clink-arg=--btf --cfg bpf_target_arch=\"{}\"{}",
+                "-Clink-arg=--btf --cfg bpf_target_arch=\"{}\" {}",
                 variable("CARGO_CFG_TARGET_ARCH")?.display(),
-                without_paths(&workspace)
+                paths::without_paths(&workspace)
             ),
         );
     // What concerns the host's compiler alone, clippy's wrapper for example.
@@ -162,27 +165,6 @@ fn build(out_dir: &Path) -> Result<PathBuf> {
         println!("cargo::warning={line}");
     }
     Ok(target_dir.join(TARGET).join("ebpf"))
-}
-
-/// Flags that keep the paths of this machine out of the objects: they are the same wherever they
-/// are built.
-fn without_paths(workspace: &Path) -> String {
-    let home = non_empty("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let mut flags = String::new();
-    for (path, name) in [(home, "/cargo"), (Some(workspace.to_owned()), "/nlmfo")] {
-        // The flags are separated by blanks.
-        let path = path.map(|path| {
-            fs::canonicalize(&path)
-                .unwrap_or(path)
-                .display()
-                .to_string()
-        });
-        if let Some(path) = path.filter(|path| !path.contains(' ')) {
-            flags.push_str(&format!(" --remap-path-prefix={path}={name}"));
-        }
-    }
-    flags
 }
 
 /// Where `cargo xtask toolchain` keeps what it prepared.

@@ -1,11 +1,9 @@
 //! The program that is packaged.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs,
-    path::{Path, PathBuf},
-};
+#[path = "../../../nlmfo/build/paths.rs"]
+mod paths;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -35,24 +33,10 @@ pub fn program(cache: &Cache, target: &Path, arch: Arch, native: bool) -> Result
         .args(["--locked", "--package", "nlmfo", "--bin", "nlmfo"])
         .args(["--profile", PROFILE, "--target-dir"])
         .arg(target)
-        .env("RUSTFLAGS", without_paths()?);
+        .env("RUSTFLAGS", paths::without_paths(&workspace_root()));
     let status = progress::step("building nlmfo for packages", || {
         cargo.status().context("start cargo")
     })?;
     ensure!(status.success(), "cargo build failed ({status})");
     Ok(target.join(triple).join(PROFILE).join("nlmfo"))
-}
-
-/// Paths of this machine do not get into the program.
-fn without_paths() -> Result<OsString> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let mut flags = OsString::new();
-    for (path, name) in [(home, "/cargo"), (Some(workspace_root()), "/nlmfo")] {
-        let path = path.context("HOME is not set")?;
-        flags.push("--remap-path-prefix=");
-        flags.push(fs::canonicalize(&path).unwrap_or(path));
-        flags.push(format!("={name} "));
-    }
-    Ok(flags)
 }
