@@ -4,14 +4,14 @@
 //!
 //! It is no fence: a node that hangs may go on writing after any file was read.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use serde::{Deserialize, Serialize};
 
-use super::program::program;
+use super::program::{self, ProgramError, output};
 use super::{Server, ServerError};
 use crate::causes::chain;
 use crate::files;
@@ -93,22 +93,27 @@ pub fn last(server: &Server, fenced: bool) -> Result<Last, ServerError> {
 /// another node uses damages it. Of ext4, debugfs reads a file and writes nothing.
 ///
 /// # Errors
-/// If it may still run on another node, unless that was `fenced`.
+/// If it may still run on another node, unless that was `fenced`; or if its device does not answer.
 pub fn ahead(server: &Server, fenced: bool) -> Result<(), ServerError> {
     let path = path(server);
     let filesystems = server.description.filesystems.iter();
     let ours = filesystems.filter_map(|one| Some((one, path.strip_prefix(&one.path).ok()?)));
     for (filesystem, path) in ours.filter(|(one, _)| one.kind.starts_with("ext")) {
-        let mut debugfs = program("debugfs");
-        (debugfs
-            .arg("-R")
-            .arg(format!("cat \"/{}\"", path.display())))
-        .arg(&filesystem.device);
-        // What it cannot read is read once it is mounted.
-        let said = debugfs.stdin(Stdio::null()).output();
-        let found = said
-            .ok()
-            .and_then(|said| serde_json::from_slice(&said.stdout).ok());
+        let device = filesystem.device.as_os_str();
+        let cat = format!("cat \"/{}\"", path.display());
+        let arguments: [&OsStr; 3] = ["-R".as_ref(), cat.as_ref(), device];
+        let said = match output("debugfs", &arguments, program::LIMIT) {
+            Err(error @ ProgramError::Hangs { .. }) => {
+                return Err(ServerError::NotStarted {
+                    name: server.name().to_owned(),
+                    reason: format!("{} cannot be read: {error}", device.shown()),
+                    is_elsewhere: false,
+                });
+            }
+            // What it cannot read is read once it is mounted.
+            said => said.unwrap_or_default(),
+        };
+        let found = serde_json::from_slice(&said).ok();
         decide(server, &Ok(found), fenced)?;
     }
     Ok(())

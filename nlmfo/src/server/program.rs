@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use crate::foreign::{Shown, on_one_line};
 
 /// Maximum time for a program that ends by itself.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// How much of a program's output is quoted, in bytes.
+/// How much of a program's output is read, in bytes.
 const MOST_SAID: u64 = 4096;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -68,19 +68,22 @@ pub fn run_with_input<S: AsRef<OsStr>>(
     let mut command = program(name);
     command.args(arguments);
     let run = Run::of(&mut command, input)?;
-    let mut child = command.spawn().map_err(|error| run.failed(error))?;
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().map_err(|error| run.failed(error))? {
-            return run.ended(status);
-        }
-        if began.elapsed() > LIMIT {
-            // One that is stuck in the kernel ignores this: it is not waited for.
-            let _ = child.kill();
-            return Err(run.hangs(LIMIT));
-        }
-        thread::sleep(POLL_INTERVAL);
-    }
+    let status = run.wait(&mut command, LIMIT)?;
+    run.ended(status)
+}
+
+/// The start of what a program writes to its standard output, however it ends.
+pub fn output<S: AsRef<OsStr>>(
+    name: &str,
+    arguments: &[S],
+    limit: Duration,
+) -> Result<Vec<u8>, ProgramError> {
+    let mut command = program(name);
+    command.args(arguments);
+    let mut run = Run::of(&mut command, "")?;
+    command.stderr(Stdio::null());
+    run.wait(&mut command, limit)?;
+    run.said().map_err(|error| run.failed(error))
 }
 
 /// [`run`] in a task, within `limit`. A program that takes longer is not killed: it may stop or
@@ -133,6 +136,31 @@ impl Run {
         }
     }
 
+    /// Runs it to its end.
+    fn wait(&self, command: &mut Command, limit: Duration) -> Result<ExitStatus, ProgramError> {
+        let mut child = command.spawn().map_err(|error| self.failed(error))?;
+        let began = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().map_err(|error| self.failed(error))? {
+                return Ok(status);
+            }
+            if began.elapsed() > limit {
+                // One that is stuck in the kernel ignores this: it is not waited for.
+                let _ = child.kill();
+                return Err(self.hangs(limit));
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// The start of its output.
+    fn said(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.said.rewind()?;
+        (&self.said).take(MOST_SAID).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     fn failed(&self, source: io::Error) -> ProgramError {
         ProgramError::Start {
             command: self.line.clone(),
@@ -148,22 +176,14 @@ impl Run {
     }
 
     /// It must have ended well.
-    fn ended(self, status: ExitStatus) -> Result<(), ProgramError> {
+    fn ended(mut self, status: ExitStatus) -> Result<(), ProgramError> {
         if status.success() {
             return Ok(());
         }
-        let Run {
-            line: command,
-            mut said,
-        } = self;
-        let mut bytes = Vec::new();
-        let read = said.rewind();
-        if let Err(source) = read.and_then(|()| said.take(MOST_SAID).read_to_end(&mut bytes)) {
-            return Err(ProgramError::Start { command, source });
-        }
-        let said = String::from_utf8_lossy(&bytes).trim().replace('\n', "; ");
+        let said = self.said().map_err(|error| self.failed(error))?;
+        let said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
         Err(ProgramError::Failed {
-            command,
+            command: self.line,
             status,
             said: on_one_line(&said).into_owned(),
         })
@@ -198,6 +218,18 @@ mod tests {
         );
         run_with_input("sh", &["-c", "read x; [ $x = y ]"], "y\n").unwrap();
         assert!(exists("sh") && !exists("no-such-program"));
+    }
+
+    #[test]
+    fn output_is_what_a_program_printed_until_it_hangs() {
+        let run = |script: &str, limit| output("sh", &["-c", script], limit);
+        let said = run("echo one; echo two >&2; exit 3", LIMIT);
+        assert_eq!(said.unwrap(), b"one\n");
+        let error = run("exec sleep 60", Duration::from_millis(10)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.ends_with("did not end within 0.01 s"), "{text}");
+        let none = output("no-such-program", &[""; 0], LIMIT);
+        assert!(matches!(none, Err(ProgramError::Start { .. })), "{none:?}");
     }
 
     #[tokio::test]
