@@ -14,6 +14,7 @@ pub mod notification;
 pub mod options;
 pub mod own;
 pub mod pair;
+pub mod readiness;
 pub mod reclaim;
 pub mod record;
 pub mod release;

@@ -6,8 +6,9 @@ use std::fmt::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::CheckServerArgs;
-use crate::commands::peer::{self, Compared, Peer};
+use crate::commands::peer;
 use crate::exit::{Exit, Failure};
+use crate::failover::nodes::peer::{Compared, Peer};
 use crate::failover::nodes::settings::of_server;
 use crate::failover::nodes::{Difference, Setting, compare};
 use crate::output;
@@ -41,7 +42,7 @@ pub fn run(args: &CheckServerArgs) -> Result<Exit, Failure> {
         needs,
         settings: of_server(&server.description),
     };
-    let peer = match Peer::of(&args.peer)? {
+    let peer = match peer::of(&args.peer)? {
         Some(peer) => Some(compared(&here, &peer, server.name())?),
         None => None,
     };
@@ -61,7 +62,7 @@ pub fn run(args: &CheckServerArgs) -> Result<Exit, Failure> {
 fn compared(here: &Checked, peer: &Peer, name: &str) -> Result<Compared<Checked>, Failure> {
     let arguments = ["server", "check", name, "--json"].map(OsString::from);
     // One that does not know the server has no answer.
-    let mut compared: Compared<Checked> = Compared::of(peer, peer.ask(&arguments)?);
+    let mut compared: Compared<Checked> = Compared::of(peer.host(), peer.ask(&arguments)?);
     if let Some(there) = &compared.there {
         compared.differences = compare(&here.settings, &there.settings);
     }
@@ -110,7 +111,7 @@ impl Report<'_> {
         writeln!(out, "{host}:")?;
         there.print(out, self.server, host)?;
         for difference in &peer.differences {
-            writeln!(out, "{}", peer::line(difference))?;
+            writeln!(out, "{}", difference.marked())?;
         }
         if peer.differences.is_empty() {
             writeln!(

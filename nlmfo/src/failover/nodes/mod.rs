@@ -2,7 +2,10 @@
 //! other depends on it, and what differs.
 
 pub mod outlook;
+pub mod page;
+pub mod peer;
 pub mod settings;
+pub mod side;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -267,6 +270,14 @@ impl Difference {
     /// Whether a move may lose locks.
     pub fn loses(&self) -> bool {
         self.weight == Weight::Loss
+    }
+
+    /// The line with its mark.
+    pub fn marked(&self) -> String {
+        match self.loses() {
+            true => format!("✗ {self}"),
+            false => format!("! {self}"),
+        }
     }
 }
 
