@@ -15,6 +15,8 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod supervise;
+pub mod supervision;
+pub mod systemd;
 
 use std::io;
 use std::net::IpAddr;

@@ -49,6 +49,19 @@ pub struct Restart {
     pub silent: Option<String>,
 }
 
+impl Restart {
+    /// Why it is restarted.
+    pub fn cause(&self) -> String {
+        let program = self.daemon.program();
+        match (&self.silent, self.process) {
+            (Some(silent), Some(process)) => {
+                format!("{program} (process {process}) hangs: {silent}")
+            }
+            _ => format!("{program} has ended"),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct History {
     /// Looks in a row that found it silent, and the process that they found.
@@ -170,14 +183,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(decided(&mut supervisor, now, &[]), None);
         let restart = supervisor.decide(now, false, &seen(&[(Nfsdcld, Health::Ended)]));
-        assert_eq!(
-            restart,
-            Some(Restart {
-                daemon: Nfsdcld,
-                process: None,
-                silent: None
-            })
-        );
+        assert_eq!(restart.unwrap().cause(), "nfsdcld has ended");
     }
 
     #[test]
@@ -201,10 +207,7 @@ mod tests {
             assert_eq!(decided(&mut supervisor, now, &hung), None);
         }
         let restart = supervisor.decide(now, true, &seen(&hung)).unwrap();
-        assert_eq!(
-            (restart.process, &*restart.silent.unwrap()),
-            (Some(7), "no answer")
-        );
+        assert_eq!(restart.cause(), "rpc.statd (process 7) hangs: no answer");
     }
 
     #[test]
