@@ -204,26 +204,16 @@ pub struct FailoverArgs {
 /// Options of a move between two nodes, run on the one that gives up the VIP.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Move to another node")]
+#[command(mut_arg("rsh", |rsh| rsh.requires("to")))]
+#[command(mut_arg("remote_nlmfo", |nlmfo| nlmfo.requires("to")))]
 pub struct PairArgs {
     /// Move the VIPs to this node: start grace there, release here, hand over, take over
     /// there
     #[arg(long, value_name = "HOST", value_parser = host, conflicts_with_all = ["phase", "dry_run", "expect"])]
     #[arg(value_parser = host)]
     pub to: Option<String>,
-    /// Run commands on HOST with this program and its first arguments; nlmfo appends the host
-    /// and one shell command line
-    #[arg(
-        long,
-        value_name = "COMMAND",
-        default_value = "ssh -o BatchMode=yes",
-        requires = "to",
-        value_parser = OsStringValueParser::new().try_map(not_empty)
-    )]
-    pub rsh: OsString,
-    /// Path of nlmfo on HOST
-    #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "to")]
-    #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
-    pub remote_nlmfo: OsString,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Run `PROGRAM HOST VIP...` after the release, to move the filesystem and then the
     /// address to HOST; without it, nlmfo waits until the address has been moved
     #[arg(long, value_name = "PROGRAM", requires = "to")]
@@ -231,6 +221,20 @@ pub struct PairArgs {
     /// Maximum time for PROGRAM, or for the VIPs to come up on HOST
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time, requires = "to")]
     pub hand_over_deadline: Duration,
+}
+
+/// How to run nlmfo on another node.
+#[derive(Clone, Debug, Args)]
+pub struct RemoteArgs {
+    /// Run commands on HOST with this program and its first arguments; nlmfo appends the host
+    /// and one shell command line
+    #[arg(long, value_name = "COMMAND", default_value = "ssh -o BatchMode=yes")]
+    #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
+    pub rsh: OsString,
+    /// Path of nlmfo on HOST
+    #[arg(long, value_name = "PATH", default_value = "nlmfo")]
+    #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
+    pub remote_nlmfo: OsString,
 }
 
 /// Options of the release.
@@ -298,9 +302,8 @@ pub struct TakeoverArgs {
     /// Do not notify clients; use this if another program does
     #[arg(long, conflicts_with = "notify")]
     pub no_notify: bool,
-    /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub names: NamesArgs,
     /// New locks to refuse during grace
     #[arg(long, value_enum, default_value = "vip")]
     pub scope: Scope,
@@ -360,6 +363,14 @@ pub struct StateArgs {
     pub state_dir: PathBuf,
 }
 
+/// The names of the VIPs.
+#[derive(Clone, Debug, Args)]
+pub struct NamesArgs {
+    /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct NotifyArgs {
     /// Virtual server address; it must be up on this node
@@ -378,9 +389,8 @@ pub struct NotifyArgs {
     /// Maximum time to reach the clients
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub deadline: Duration,
-    /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub names: NamesArgs,
     #[command(flatten)]
     pub state: StateArgs,
     /// Print one JSON object

@@ -1,13 +1,11 @@
 //! The options of `nlmfo doctor`, and those that name another node.
 
-use std::ffi::OsString;
 use std::net::IpAddr;
 
 use clap::Args;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::StateArgs;
-use super::values::{host, not_empty, vip};
+use super::values::{host, vip};
+use super::{RemoteArgs, StateArgs};
 
 /// Show whether this node can give up or take over each VIP now, what would be lost, and what to
 /// do. Changes nothing.
@@ -32,22 +30,12 @@ pub struct DoctorArgs {
 /// Another node to compare with.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Compare with another node")]
+#[command(mut_arg("rsh", |rsh| rsh.requires("peer")))]
+#[command(mut_arg("remote_nlmfo", |nlmfo| nlmfo.requires("peer")))]
 pub struct PeerArgs {
     /// Compare with this node
     #[arg(long, value_name = "HOST", value_parser = host)]
     pub peer: Option<String>,
-    /// Run commands on HOST with this program and its first arguments; nlmfo appends the host
-    /// and one shell command line
-    #[arg(
-        long,
-        value_name = "COMMAND",
-        default_value = "ssh -o BatchMode=yes",
-        requires = "peer",
-        value_parser = OsStringValueParser::new().try_map(not_empty)
-    )]
-    pub rsh: OsString,
-    /// Path of nlmfo on HOST
-    #[arg(long, value_name = "PATH", default_value = "nlmfo", requires = "peer")]
-    #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
-    pub remote_nlmfo: OsString,
+    #[command(flatten)]
+    pub remote: RemoteArgs,
 }

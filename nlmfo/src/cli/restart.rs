@@ -1,14 +1,13 @@
 //! The arguments of `nlmfo restart`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use super::StateArgs;
 use super::values::{not_empty, time};
+use super::{NamesArgs, StateArgs};
 
 /// What `nlmfo restart` takes.
 #[derive(Debug, Args)]
@@ -44,9 +43,8 @@ pub struct RestartArgs {
     /// Maximum time for the reclaims; the kernel's own grace may end earlier
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
     pub deadline: Duration,
-    /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub names: NamesArgs,
     #[command(flatten)]
     pub state: StateArgs,
     /// Print one JSON object

@@ -98,7 +98,7 @@ fn options(args: &FailoverArgs) -> Result<Options, Failure> {
 fn task(args: &PairArgs, phase: Option<Phase>) -> Result<Task, Failure> {
     Ok(match (&args.to, phase) {
         (Some(host), _) => Task::Move(OtherNode {
-            rsh: peer::rsh(&args.rsh, host, &args.remote_nlmfo)?,
+            rsh: peer::rsh(&args.remote, host)?,
             hand_over: args.hand_over.clone(),
             hand_over_deadline: args.hand_over_deadline,
         }),
@@ -130,7 +130,7 @@ fn takeover(args: &TakeoverArgs) -> TakeoverOptions {
             Some(program) => Notify::Program(program.clone()),
             None => Notify::Nlmfo,
         },
-        config: args.config.clone(),
+        config: args.names.config.clone(),
         filesystems: args.filesystem.clone(),
         after_fencing: args.after_fencing,
     }

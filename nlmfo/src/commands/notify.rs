@@ -23,7 +23,7 @@ use crate::{output, runtime};
 pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
     require_root()?;
     let vip = args.vip;
-    let config = could_run(Config::read(args.config.as_deref()))?;
+    let config = could_run(Config::read(args.names.config.as_deref()))?;
     let clients = clients(args)?;
     if !netns::has_address(vip).context("cannot read this node's addresses")? {
         return could_run(Err(TellError::NotHere(vip)));

@@ -1,8 +1,6 @@
 //! The arguments that name another node.
 
-use std::ffi::OsStr;
-
-use crate::cli::PeerArgs;
+use crate::cli::{PeerArgs, RemoteArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::nodes::peer::Peer;
 use crate::failover::pair::rsh::Rsh;
@@ -11,8 +9,8 @@ use crate::failover::pair::rsh::Rsh;
 ///
 /// # Errors
 /// With [`Exit::Usage`] if COMMAND of `--rsh` cannot be split into words.
-pub fn rsh(command: &OsStr, host: &str, nlmfo: &OsStr) -> Result<Rsh, Failure> {
-    let rsh = Rsh::new(command, host, nlmfo);
+pub fn rsh(remote: &RemoteArgs, host: &str) -> Result<Rsh, Failure> {
+    let rsh = Rsh::new(&remote.rsh, host, &remote.remote_nlmfo);
     rsh.map_err(|error| Failure::new(Exit::Usage, error))
 }
 
@@ -21,6 +19,6 @@ pub fn of(args: &PeerArgs) -> Result<Option<Peer>, Failure> {
     let Some(host) = &args.peer else {
         return Ok(None);
     };
-    let rsh = rsh(&args.rsh, host, &args.remote_nlmfo)?;
+    let rsh = rsh(&args.remote, host)?;
     Ok(Some(Peer::new(rsh)))
 }

@@ -44,7 +44,7 @@ pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
             _ => Halves::Both,
         },
         state: StateDir::new(&args.state.state_dir),
-        config: Config::read(args.config.as_deref()).map_err(anyhow::Error::from)?,
+        config: Config::read(args.names.config.as_deref()).map_err(anyhow::Error::from)?,
         force: args.force,
         deadline: args.deadline,
     };
