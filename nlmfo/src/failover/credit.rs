@@ -43,7 +43,7 @@ pub fn missed<'a>(observed: &'a [Observed], item: &Item) -> Option<&'a Observed>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::host::{Host, NlmVersion, Transport};
+    use crate::observe::host::{Host, NlmVersion};
     use crate::observe::table::{Mode, Range};
     use crate::release::free_all::FreeAll;
     use crate::release::unlock_ip::UnlockIp;
@@ -54,11 +54,8 @@ mod tests {
     fn item(version: NlmVersion, what: What) -> Item {
         Item {
             host: Host {
-                vip: [10, 77, 0, 1].into(),
-                client: [10, 77, 0, 11].into(),
                 version,
-                transport: Transport::Tcp,
-                netns: 1,
+                ..Host::sample([10, 77, 0, 1], [10, 77, 0, 11])
             },
             file: (0, 1, 9),
             what,

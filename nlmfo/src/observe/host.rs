@@ -21,6 +21,20 @@ pub struct Host {
     pub netns: u32,
 }
 
+#[cfg(test)]
+impl Host {
+    /// A client of NLM 4 over TCP, in network namespace 1.
+    pub fn sample(vip: impl Into<IpAddr>, client: impl Into<IpAddr>) -> Self {
+        Host {
+            vip: vip.into(),
+            client: client.into(),
+            version: NlmVersion::V4,
+            transport: Transport::Tcp,
+            netns: 1,
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -132,13 +132,7 @@ mod tests {
 
     fn target(client: &str, monitored: bool) -> Target {
         Target {
-            host: Host {
-                vip: "10.77.0.1".parse().unwrap(),
-                client: client.parse().unwrap(),
-                version: NlmVersion::V4,
-                transport: Transport::Tcp,
-                netns: 1,
-            },
+            host: Host::sample([10, 77, 0, 1], client.parse::<IpAddr>().unwrap()),
             caller: "c1".into(),
             monitored: monitored.then(|| Monitored {
                 name: client.into(),

@@ -1,22 +1,14 @@
 //! Lock tables to begin with.
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use crate::foreign::Name;
-use crate::observe::host::{Host, NlmVersion, Transport};
+use crate::observe::host::Host;
 use crate::observe::table::{
     FileId, FileInfo, HostId, HostInfo, Lock, LockTable, Mode, Range, Share, Waiter,
 };
 
 fn host(vip: u8, client: u8) -> HostInfo {
     HostInfo {
-        key: Host {
-            vip: IpAddr::V4(Ipv4Addr::new(10, 77, 0, vip)),
-            client: IpAddr::V4(Ipv4Addr::new(10, 77, 0, client)),
-            version: NlmVersion::V4,
-            transport: Transport::Tcp,
-            netns: 1,
-        },
+        key: Host::sample([10, 77, 0, vip], [10, 77, 0, client]),
         name: format!("c{client}").into(),
         nsm_name: Name::default(),
         nsm_priv: [0; 16],

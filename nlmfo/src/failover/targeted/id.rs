@@ -87,17 +87,11 @@ impl Serialize for RowId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::host::{Host, NlmVersion, Transport};
+    use crate::observe::host::Host;
 
     fn item(svid: u32, end: u64) -> Item {
         Item {
-            host: Host {
-                vip: [10, 77, 0, 1].into(),
-                client: [10, 77, 0, 11].into(),
-                version: NlmVersion::V4,
-                transport: Transport::Tcp,
-                netns: 1,
-            },
+            host: Host::sample([10, 77, 0, 1], [10, 77, 0, 11]),
             file: (0, 1, 9),
             what: What::Lock {
                 svid,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::failover::targeted::select::Wanted;
 use crate::observe::counters::Counters;
-use crate::observe::host::{Host, NlmVersion, Transport};
+use crate::observe::host::Host;
 use crate::observe::states::info::Info;
 use crate::observe::states::{Kind, sample};
 use crate::observe::table::Mode;
@@ -14,13 +14,7 @@ fn client(last: u8) -> IpAddr {
 
 fn item(last: u8, svid: u32, start: u64) -> Item {
     Item {
-        host: Host {
-            vip: VIP,
-            client: client(last),
-            version: NlmVersion::V4,
-            transport: Transport::Tcp,
-            netns: 1,
-        },
+        host: Host::sample(VIP, client(last)),
         file: (0, 1, 9),
         what: What::Lock {
             svid,

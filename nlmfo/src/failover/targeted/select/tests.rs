@@ -1,6 +1,5 @@
 use super::*;
 use crate::failover::evidence::items;
-use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::states::{Kind, sample};
 use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock, Mode, Range, Share, Waiter};
 
@@ -10,13 +9,7 @@ fn ip(text: &str) -> IpAddr {
 
 fn host(vip: &str, client: &str) -> HostInfo {
     HostInfo {
-        key: Host {
-            vip: ip(vip),
-            client: ip(client),
-            version: NlmVersion::V4,
-            transport: Transport::Tcp,
-            netns: 1,
-        },
+        key: Host::sample(ip(vip), ip(client)),
         name: "c".into(),
         nsm_name: "".into(),
         nsm_priv: [0; 16],

@@ -1,6 +1,6 @@
 use super::*;
 use crate::failover::record::sample::{self, lock, state};
-use crate::observe::host::{Host, NlmVersion, Transport};
+use crate::observe::host::Host;
 use crate::observe::states::describe::RangeLine;
 use crate::observe::states::{self, Nfs4Client, State};
 use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock};
@@ -33,13 +33,7 @@ fn info() -> FileInfo {
 
 fn nlm(range: Range) -> LockTable {
     let host = HostInfo {
-        key: Host {
-            vip: VIPS[0].parse().unwrap(),
-            client: "10.77.1.1".parse().unwrap(),
-            version: NlmVersion::V4,
-            transport: Transport::Tcp,
-            netns: 1,
-        },
+        key: Host::sample([10, 77, 0, 1], [10, 77, 1, 1]),
         name: "c1".into(),
         nsm_name: "c1".into(),
         nsm_priv: [0; 16],
