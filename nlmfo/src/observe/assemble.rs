@@ -77,107 +77,103 @@ impl Assembled {
 /// With `only`, the walk of the file table has summed up the locks of that VIP
 /// alone, and only those decide whether a file is settled.
 pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
-    let mut assembled = Assembled::default();
-    let Assembled {
-        table,
-        unsettled,
-        orphans,
-    } = &mut assembled;
-
-    let mut hosts = HashMap::with_capacity(records.hosts.len());
-    let mut listed: Vec<&HostRecord> = records.hosts.values().collect();
-    listed.sort_by_key(|record| {
-        (
-            record.vip,
-            record.client,
-            record.version,
-            record.proto,
-            record.netns,
-        )
-    });
-    for record in listed {
-        if let Some(info) = host_info(record) {
-            hosts.insert(record.host, HostId(table.hosts.len() as u32));
-            table.hosts.push(info);
-        }
-    }
-
-    // An unknown host may belong to the VIP.
-    let matters = |known: &[HostInfo], host: Option<HostId>| match (only, host) {
-        (Some(vip), Some(host)) => known[host.0 as usize].key.vip == vip,
-        _ => true,
+    let mut assembly = Assembly {
+        only,
+        ..Assembly::default()
     };
+    assembly.add_hosts(records.hosts.values());
+    assembly.add_files(&records.files);
+    assembly.add_locks(&records.locks);
+    assembly.add_waiters(&records.waiters);
+    assembly.add_shares(&records.shares);
+    assembly.done()
+}
 
-    let mut by_nlm_file = HashMap::with_capacity(records.files.len());
-    let mut by_file = HashMap::with_capacity(records.files.len() * 2);
-    let mut inodes: HashMap<(u32, u64, &[u8]), FileId> = HashMap::new();
-    let mut listed: Vec<&FileRecord> = records.files.iter().collect();
-    listed.sort_by_key(|record| (record.dev, record.ino, record.fh));
-    let mut sums: Vec<(u64, u64)> = Vec::new();
-    for record in listed {
-        let fh = &record.fh[..record.fh.len().min(record.fh_len as usize)];
-        let id = match inodes.entry((record.dev, record.ino, fh)) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(new) => {
-                let id = FileId(table.files.len() as u32);
-                table.files.push(FileInfo {
-                    major: record.dev >> 20,
-                    minor: record.dev & 0xf_ffff,
-                    ino: record.ino,
-                    fh: fh.to_vec(),
-                });
-                sums.push((0, 0));
-                *new.insert(id)
-            }
-        };
-        by_nlm_file.insert(record.nlm_file, id);
-        for file in record.files {
-            by_file.insert(file, id);
-        }
-        let (locks, digest) = &mut sums[id.0 as usize];
-        *locks += record.locks;
-        *digest = digest.wrapping_add(record.digest);
-    }
-    by_file.remove(&0);
+/// What is put together so far, and where in the table the kernel's objects are, by their addresses.
+#[derive(Default)]
+struct Assembly {
+    only: Option<IpAddr>,
+    table: LockTable,
+    orphans: usize,
+    hosts: HashMap<u64, HostId>,
+    by_nlm_file: HashMap<u64, FileId>,
+    by_file: HashMap<u64, FileId>,
+    /// For each file the number of locks and their digest that one walk saw, less those of the other.
+    sums: Vec<(u64, u64)>,
+}
 
-    table.locks.reserve_exact(records.locks.len());
-    for record in &records.locks {
-        let host = hosts.get(&record.host).copied();
-        let (Some(host), Some(&file)) = (host, by_file.get(&record.file)) else {
-            *orphans += usize::from(matters(&table.hosts, host));
-            continue;
-        };
-        if matters(&table.hosts, Some(host)) {
-            let (locks, digest) = &mut sums[file.0 as usize];
-            *locks = locks.wrapping_sub(1);
-            *digest = digest.wrapping_sub(lock_digest(
-                record.fl,
-                record.owner,
-                record.start,
-                record.end,
-                record.mode,
-            ));
-        }
-        table.locks.push(Lock {
-            host,
-            file,
-            svid: record.svid,
-            mode: Mode::from_kernel(record.mode),
-            range: Range {
-                start: record.start,
-                end: record.end,
-            },
+impl Assembly {
+    fn add_hosts<'a>(&mut self, records: impl Iterator<Item = &'a HostRecord>) {
+        let mut listed: Vec<&HostRecord> = records.collect();
+        listed.sort_by_key(|record| {
+            (
+                record.vip,
+                record.client,
+                record.version,
+                record.proto,
+                record.netns,
+            )
         });
+        for record in listed {
+            if let Some(info) = host_info(record) {
+                let id = HostId(self.table.hosts.len() as u32);
+                self.hosts.insert(record.host, id);
+                self.table.hosts.push(info);
+            }
+        }
     }
-    unsettled.extend(
-        (sums.iter().enumerate())
-            .filter(|(_, sum)| **sum != (0, 0))
-            .map(|(id, _)| FileId(id as u32)),
-    );
 
-    for record in &records.waiters {
-        match (hosts.get(&record.host), by_nlm_file.get(&record.nlm_file)) {
-            (Some(&host), Some(&file)) => table.waiters.push(Waiter {
+    fn add_files(&mut self, records: &[FileRecord]) {
+        let mut inodes: HashMap<(u32, u64, &[u8]), FileId> = HashMap::new();
+        let mut listed: Vec<&FileRecord> = records.iter().collect();
+        listed.sort_by_key(|record| (record.dev, record.ino, record.fh));
+        for record in listed {
+            let fh = &record.fh[..record.fh.len().min(record.fh_len as usize)];
+            let id = match inodes.entry((record.dev, record.ino, fh)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    let id = FileId(self.table.files.len() as u32);
+                    self.table.files.push(FileInfo {
+                        major: record.dev >> 20,
+                        minor: record.dev & 0xf_ffff,
+                        ino: record.ino,
+                        fh: fh.to_vec(),
+                    });
+                    self.sums.push((0, 0));
+                    *new.insert(id)
+                }
+            };
+            self.by_nlm_file.insert(record.nlm_file, id);
+            for file in record.files {
+                self.by_file.insert(file, id);
+            }
+            let (locks, digest) = &mut self.sums[id.0 as usize];
+            *locks += record.locks;
+            *digest = digest.wrapping_add(record.digest);
+        }
+        self.by_file.remove(&0);
+    }
+
+    fn add_locks(&mut self, records: &[LockRecord]) {
+        self.table.locks.reserve_exact(records.len());
+        for record in records {
+            let host = self.hosts.get(&record.host).copied();
+            let (Some(host), Some(&file)) = (host, self.by_file.get(&record.file)) else {
+                self.orphan(host);
+                continue;
+            };
+            if self.matters(Some(host)) {
+                let (locks, digest) = &mut self.sums[file.0 as usize];
+                *locks = locks.wrapping_sub(1);
+                *digest = digest.wrapping_sub(lock_digest(
+                    record.fl,
+                    record.owner,
+                    record.start,
+                    record.end,
+                    record.mode,
+                ));
+            }
+            self.table.locks.push(Lock {
                 host,
                 file,
                 svid: record.svid,
@@ -186,30 +182,81 @@ pub fn assemble(records: Records, only: Option<IpAddr>) -> Assembled {
                     start: record.start,
                     end: record.end,
                 },
-                granted: record.granted != 0,
-            }),
-            (host, _) => *orphans += usize::from(matters(&table.hosts, host.copied())),
-        }
-    }
-    for record in &records.shares {
-        match (hosts.get(&record.host), by_nlm_file.get(&record.nlm_file)) {
-            (Some(&host), Some(&file)) => table.shares.push(Share {
-                host,
-                file,
-                access: record.access,
-                deny: record.mode,
-                owner: record.owner[..record.owner.len().min(record.owner_len as usize)].to_vec(),
-            }),
-            (host, _) => *orphans += usize::from(matters(&table.hosts, host.copied())),
+            });
         }
     }
 
-    // Hosts and files are sorted already, so indices sort by name.
-    (table.locks).sort_unstable_by_key(|lock| (lock.host, lock.file, lock.range, lock.svid));
-    (table.waiters)
-        .sort_unstable_by_key(|waiter| (waiter.host, waiter.file, waiter.range, waiter.svid));
-    table.shares.sort_by_key(|share| (share.host, share.file));
-    assembled
+    fn add_waiters(&mut self, records: &[WaiterRecord]) {
+        for record in records {
+            if let Some((host, file)) = self.place(record.host, record.nlm_file) {
+                self.table.waiters.push(Waiter {
+                    host,
+                    file,
+                    svid: record.svid,
+                    mode: Mode::from_kernel(record.mode),
+                    range: Range {
+                        start: record.start,
+                        end: record.end,
+                    },
+                    granted: record.granted != 0,
+                });
+            }
+        }
+    }
+
+    fn add_shares(&mut self, records: &[ShareRecord]) {
+        for record in records {
+            if let Some((host, file)) = self.place(record.host, record.nlm_file) {
+                let owner = &record.owner[..record.owner.len().min(record.owner_len as usize)];
+                self.table.shares.push(Share {
+                    host,
+                    file,
+                    access: record.access,
+                    deny: record.mode,
+                    owner: owner.to_vec(),
+                });
+            }
+        }
+    }
+
+    /// Where these are; an orphan has no place.
+    fn place(&mut self, host: u64, nlm_file: u64) -> Option<(HostId, FileId)> {
+        let host = self.hosts.get(&host).copied();
+        let file = self.by_nlm_file.get(&nlm_file).copied();
+        let place = host.zip(file);
+        if place.is_none() {
+            self.orphan(host);
+        }
+        place
+    }
+
+    fn orphan(&mut self, host: Option<HostId>) {
+        self.orphans += usize::from(self.matters(host));
+    }
+
+    /// Whether the host is one of those that are asked for. An unknown one may be.
+    fn matters(&self, host: Option<HostId>) -> bool {
+        match (self.only, host) {
+            (Some(vip), Some(host)) => self.table.host(host).key.vip == vip,
+            _ => true,
+        }
+    }
+
+    fn done(self) -> Assembled {
+        let mut table = self.table;
+        // Hosts and files are sorted already, so indices sort by name.
+        (table.locks).sort_unstable_by_key(|lock| (lock.host, lock.file, lock.range, lock.svid));
+        (table.waiters)
+            .sort_unstable_by_key(|waiter| (waiter.host, waiter.file, waiter.range, waiter.svid));
+        table.shares.sort_by_key(|share| (share.host, share.file));
+        let sums = self.sums.iter().enumerate();
+        let unsettled = sums.filter(|(_, sum)| **sum != (0, 0));
+        Assembled {
+            table,
+            unsettled: unsettled.map(|(id, _)| FileId(id as u32)).collect(),
+            orphans: self.orphans,
+        }
+    }
 }
 
 /// A host as its record tells of it; none if it is of no NLM version or transport known.
