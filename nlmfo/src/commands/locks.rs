@@ -99,23 +99,26 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         true => output::list_json(&listing).map(|_| ())?,
         false => output::list(|out| print_text(out, lines, &nfs4, args))?,
     }
-    if let Some(unsettled) = snapshot.as_ref().map(|seen| seen.unsettled.len())
-        && unsettled > 0
-    {
+    snapshot.iter().for_each(note_gaps);
+    Ok(nfs4.exit(args.nfs))
+}
+
+/// Says what the list may lack.
+fn note_gaps(snapshot: &Snapshot) {
+    let unsettled = snapshot.unsettled.len();
+    if unsettled > 0 {
         output::note(format_args!(
             "locks on {unsettled} files changed each time they were read, for {} s; the list may be \
              incomplete for these files",
             SNAPSHOT_TIMEOUT.as_secs()
         ));
     }
-    if let Some(orphans) = snapshot.as_ref().map(|seen| seen.orphans)
-        && orphans > 0
-    {
+    let orphans = snapshot.orphans;
+    if orphans > 0 {
         output::note(format_args!(
             "{orphans} locks are not listed: each time their host was gone when it was looked up"
         ));
     }
-    Ok(nfs4.exit(args.nfs))
 }
 
 /// What state must be on.

@@ -9,7 +9,8 @@ use super::theme::Theme;
 use super::{Canvas, histogram, overview, text};
 use crate::observe::counters::nfs4::Counters4;
 use crate::observe::states::{Access, Kind};
-use crate::ticks::detail::{Detail, Since};
+use crate::ticks::detail::{Detail, HeldLine, Since, WaitLine};
+use crate::ticks::states::StateLine4;
 use crate::ui::state::{App, Line};
 
 /// From this width on the histogram is beside the locks.
@@ -97,96 +98,23 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
     match line {
         Line::Client(place) => {
             let client = &detail.clients[place];
-            let name = text::without_middle(&client.name, 30, theme.ascii);
-            Text::styled(
-                format!(
-                    "{} {name} NLM{}/{}  {} held",
-                    client.client, client.version, client.transport, client.held
-                ),
-                theme.bold(),
-            )
+            let version = format!("NLM{}/{}", client.version, client.transport);
+            of_client(client.client, &client.name, &version, client.held, theme)
         }
-        Line::Lock(place) => {
-            let lock = &detail.locks[place];
-            let cells = Cells {
-                what: lock.mode.to_string(),
-                range: lock.range.to_string(),
-                svid: lock.svid.to_string(),
-                age: lock
-                    .since
-                    .map(|since| age(since, now, theme))
-                    .unwrap_or_default(),
-                behind: match lock.behind {
-                    0 => String::new(),
-                    behind => text::count(behind),
-                },
-                file: &lock.file,
-            };
-            let style = match lock.behind {
-                0 => ratatui::style::Style::new(),
-                _ => theme.coloured(ratatui::style::Color::Yellow),
-            };
-            Text::styled(cells.line(width, theme), style)
-        }
-        Line::Waiter(place) => {
-            let waiter = &detail.waiters[place];
-            let state = if waiter.granted { "granted" } else { "waits" };
-            let holder =
-                (waiter.holder).map_or_else(String::new, |holder| format!("for {holder} "));
-            let range = text::without_middle(&waiter.range.to_string(), 15, theme.ascii);
-            let line = format!(
-                "  {:<12} {range:<15} {:>10} {holder:<12}",
-                format!("{state} {}", waiter.mode),
-                waiter.svid
-            );
-            let file = width.saturating_sub(line.len());
-            let file = text::without_head(&waiter.file, file, theme.ascii);
-            let style = theme.coloured(ratatui::style::Color::Yellow);
-            Text::styled(line + &file, style)
-        }
+        Line::Lock(place) => of_lock(&detail.locks[place], now, width, theme),
+        Line::Waiter(place) => of_waiter(&detail.waiters[place], width, theme),
         Line::Share(place) => {
             let share = &detail.shares[place];
-            let cells = Cells {
-                what: format!("share {} {}", access(share.access), access(share.deny)),
-                range: "-".to_owned(),
-                svid: "-".to_owned(),
-                age: String::new(),
-                behind: String::new(),
-                file: &share.file,
-            };
-            Text::raw(cells.line(width, theme))
+            let what = format!("share {} {}", access(share.access), access(share.deny));
+            Text::raw(Cells::new(what, "-".to_owned(), &share.file).line(width, theme))
         }
         Line::Client4(place) => {
             let client = &detail.nfs4[place];
-            let name = text::without_middle(&client.name, 30, theme.ascii);
-            Text::styled(
-                format!(
-                    "{} {name} NFSv4.{}  {} held",
-                    client.client, client.minor, client.held
-                ),
-                theme.bold(),
-            )
+            let version = format!("NFSv4.{}", client.minor);
+            of_client(client.client, &client.name, &version, client.held, theme)
         }
         Line::State(client, place) => {
-            let state = &detail.nfs4[client].lines[place];
-            let cells = Cells {
-                what: match state.kind {
-                    Kind::Lock if state.access.write => "write".to_owned(),
-                    Kind::Lock => "read".to_owned(),
-                    kind => kind.to_string(),
-                },
-                range: match (state.range, state.deny == Access::default()) {
-                    (Some(range), _) => range.to_string(),
-                    (None, true) => bits(state.access).to_owned(),
-                    (None, false) => {
-                        format!("{} deny {}", bits(state.access), bits(state.deny))
-                    }
-                },
-                svid: "-".to_owned(),
-                age: String::new(),
-                behind: String::new(),
-                file: &state.file,
-            };
+            let cells = of_state(&detail.nfs4[client].lines[place]);
             Text::raw(cells.line(width, theme))
         }
         Line::More(count) => {
@@ -194,6 +122,63 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
             Text::styled(text, theme.dim())
         }
     }
+}
+
+fn of_client<'a>(address: IpAddr, name: &str, version: &str, held: u64, theme: &Theme) -> Text<'a> {
+    let name = text::without_middle(name, 30, theme.ascii);
+    Text::styled(
+        format!("{address} {name} {version}  {held} held"),
+        theme.bold(),
+    )
+}
+
+fn of_lock<'a>(lock: &HeldLine, now: u64, width: usize, theme: &Theme) -> Text<'a> {
+    let cells = Cells {
+        svid: lock.svid.to_string(),
+        age: lock
+            .since
+            .map(|since| age(since, now, theme))
+            .unwrap_or_default(),
+        behind: match lock.behind {
+            0 => String::new(),
+            behind => text::count(behind),
+        },
+        ..Cells::new(lock.mode.to_string(), lock.range.to_string(), &lock.file)
+    };
+    let style = match lock.behind {
+        0 => ratatui::style::Style::new(),
+        _ => theme.coloured(ratatui::style::Color::Yellow),
+    };
+    Text::styled(cells.line(width, theme), style)
+}
+
+fn of_waiter<'a>(waiter: &WaitLine, width: usize, theme: &Theme) -> Text<'a> {
+    let state = if waiter.granted { "granted" } else { "waits" };
+    let holder = (waiter.holder).map_or_else(String::new, |holder| format!("for {holder} "));
+    let range = text::without_middle(&waiter.range.to_string(), 15, theme.ascii);
+    let line = format!(
+        "  {:<12} {range:<15} {:>10} {holder:<12}",
+        format!("{state} {}", waiter.mode),
+        waiter.svid
+    );
+    let file = width.saturating_sub(line.len());
+    let file = text::without_head(&waiter.file, file, theme.ascii);
+    let style = theme.coloured(ratatui::style::Color::Yellow);
+    Text::styled(line + &file, style)
+}
+
+fn of_state(state: &StateLine4) -> Cells<'_> {
+    let what = match state.kind {
+        Kind::Lock if state.access.write => "write".to_owned(),
+        Kind::Lock => "read".to_owned(),
+        kind => kind.to_string(),
+    };
+    let range = match (state.range, state.deny == Access::default()) {
+        (Some(range), _) => range.to_string(),
+        (None, true) => bits(state.access).to_owned(),
+        (None, false) => format!("{} deny {}", bits(state.access), bits(state.deny)),
+    };
+    Cells::new(what, range, &state.file)
 }
 
 /// A line's cells as they are.
@@ -206,7 +191,19 @@ struct Cells<'a> {
     file: &'a str,
 }
 
-impl Cells<'_> {
+impl<'a> Cells<'a> {
+    /// Without an svid, an age or waiters.
+    fn new(what: String, range: String, file: &'a str) -> Self {
+        Cells {
+            what,
+            range,
+            svid: "-".to_owned(),
+            age: String::new(),
+            behind: String::new(),
+            file,
+        }
+    }
+
     fn line(&self, width: usize, theme: &Theme) -> String {
         let range = text::without_middle(&self.range, 15, theme.ascii);
         let file = text::without_head(self.file, width.saturating_sub(BEFORE_FILE), theme.ascii);
