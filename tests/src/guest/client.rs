@@ -100,7 +100,6 @@ impl Client {
             "/run/mnt/{}-{netid}",
             vip.to_string().replace(':', "-")
         ));
-        self.node.create_dir(&at)?;
         let _watch = super::stuck::watch(format!("mounting {vip}"));
         let source = match vip {
             IpAddr::V4(v4) => format!("{v4}:{}", export.display()),
@@ -110,19 +109,8 @@ impl Client {
             }
             IpAddr::V6(v6) => format!("[{v6}]:{}", export.display()),
         };
-        run(self
-            .node
-            .command("mount")
-            .args(["-t", "nfs", "-o"])
-            .arg(format!("vers=3,proto={netid},nosharecache,noac"))
-            .arg(source)
-            .arg(&at))
-        .with_context(|| format!("client {} mounting through {vip}", self.node.name()))?;
-        self.mounts
-            .lock()
-            .expect("no panic while held")
-            .push(at.clone());
-        Ok(Mount { at })
+        let options = format!("vers=3,proto={netid},nosharecache,noac");
+        self.mounted(at, &["-t", "nfs", "-o", &options, &source])
     }
 
     /// Mounts the server's export by NFSv4 through `vip`. From 4.1 on,
@@ -137,41 +125,37 @@ impl Client {
             "/run/mnt/{}-v4.{minor}",
             vip.to_string().replace(':', "-")
         ));
-        self.node.create_dir(&at)?;
         let host = match vip {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         };
         let trunking = if minor > 0 { ",max_connect=4" } else { "" };
         let netid = netid(Transport::Tcp, vip);
-        run((self.node.command("mount"))
-            .args(["-t", "nfs", "-o"])
-            .arg(format!("vers=4.{minor},proto={netid}{trunking}"))
-            .arg(format!("{host}:{}", export.display()))
-            .arg(&at))
-        .with_context(|| format!("client {} mounting through {vip}", self.node.name()))?;
-        self.mounts
-            .lock()
-            .expect("no panic while held")
-            .push(at.clone());
-        Ok(Mount { at })
+        let options = format!("vers=4.{minor},proto={netid}{trunking}");
+        let source = format!("{host}:{}", export.display());
+        self.mounted(at, &["-t", "nfs", "-o", &options, &source])
     }
 
     /// [`Client::mount`] over TCP with this text as the server's name, by which lockd may
     /// monitor it.
     pub fn mount_named(&self, server: &Server, name: &str, vip: IpAddr) -> Result<Mount> {
         let at = PathBuf::from(format!("/run/mnt/{vip}-named"));
-        self.node.create_dir(&at)?;
         let options = format!(
             "vers=3,proto=tcp,nosharecache,noac,addr={vip},mountaddr={vip},mountvers=3,\
              mountproto=tcp,mountport={MOUNTD_PORT}"
         );
         // Without the helper, which would choose the address.
-        run((self.node.command("mount"))
-            .args(["-i", "-t", "nfs", "-o", &options])
-            .arg(format!("{name}:{}", server.export().display()))
-            .arg(&at))
-        .with_context(|| format!("client {} mounting {name}", self.node.name()))?;
+        let source = format!("{name}:{}", server.export().display());
+        self.mounted(at, &["-i", "-t", "nfs", "-o", &options, &source])
+    }
+
+    /// Runs mount(8) with these arguments and this mount point.
+    fn mounted(&self, at: PathBuf, arguments: &[&str]) -> Result<Mount> {
+        self.node.create_dir(&at)?;
+        run(self.node.command("mount").args(arguments).arg(&at)).with_context(|| {
+            let arguments = arguments.join(" ");
+            format!("client {}: mount {arguments}", self.node.name())
+        })?;
         self.mounts
             .lock()
             .expect("no panic while held")
