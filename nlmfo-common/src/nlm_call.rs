@@ -132,8 +132,8 @@ pub enum Found {
     /// All bytes up to `end` are read.
     End,
     /// The last byte of a `reclaim` word, at this offset; its value is in
-    /// [`Calls::word`]. The bytes before it were zero, so that whoever writes 0 or 1
-    /// here decides what lockd reads.
+    /// [`Calls::word`]. The bytes before it were zero, so writing 0 or 1 here
+    /// decides what lockd reads.
     Reclaim { at: u32 },
     /// lockd may read on where we cannot, now and for ever.
     Lost,

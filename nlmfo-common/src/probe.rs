@@ -33,7 +33,7 @@ impl fmt::Display for Known {
     }
 }
 
-/// What came of one check.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checked {
     pub name: String,

@@ -127,7 +127,7 @@ pub struct HostRecord {
     pub nsm_name: [u8; NAME_MAX],
 }
 
-/// Which host the tool was told of.
+/// A host that was reported to the tool.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostKey {
@@ -142,7 +142,7 @@ pub struct HostKey {
     pub pad: u32,
 }
 
-/// The same host is told of again after this many nanoseconds: a client that locks all
+/// The same host is reported again after this many nanoseconds: a client that locks all
 /// the time costs one record a minute.
 pub const TELL_AGAIN_NS: u64 = 60_000_000_000;
 

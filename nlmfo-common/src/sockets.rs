@@ -37,7 +37,7 @@ pub struct Sockets {
 
 /// How a run ended.
 pub mod outcome {
-    /// It did not come to its end.
+    /// It was interrupted.
     pub const CUT: u32 = 0;
     pub const DONE: u32 = 1;
     /// lockd serves in no network namespace.

@@ -146,8 +146,8 @@ impl Follower {
     /// Goes back to a kept state, as [`Place::Anew`] says.
     #[inline(always)]
     pub fn go_back(&mut self, kept: usize) {
-        // The verifier wants the mask, as it loses what a comparison told of a copy; the
-        // compiler would leave it out if it saw that it changes nothing.
+        // The verifier needs the modulo: it forgets a comparison of a copy. The compiler would drop it
+        // if it saw that it changes nothing.
         self.stream = self.kept[core::hint::black_box(kept) % SEGMENTS];
         self.forget();
     }

@@ -12,6 +12,7 @@ use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostKey};
 #[map]
 pub static RECORDS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// What the reader asks for, and how far a snapshot's programs came.
 #[map]
 pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 

@@ -73,7 +73,7 @@ struct VipClients {
     /// The owner of the book; null without a book.
     owner: Option<Owner>,
     clients: Vec<ClientRow>,
-    /// Lines of the book that are not whole.
+    /// Damaged lines of the book.
     torn: Vec<String>,
 }
 

@@ -92,8 +92,8 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
 
 /// The hidden command of the process that stays behind.
 pub fn keep() -> Result<Exit, Failure> {
-    // Not to be ended with the session of whoever opened the window. An error means
-    // that this process leads a session already.
+    // It outlives the session that opened the window. An error means that this process leads a
+    // session already.
     let _ = rustix::process::setsid();
     runtime::run(keeper::keep()).context("starting the asynchronous runtime")??;
     Ok(Exit::Done)

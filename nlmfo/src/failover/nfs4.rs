@@ -107,17 +107,17 @@ impl Nfs4Report {
                         "held through it, {some} by clients without a connection, VIP unknown"
                     ),
                 };
-                let mut doubt = format!("NFSv4 state of {counts} is {which}: {CANNOT_MOVE}");
+                let mut blocker = format!("NFSv4 state of {counts} is {which}: {CANNOT_MOVE}");
                 let lone = self.not_connected();
                 if !lone.is_empty() {
                     let commands: Vec<String> = (lone.iter())
                         .map(|client| format!("`nlmfo release --client {client}`"))
                         .collect();
-                    doubt.push_str("; a client without a connection may hold its state through any VIP: if it is dead, ");
-                    doubt.push_str(&commands.join(" and "));
-                    doubt.push_str(" drops it");
+                    blocker.push_str("; a client without a connection may hold its state through any VIP: if it is dead, ");
+                    blocker.push_str(&commands.join(" and "));
+                    blocker.push_str(" drops it");
                 }
-                Some(doubt)
+                Some(blocker)
             }
             Nfs4Report::Unknown { reason } => Some(format!(
                 "NFSv4 state could not be read: {reason}; --nfs 3 ignores NFSv4"

@@ -71,8 +71,8 @@ pub struct Begun {
 /// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
 /// cleared: they would be granted without a question.
 pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
-    // The gate follows a lockd that starts later. But a window on a node where nobody
-    // listens would be taken for one that stands.
+    // The gate follows a lockd that starts later. But a window on a node where lockd does not listen
+    // would be taken for one that works.
     let serves = match LockdPorts::look_up() {
         Ok(ports) => !ports.is_empty(),
         Err(error) if !plan.lockd_later => return Err(error.into()),

@@ -35,8 +35,8 @@ pub fn incarnation() -> Option<u64> {
     is_loaded().then_some(module)
 }
 
-/// Whether lockd of this network namespace is in its grace period. nfsd may be
-/// in its own one all the same, and that denies locks too.
+/// Whether lockd of this network namespace is in its grace period. nfsd has a grace period of its
+/// own, which denies locks too.
 pub fn in_grace() -> Result<bool, LockdError> {
     Ok(read(END_GRACE)? == "N")
 }

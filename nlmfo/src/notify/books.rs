@@ -25,7 +25,7 @@ struct Kept {
     waiting: BTreeMap<Key, Client>,
 }
 
-/// What became of the clients of one VIP.
+/// What was written for the clients of one VIP.
 #[derive(Debug)]
 pub struct Flushed {
     pub vip: IpAddr,

@@ -60,7 +60,7 @@ pub fn vips_of(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, BookE
     Ok(used)
 }
 
-/// [`vips_of`], a little patient with a client that is new.
+/// [`vips_of`], which waits a little for a client that is new.
 pub fn vips_of_new(state: &StateDir, monitored: &OsStr) -> Result<Vec<IpAddr>, BookError> {
     let until = Instant::now() + BOOK_TIMEOUT;
     loop {

@@ -3,14 +3,14 @@
 //! A client's statd acts on SM_NOTIFY if the name in it, or the address that it comes
 //! from, resolves to the same address as the name that its lockd monitors
 //! (`sm_notify_1_svc` of nfs-utils). Older statds, and those of other systems, compare the
-//! name alone. So a client is told under every likely name; with one state number for
+//! name alone. So a client is notified under every likely name; with one state number for
 //! all of them it acts once.
 //!
 //! When lockd asks statd to monitor an address, statd looks whether it has the server
 //! already: by the name that the address resolves to, and by all addresses of that name
 //! (`sm_mon_1_svc` and `statd_matchhostname`, nfs-utils 2.6.2 and 2.8.3). If it has, it
 //! replaces the cookie by which lockd knows the server. So a client that locks through two
-//! addresses of one such name can be told of the second alone.
+//! addresses of one such name can be notified of the second only.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -120,7 +120,7 @@ fn collect(
 async fn reverse(address: IpAddr) -> Option<String> {
     let socket = SocketAddr::new(address, 0);
     let flags = libc::NI_NAMEREQD | libc::NI_NUMERICSERV;
-    match patiently(move || dns_lookup::getnameinfo(&socket, flags)).await {
+    match in_time(move || dns_lookup::getnameinfo(&socket, flags)).await {
         Some(Ok((name, _))) => check(&name).is_ok().then_some(name),
         nothing => {
             debug!(%address, ?nothing, "reverse lookup found no name");
@@ -129,10 +129,10 @@ async fn reverse(address: IpAddr) -> Option<String> {
     }
 }
 
-/// The addresses that the name has; none where that cannot be found out.
+/// The addresses of the name; none if they cannot be found.
 async fn addresses(name: String) -> BTreeSet<IpAddr> {
     let look_up = move || dns_lookup::lookup_host(&name).map(BTreeSet::from_iter);
-    match patiently(look_up).await {
+    match in_time(look_up).await {
         Some(Ok(addresses)) => addresses,
         nothing => {
             debug!(?nothing, "the name has no addresses");
@@ -141,9 +141,9 @@ async fn addresses(name: String) -> BTreeSet<IpAddr> {
     }
 }
 
-/// By a thread of its own, that nobody waits for when the time is up: the resolver cannot be
-/// interrupted.
-async fn patiently<T: Send + 'static>(look_up: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Looks up on a thread of its own, which is left alone after [`LOOKUP_TIMEOUT`]: the resolver cannot
+/// be interrupted.
+async fn in_time<T: Send + 'static>(look_up: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (found, answer) = oneshot::channel();
     let work = move || {
         // The receiver is gone if it took too long.

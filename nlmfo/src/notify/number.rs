@@ -108,8 +108,7 @@ impl Numbers {
         self.claim_above(floor(claim), claim)
     }
 
-    /// The number of [`Numbers::claim`] as far as it is to be had without writing: nobody
-    /// else is kept from it.
+    /// The number of [`Numbers::claim`] without writing it: others may use it too.
     pub fn by_clock(&self, claim: &Claim) -> u32 {
         let claimed = self.claimed().unwrap_or_default();
         let highest = claimed.last_key_value().map_or(0, |(&number, _)| number);

@@ -127,7 +127,7 @@ async fn converse(machine: &mut Machine, socket: &VipSocket, began: Instant) -> 
             sent += 1;
             if let Err(error) = socket.send(&outgoing.datagram, outgoing.to) {
                 debug!(to = %outgoing.to, %error, "not sent");
-                match is_for_want_of_room(&error) {
+                match has_no_room(&error) {
                     true => machine.put_off(began.elapsed(), outgoing.to),
                     false => machine.failed(began.elapsed(), outgoing.to, &error),
                 }
@@ -155,9 +155,9 @@ async fn converse(machine: &mut Machine, socket: &VipSocket, began: Instant) -> 
     }
 }
 
-/// The socket's buffer or the table of neighbours is full; or, as nobody refuses what was
-/// not sent, the error is still an earlier datagram's.
-fn is_for_want_of_room(error: &io::Error) -> bool {
+/// The socket's buffer or the table of neighbours is full. A refusal is of an earlier datagram: this
+/// one was not sent.
+fn has_no_room(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused

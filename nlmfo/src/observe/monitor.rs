@@ -1,6 +1,6 @@
 //! The clients that lockd wants to be monitored, as they come: who uses which VIP.
 //!
-//! A client is told of when it locks, and again while it goes on, once a minute
+//! A client is reported when it locks, and again while it goes on, once a minute
 //! (`TELL_AGAIN_NS`). Requests that no monitored client makes (NM_LOCK, SHARE) go by.
 
 use aya::maps::{Array, MapData, RingBuf};
@@ -45,7 +45,7 @@ impl Monitored {
         })
     }
 
-    /// Waits for hosts to be told of, and returns all there are. Dropping the future
+    /// Waits for reported hosts, and returns all there are. Dropping the future
     /// loses none.
     pub async fn next(&mut self) -> Result<Vec<HostInfo>, ObserveError> {
         let mut ready = self.ring.readable_mut().await.map_err(ObserveError::Poll)?;
@@ -58,7 +58,7 @@ impl Monitored {
         Ok(hosts)
     }
 
-    /// How many hosts could not be told of since the probe was attached: the reader was
+    /// How many hosts could not be reported since the probe was attached: the reader was
     /// too slow, or the kernel's memory could not be read.
     pub fn dropped(&self) -> Result<u64, ObserveError> {
         (self.dropped.get(&0, 0)).map_err(|source| map_error("UNTOLD", source))

@@ -37,7 +37,7 @@ pub struct Plan {
 )]
 pub struct Missing(Vec<&'static str>);
 
-/// Runs the checks and puts the machine back; `on` is told of each as it ends, with its
+/// Runs the checks and puts the machine back; `on` gets each as it ends, with its
 /// number from 1.
 ///
 /// # Errors

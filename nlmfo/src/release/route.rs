@@ -99,8 +99,7 @@ impl Removed {
     }
 }
 
-/// Stands until it is closed; dropping it removes it too, with nobody to tell of
-/// errors but the log.
+/// Stays until it is closed. Dropping it removes it too, and only logs errors.
 #[derive(Debug)]
 #[must_use = "the detour is removed when this is dropped"]
 pub struct Detour {

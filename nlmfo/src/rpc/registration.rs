@@ -79,7 +79,7 @@ impl Registration {
 }
 
 /// `rpcblist`, the results of DUMP: program, version, netid, universal address, owner. An entry
-/// that is no text is passed over: nobody can ask for it.
+/// that is not text is skipped: no client can ask for it.
 pub fn decode(results: &[u8]) -> Result<Vec<Registration>, xdr::Error> {
     let mut xdr = Decoder::new(results);
     let mut all = Vec::new();

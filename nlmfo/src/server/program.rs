@@ -42,7 +42,7 @@ fn search_path() -> OsString {
     path
 }
 
-/// A program that lies where only root looks, perhaps.
+/// Runs a program that may be in a directory of which only root's PATH knows.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env("PATH", search_path()).process_group(0);
@@ -54,7 +54,7 @@ pub fn exists(name: &str) -> bool {
     env::split_paths(&search_path()).any(|folder| folder.join(name).is_file())
 }
 
-/// Runs a program to its end, which must be a good one.
+/// Runs a program, which must succeed.
 pub fn run<S: AsRef<OsStr>>(name: &str, arguments: &[S]) -> Result<(), ProgramError> {
     run_with_input(name, arguments, "")
 }
@@ -175,7 +175,7 @@ impl Run {
         }
     }
 
-    /// It must have ended well.
+    /// It must have succeeded.
     fn ended(mut self, status: ExitStatus) -> Result<(), ProgramError> {
         if status.success() {
             return Ok(());
@@ -190,7 +190,7 @@ impl Run {
     }
 }
 
-/// Looks again and again until `is_so`, for at most `limit`: whether it came to be.
+/// Polls until `is_so`, for at most `limit`. Returns whether it was.
 pub fn wait_for<E>(limit: Duration, mut is_so: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
     let began = Instant::now();
     loop {

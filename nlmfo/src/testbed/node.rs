@@ -180,7 +180,7 @@ impl TestNode {
     }
 
     /// Writes to a file of the kernel's, which may act on the network namespace
-    /// of whoever writes.
+    /// of the process that writes.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         if let Kind::Remote(_) = self.kind {
             run_with_input(self.command("tee").arg(path), text)?;

@@ -212,7 +212,7 @@ pub struct RawClient {
 
 impl RawClient {
     /// How long it waits for an answer from now on.
-    pub fn set_patience(&mut self, deadline: Duration) {
+    pub fn set_deadline(&mut self, deadline: Duration) {
         self.nlm.set_deadline(deadline);
     }
 

@@ -35,7 +35,7 @@ impl Recent {
     }
 
     /// The time that `part` (0 to 1) of the calls stayed below: the end of a bucket, so
-    /// that it is never less than the truth and at most twice as much. None if there
+    /// that it is never less than the real one and at most twice as much. None if there
     /// were too few calls lately.
     pub fn quantile(&self, part: f32) -> Option<Duration> {
         let total: f32 = self.weights.iter().sum();

@@ -119,7 +119,7 @@ impl Live {
     /// Takes a tick now.
     pub fn tick(&mut self) -> Tick {
         let mut troubles = Vec::new();
-        match (self.probes).follow_patiently(lockd::incarnation(), self.asked) {
+        match (self.probes).try_follow(lockd::incarnation(), self.asked) {
             Ok(true) => self.forget_cost(),
             Ok(false) => {}
             Err(error) => troubles.push(error),
@@ -307,7 +307,7 @@ fn windows() -> Result<Gated, GraceError> {
     Ok(found.unwrap_or_default())
 }
 
-/// Where nfsd cannot be asked, lockd may serve all the same.
+/// If nfsd cannot be asked, lockd may serve nevertheless.
 fn server() -> Server {
     if !lockd::is_loaded() {
         return Server::NotLoaded;

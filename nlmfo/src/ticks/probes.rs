@@ -66,7 +66,7 @@ impl Probes {
     }
 
     /// [`Probes::follow`] that does not try too often what fails; the failure as text.
-    pub fn follow_patiently(
+    pub fn try_follow(
         &mut self,
         incarnation: Option<u64>,
         interval: Duration,

@@ -37,7 +37,7 @@ impl Resource {
     /// The group of a service: the one that the documentation has, with this service's names.
     pub fn group(service: &Service) -> Result<Resource> {
         let id = format!("nfs{}", service.fsid() - 99);
-        let xml = patient(documented("Pacemaker: shared servers", "xml")?).replace(
+        let xml = slower(documented("Pacemaker: shared servers", "xml")?).replace(
             "takeover-monitor\" name=\"monitor\" interval=\"60s\"",
             "takeover-monitor\" name=\"monitor\" interval=\"10s\"",
         );
@@ -58,7 +58,7 @@ impl Resource {
         Ok(Resource {
             id: name.to_owned(),
             last: name.to_owned(),
-            xml: patient(xml).replace("mail", name),
+            xml: slower(xml).replace("mail", name),
         })
     }
 }
@@ -146,7 +146,7 @@ impl Pacemaker<'_> {
         self.settle(by)
     }
 
-    /// Looks seldom: each look costs more than the resources do.
+    /// Polls slowly: each poll costs more than the resources do.
     fn wait_on(&self, asked: &Node, resource: &Resource, name: &str) -> Result<()> {
         let last = &resource.last;
         let wait = format!(
@@ -285,7 +285,7 @@ impl Pacemaker<'_> {
 }
 
 /// The same with timeouts for a machine whose programs are many times slower.
-fn patient(xml: &str) -> String {
+fn slower(xml: &str) -> String {
     let lines = xml
         .lines()
         .map(|line| match line.trim().starts_with("<op ") {

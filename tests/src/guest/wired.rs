@@ -97,7 +97,7 @@ impl Wired {
     }
 
     /// A new client that speaks UDP and asks again when no answer comes.
-    pub fn patient(&mut self, vip: IpAddr) -> Result<RawClient> {
+    pub fn retrying(&mut self, vip: IpAddr) -> Result<RawClient> {
         self.number += 1;
         (self.net).client(self.number, vip, NlmVersion::V4, Transport::Udp)
     }

@@ -115,7 +115,7 @@ fn lossy(context: &Context) -> Result<End> {
     // What lockd gets twice it answers twice, so the counts are not known.
     for (_, index) in IN_GRACE {
         let vip = wired.lab.vips[index];
-        let mut client = wired.patient(vip)?;
+        let mut client = wired.retrying(vip)?;
         for _ in 0..10 {
             let (new, old) = (wired.range(), wired.range());
             let status = client.nm_lock(&wired.file, 7, new, Mode::Write)?;

@@ -103,7 +103,7 @@ fn said(context: &Context) -> Result<End> {
     let net = RawNet::join(&lab.server)?;
     let file = net.file(&lab.server, lab.vips[0], "other")?;
     let mut raw = net.client(1, lab.vips[0], NlmVersion::V4, Transport::Udp)?;
-    raw.set_patience(Duration::from_secs(1));
+    raw.set_deadline(Duration::from_secs(1));
     for pid in &statd {
         kill(*pid, Signal::SIGSTOP)?;
     }
@@ -115,7 +115,7 @@ fn said(context: &Context) -> Result<End> {
     }
     ensure!(answer.is_err(), "lockd did not hang: {answer:?}");
     wait_until_gone().with_context(|| format!("lockd hung: {}", failed.stderr))?;
-    raw.set_patience(Duration::from_secs(20));
+    raw.set_deadline(Duration::from_secs(20));
     // The client's own lock may be released by now: unlock_ip can do without lockd's thread.
     raw.granted(|raw| raw.lock(&file, 7, NEW, Mode::Write))?;
     let before_dry_runs = lab.server.locks()?;
@@ -278,7 +278,7 @@ fn netns_exec(context: &Context) -> Result<End> {
     ensure_gone()?;
 
     let mut fenced = client(2)?;
-    fenced.set_patience(Duration::from_secs(2));
+    fenced.set_deadline(Duration::from_secs(2));
     fenced.granted(|raw| raw.lock(&file, 7, part(3), Mode::Write))?;
     let arguments = format!("failover --phase release --vip {VIP} --record {RECORD}");
     let released = exec(context, exit::CONFIRMED, &arguments)?;
@@ -295,7 +295,7 @@ fn netns_exec(context: &Context) -> Result<End> {
             // Fenced off, or no grace yet.
             let reclaim = |number: u16, range| -> Result<Status> {
                 let mut raw = client(number)?;
-                raw.set_patience(Duration::from_secs(2));
+                raw.set_deadline(Duration::from_secs(2));
                 raw.reclaim(&file, 7, range, Mode::Write)
             };
             let answer = reclaim(1, part(2)).and_then(|_| reclaim(2, part(3)));

@@ -148,17 +148,17 @@ fn ports(context: &Context) -> Result<End> {
     let held = wired.range();
     let file = wired.file.clone();
     // Not monitored: the statd that rpcbind has forgotten cannot be asked.
-    let mut holder = wired.patient(wired.lab.vips[0])?;
+    let mut holder = wired.retrying(wired.lab.vips[0])?;
     holder.granted(|raw| raw.nm_lock(&file, 7, held, Mode::Write))?;
     let release = ["failover", "--phase", "release", "--vip", VIP];
     let report = tool.json(exit::CONFIRMED, &release)?;
     ensure!(report["fenced"][0] == VIP, "{report}");
     let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
     ensure!(listed["fences"][0]["vip"] == VIP, "{listed}");
-    holder.set_patience(Duration::from_secs(2));
+    holder.set_deadline(Duration::from_secs(2));
     let answer = holder.nm_lock(&file, 7, held, Mode::Write);
     ensure!(answer.is_err(), "through the fence: {answer:?}");
-    let mut other = wired.patient(wired.lab.vips[1])?;
+    let mut other = wired.retrying(wired.lab.vips[1])?;
     other.granted(|raw| raw.nm_lock(&file, 7, held, Mode::Write))?;
     (wired
         .net

@@ -211,7 +211,7 @@ impl<'a> Node<'a> {
     fn ensure_not_taken(&self, vip: usize) -> Result<()> {
         let mut raw = (self.net).client(THIEF, self.vip(vip), NlmVersion::V4, Transport::Udp)?;
         // Behind a fence nobody answers.
-        raw.set_patience(Duration::from_secs(1));
+        raw.set_deadline(Duration::from_secs(1));
         for holder in HOLDERS {
             let answer = raw.nm_lock(&self.files[vip], 8, Self::range(holder), Mode::Write);
             ensure!(

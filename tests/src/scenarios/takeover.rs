@@ -230,7 +230,7 @@ fn fence(context: &Context) -> Result<End> {
         "{recorded}"
     );
     for (number, client) in &mut clients {
-        client.set_patience(Duration::from_secs(2));
+        client.set_deadline(Duration::from_secs(2));
         let answer = client.lock(&file, 7, range(*number), Mode::Write);
         ensure!(answer.is_err(), "through the fence: {answer:?}");
     }

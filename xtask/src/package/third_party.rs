@@ -46,7 +46,7 @@ pub fn text(arch: Arch) -> Result<String> {
         let folder = package.manifest_path.parent().unwrap_or(Path::new("/"));
         let found = licences(folder, licence)?;
         if found.is_empty() {
-            // It has no text: whom the copyright is of is said otherwise.
+            // It has no licence text: the copyright is that of its authors.
             let authors = match (&package.authors[..], &package.repository) {
                 ([], Some(repository)) => repository.clone(),
                 (authors, _) => authors.join(", "),

@@ -1,5 +1,5 @@
-//! Two nodes side by side: what is set up on each, so far as a VIP that moves from one to the
-//! other depends on it, and what differs.
+//! Two nodes side by side: the settings that matter to a VIP that moves from one to the other, and
+//! what differs.
 
 pub mod outlook;
 pub mod page;

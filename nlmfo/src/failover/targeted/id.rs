@@ -12,7 +12,7 @@ use crate::failover::evidence::{Item, What};
 use crate::observe::states::{Nfs4Client, State};
 use crate::observe::table::{Mode, Range};
 
-/// 48 bits. Rows that share one are told apart by nobody, and neither is released.
+/// 48 bits. Rows that share one cannot be told apart, and none of them is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(u64);
 

@@ -99,12 +99,12 @@ impl Looked {
     fn at(watch: &mut Watch, asked: &Asked, only: Option<IpAddr>) -> anyhow::Result<Looked> {
         let snapshot = watch.snapshot(only)?;
         let ours = snapshot.table.part(|host| watch.is_ours(host));
-        // That a client is gone its folder tells, whatever others do meanwhile.
-        let patience = match asked.whole {
+        // The client's directory shows that it is gone, even while others change their state.
+        let max_wait = match asked.whole {
             Some(_) => Duration::from_secs(5),
             None => Duration::from_secs(1),
         };
-        let states = asked.nfs4.then(|| watch.all_states(patience));
+        let states = asked.nfs4.then(|| watch.all_states(max_wait));
         Ok(Looked {
             snapshot,
             ours,
@@ -337,7 +337,7 @@ impl Proved<'_> {
     }
 }
 
-/// An error if a client is alive and its state is not to be taken all the same.
+/// An error if a client is alive and --force is not given.
 fn refuse(plan: &Plan, alive: &[Alive]) -> Result<(), RunError> {
     match alive.is_empty() || plan.force || plan.dry_run {
         true => Ok(()),

@@ -20,7 +20,7 @@ pub struct Ours {
     pub owners: u64,
 }
 
-/// Another client, through one VIP, and what became of what it holds.
+/// Another client, through one VIP, and what it has lost or got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Bystander {
     pub client: IpAddr,
@@ -144,7 +144,7 @@ impl Nlm<'_> {
         all.into_values().collect()
     }
 
-    /// Whether others have this lock now in place of what went: a waiter behind it, perhaps.
+    /// Whether others, such as a waiter, have this lock now in place of what was released.
     pub fn is_taken(&self, item: &Item, released: &[Released]) -> bool {
         let fresh = !self.before.contains_key(item) && !self.is_target(item);
         fresh && range(item).is_some_and(|range| overlaps(released, item.file, range))

@@ -28,7 +28,7 @@ pub struct TargetedReport {
     pub verdict: Verdict,
     /// Why it is not confirmed.
     pub blockers: Vec<String>,
-    /// What an operator should know all the same.
+    /// What an operator should know besides.
     pub warnings: Vec<String>,
     /// Clients that are alive, and how that shows.
     pub alive: Vec<Alive>,

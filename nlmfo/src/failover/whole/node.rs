@@ -232,8 +232,8 @@ async fn has_unit(runs: bool) -> bool {
     has("LoadState=loaded") && (!runs || has("ActiveState=active"))
 }
 
-/// The arguments, or those of the last time that the server ran; none, those of the
-/// configuration, if nobody knows.
+/// These arguments, or those of the last time that the server ran. Without any, `rpc.nfsd` uses its
+/// configuration.
 fn kept(state: &StateDir, now: Option<Vec<String>>) -> Vec<OsString> {
     let folder = state.path().join("restart");
     let path = folder.join("rpc.nfsd");

@@ -40,7 +40,7 @@ pub trait Server: Sync {
     fn stop(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
     /// Starts what must run before its threads do: nfsdcld, which listens when this returns,
-    /// and statd. Returns what is missing all the same.
+    /// and statd. Returns what still does not run.
     fn prepare(&self) -> impl Future<Output = Vec<NotReady>> + Send;
 
     /// Starts its threads. Also if they run already.

@@ -227,7 +227,7 @@ impl Recorded {
         };
         self.report.added = unrecorded.add().map_err(StopError::Records)?.to_vec();
         let stopping = Instant::now();
-        // Clients try to connect again ever more seldom: it starts again as soon as possible.
+        // Clients back off between attempts to connect: the server must start again soon.
         if let Err(error) = server.stop().await {
             if nfsd::runs()
                 && let Err(error) = unrecorded.take_back()

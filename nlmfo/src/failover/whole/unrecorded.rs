@@ -4,8 +4,8 @@
 //! nfsd has a client recorded at RECLAIM_COMPLETE, and one of 4.0 at OPEN_CONFIRM only, which comes
 //! with a new open owner (`nfsd4_client_record_create`, fs/nfsd/nfs4state.c, 6.1 to 7.3). A 4.0
 //! client that has reclaimed, and goes on with the owners it had, is in no record. At an orderly stop
-//! it has held its state without a break, so that nobody can have got anything that conflicts: it may
-//! reclaim, and is added. Not earlier: nfsd removes no client that it did not have recorded, and one
+//! it has held its state without a break, so that no other client can have got anything that conflicts:
+//! it may reclaim, and is added. Not earlier: nfsd removes no client that it did not have recorded, and one
 //! that lost its state while the server ran must not reclaim after a crash.
 
 use super::Server;

@@ -147,7 +147,7 @@ impl Btf {
     }
 
     /// (bytes, type) of the member, looked for in anonymous members too; `offset`
-    /// is where type `id` itself lies. A bit field is nobody's answer.
+    /// is where type `id` itself lies. None for a bit field.
     fn member(&self, id: u32, name: &str, offset: u32, depth: usize) -> Option<(u32, u32)> {
         let ty = self
             .resolved(id)

@@ -66,9 +66,9 @@ pub struct Client {
     pub address: IpAddr,
     /// The name that it calls itself, or under which statd has it.
     pub name: Name,
-    /// Null if only statd's record told of it.
+    /// Null if the client is known from statd's record only.
     pub version: Option<NlmVersion>,
-    /// Null if only statd's record told of it.
+    /// Null if the client is known from statd's record only.
     pub transport: Option<Transport>,
     pub first_seen: u64,
     /// Exact to [`NOTED_AGAIN`].
@@ -174,8 +174,8 @@ pub struct ReadBook {
     pub book: Book,
     /// None if there is no book.
     pub owner: Option<Owner>,
-    /// Lines that were not whole, as `file:line`: a crash in the middle of a write leaves
-    /// one, which counted for nothing; more than that is damage.
+    /// Incomplete lines, as `file:line`, which are ignored: a crash during a write leaves one; more
+    /// than one is damage.
     pub torn: Vec<String>,
 }
 

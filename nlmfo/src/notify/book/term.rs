@@ -49,7 +49,7 @@ impl Wanted<'_> {
 pub(super) struct TermFile {
     pub head: Head,
     pub lines: Vec<Line>,
-    /// Numbers of the lines that are not whole, from 1.
+    /// Numbers of the incomplete lines, from 1.
     torn: Vec<usize>,
 }
 
