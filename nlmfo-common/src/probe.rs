@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The schema of [`Report`].
 pub const SCHEMA: &str = "nlmfo.probe/1";
 
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {

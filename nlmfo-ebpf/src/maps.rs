@@ -48,6 +48,7 @@ pub struct Call {
 /// slot, its ID differs and only its latency is not counted.
 #[map]
 pub static CALLS: Array<Call> = Array::with_max_entries(CALL_SLOTS, 0);
+/// Slots of [`CALLS`].
 pub const CALL_SLOTS: u32 = 64;
 
 /// An UNLOCK between its entry and the cancel that it starts with.
@@ -80,9 +81,10 @@ pub static NO_COUNTS: Array<Counters> = Array::with_max_entries(1, 0);
 #[map]
 pub static COUNTERS4: PerCpuHashMap<Addr, Counters4> = PerCpuHashMap::with_max_entries(1024, 0);
 
-/// As [`NO_COUNTS`] and [`UNCOUNTED`], for NFSv4.
+/// As [`NO_COUNTS`], for NFSv4.
 #[map]
 pub static NO_COUNTS4: Array<Counters4> = Array::with_max_entries(1, 0);
+/// As [`UNCOUNTED`], for NFSv4.
 #[map]
 pub static UNCOUNTED4: Array<u64> = Array::with_max_entries(1, 0);
 

@@ -19,6 +19,7 @@ pub struct Item {
     pub what: What,
 }
 
+/// What an item of a VIP's state is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     Lock {

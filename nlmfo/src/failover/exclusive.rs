@@ -16,6 +16,7 @@ use crate::files::lock::{Held, LockError, LockFile, Mode};
 use crate::grace::GraceError;
 use crate::kernel::netns;
 
+/// Why a run cannot have its VIPs to itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ExclusiveError {
     #[error(transparent)]

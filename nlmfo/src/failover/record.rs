@@ -18,6 +18,7 @@ use crate::observe::states::describe::StateLine;
 use crate::observe::table::LockTable;
 use crate::times;
 
+/// Why a release record cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error(transparent)]

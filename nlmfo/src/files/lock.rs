@@ -20,6 +20,7 @@ use crate::kernel::locks;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Why a lock file could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("another nlmfo {does}{who}{}", after(.waited))]

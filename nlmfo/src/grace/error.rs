@@ -17,6 +17,7 @@ use crate::kernel::nfsd::NfsdError;
 use crate::observe::lockd_queue::Unanswered;
 use crate::observe::programs::ObserveError;
 
+/// Why grace could not be started, ended or read.
 #[derive(Debug, thiserror::Error)]
 pub enum GraceError {
     #[error(transparent)]

@@ -10,6 +10,7 @@ use crate::kernel::netns;
 /// Maximum wait for a lock that each run holds only for moments.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A lock that keeps processes of nlmfo apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessLock {
     /// Held for moments by a run that changes windows or attachments.

@@ -100,6 +100,7 @@ pub struct ViolationLine {
     pub port: u16,
 }
 
+/// How a lock was granted in spite of grace; see `docs/grace.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ViolationKind {

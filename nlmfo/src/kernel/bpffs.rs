@@ -30,6 +30,7 @@ const MAGIC: i64 = 0xcafe_4a11;
 /// Where nlmfo pins, below [`root`].
 const OURS: &str = "nlmfo";
 
+/// Why the BPF filesystem cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot mount a BPF filesystem, to pin what must outlive this command (`mount -t bpf bpf \

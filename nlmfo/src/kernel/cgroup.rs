@@ -17,6 +17,7 @@ const KIND: &str = "cgroup2";
 /// container shows another one as its root.
 const ROOT: u64 = 1;
 
+/// Why the control group cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     #[error("cannot open the root cgroup")]

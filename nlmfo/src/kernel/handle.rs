@@ -21,6 +21,7 @@ pub struct FileId {
     pub bytes: Vec<u8>,
 }
 
+/// Why an NFS file handle tells no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandleError {
     #[error("the NFS file handle is truncated")]

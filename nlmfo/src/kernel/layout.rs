@@ -30,6 +30,7 @@ const FILE_HASH_BUCKETS: u32 = 128;
 /// One `struct hlist_head`.
 const BUCKET_BYTES: u64 = 8;
 
+/// Why it is not known where the kernel has its data.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     #[error(transparent)]

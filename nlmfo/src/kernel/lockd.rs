@@ -9,6 +9,7 @@ const END_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
 /// Created with the module; its inode number is never reused.
 const MODULE: &str = "/sys/module/lockd";
 
+/// Why lockd cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockdError {
     #[error("lockd is not loaded: {END_GRACE} does not exist (`modprobe lockd`, or start nfsd)")]

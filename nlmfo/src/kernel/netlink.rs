@@ -32,6 +32,7 @@ pub enum Command {
     UnlockExport = 18,
 }
 
+/// Why nfsd does not do a netlink command.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     #[error(

@@ -20,6 +20,7 @@ pub const ROOT: &str = "/proc/fs/nfsd";
 /// `NFS3_FHSIZE`, the longest handle of NFSv3.
 const MAX_HANDLE: usize = 64;
 
+/// Why nfsd's files cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum NfsdError {
     #[error(

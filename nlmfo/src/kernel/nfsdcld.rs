@@ -51,6 +51,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// nfs-utils 2.4 to 2.8).
 const VERSIONS: RangeInclusive<u32> = 3..=4;
 
+/// Why nfsdcld's records cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
     #[error("{}", path.display())]

@@ -44,6 +44,7 @@ pub const CODE_BYTES: usize = 128;
 /// Bytes of a `struct sockaddr_in6`, the most that is compared of an address.
 const SOCKADDR_BYTES: i64 = 28;
 
+/// Whether this kernel's `unlock_ip` works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "lowercase")]
 pub enum Verdict {

@@ -46,6 +46,7 @@ pub enum Listener {
     ),
 }
 
+/// The file of a Unix socket, removed with it.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 

@@ -47,6 +47,7 @@ pub struct Happened {
     pub seconds: Option<f64>,
 }
 
+/// How much an event matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -55,6 +56,7 @@ pub enum Level {
     Error,
 }
 
+/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

@@ -18,6 +18,7 @@ use crate::files::{self, FileError, LIMIT};
 /// Where it is unless told otherwise.
 pub const DEFAULT: &str = "/etc/nlmfo.toml";
 
+/// The content of `/etc/nlmfo.toml`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -36,6 +37,7 @@ struct Vip {
     names: Vec<String>,
 }
 
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(transparent)]

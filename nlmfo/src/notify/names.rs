@@ -39,6 +39,7 @@ pub struct Name {
     pub others: BTreeSet<IpAddr>,
 }
 
+/// The source of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum From {

@@ -33,6 +33,7 @@ const KEPT: usize = 3;
 /// Digits of a file's name, so that the order of names is that of numbers.
 const DIGITS: usize = 10;
 
+/// Why there is no state number.
 #[derive(Debug, thiserror::Error)]
 pub enum NumberError {
     #[error("cannot claim a state number in {}", folder.display())]

@@ -43,6 +43,7 @@ pub struct ClientReport {
     pub sent: u32,
 }
 
+/// The result for one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Outcome {
     /// Its statd has confirmed every name. It may not have known any of them.

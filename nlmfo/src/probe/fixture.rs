@@ -49,6 +49,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// lockd calls a client for so long at most that does not answer.
 const HOSTS: Duration = Duration::from_secs(60);
 
+/// The address family that a check uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     Ipv4,

@@ -23,6 +23,7 @@ pub const FAULTS: &[&str] = &[
 /// (`nlm_shutdown_hosts_net`, fs/lockd/host.c, 6.1 to 6.12).
 pub const HOSTS_IN_USE: &[&str] = &["lockd: couldn't shutdown host module"];
 
+/// A line of the kernel's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// Counts every line since boot.

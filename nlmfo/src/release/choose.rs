@@ -80,6 +80,7 @@ pub struct Attempt {
     pub error: Option<String>,
 }
 
+/// What a release does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Nothing of the VIP is left.

@@ -39,6 +39,7 @@ pub struct Request {
     pub kind: RequestKind,
 }
 
+/// What a request of a client is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestKind {
     /// What this owner holds of this range of the file.

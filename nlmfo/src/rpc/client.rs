@@ -72,6 +72,7 @@ pub struct Error {
     pub cause: Cause,
 }
 
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     #[error("no answer within {0:?}")]
@@ -86,6 +87,7 @@ pub enum Cause {
     Xdr(#[from] xdr::Error),
 }
 
+/// A client of one RPC service, over TCP or UDP.
 #[derive(Debug)]
 pub struct Client {
     endpoint: Endpoint,

@@ -122,6 +122,7 @@ fn padding(length: usize) -> usize {
     length.wrapping_neg() % 4
 }
 
+/// Why a message is not XDR of the expected form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("{what} is {length} bytes long, but the protocol's limit is {max}")]

@@ -36,6 +36,7 @@ pub const FOLDER: &str = "/etc/nlmfo/servers.d";
 /// `HOST_NAME_MAX`: the scope is a host name in the server's UTS namespace.
 const LONGEST_NAME: usize = 64;
 
+/// Why a description of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
     #[error(transparent)]

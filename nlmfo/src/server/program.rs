@@ -21,6 +21,7 @@ const MOST_SAID: u64 = 4096;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Why a program did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     #[error("cannot run `{command}`")]

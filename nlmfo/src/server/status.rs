@@ -26,6 +26,7 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
+/// Whether a server runs on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -46,18 +47,21 @@ impl State {
     }
 }
 
+/// A VIP of a server, and whether it is up.
 #[derive(Clone, Debug, Serialize)]
 pub struct VipStatus {
     pub vip: Vip,
     pub up: bool,
 }
 
+/// A daemon of a server, and its process if it runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct DaemonStatus {
     pub program: &'static str,
     pub process: Option<i32>,
 }
 
+/// A filesystem of a server, and whether it is mounted.
 #[derive(Clone, Debug, Serialize)]
 pub struct FilesystemStatus {
     pub path: std::path::PathBuf,

@@ -23,6 +23,7 @@ pub struct Event {
     pub text: String,
 }
 
+/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {

@@ -19,6 +19,7 @@ pub struct Number {
     claimed: OnceLock<Claimed>,
 }
 
+/// A state number for SM_NOTIFY.
 #[derive(Clone, Debug)]
 pub struct Claimed {
     pub number: u32,

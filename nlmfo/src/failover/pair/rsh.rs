@@ -36,6 +36,7 @@ pub struct Finished {
     pub stderr: String,
 }
 
+/// Why a command on the other node did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum RshError {
     #[error("cannot run {program}")]

@@ -17,6 +17,7 @@ pub struct Alive {
     pub sign: Sign,
 }
 
+/// A sign that a client is alive, or that it may be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "sign", rename_all = "snake_case")]
 pub enum Sign {

@@ -22,6 +22,7 @@ pub enum OnError {
     OtherDevice(u32, u32),
 }
 
+/// What state must be on to be selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Anything,

@@ -66,6 +66,7 @@ pub struct Row<T> {
     pub line: T,
 }
 
+/// The NFSv4 clients and state that were released.
 #[derive(Debug, Default, Serialize)]
 pub struct Nfs4Part {
     /// Why it is not known what NFSv4 clients hold; null if it is, or was left out.
@@ -99,6 +100,7 @@ pub struct LocalLine {
     pub file: FileLine,
 }
 
+/// What became of those that were not to be touched.
 #[derive(Debug, Default, Serialize)]
 pub struct Others {
     /// Clients and VIPs that hold the same as before.

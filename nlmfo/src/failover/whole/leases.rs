@@ -23,6 +23,7 @@ const PAUSED: &str = "paused";
 /// Maximum time to wait for another command to pause or resume.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
+/// Why leases could not be paused or resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum LeasesError {
     #[error(transparent)]

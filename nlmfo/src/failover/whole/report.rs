@@ -110,6 +110,7 @@ pub struct StartReport {
     pub took_ms: f64,
 }
 
+/// How the clients of one VIP were notified.
 #[derive(Debug, Serialize)]
 pub struct VipNotified {
     pub vip: IpAddr,

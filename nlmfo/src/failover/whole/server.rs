@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::kernel::connections::Connection;
 use crate::server::program::ProgramError;
 
+/// Why a server could not be stopped or started.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error(transparent)]

@@ -42,6 +42,7 @@ pub struct Plan {
     pub kernel: String,
 }
 
+/// Why a server was not stopped, or not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {
     #[error(transparent)]

@@ -12,6 +12,7 @@ pub struct Prototype {
     pub parameters: Vec<Parameter>,
 }
 
+/// A parameter of a kernel function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// Empty where the kernel's BTF does not tell.

@@ -142,6 +142,7 @@ pub struct Check {
     pub capability: Capability,
 }
 
+/// How much a failover needs what is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Need {

@@ -32,6 +32,7 @@ use crate::observe::table::HostInfo;
 /// A client that is known to be there is noted again after this many seconds.
 pub const NOTED_AGAIN: u64 = 600;
 
+/// Why a client book cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
     #[error("cannot access the client book {}", path.display())]

@@ -16,6 +16,7 @@ pub struct Contract {
     pub context: String,
 }
 
+/// What a program is attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// A kernel function; the prototype that it had first comes first.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::files::{self, FileError, Place};
 use crate::ticks::tick::{SCHEMA, Tick};
 
+/// Why a recording cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     #[error(transparent)]
