@@ -52,13 +52,9 @@ impl CounterProbes {
         for probe in PROBES {
             programs.attach(probe)?;
         }
-        let map = programs.ebpf.take_map("COUNTERS");
-        let uncounted = programs.ebpf.take_map("UNCOUNTED");
         Ok(CounterProbes {
-            map: PerCpuHashMap::try_from(map.ok_or(ObserveError::Foreign("COUNTERS"))?)
-                .map_err(map_error)?,
-            uncounted: Array::try_from(uncounted.ok_or(ObserveError::Foreign("UNCOUNTED"))?)
-                .map_err(map_error)?,
+            map: programs.map("COUNTERS")?,
+            uncounted: programs.map("UNCOUNTED")?,
         })
     }
 
