@@ -27,16 +27,10 @@ pub fn load() -> Result<GateLayout, LayoutError> {
 /// `symbols` must have been asked for [`OBJECTS`] and [`GRACE_NET_ID`]; `release`
 /// is for the errors.
 pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<GateLayout, LayoutError> {
-    let of = |module| Fields {
-        btf: btf.of(module),
-        release,
-    };
-    let lockd = of("lockd");
-    let sunrpc = of("sunrpc");
-    let kernel = Fields {
-        btf: btf.vmlinux(),
-        release,
-    };
+    let of = |btf| Fields { btf, release };
+    let lockd = of(btf.of("lockd"));
+    let sunrpc = of(btf.of("sunrpc"));
+    let kernel = of(btf.vmlinux());
     let grace = "the kernel's own grace";
     let answered = "whose call lockd answered";
     let received = "what reached lockd's sockets";

@@ -34,16 +34,10 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<StateLa
             release: release.to_owned(),
         });
     }
-    let of = |module| Fields {
-        btf: btf.of(module),
-        release,
-    };
-    let nfsd = of("nfsd");
-    let sunrpc = of("sunrpc");
-    let kernel = Fields {
-        btf: btf.vmlinux(),
-        release,
-    };
+    let of = |btf| Fields { btf, release };
+    let nfsd = of(btf.of("nfsd"));
+    let sunrpc = of(btf.of("sunrpc"));
+    let kernel = of(btf.vmlinux());
     let within = |outer, inner, bytes| -> Result<u32, LayoutError> {
         let state = nfsd.field(outer, None, STATE)?;
         // The struct begins with its nfs4_stid on every kernel seen.

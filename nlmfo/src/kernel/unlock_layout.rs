@@ -35,11 +35,8 @@ pub fn nfs4(btf: &KernelBtf, release: &str) -> Result<Unlock4Layout, LayoutError
 
 /// `release` is for the errors.
 pub fn nfs3(btf: &KernelBtf, release: &str) -> Result<Unlock3Layout, LayoutError> {
-    let of = |module| Fields {
-        btf: btf.of(module),
-        release,
-    };
-    let (lockd, sunrpc) = (of("lockd"), of("sunrpc"));
+    let of = |btf| Fields { btf, release };
+    let (lockd, sunrpc) = (of(btf.of("lockd")), of(btf.of("sunrpc")));
     let made = lockd.field(MADE, Some(8), WHY);
     let fh_is_pointer = u32::from(made.is_ok());
     let size = lockd.field(
