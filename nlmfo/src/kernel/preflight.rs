@@ -11,12 +11,12 @@ use nlmfo_common::layout::Layout;
 use rustix::thread::{CapabilitySet, capabilities};
 use serde::Serialize;
 
-use super::btf::{BtfError, KernelBtf};
+use super::btf::KernelBtf;
 use super::gate_layout::{self, GRACE_NET_ID};
 use super::layout::{self, MODULES, OBJECTS};
 use super::netlink::{Command, NfsdNetlink};
 use super::nfsd::{Control, Nfsd, NfsdError};
-use super::symbols::{Symbols, SymbolsError};
+use super::symbols::Symbols;
 use super::unlock_bug::{self, Verdict};
 use super::{bpffs, lockd, modules, netns, state_layout};
 use crate::causes::chain;
@@ -172,27 +172,15 @@ impl Facts {
         let privileges =
             privileges(capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective));
         let symbols_shown =
-            Capability::unless(&[("privileges", &privileges)], || symbols_state(&symbols));
-        let btf_there = match &btf {
-            Ok(_) => Capability::Available,
-            Err(error) => Capability::missing(
-                chain(error),
-                "boot a kernel with CONFIG_DEBUG_INFO_BTF=y and CONFIG_DEBUG_INFO_BTF_MODULES=y",
-            ),
-        };
+            Capability::unless(&[("privileges", &privileges)], || found.addresses());
+        let btf_there = found.types();
         let nfsd_runs = nfsd_state(&nfsd, threads);
         // What needs nothing but its filesystem.
         let nfsd_mounted = match &nfsd {
             Ok(_) => Capability::Available,
             Err(_) => nfsd_runs.clone(),
         };
-        let lockd = match lockd::is_loaded() {
-            true => Capability::Available,
-            // It comes with the server.
-            false => Capability::unless(&[("nfsd", &nfsd_runs)], || {
-                Capability::missing("lockd is not loaded", "`modprobe lockd`")
-            }),
-        };
+        let lockd = lockd_state(&nfsd_runs);
         let by_symbols = [("symbols", &symbols_shown)];
         let of_lockd = [("symbols", &symbols_shown), ("lockd", &lockd)];
         let by_types = [
@@ -218,17 +206,13 @@ impl Facts {
                 (true, Err(error)) => Capability::missing(error, PLEASE_REPORT),
             }
         });
-        let unlock_ip = unlock_ip(&btf, &symbols);
+        let unlock_ip = found.unlock_ip();
 
         Facts {
             netns: netns::network().map_or(0, |netns| netns.inode),
             kernel_reads: kernel_reads(std::fs::read_to_string(LOCKDOWN).ok().as_deref()),
             ftrace: ftrace(std::fs::read_to_string(FTRACE).ok().as_deref()),
-            kprobes: Capability::when(
-                Path::new(KPROBES).exists(),
-                format!("{KPROBES} does not exist"),
-                "boot a kernel with CONFIG_KPROBE_EVENTS=y",
-            ),
+            kprobes: kprobes(),
             functions: functions
                 .iter()
                 .map(|&name| {
@@ -246,34 +230,15 @@ impl Facts {
             unlock_ip,
             rfc_unlock: control(Control::NlmUnlock),
             rfc_grace: control(Control::NlmSetIpGrace),
-            bpffs: Capability::when(
-                bpffs::is_mounted(),
-                format!(
-                    "no BPF filesystem is mounted on {}",
-                    bpffs::root().display()
-                ),
-                "mount -t bpf bpf /sys/fs/bpf",
-            ),
-            bpf_links: Capability::unless(&by_symbols, || {
-                Capability::when(
-                    found.has_function(LINK_FUNCTION),
-                    "this kernel has no links for probes (requires 5.15)",
-                    "boot a newer kernel",
-                )
-            }),
+            bpffs: bpffs_state(),
+            bpf_links: Capability::unless(&by_symbols, || found.bpf_links()),
             clsact: Capability::unless(&by_symbols, || {
                 clsact(
                     |function| found.has_function(function),
                     |module| modules::can_load(&release, module),
                 )
             }),
-            tcx: Capability::unless(&by_symbols, || {
-                Capability::when(
-                    found.has_function(TCX_FUNCTION),
-                    "this kernel has no tcx (requires 6.6)",
-                    "nothing to do: the gate uses a clsact qdisc instead",
-                )
-            }),
+            tcx: Capability::unless(&by_symbols, || found.tcx()),
             nfsd: nfsd_runs,
             symbols: symbols_shown,
             btf: btf_there,
@@ -305,6 +270,35 @@ fn privileges(effective: CapabilitySet) -> Capability {
         lacking.is_empty(),
         format!("this process lacks {}", lacking.join(", ")),
         "run nlmfo as root, not in an unprivileged container",
+    )
+}
+
+/// lockd comes with the server.
+fn lockd_state(nfsd_runs: &Capability) -> Capability {
+    match lockd::is_loaded() {
+        true => Capability::Available,
+        false => Capability::unless(&[("nfsd", nfsd_runs)], || {
+            Capability::missing("lockd is not loaded", "`modprobe lockd`")
+        }),
+    }
+}
+
+fn kprobes() -> Capability {
+    Capability::when(
+        Path::new(KPROBES).exists(),
+        format!("{KPROBES} does not exist"),
+        "boot a kernel with CONFIG_KPROBE_EVENTS=y",
+    )
+}
+
+fn bpffs_state() -> Capability {
+    Capability::when(
+        bpffs::is_mounted(),
+        format!(
+            "no BPF filesystem is mounted on {}",
+            bpffs::root().display()
+        ),
+        "mount -t bpf bpf /sys/fs/bpf",
     )
 }
 
@@ -358,48 +352,6 @@ fn ftrace(enabled: Option<&str>) -> Capability {
         "kernel.ftrace_enabled is 0: probes do not run",
         "`sysctl kernel.ftrace_enabled=1`",
     )
-}
-
-fn symbols_state(symbols: &Result<Symbols, SymbolsError>) -> Capability {
-    match symbols {
-        Ok(_) => Capability::Available,
-        Err(SymbolsError::Hidden) => Capability::missing(
-            "/proc/kallsyms shows all addresses as zero: kernel.kptr_restrict is 2",
-            "`sysctl kernel.kptr_restrict=1`",
-        ),
-        Err(error) => Capability::missing(chain(error), "mount /proc"),
-    }
-}
-
-fn unlock_ip(
-    btf: &Result<KernelBtf, BtfError>,
-    symbols: &Result<Symbols, SymbolsError>,
-) -> Verdict {
-    let address = match symbols {
-        Ok(symbols) => symbols.in_module(unlock_bug::FUNCTION, "lockd"),
-        Err(error) => {
-            return Verdict::Unknown {
-                reason: chain(&error),
-            };
-        }
-    };
-    let srcaddr = match btf {
-        Ok(btf) => btf.of("lockd").field("nlm_host.h_srcaddr"),
-        Err(error) => {
-            return Verdict::Unknown {
-                reason: chain(&error),
-            };
-        }
-    };
-    match (address, srcaddr) {
-        (Ok(function), Ok(srcaddr)) => unlock_bug::judge_running(function.address, srcaddr),
-        (Err(error), _) => Verdict::Unknown {
-            reason: chain(&error),
-        },
-        (_, Err(error)) => Verdict::Unknown {
-            reason: chain(&error),
-        },
-    }
 }
 
 #[cfg(test)]
