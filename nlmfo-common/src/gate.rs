@@ -15,7 +15,7 @@ pub const OWN_MARK: u32 = 0x6e6c_6d66;
 /// that share them. Raise it with every change.
 pub const PINNED_VERSION: u32 = 3;
 
-/// What the gate shall do for one VIP.
+/// What the gate does for one VIP.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {

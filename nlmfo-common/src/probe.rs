@@ -44,7 +44,7 @@ pub struct Checked {
     /// What was seen instead, or why it cannot be shown; absent from one that passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The known bug of this kernel that a failure is.
+    /// The known bug of this kernel that explains a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Known>,
     pub seconds: f64,
@@ -55,7 +55,7 @@ impl Checked {
         self.verdict == Verdict::Fail
     }
 
-    /// Whether it failed by no bug that is known.
+    /// Whether it failed, and no known bug explains it.
     pub fn failed_unexpectedly(&self) -> bool {
         self.is_failed() && self.known.is_none()
     }
@@ -71,8 +71,8 @@ pub struct Report {
     pub schema: String,
     /// As `uname -r` prints it.
     pub kernel: String,
-    /// The version that known bugs go by: that of the sources it was built from, which a
-    /// distribution's release does not tell.
+    /// The version of the sources that it was built from, which decides its known bugs. A
+    /// distribution's release may differ.
     pub source: String,
     /// nlmfo's own version.
     pub nlmfo: String,

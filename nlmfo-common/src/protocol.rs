@@ -1,4 +1,4 @@
-//! The protocol's own distinctions: NLM versions, transports and lock modes.
+//! NLM versions, transports and lock modes.
 
 use core::fmt;
 

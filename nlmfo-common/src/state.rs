@@ -6,8 +6,8 @@ use crate::record::FH_MAX;
 /// Bytes of a client's or an owner's name that a record carries; NFSv4 allows 1024.
 pub const OWNER_MAX: usize = 128;
 
-/// Where nfsd's fields are, as [`crate::layout::Layout`] says it of lockd's. All zeros
-/// where nfsd is not in the kernel or cannot be read.
+/// Where nfsd's fields are, like [`crate::layout::Layout`] for lockd. All zeros if nfsd is not in
+/// the kernel or cannot be read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateLayout {

@@ -1,5 +1,5 @@
-//! What clients gave up, by the calls that lockd and nfsd were asked for, whatever they answered:
-//! in grace, and of state that a restart has ended, they refuse them.
+//! What clients gave up, by their calls, whatever lockd and nfsd answer: they refuse such calls in
+//! grace, and for state that a restart has ended.
 
 use crate::Addr;
 

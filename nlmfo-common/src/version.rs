@@ -1,4 +1,4 @@
-//! The version of a kernel's sources, by which known bugs go.
+//! The version of a kernel's sources, which decides its known bugs.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Version {
     }
 
     /// The running kernel's. `release` (`uname -r`) names an ABI on Debian and Ubuntu;
-    /// what was built stands in `version` (`uname -v`) on Debian: `… Debian 6.1.192-1 (…)`.
+    /// `version` (`uname -v`) has the version of the sources on Debian: `… Debian 6.1.192-1 (…)`.
     pub fn of_kernel(release: &str, version: &str) -> Option<Self> {
         let built = version
             .split_once("Debian ")

@@ -1,4 +1,4 @@
-//! Clients that mean no harm, on paths that lose, repeat and reorder: each LOCK
+//! Honest clients, on paths that lose, repeat and reorder: each LOCK
 //! arrives with the opposite `reclaim`, a SHARE that is no reclaim does not arrive,
 //! and all else arrives as it was sent.
 
@@ -14,7 +14,7 @@ use crate::model::wire::{self, Call, Message};
 use crate::strategies;
 use crate::{config, one_in};
 
-/// What shall arrive.
+/// What must arrive.
 struct Expected {
     /// The stream, or what comes before the part of it that is held back.
     stream: Vec<u8>,
@@ -23,7 +23,7 @@ struct Expected {
     is_held_back: bool,
 }
 
-/// What shall arrive of a stream in a window, as lockd's decoder tells it.
+/// What must arrive of a stream in a window, according to lockd's decoder.
 fn expected(sent: &[u8]) -> Expected {
     let mut stream = sent.to_vec();
     let mut locks = Vec::new();

@@ -10,8 +10,7 @@ use super::temporary::written_beside;
 use super::{FileError, PRIVATE, ensure_regular, folder_of, open, sync_folder};
 
 /// A place where a file can be put: nothing is there, or an earlier file of the same kind.
-/// [`Place::look`] changes nothing, and comes before the first change of whatever the file is
-/// to tell of.
+/// [`Place::look`] changes nothing. Call it before the first change that the file is to record.
 #[derive(Clone, Debug)]
 pub struct Place<T> {
     path: PathBuf,

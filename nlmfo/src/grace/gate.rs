@@ -471,8 +471,8 @@ fn lacks_tcx(error: &ProgramError) -> bool {
     false
 }
 
-/// Takes a gate out of the kernel, whichever version's, from whatever state. The
-/// number of pins and filters.
+/// Removes a gate from the kernel, of any version and in any state. Returns the number of pins and
+/// filters.
 pub(super) async fn detach(pins: &Pins) -> Result<usize, GraceError> {
     let removed = detach_filters(&pins.noted_qdiscs()?).await?;
     Ok(removed + pins.remove()?)

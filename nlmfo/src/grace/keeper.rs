@@ -108,18 +108,7 @@ pub async fn keep() -> Result<(), GraceError> {
             break release(keeping, lock);
         }
         is_answered = false;
-        match gate.cover_all().await {
-            Ok(coverage) => {
-                for device in coverage.uncovered.iter().filter(|device| device.failed) {
-                    warn!(
-                        device = device.device.name,
-                        device.reason, "device not covered by the gate"
-                    );
-                }
-            }
-            // The next check may succeed.
-            Err(error) => warn!(%error, "could not list the network devices"),
-        }
+        cover(&mut gate).await;
         drop(lock);
         tokio::select! {
             heard = monitor.changed() => if !heard {
@@ -132,6 +121,22 @@ pub async fn keep() -> Result<(), GraceError> {
         }
     }
     Ok(())
+}
+
+/// Attaches the gate to devices that are new.
+async fn cover(gate: &mut Gate) {
+    match gate.cover_all().await {
+        Ok(coverage) => {
+            for device in coverage.uncovered.iter().filter(|device| device.failed) {
+                warn!(
+                    device = device.device.name,
+                    device.reason, "device not covered by the gate"
+                );
+            }
+        }
+        // The next check may succeed.
+        Err(error) => warn!(%error, "could not list the network devices"),
+    }
 }
 
 /// In this order: the next holder of the gate's lock starts a keeper that finds none.

@@ -64,7 +64,7 @@ impl KernelBtf {
         Self::load_from(Path::new(FOLDER), modules)
     }
 
-    /// The same from a directory that looks as `/sys/kernel/btf` does, of whatever kernel.
+    /// The same from a directory in the form of `/sys/kernel/btf`, of any kernel.
     pub fn load_from(folder: &Path, modules: &[&str]) -> Result<Self, BtfError> {
         let read = |name: &str| {
             let path = folder.join(name);

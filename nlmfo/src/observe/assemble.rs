@@ -259,7 +259,7 @@ impl Assembly {
     }
 }
 
-/// A host as its record tells of it; none if it is of no NLM version or transport known.
+/// A host from its record; none if its NLM version or transport is unknown.
 pub(super) fn host_info(record: &HostRecord) -> Option<HostInfo> {
     Some(HostInfo {
         key: Host {

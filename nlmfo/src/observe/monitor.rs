@@ -1,7 +1,7 @@
 //! The clients that lockd wants to be monitored, as they come: who uses which VIP.
 //!
 //! A client is reported when it locks, and again while it goes on, once a minute
-//! (`TELL_AGAIN_NS`). Requests that no monitored client makes (NM_LOCK, SHARE) go by.
+//! (`TELL_AGAIN_NS`). Requests of clients that are not monitored (NM_LOCK, SHARE) are not seen.
 
 use aya::maps::{Array, MapData, RingBuf};
 use nlmfo_common::record::{HostRecord, kind};
@@ -17,7 +17,7 @@ pub(super) const PROBES: &[Probe] = &[Probe {
     function: "nsm_monitor",
 }];
 
-/// The probe in the kernel, and the clients that it tells of.
+/// The probe in the kernel, and the clients that it reports.
 pub struct Monitored {
     ring: AsyncFd<RingBuf<MapData>>,
     dropped: Array<MapData, u64>,

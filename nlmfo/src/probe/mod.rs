@@ -2,7 +2,7 @@
 //! clients of its own (see [`testbed`](crate::testbed)), check by check.
 //! It names the files under `/proc` that it checks.
 //!
-//! A check asserts what the kernel *should* do. What it is known to do wrong stands in
+//! A check asserts what the kernel *should* do. What it is known to do wrong is listed in
 //! [`known`], with kernel ranges and evidence, and names a failure; it never excuses one.
 
 pub mod baseline;

@@ -128,7 +128,7 @@ impl Worker {
         vec!["the testbed hung and was killed".to_owned()]
     }
 
-    /// Has the places' holders end them, whatever the worker hangs in.
+    /// Makes the holders of the namespaces end, wherever the worker hangs.
     fn end_holders(&self) {
         let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         for holder in holders.iter() {

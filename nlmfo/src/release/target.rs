@@ -19,7 +19,7 @@ pub struct Target {
     pub monitored: Option<Monitored>,
     /// What the host waits for.
     pub waiting: Vec<Request>,
-    /// What goes by a call of its own: what a host of NLM v1 holds, as that version has no
+    /// What is released by a call of its own: what a host of NLM v1 holds, as that version has no
     /// FREE_ALL, and what is released apart from the rest of its host.
     pub held: Vec<Request>,
 }

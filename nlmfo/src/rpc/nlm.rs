@@ -123,7 +123,7 @@ impl TryFrom<u32> for Status {
     }
 }
 
-/// Who stands in the way of a lock that was tested for.
+/// The holder that conflicts with a tested lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub exclusive: bool,

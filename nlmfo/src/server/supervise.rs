@@ -16,7 +16,7 @@ const SILENT_LOOKS: u32 = 3;
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
-/// A daemon that runs for so long after a restart is as one that was never restarted.
+/// A daemon that has served this long after a restart counts as never restarted.
 const SETTLED: Duration = Duration::from_secs(600);
 
 /// How a daemon is.

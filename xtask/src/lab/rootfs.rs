@@ -255,7 +255,7 @@ pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
                     }
                     layer.directory("var/log/pacemaker", 0o770, HACLUSTER_OWNER)?;
                     layer.directory("var/log/corosync", 0o755, (0, 0))?;
-                    // ocf-tester's `su`, which shall work without PAM.
+                    // ocf-tester's `su`, which must work without PAM.
                     layer.link("usr/bin/su", Path::new("busybox"))?;
                 }
                 Ok(())

@@ -122,7 +122,7 @@ impl Gate {
         }
     }
 
-    /// The byte that lockd shall read, or `None` if it shall read nothing.
+    /// The byte that lockd must read, or `None` if it must read nothing.
     fn decide(&mut self, calls: &Calls, offset: usize) -> Option<u8> {
         let sent = calls.word;
         let grace = match self.kernel_grace.len() {

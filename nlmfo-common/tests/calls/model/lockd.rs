@@ -1,7 +1,7 @@
-//! What lockd makes of the bytes that it gets: a decoder of its own, written from
+//! How lockd reads the bytes that it gets: an independent decoder, written from
 //! RFC 5531, RFC 1813 and the kernel's sources, that shares nothing with the parser.
 //!
-//! Where kernels differ it is the more credulous one: what it rejects, none takes.
+//! Where kernels differ, it accepts what any of them accepts.
 
 const NLM: u32 = 100_021;
 /// `svc_serv.sv_max_mesg` of lockd: `LOCKD_BUFSIZE` and a page, in whole pages

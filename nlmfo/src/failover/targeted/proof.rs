@@ -319,7 +319,7 @@ fn is_active(client: &Nfs4Client, seconds: u64) -> bool {
     (client.info.renewed_seconds).is_some_and(|ago| ago <= seconds + 1)
 }
 
-/// A state, whatever its client does with it: the stateid without its generation.
+/// What stays the same while a client changes a state: its stateid without the generation.
 pub type Key = ([u32; 2], [u8; 12]);
 
 pub fn key(table: &StateTable, state: &State) -> Key {

@@ -148,7 +148,7 @@ impl Book {
         Folder::new(state, vip).read(&Wanted::All)
     }
 
-    /// Whether the VIP has a client of this name or address. Only the lines that tell of
+    /// Whether the VIP has a client of this name or address. Only the lines about
     /// it are looked at: a book of 10,000 clients takes a millisecond or two.
     pub fn has_client(
         state: &StateDir,
