@@ -44,7 +44,7 @@ pub enum ServerAction {
         command: Vec<OsString>,
     },
     /// Check whether this node has everything to start a server; with --peer, also whether another
-    /// node has, and describes the server in the same way
+    /// node has everything and describes the server in the same way
     Check(CheckServerArgs),
 }
 
