@@ -100,7 +100,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Removes temporary files from the folders of ours: how many.
+/// Removes temporary files from our folders. Returns how many.
 fn abandoned(state: &Path) -> anyhow::Result<usize> {
     let state = StateDir::new(state);
     let mut folders = vec![files::run::folder().to_owned(), state.path().to_owned()];

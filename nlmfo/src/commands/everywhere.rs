@@ -25,8 +25,8 @@ pub fn enter(name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Lists all servers: how that ended. None if the caller is to list one, where it is: the node has
-/// no servers of their own, or one was asked for.
+/// Lists all servers, and returns how that ended. None if the caller is to list the one where it
+/// runs: the node has no servers of their own, or one was asked for.
 ///
 /// `path`: only those that have it are asked.
 pub fn list(asked: Option<&str>, json: bool, path: Option<&Path>) -> Result<Option<Exit>, Failure> {

@@ -31,7 +31,8 @@ pub(super) fn written_beside(path: &Path, content: &[u8], mode: u32) -> io::Resu
     Ok(temporary)
 }
 
-/// Removes the temporary files in a folder whose process on this node has ended: how many.
+/// Removes the temporary files in a folder whose process on this node has ended. Returns
+/// how many.
 pub fn remove_abandoned(folder: &Path) -> io::Result<usize> {
     let prefix = prefix();
     let mut removed = 0;

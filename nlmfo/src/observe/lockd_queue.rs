@@ -32,9 +32,8 @@ fn waits(blocked: &Option<String>) -> String {
     }
 }
 
-/// Waits until lockd, one thread, has answered a call of ours: what it was at when this
-/// began is done. At once, and false, if it listens nowhere here: then there is nothing
-/// that it could be at.
+/// Waits until lockd, one thread, has answered a call of ours: what it did when this began is done.
+/// Returns false at once if it does not listen here: then it does nothing.
 pub async fn pass_queue(deadline: Duration) -> Result<bool, Unanswered> {
     let ports = LockdPorts::look_up()?;
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];

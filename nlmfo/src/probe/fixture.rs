@@ -310,7 +310,7 @@ impl Fixture {
         done
     }
 
-    /// Restarts nfsd without lockd's grace: whether nfsd's own has begun.
+    /// Restarts nfsd without lockd's grace. Returns whether nfsd's own has begun.
     fn restart_for_nfsds_grace(&mut self) -> Result<bool> {
         self.server.stop_nfsd()?;
         self.server.start_nfsd()?;

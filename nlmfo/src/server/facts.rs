@@ -56,7 +56,7 @@ pub fn served(versions: &Versions) -> Vec<Version> {
 /// Maximum time for lockd to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// The servers of this node but one: those of their own by name, and the node's.
+/// All servers of this node but one: the node's own, and by name those of single VIPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others(Vec<(String, Facts)>);
 

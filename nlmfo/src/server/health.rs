@@ -170,7 +170,7 @@ fn is_among(one: &Registration, all: &[Registration]) -> bool {
     all.iter().any(is_same)
 }
 
-/// Registers again what rpcbind has forgotten: how many entries.
+/// Registers again what rpcbind has forgotten. Returns how many entries.
 ///
 /// # Errors
 /// If rpcbind does not take one of them.

@@ -305,8 +305,8 @@ const LOCK: Duration = Duration::from_secs(60);
 /// Maximum time for a step that the kernel or a daemon needs a moment for.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Ends every server of this node, its records kept, and removes what is left of any: how many
-/// there were.
+/// Ends every server of this node, keeps its records, and removes what is left of any. Returns how
+/// many there were.
 ///
 /// # Errors
 /// If a process or a mount cannot be ended.

@@ -233,7 +233,8 @@ impl<'a> Supervised<'a> {
     }
 }
 
-/// Waits until one of the processes ends, or for the next regular look: whether it is that.
+/// Waits until one of the processes ends, or for the next regular look. Returns whether it is time
+/// for that look.
 async fn wait(looks: &mut Interval, watched: &[i32]) -> bool {
     let ends = FuturesUnordered::new();
     for &process in watched {

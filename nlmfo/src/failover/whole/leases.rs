@@ -111,8 +111,8 @@ impl Drop for Paused {
     }
 }
 
-/// Resumes leases that a command paused and that no command needs paused any more: whether there
-/// were any.
+/// Resumes leases that a command paused and that no command needs paused any more. Returns whether
+/// there were any.
 pub fn resume() -> Result<bool, LeasesError> {
     let Some(held) = file()?.try_take(Mode::Exclusive)? else {
         return Ok(false);

@@ -16,7 +16,8 @@ pub(super) fn absolute(what: &str, path: &Path) -> Result<(), String> {
     }
 }
 
-/// Clients' file handles must be the same on every node: that takes a number, as devices' differ.
+/// Checks the form of an export, and that it has an fsid: clients' file handles must be the same on
+/// every node, and device numbers differ.
 pub(super) fn check_export(line: &str) -> Result<(), String> {
     let mut words = line.split_whitespace();
     let path = words.next().unwrap_or_default();
