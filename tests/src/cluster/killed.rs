@@ -23,6 +23,14 @@ impl Step {
         }
     }
 
+    /// The command handles SIGHUP, signal 1.
+    pub fn begun() -> Step {
+        Step {
+            name: "it has begun",
+            condition: "grep -qE '^Sig(Ign|Cgt):.*[13579bdf]$' /proc/$tool/status".into(),
+        }
+    }
+
     pub fn file_there(path: &str) -> Step {
         Step {
             name: "a file is there",
@@ -72,10 +80,21 @@ impl Node {
     /// Runs the tool until the step and kills it there (SIGKILL); it must not have ended by
     /// itself.
     pub fn kill_at(&self, step: &Step, arguments: &[String]) -> Result<()> {
+        self.signal_at(step, arguments, ("KILL", 137)).map(drop)
+    }
+
+    /// Runs the tool, sends it this signal at the step, and checks the exit status with which it
+    /// ends. Returns what it printed.
+    pub fn signal_at(
+        &self,
+        step: &Step,
+        arguments: &[String],
+        (signal, code): (&str, u8),
+    ) -> Result<String> {
         let script = format!(
             "{tool} {arguments} >/tmp/killed.out 2>&1 & tool=$!\n\
              until {condition}; do [ -e /proc/$tool/exe ] || break; done\n\
-             kill -9 $tool || true; wait $tool && code=0 || code=$?\n\
+             kill -{signal} $tool || true; wait $tool && code=0 || code=$?\n\
              echo $code; cat /tmp/killed.out",
             tool = self.tool.display(),
             arguments = arguments
@@ -86,13 +105,11 @@ impl Node {
             condition = step.condition,
         );
         let said = self.shell(&script).with_context(|| step.name)?;
-        ensure!(
-            said.starts_with("137\n"),
-            "nlmfo {} was to be killed when {}; it ended before: {said}",
-            arguments.join(" "),
-            step.name
-        );
-        Ok(())
+        let printed = said.strip_prefix(&format!("{code}\n")).with_context(|| {
+            let (command, step) = (arguments.join(" "), step.name);
+            format!("nlmfo {command} was to end with {code}, by SIG{signal} when {step}: {said}")
+        })?;
+        Ok(printed.to_owned())
     }
 
     /// Waits until nothing of the tool's is in this kernel any more.

@@ -1,6 +1,6 @@
 //! `nlmfo failover --to`: two nodes, driven from the one that gives up.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::{Context, End, Scenario};
@@ -9,7 +9,7 @@ use crate::cluster::handover::{Handover, words};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen};
 use crate::cluster::killed::Step;
 use crate::cluster::service::HANDED_OVER;
-use crate::cluster::{Cluster, NODES};
+use crate::cluster::{Cluster, NODES, Node};
 use crate::guest::command::run;
 use crate::guest::tool::exit;
 
@@ -25,6 +25,14 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "a move that is killed after any step completes when it is run again",
         run: killed,
         only_full: Some("five minutes; two-nodes-killed-command shows the shortest of its kind"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "two-nodes-driven-signals",
+        claim: "a move that a signal ends says what may remain, and completes when it is run again; \
+                SIGHUP does not end it",
+        run: signals,
+        only_full: Some("three minutes; output-signals shows a failover on one node"),
         ..Scenario::DEFAULT
     },
 ];
@@ -162,7 +170,13 @@ fn driven(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-fn killed(context: &Context) -> Result<End> {
+/// A move is ended at each of its steps, by some signal. `interrupt` does that to a run, `complete`
+/// runs it again to its end and returns its report.
+fn ended_at_each_step(
+    context: &Context,
+    mut interrupt: impl FnMut(&Node, &Step, &[String]) -> Result<()>,
+    complete: impl Fn(&Node, &[String]) -> Result<Value>,
+) -> Result<End> {
     let cluster = Cluster::up(&context.nlmfo, &[VIP])?;
     let everyone = cluster.clients(2)?;
     let (clients, [thief]) = everyone.split_at(1) else {
@@ -184,9 +198,9 @@ fn killed(context: &Context) -> Result<End> {
         Step::file_there(HANDED_OVER),
         Step::locks_there(service).on(b),
     ] {
-        a.kill_at(&step, &command)?;
+        interrupt(a, &step, &command)?;
     }
-    let moved = a.tool().json(exit::CONFIRMED, &words(&command))?;
+    let moved = complete(a, &command)?;
     let vip = &moved["takeover"]["vips"][0];
     ensure!(
         vip["expected"] == mine.known.len()
@@ -202,4 +216,26 @@ fn killed(context: &Context) -> Result<End> {
     }
     mine.give_up(service, b)?;
     Ok(End::Pass)
+}
+
+fn killed(context: &Context) -> Result<End> {
+    ended_at_each_step(context, Node::kill_at, |node, command| {
+        node.tool().json(exit::CONFIRMED, &words(command))
+    })
+}
+
+fn signals(context: &Context) -> Result<End> {
+    let mut signals = ["TERM", "INT", "QUIT"].iter().cycle();
+    let interrupt = |node: &Node, step: &Step, command: &[String]| -> Result<()> {
+        let signal = signals.next().context("no signal")?;
+        let said = node.signal_at(step, command, (signal, 3))?;
+        ensure!(said.contains("run the command again"), "{signal}: {said}");
+        Ok(())
+    };
+    ended_at_each_step(context, interrupt, |node, command| {
+        let command = [command, &["--json".to_owned()]].concat();
+        let said = node.signal_at(&Step::begun(), &command, ("HUP", 0))?;
+        let report = said.lines().find(|line| line.starts_with('{'));
+        Ok(serde_json::from_str(report.context("no report")?)?)
+    })
 }
