@@ -55,7 +55,7 @@ pub struct Unlock4Layout {
     pub close_stateid: u32,
 }
 
-/// The key of one UNLOCK; its value is the number of such calls.
+/// One UNLOCK.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlock3 {
@@ -70,7 +70,7 @@ pub struct Unlock3 {
     pub fh: [u8; FH3_MAX],
 }
 
-/// The key of one LOCKU or CLOSE; its value is the number of such calls.
+/// One LOCKU or CLOSE.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlock4 {

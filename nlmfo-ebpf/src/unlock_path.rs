@@ -13,18 +13,18 @@ use crate::kernel::{layout, pointer, read, read_bytes, sockaddr};
 /// Bytes of a stateid's generation, which come first.
 const GENERATION: u32 = 4;
 
-/// UNLOCK calls. One that is evicted is sent again as long as lockd refuses it.
+/// The set of UNLOCK calls. One that is evicted is sent again as long as lockd refuses it.
 #[map]
-pub static UNLOCKS3: LruHashMap<Unlock3, u64> = LruHashMap::with_max_entries(4096, 0);
+pub static UNLOCKS3: LruHashMap<Unlock3, u8> = LruHashMap::with_max_entries(4096, 0);
 
 /// Where the key is put together: it is too large for the stack.
 #[map]
 pub static UNLOCK3: PerCpuArray<Unlock3> = PerCpuArray::with_max_entries(1, 0);
 
-/// LOCKU and CLOSE calls. A client sends one of state that has ended once, and does without it then:
-/// there is room for those of many clients.
+/// The set of LOCKU and CLOSE calls. A client sends one for state that has ended only once: there is
+/// room for those of many clients.
 #[map]
-pub static UNLOCKS4: LruHashMap<Unlock4, u64> = LruHashMap::with_max_entries(65536, 0);
+pub static UNLOCKS4: LruHashMap<Unlock4, u8> = LruHashMap::with_max_entries(65536, 0);
 
 // kernel: __be32 nlm4svc_proc_unlock(struct svc_rqst *rqstp)
 // seen: 6.1 6.12 7.2 7.3
@@ -62,13 +62,7 @@ fn note3(rqstp: u64) -> Result<(), i32> {
     let place = unsafe { &raw mut (*key).fh };
     read_bytes(place, fh_size, fh)?;
     // SAFETY: as above.
-    let key: &Unlock3 = unsafe { &*key };
-    if let Some(calls) = UNLOCKS3.get_ptr_mut(key) {
-        // SAFETY: an element of our map; a lost addition is one of many.
-        unsafe { *calls += 1 };
-        return Ok(());
-    }
-    UNLOCKS3.insert(key, 1, 0).map_err(|_| -1)
+    add(&UNLOCKS3, unsafe { &*key })
 }
 
 // kernel: __be32 nfsd4_locku(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u)
@@ -77,7 +71,7 @@ fn note3(rqstp: u64) -> Result<(), i32> {
 #[kprobe]
 pub fn locku_asked(ctx: ProbeContext) -> u32 {
     if let Some(locku) = ctx.arg::<u64>(2) {
-        let _ = locku_of(locku).and_then(|key| note4(&key));
+        let _ = locku_of(locku).and_then(|key| add(&UNLOCKS4, &key));
     }
     0
 }
@@ -88,7 +82,7 @@ pub fn locku_asked(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub fn close_asked(ctx: ProbeContext) -> u32 {
     if let Some(close) = ctx.arg::<u64>(2) {
-        let _ = close_of(close).and_then(|key| note4(&key));
+        let _ = close_of(close).and_then(|key| add(&UNLOCKS4, &key));
     }
     0
 }
@@ -114,11 +108,10 @@ fn close_of(close: u64) -> Result<Unlock4, i32> {
 }
 
 #[inline(always)]
-fn note4(key: &Unlock4) -> Result<(), i32> {
-    if let Some(calls) = UNLOCKS4.get_ptr_mut(key) {
-        // SAFETY: an element of our map; a lost addition is one of many.
-        unsafe { *calls += 1 };
+fn add<K>(set: &LruHashMap<K, u8>, key: &K) -> Result<(), i32> {
+    // To write it again could evict another.
+    if set.get_ptr(key).is_some() {
         return Ok(());
     }
-    UNLOCKS4.insert(key, 1, 0).map_err(|_| -1)
+    set.insert(key, 1, 0).map_err(|_| -1)
 }

@@ -61,11 +61,14 @@ pub struct Unlocked4 {
     pub range: Option<Range>,
 }
 
+/// A map whose values say nothing.
+type Set<K> = HashMap<MapData, K, u8>;
+
 /// The probes in the kernel, and their maps; none where it is not known where this kernel has the
 /// arguments of the calls.
 pub struct Unlocks {
-    nfs3: Option<HashMap<MapData, Unlock3, u64>>,
-    nfs4: Option<HashMap<MapData, Unlock4, u64>>,
+    nfs3: Option<Set<Unlock3>>,
+    nfs4: Option<Set<Unlock4>>,
 }
 
 impl Unlocks {
@@ -97,7 +100,7 @@ fn attached<K: Pod>(
     programs: &mut Programs,
     probes: &[Probe],
     map: &'static str,
-) -> Result<HashMap<MapData, K, u64>, ObserveError> {
+) -> Result<Set<K>, ObserveError> {
     for probe in probes {
         programs.attach(probe)?;
     }
@@ -105,7 +108,7 @@ fn attached<K: Pod>(
 }
 
 fn keys<K: Pod, T: From<K>>(
-    map: Option<&HashMap<MapData, K, u64>>,
+    map: Option<&Set<K>>,
     name: &'static str,
 ) -> Result<Vec<T>, ObserveError> {
     let keys = map.into_iter().flat_map(HashMap::keys);
