@@ -1,6 +1,6 @@
 //! A command of the tool that is killed at a certain step.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::Node;
 use super::agent::{AGENT, quoted};
