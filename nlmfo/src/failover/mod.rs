@@ -26,6 +26,7 @@ pub mod takeover;
 pub mod takeover_plan;
 pub mod takeover_report;
 pub mod targeted;
+mod tickle;
 pub mod watch;
 pub mod whole;
 pub mod window;

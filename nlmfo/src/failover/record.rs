@@ -68,7 +68,7 @@ pub struct Record {
     /// Locks changed after they were read: more may come back than is recorded.
     #[serde(default)]
     pub changing: bool,
-    /// TCP connections that the stop cut off without a FIN or RST to the client.
+    /// TCP connections through the VIPs. Clients hear nothing of their end.
     #[serde(default)]
     pub connections: Vec<Connection>,
 }
@@ -151,6 +151,9 @@ impl Record {
         add(&mut self.locks, &earlier.locks, |lock| ours(&lock.host));
         add(&mut self.waiters, &earlier.waiters, |w| ours(&w.lock.host));
         add(&mut self.shares, &earlier.shares, |share| ours(&share.host));
+        add(&mut self.connections, &earlier.connections, |one| {
+            one.vip == vip
+        });
         let states = earlier.nfs4.iter();
         self.add_nfs4(states.filter(|s| s.client.vips.contains(&vip)).cloned());
     }

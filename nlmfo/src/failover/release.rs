@@ -23,6 +23,7 @@ use super::watch::{Seen, Watch};
 use crate::causes::chain;
 use crate::files::Place;
 use crate::grace::fence::Fences;
+use crate::kernel::connections;
 use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
@@ -156,6 +157,8 @@ impl Start {
             let tables = start.looks.iter().map(|seen| &seen.ours);
             let (node, release) = (netns::node(), facts.release.clone());
             let mut record = Record::of(tables, paths, node, release, &plan.vips);
+            record.connections =
+                connections::established(|vip| plan.vips.contains(&vip)).unwrap_or_default();
             if !plan.without_nfs4 {
                 nfs4::record(&mut record, watch, &plan.vips, paths);
             }

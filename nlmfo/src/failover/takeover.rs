@@ -16,6 +16,7 @@ use super::reclaim::{Expected, split};
 use super::record::Record;
 use super::services::{self, Purpose, look};
 use super::takeover_report::{TakeoverReport, VipTakeover};
+use super::tickle::tickle;
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;
@@ -291,6 +292,10 @@ impl Takeover<'_> {
     /// Follows the reclaims until grace may end.
     async fn follow(&mut self) -> anyhow::Result<Reclaims> {
         self.wait_for_addresses().await?;
+        let connections = (self.plan.expect.iter())
+            .flat_map(|record| record.connections.iter())
+            .filter(|connection| self.plan.vips.contains(&connection.vip));
+        let tickling = tokio::spawn(tickle(connections.cloned().collect()));
         // Not earlier: until now the old node has recorded the clients. From now on this node does.
         for &vip in &self.plan.vips {
             let book = noted::take_over(&self.plan.state, vip);
@@ -313,6 +318,7 @@ impl Takeover<'_> {
             }
             sleep(POLL_INTERVAL.min(self.until.saturating_duration_since(Instant::now()))).await;
         }
+        tickling.abort();
         Ok(reclaims)
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use super::tickle::end_left;
 use super::watch::Watch;
 use crate::grace::way::{self, Begun, Method, Plan};
 use crate::grace::{self, GraceError};
@@ -53,6 +54,7 @@ pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opene
 
 /// The first half: new locks are refused. Waiters of the VIPs may still be granted.
 pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Begun>, OpenError> {
+    end_left(&plan.vips).await;
     Ok(match Method::choose(facts) {
         Method::RfcFile => {
             way::start_by_rfc_file(&plan.vips)?;

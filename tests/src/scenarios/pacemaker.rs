@@ -285,7 +285,10 @@ fn stop_fails(context: &Context) -> Result<End> {
     ))?;
     ensure!(log.contains("INFINITY"), "the stop has not failed: {log}");
     for tally in late.finish()? {
-        ensure!(tally.held > 0 && tally.failed.is_empty(), "{tally:?}");
+        // A server whose statd hangs cannot monitor a new client, and after some time says so.
+        let is_refused = |failure: &String| failure.contains("ENOLCK");
+        let is_well = tally.held > 0 && tally.failed.iter().all(is_refused);
+        ensure!(is_well, "{tally:?}");
     }
     for group in groups {
         pacemaker.ensure_on(group, to)?;

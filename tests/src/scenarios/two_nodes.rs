@@ -117,10 +117,11 @@ fn planned(context: &Context) -> Result<End> {
             "files without a name: {}",
             done.taken
         );
-        ensure_nothing_stolen(robbing)?;
+        let stood_still = ensure_nothing_stolen(robbing)?;
         let slowest = ensure_unnoticed(working)?;
         eprintln!(
-            "{} to {}: {:?}, all back after {} ms; slowest answer through another VIP {slowest:?}",
+            "{} to {}: {:?}, all back after {} ms; slowest answer through the VIP {stood_still:?}, \
+             through another one {slowest:?}",
             from.name(),
             to.name(),
             done.took,

@@ -26,7 +26,6 @@ pub mod run;
 pub mod server;
 pub mod start;
 pub mod stop;
-mod tickle;
 mod unrecorded;
 
 pub use server::{Clients, NotReady, Server, ServerError};

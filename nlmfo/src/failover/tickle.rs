@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::causes::chain;
 use crate::kernel::connections::{self, Connection};
+use crate::kernel::netns;
+use crate::server::program::run_within;
 
 /// Time between two segments of a connection: a client answers no more than one in 500 ms (Linux,
 /// `net.ipv4.tcp_invalid_ratelimit`).
@@ -23,6 +25,9 @@ const INTERVAL: Duration = Duration::from_millis(600);
 
 /// Neighbours may learn only by then where the VIP is.
 const LASTING: Duration = Duration::from_secs(6);
+
+/// Maximum time to end the connections of one VIP.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tells the clients of these connections, except those that have connected again.
 pub async fn tickle(mut wanted: Vec<Connection>) {
@@ -33,7 +38,6 @@ pub async fn tickle(mut wanted: Vec<Connection>) {
                 error = chain(&error),
                 "cannot tell clients that connections have ended"
             );
-            return;
         }
         sleep(INTERVAL).await;
         let vips: BTreeSet<IpAddr> = wanted.iter().map(|one| one.vip).collect();
@@ -43,6 +47,26 @@ pub async fn tickle(mut wanted: Vec<Connection>) {
                 .any(|new| (new.vip, new.port, new.client) == (one.vip, one.port, one.client))
         };
         wanted.retain(|one| !is_back(one));
+    }
+}
+
+/// Ends this node's own connections to VIPs that it does not have: they were left when the VIPs went
+/// away. A client comes back from the same port, and what it sends would reach such a connection,
+/// which does not accept it, and not be answered with RST.
+pub async fn end_left(vips: &[IpAddr]) {
+    let is_left = |vip| vips.contains(&vip) && !netns::has_address(vip).unwrap_or(true);
+    let left = connections::established(is_left).unwrap_or_default();
+    let vips: BTreeSet<IpAddr> = left.iter().map(|one| one.vip).collect();
+    for vip in vips {
+        let arguments = ["--kill", "--tcp", "src", &vip.to_string()];
+        match run_within("ss", &arguments, KILL_TIMEOUT).await {
+            Ok(()) => debug!(%vip, "ended the connections of its last stay"),
+            Err(error) => warn!(
+                %vip,
+                error = chain(&error),
+                "connections of the VIP's last stay are left: clients may stand still for a minute"
+            ),
+        }
     }
 }
 
