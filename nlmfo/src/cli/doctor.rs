@@ -7,14 +7,10 @@ use clap::Args;
 use super::values::{host, vip};
 use super::{RemoteArgs, StateArgs};
 
-/// Show whether this node can give up or take over each VIP now, what would be lost, and what to
-/// do. Changes nothing.
-///
-/// Without --vip, these are the VIPs with NFSv3 locks here, a client book or configured names, and
-/// the described servers.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Show this VIP (repeatable)
+    /// Show this VIP (repeatable); by default those with NFSv3 locks here, a client book or
+    /// configured names, and the described servers
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     #[command(flatten)]

@@ -15,6 +15,7 @@ use super::targeted::on::On;
 use super::watch::Watch;
 use crate::causes::chain;
 use crate::foreign::Shown;
+use crate::kernel::nfsd::Nfsd;
 use crate::observe::states::{Kind, Nfs4Client, Standing, StateTable};
 use crate::observe::table::FileInfo;
 use crate::release::Suitability;
@@ -55,6 +56,24 @@ pub fn may_release(watch: &mut Watch, filesystems: &[PathBuf]) -> Suitability {
         Ok(None) => Suitability::Fit,
         Ok(Some(reason)) | Err(reason) => Suitability::Unfit(reason),
     }
+}
+
+/// What to do about revoked locks of clients that are silent, whoever revoked them: a line for each
+/// client. None if it is not known what there is.
+pub fn left(watch: &mut Watch) -> Vec<String> {
+    let lease = Nfsd::mounted().and_then(|nfsd| nfsd.lease());
+    let (Ok(states), Ok(lease)) = (watch.all_states(READ_TIMEOUT), lease) else {
+        return Vec::new();
+    };
+    let clients = silent(keepers(&states.table), lease).into_iter();
+    let line = |client: &Nfs4Client| {
+        format!(
+            "NFSv4 locks of {client} were revoked, and it is silent: this kernel crashes once their \
+             filesystem is unmounted; `nlmfo release --client {client}` drops them",
+            client = client.address
+        )
+    };
+    clients.map(line).collect()
 }
 
 /// The clients that have a lock on files that `on` accepts, each once.

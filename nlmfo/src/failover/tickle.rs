@@ -54,8 +54,9 @@ pub async fn tickle(mut wanted: Vec<Connection>) {
 /// away. A client comes back from the same port, and what it sends would reach such a connection,
 /// which does not accept it, and not be answered with RST.
 pub async fn end_left(vips: &[IpAddr]) {
-    let is_left = |vip| vips.contains(&vip) && !netns::has_address(vip).unwrap_or(true);
-    let left = connections::established(is_left).unwrap_or_default();
+    let is_away = |vip: &&IpAddr| !netns::has_address(**vip).unwrap_or(true);
+    let away: Vec<&IpAddr> = vips.iter().filter(is_away).collect();
+    let left = connections::established(|vip| away.contains(&&vip)).unwrap_or_default();
     let vips: BTreeSet<IpAddr> = left.iter().map(|one| one.vip).collect();
     for vip in vips {
         let arguments = ["--kill", "--tcp", "src", &vip.to_string()];

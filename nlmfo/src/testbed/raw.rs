@@ -211,6 +211,11 @@ pub struct RawClient {
 }
 
 impl RawClient {
+    /// The `caller_name` of its calls from now on.
+    pub fn set_name(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
+    }
+
     /// How long it waits for an answer from now on.
     pub fn set_deadline(&mut self, deadline: Duration) {
         self.nlm.set_deadline(deadline);

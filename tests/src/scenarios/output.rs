@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use nlmfo::observe::host::{NlmVersion, Transport};
 use serde_json::Value;
 
 use super::bad_days::{hold_many, in_the_middle, too_fast};
@@ -13,6 +14,7 @@ use super::release::RELEASE;
 use super::{Context, End, Kernels, Scenario};
 use crate::guest::command::run;
 use crate::guest::lab::Lab;
+use crate::guest::locker::{Mode, Range};
 use crate::guest::raw::RawNet;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::traces::Traces;
@@ -33,6 +35,13 @@ pub const SCENARIOS: &[Scenario] = &[
         kernels: Kernels::One("signals are the tool's own"),
         ..Scenario::DEFAULT
     },
+    Scenario {
+        name: "output-names",
+        claim: "a client whose caller_name would clear the screen is listed and released like any other",
+        run: names,
+        kernels: Kernels::One("names are escaped by the tool"),
+        ..Scenario::DEFAULT
+    },
 ];
 
 const EVIL: &str = "\x1b[2J\n✓ 10.77.0.1: confirmed";
@@ -42,6 +51,36 @@ fn kept(what: &str, vip: IpAddr) -> Result<Value> {
     let path = format!("/run/nlmfo/last-{what}-{vip}.json");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     serde_json::from_str(&text).context(path)
+}
+
+fn names(context: &Context) -> Result<End> {
+    let lab = Lab::up(&["10.77.0.1"], 0)?;
+    let (vip, tool) = (lab.vips[0], Tool::new(&context.nlmfo, lab.server.node()));
+    let net = RawNet::join(&lab.server)?;
+    let file = net.file(&lab.server, vip, "locked")?;
+    let mut client = net.client(1, vip, NlmVersion::V4, Transport::Tcp)?;
+    client.set_name(EVIL);
+    client.granted(|raw| raw.nm_lock(&file, 1, Range::new(0, 5), Mode::Write))?;
+    let vip = vip.to_string();
+    let release = [
+        "failover",
+        "--phase",
+        "release",
+        "--vip",
+        &vip,
+        "--no-fence",
+    ];
+    for command in [&["locks"][..], &["locks", "--json"], &["clients"], &release] {
+        let said = tool.expect(exit::CONFIRMED, command)?.stdout;
+        ensure!(
+            !said.contains(EVIL) && !said.contains('\x1b'),
+            "{command:?}: {said}"
+        );
+        let is_listed = said.contains("\\x1b[2J\\n") || said.contains("\\\\x1b[2J\\\\n");
+        ensure!(is_listed || command[0] != "locks", "{command:?}: {said}");
+    }
+    ensure!(lab.server.locks()?.is_empty(), "{:?}", lab.server.locks()?);
+    Ok(End::Pass)
 }
 
 fn unheard(context: &Context) -> Result<End> {

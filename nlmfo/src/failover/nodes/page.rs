@@ -161,6 +161,7 @@ mod tests {
                 unread: Vec::new(),
             },
             missing: Vec::new(),
+            dangers: Vec::new(),
             outlooks,
         }
     }
@@ -212,6 +213,8 @@ mod tests {
         assert_eq!(found(None, &|_, _| {}), Exit::NotConfirmed);
         let unread = |here: &mut Side, _: &mut PeerPage| here.node.unread.push("x".into());
         assert_eq!(found(there(), &unread), Exit::NotConfirmed);
+        let danger = |here: &mut Side, _: &mut PeerPage| here.dangers.push("x".into());
+        assert_eq!(found(there(), &danger), Exit::Unsupported);
         let lost = |here: &mut Side, _: &mut PeerPage| here.outlooks[0].lost.push("x".into());
         assert_eq!(found(there(), &lost), Exit::NotConfirmed);
         let both = |_: &mut Side, peer: &mut PeerPage| {

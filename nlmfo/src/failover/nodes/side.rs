@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::failover::options::Options;
 use crate::failover::readiness::Readiness;
 use crate::failover::report::VipReport;
+use crate::failover::revoked;
 use crate::failover::run::dry;
 use crate::failover::services::blockers;
 use crate::failover::takeover_plan::VipPlan;
@@ -32,6 +33,9 @@ pub struct Side {
     pub node: NodeFacts,
     /// What this kernel and node lack for a failover, each with what to do.
     pub missing: Vec<String>,
+    /// What makes this kernel crash in a move, each with what to do.
+    #[serde(default)]
+    pub dangers: Vec<String>,
     pub outlooks: Vec<Outlook>,
 }
 
@@ -47,6 +51,7 @@ impl Side {
         let mut side = Side {
             node: NodeFacts::gather(nlmfo),
             missing: [&kernel[..], &services[..]].concat(),
+            dangers: Vec::new(),
             outlooks: Vec::new(),
         };
         // What is wrong with their description is said already.
@@ -58,6 +63,7 @@ impl Side {
             }
         }
         let observed = observe().and_then(|(facts, mut watch)| {
+            side.dangers = revoked::left(&mut watch);
             let mut vips = match vips {
                 [] => known(state, &mut watch)?,
                 vips => vips.iter().copied().collect(),
@@ -99,7 +105,9 @@ impl Side {
         let hindered = self.outlooks.iter().any(|one| !one.hindered.is_empty());
         let lost = self.outlooks.iter().any(|one| !one.lost.is_empty());
         match () {
-            () if hindered || !self.missing.is_empty() => Exit::Unsupported,
+            () if hindered || !self.missing.is_empty() || !self.dangers.is_empty() => {
+                Exit::Unsupported
+            }
             () if lost || !self.node.unread.is_empty() => Exit::NotConfirmed,
             () => Exit::Done,
         }
@@ -118,6 +126,9 @@ impl Side {
         )?;
         for missing in &self.missing {
             writeln!(out, "  ✗ missing: {missing}")?;
+        }
+        for danger in &self.dangers {
+            writeln!(out, "  ✗ {danger}")?;
         }
         for unread in &self.node.unread {
             writeln!(out, "  ? not known: {unread}")?;
