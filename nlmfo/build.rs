@@ -47,8 +47,8 @@ fn run() -> Result<()> {
     };
     for object in OBJECTS {
         let elf = folder.join(object);
-        // One that was just built is newer than this run, which would be done again, and nlmfo
-        // compiled twice.
+        // Not the objects built here: they are newer than this run, so that the next build would run
+        // this again and compile nlmfo anew.
         if ready.is_some() {
             println!("cargo::rerun-if-changed={}", elf.display());
         }

@@ -68,7 +68,7 @@ pub struct Record {
     /// Locks changed after they were read: more may come back than is recorded.
     #[serde(default)]
     pub changing: bool,
-    /// TCP connections through the VIPs. Clients hear nothing of their end.
+    /// TCP connections through the VIPs. Clients are not told that they end.
     #[serde(default)]
     pub connections: Vec<Connection>,
 }

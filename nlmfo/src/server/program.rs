@@ -140,18 +140,17 @@ impl Run {
     /// Runs it to its end.
     fn wait(&self, command: &mut Command, limit: Duration) -> Result<ExitStatus, ProgramError> {
         let mut child = command.spawn().map_err(|error| self.failed(error))?;
-        let began = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().map_err(|error| self.failed(error))? {
-                return Ok(status);
-            }
-            if began.elapsed() > limit {
-                // One that is stuck in the kernel ignores this: it is not waited for.
-                let _ = child.kill();
-                return Err(self.hangs(limit));
-            }
-            thread::sleep(POLL_INTERVAL);
-        }
+        let mut ended = None;
+        let waited = wait_for(limit, || {
+            ended = child.try_wait()?;
+            Ok(ended.is_some())
+        });
+        waited.map_err(|error| self.failed(error))?;
+        ended.ok_or_else(|| {
+            // One that is stuck in the kernel ignores this: it is not waited for.
+            let _ = child.kill();
+            self.hangs(limit)
+        })
     }
 
     /// The start of its output.

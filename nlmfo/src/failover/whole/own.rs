@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use super::report::{StartReport, StopReport};
 use super::run::{following, of_start, of_stop};
 use super::stop::StopError;
-use super::{NotReady, Server, ServerError, delegations, start, stop};
+use super::{Server, ServerError, delegations, start, stop};
 use crate::causes::chain;
 use crate::exit::Failure;
 use crate::failover::watch::Watch;
@@ -39,11 +39,6 @@ impl Server for Own<'_> {
 
     async fn stop(&self) -> Result<(), ServerError> {
         server::stop::halt(self.0).map_err(other)
-    }
-
-    /// The start does it.
-    async fn prepare(&self) -> Vec<NotReady> {
-        Vec::new()
     }
 
     async fn start(&self) -> Result<(), ServerError> {
@@ -185,7 +180,7 @@ pub async fn begin(
         }
         None => grace.stands().then(|| following(observe)),
     };
-    let begun = start::begin(&Own(server), true, attached).await;
+    let begun = start::begin(&Own(server), false, attached).await;
     begun.map_err(of_start)
 }
 

@@ -41,8 +41,10 @@ pub trait Server: Sync {
     fn stop(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
     /// Starts what must run before its threads do: nfsdcld, which listens when this returns,
-    /// and statd. Returns what still does not run.
-    fn prepare(&self) -> impl Future<Output = Vec<NotReady>> + Send;
+    /// and statd. Returns what still does not run. By default, the start does it.
+    fn prepare(&self) -> impl Future<Output = Vec<NotReady>> + Send {
+        async { Vec::new() }
+    }
 
     /// Starts its threads. Also if they run already.
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
