@@ -96,6 +96,9 @@ pub(super) fn print_started(
     server: &Server,
     started: &Started,
 ) -> fmt::Result {
+    if started.already {
+        return writeln!(out, "✓ server {} serves already", server.name());
+    }
     for vip in &server.description.vips {
         writeln!(out, "  {} is up", vip.address)?;
     }

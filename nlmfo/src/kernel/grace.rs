@@ -47,6 +47,11 @@ impl SeenGrace {
             nfsd: nfsd.ok().map(|ended| !ended),
         }
     }
+
+    /// Whether one of them stands.
+    pub fn stands(&self) -> bool {
+        [self.lockd, self.nfsd].contains(&Some(true))
+    }
 }
 
 impl fmt::Display for SeenGrace {

@@ -54,11 +54,18 @@ impl Namespaces {
         self.folder.join(NET)
     }
 
-    /// Creates them with this host name. The network namespace is a new one, or the one that
-    /// `network` stands for. The mount namespace has copies of this one's mounts; those end with
-    /// the originals, and what is mounted there does not appear here.
-    pub fn create(&self, host: &str, network: Option<&Path>) -> io::Result<()> {
+    /// Creates them with this host name, in place of what an interrupted run has left of them. The
+    /// network namespace is a new one, or the one that `network` stands for. The mount namespace
+    /// has copies of this one's mounts; those end with the originals, and what is mounted there does
+    /// not appear here. `first` runs there before anybody else can enter.
+    pub fn create<E: Send>(
+        &self,
+        host: &str,
+        network: Option<&Path>,
+        first: impl FnOnce() -> Result<(), E> + Send,
+    ) -> io::Result<Result<(), E>> {
         make_private(self.folder.parent().unwrap_or(Path::new("/")))?;
+        self.remove()?;
         fs::create_dir_all(&self.folder)?;
         for (file, _) in ALL {
             File::create(self.folder.join(file))?;
@@ -67,7 +74,7 @@ impl Namespaces {
         let (made, namespaces) = mpsc::channel();
         let (release, kept) = mpsc::channel::<()>();
         let result = thread::scope(|scope| {
-            let visit = scope.spawn(move || -> io::Result<()> {
+            let visit = scope.spawn(move || -> io::Result<Result<(), E>> {
                 let new = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
                 match &network {
                     None => unshare(new | CloneFlags::CLONE_NEWNET)?,
@@ -79,10 +86,13 @@ impl Namespaces {
                 let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
                 mount(NOTHING, "/", NOTHING, slave, NOTHING)?;
                 sethostname(host)?;
-                // The other side waits for this, or for our end.
-                let _ = made.send(gettid());
-                let _ = kept.recv();
-                Ok(())
+                let done = first();
+                if done.is_ok() {
+                    // The other side waits for this, or for our end.
+                    let _ = made.send(gettid());
+                    let _ = kept.recv();
+                }
+                Ok(done)
             });
             let bound = match namespaces.recv() {
                 Ok(thread) => self.keep(thread.as_raw()),
@@ -91,9 +101,9 @@ impl Namespaces {
             drop(release);
             let visited = (visit.join())
                 .unwrap_or_else(|_| Err(io::Error::other("the thread in them panicked")));
-            visited.and(bound)
+            bound.and(visited)
         });
-        if result.is_err() {
+        if !matches!(result, Ok(Ok(()))) {
             self.remove()?;
         }
         result

@@ -31,6 +31,9 @@ struct Holder {
     boot: String,
     /// Since 1970, in seconds.
     since: u64,
+    /// It was stopped there, and what its clients held is not recorded.
+    #[serde(default)]
+    stopped: bool,
 }
 
 /// How the server ended before this start.
@@ -42,16 +45,22 @@ pub enum Last {
     Crashed,
 }
 
+impl Holder {
+    /// Whether it is this node, in this boot or an earlier one.
+    fn is_of(&self, here: &Holder) -> bool {
+        self.node == here.node || self.boot == here.boot
+    }
+}
+
 /// What the file says.
 type Found = Result<Option<Holder>, String>;
 
 /// How it ended; or why it must not start on `here`.
 fn judge(found: &Found, here: &Holder, fenced: bool) -> Result<Last, String> {
-    let is_here = |holder: &Holder| holder.node == here.node || holder.boot == here.boot;
     let whose = match found {
         Ok(None) => return Ok(Last::Stopped),
         // After a crash of this node, or `nlmfo cleanup`.
-        Ok(Some(holder)) if is_here(holder) => return Ok(Last::Crashed),
+        Ok(Some(holder)) if holder.is_of(here) || holder.stopped => return Ok(Last::Crashed),
         _ if fenced => return Ok(Last::Crashed),
         Ok(Some(holder)) => format!(
             "node {} started it {} s ago and did not stop it cleanly",
@@ -135,14 +144,35 @@ fn here(server: &Server) -> Result<Holder, ServerError> {
             Path::new(&server.node),
         ))?,
         since: times::now(),
+        stopped: false,
     })
 }
 
 /// Says durably that the server runs here. In its namespaces.
 pub fn write(server: &Server) -> Result<(), ServerError> {
+    put(server, &here(server)?)
+}
+
+/// Says durably that the server was stopped here, if it ran here: any node may start it, as after a
+/// crash. In its namespaces.
+pub fn leave(server: &Server) -> Result<(), ServerError> {
+    let here = here(server)?;
+    match read(&path(server)) {
+        Ok(Some(holder)) if holder.is_of(&here) => put(
+            server,
+            &Holder {
+                stopped: true,
+                ..holder
+            },
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn put(server: &Server, holder: &Holder) -> Result<(), ServerError> {
     let path = path(server);
     let failed = |error| ServerError::io("write", &path)(error);
-    let text = serde_json::to_vec(&here(server)?).map_err(|error| failed(error.into()))?;
+    let text = serde_json::to_vec(holder).map_err(|error| failed(error.into()))?;
     files::write_whole(&path, &text, files::PRIVATE).map_err(failed)?;
     // To its place on the disk too, not only to the journal: `ahead` does not read that.
     let written = fs::File::open(&path).and_then(|file| Ok(rustix::fs::syncfs(file)?));
@@ -169,6 +199,7 @@ mod tests {
             node: node.into(),
             boot: boot.into(),
             since,
+            stopped: false,
         }
     }
 
@@ -189,6 +220,11 @@ mod tests {
             assert!(refused.contains(word), "{refused}");
         }
         assert_eq!(judge(&other, true), Ok(Last::Crashed));
+        let stopped = Holder {
+            stopped: true,
+            ..holder("a", "1", 100)
+        };
+        assert_eq!(judge(&Ok(Some(stopped)), false), Ok(Last::Crashed));
         let damaged = Err("x".to_owned());
         assert!(judge(&damaged, false).unwrap_err().contains("(x)"));
         assert_eq!(judge(&damaged, true), Ok(Last::Crashed));

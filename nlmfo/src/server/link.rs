@@ -107,10 +107,14 @@ fn deafening(description: &Description) -> String {
     commands
 }
 
-/// Takes it down: clients hear nothing any more, neither answers nor the end of connections.
-/// Raised again, it hears too.
+/// Takes it down if it is there: clients hear nothing any more, neither answers nor the end of
+/// connections. Raised again, it hears too.
 pub fn lower(description: &Description) -> Result<(), ServerError> {
-    ip(&format!("link set {} down\n", interface(&description.link)))
+    let interface = interface(&description.link);
+    match netns::has_interface(interface) {
+        true => ip(&format!("link set {interface} down\n")),
+        false => Ok(()),
+    }
 }
 
 /// Removes an interface that was made, in the server's network namespace: the kernel does it

@@ -10,6 +10,7 @@ pub mod health;
 pub mod holder;
 mod link;
 mod mounts;
+pub mod phase;
 pub mod program;
 pub mod start;
 pub mod status;

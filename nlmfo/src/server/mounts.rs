@@ -81,8 +81,9 @@ fn needed(description: &Description) -> Vec<PathBuf> {
     needed
 }
 
-/// In a new mount namespace: drops what the server does not need, and mounts what it does.
-pub fn prepare(description: &Description) -> Result<(), ServerError> {
+/// In a new mount namespace, before anybody else enters it: drops what the server does not need.
+/// Among it are nfsd's files of the node's own server, by which that could be stopped from there.
+pub fn leave_others(description: &Description) -> Result<(), ServerError> {
     let needed = needed(description);
     let all = mounts::mounts().map_err(ServerError::io("read the mounts of", Path::new("/")))?;
     for mount in all.iter().rev().filter(|mount| !stays(mount, &needed)) {
@@ -93,6 +94,11 @@ pub fn prepare(description: &Description) -> Result<(), ServerError> {
             Err(error) => return Err(ServerError::io("unmount", path)(error.into())),
         }
     }
+    Ok(())
+}
+
+/// Mounts what the server needs.
+pub fn prepare(description: &Description) -> Result<(), ServerError> {
     let statd = statd_owner();
     for folder in [RUN, STATD] {
         let folder = Path::new(folder);

@@ -4,6 +4,7 @@ use super::daemons::{self, Daemon};
 use super::description::Version;
 use super::facts::{self, Facts, Others};
 use super::holder::{self, Last};
+use super::phase::{self, Phase};
 use super::program::run;
 use super::{Server, ServerError, check, link, mounts, stop};
 use crate::causes::chain;
@@ -73,8 +74,9 @@ pub fn undone(server: &Server, why: &str) -> ServerError {
 fn make(server: &Server, fenced: bool) -> Result<Last, ServerError> {
     let description = &server.description;
     let existing = link::existing(&description.link);
-    let created = (server.namespaces).create(&description.scope, existing.as_deref());
-    created.map_err(server.namespaces_error("create"))?;
+    let leave = || mounts::leave_others(description);
+    let created = (server.namespaces).create(&description.scope, existing.as_deref(), leave);
+    created.map_err(server.namespaces_error("create"))??;
     link::make(description, &server.namespaces.network())?;
     server.within(|| {
         mounts::prepare(description)?;
@@ -131,9 +133,10 @@ pub fn threads(server: &Server) -> Result<(), ServerError> {
 
 /// Brings the addresses up: from now on, clients may take what no record has. In the server's
 /// namespaces.
-pub fn appear(server: &Server) -> Result<(), ServerError> {
+pub fn appear(server: &Server, phase: Phase) -> Result<(), ServerError> {
     holder::write(server)?;
-    link::raise(&server.description)
+    link::raise(&server.description)?;
+    phase::set(phase)
 }
 
 fn arguments(versions: &[Version], threads: u32) -> Vec<String> {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::daemons;
 use super::description::Vip;
 use super::facts::{self, Facts};
+use super::phase::{self, Phase};
 use super::{Server, ServerError, mounts};
 use crate::kernel::mounts as kernel_mounts;
 use crate::kernel::netns;
@@ -72,12 +73,12 @@ pub struct FilesystemStatus {
 /// Looks at a server, on the node.
 pub fn of(server: &Server) -> Result<Status, ServerError> {
     let is_here = server.is_here();
-    let (facts, vips, mounted) = match is_here {
+    let (facts, vips, mounted, phase) = match is_here {
         true => server.within(|| look(server))??,
         false => {
             let vips = server.description.vips.iter();
             let down = vips.map(|&vip| VipStatus { vip, up: false });
-            (Facts::default(), down.collect(), Vec::new())
+            (Facts::default(), down.collect(), Vec::new(), Phase::Serving)
         }
     };
     let processes = match is_here {
@@ -107,6 +108,12 @@ pub fn of(server: &Server) -> Result<Status, ServerError> {
     };
     if is_here {
         status.problems = problems(&status, elsewhere(server));
+        if phase == Phase::Unfinished {
+            status.problems.push(format!(
+                "a start or stop is under way, or was interrupted: `nlmfo server start {}` goes on",
+                status.name
+            ));
+        }
         status.state = match status.problems.is_empty() {
             true => State::Serving,
             false => State::Degraded,
@@ -115,7 +122,7 @@ pub fn of(server: &Server) -> Result<Status, ServerError> {
     Ok(status)
 }
 
-type Seen = (Facts, Vec<VipStatus>, Vec<std::path::PathBuf>);
+type Seen = (Facts, Vec<VipStatus>, Vec<std::path::PathBuf>, Phase);
 
 /// In its namespaces.
 fn look(server: &Server) -> Result<Seen, ServerError> {
@@ -132,7 +139,7 @@ fn look(server: &Server) -> Result<Seen, ServerError> {
     let all = kernel_mounts::mounts();
     let all = all.map_err(ServerError::io("read the mounts of", Path::new("/")))?;
     let paths = all.into_iter().map(|mount| mount.mount_point).collect();
-    Ok((facts::here()?, vips, paths))
+    Ok((facts::here()?, vips, paths, phase::read()))
 }
 
 /// Processes that have one of its filesystems mounted outside.

@@ -3,6 +3,7 @@
 
 use super::daemons::{self, Daemon};
 use super::facts;
+use super::phase::{self, Phase};
 use super::{Server, ServerError, link, mounts, start};
 use crate::causes::chain;
 use crate::kernel::namespaces::Namespaces;
@@ -12,6 +13,7 @@ use crate::kernel::nfsd::Nfsd;
 /// before still reaches them: an answer that is lost would leave a lock whose client asks for it
 /// anew, and does not reclaim it.
 pub fn fence(server: &Server) -> Result<(), ServerError> {
+    phase::set(Phase::Unfinished)?;
     match link::deafen(&server.description) {
         Ok(()) => Ok(()),
         // An interrupted stop did it, or the address is gone.
@@ -28,7 +30,7 @@ fn silence(server: &Server) -> Result<(), ServerError> {
 /// Brings the addresses of a server that serves on up again, in its namespaces.
 pub fn unfence(server: &Server) -> Result<(), ServerError> {
     silence(server)?;
-    start::appear(server)
+    start::appear(server, Phase::Serving)
 }
 
 /// Ends serving, in the server's namespaces: nfsd has no thread and no NFSv4 client then.

@@ -1,5 +1,6 @@
 //! VIPs that are NFS servers of their own.
 
+mod killed;
 mod listings;
 mod moves;
 mod same;
@@ -27,16 +28,27 @@ use crate::guest::node::TestNode;
 use crate::guest::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT, make_bridge};
 use crate::guest::tool::{Tool, exit};
 
-pub const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "own-servers",
-    claim: "two VIPs are servers of their own on one node: one stops and starts, its clients of \
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "own-server-killed",
+        claim: "after SIGKILL at any step of a start, stop or restart of a server of its own, the \
+                same command again goes on, and clients of NFSv3 and 4.2 keep their locks",
+        run: killed::killed,
+        kernels: Kernels::One(SHARED_LOCKD),
+        machine: Machine::Own("nfsd of several network namespaces"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "own-servers",
+        claim: "two VIPs are servers of their own on one node: one stops and starts, its clients of \
             NFSv3, 4.0, 4.1 and 4.2 keep their locks, and clients of the other notice nothing",
-    run: stop_and_start,
-    kernels: Kernels::One(SHARED_LOCKD),
-    only_full: Some("grace may last its full time"),
-    machine: Machine::Own("nfsd of several network namespaces, and NFSv4 clients of each"),
-    ..Scenario::DEFAULT
-}];
+        run: stop_and_start,
+        kernels: Kernels::One(SHARED_LOCKD),
+        only_full: Some("grace may last its full time"),
+        machine: Machine::Own("nfsd of several network namespaces, and NFSv4 clients of each"),
+        ..Scenario::DEFAULT
+    },
+];
 
 /// 6.1 releases NFSv3 locks only when the lockd of the last network namespace stops.
 const SHARED_LOCKD: &str = "6.1's lockd keeps the locks of one server as long as another one runs";

@@ -35,11 +35,10 @@ pub(super) fn run(name: &str) -> Result<Exit, Failure> {
 fn begin(server: &Server) -> Result<(), Failure> {
     let name = server.name();
     let held = server.lock()?;
-    if server.is_here() {
-        output::note(format_args!("server {name} runs already; supervising it"));
-        return Ok(());
-    }
     match start_held(server, &held, false) {
+        Ok(started) if started.already => {
+            output::note(format_args!("server {name} runs already; supervising it"));
+        }
         Ok(started) => output::report(None, |out| print_started(out, server, &started)),
         // It may serve nevertheless.
         Err(failure) if server.is_here() => output::fail(&failure.error),

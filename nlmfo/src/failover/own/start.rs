@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::no_runtime;
+use super::stop::{Stopped, stop_held};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::failover::interrupted::or_interrupt;
@@ -15,7 +17,8 @@ use crate::files::lock::Held;
 use crate::notify::config::Config;
 use crate::notify::state_dir::StateDir;
 use crate::server::holder::{self, Last};
-use crate::server::{self, Server};
+use crate::server::phase::{self, Phase};
+use crate::server::{self, Server, status};
 use crate::times::milliseconds;
 use crate::{output, runtime};
 
@@ -28,6 +31,8 @@ const LOCKD_GRACE: Duration = Duration::from_secs(50);
 /// What a start did.
 #[derive(Debug, Serialize)]
 pub struct Started {
+    /// The server served before, and nothing was done.
+    pub already: bool,
     /// The server was not stopped cleanly: what its clients held is not recorded.
     pub crashed: bool,
     /// Other servers that should not have noticed, and did.
@@ -49,7 +54,8 @@ impl Started {
     }
 }
 
-/// Starts the server. `fenced`: it may have run on another node that did not stop it.
+/// Starts the server unless it serves, or goes on with a start or a stop that was interrupted. `fenced`: it may have
+/// run on another node that did not stop it.
 ///
 /// # Errors
 /// It may serve nevertheless: see [`Server::is_here`].
@@ -61,7 +67,7 @@ pub fn start(server: &Server, fenced: bool) -> Result<Started, Failure> {
 ///
 /// # Errors
 /// Like [`start`].
-pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Failure> {
+pub fn start_held(server: &Server, held: &Held, fenced: bool) -> Result<Started, Failure> {
     let began = Instant::now();
     let plan = half::Plan {
         state: StateDir::new(server.state_dir()),
@@ -70,6 +76,22 @@ pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Fa
         // nfsd extends its own up to twice, while clients reclaim.
         deadline: (server.description.grace * 2).max(LOCKD_GRACE) + MARGIN,
     };
+    let here = (server.is_here()).then(|| server.within(phase::read));
+    match here.transpose()? {
+        None => {}
+        Some(Phase::Serving) => return serving(server),
+        Some(Phase::Reclaiming { crashed }) => return resume(server, crashed, &plan, began),
+        Some(Phase::Unfinished) => {
+            output::note(format_args!(
+                "a start or stop of server {} was interrupted: stopping it first",
+                server.name()
+            ));
+            let stopped = stop_held(server, held)?;
+            if !stopped.is_proved() {
+                return Err(not_stopped(server, &stopped));
+            }
+        }
+    }
     let created = server::start::create(server, fenced)?;
     let crashed = created.last == Last::Crashed;
     if crashed {
@@ -92,16 +114,76 @@ pub fn start_held(server: &Server, _: &Held, fenced: bool) -> Result<Started, Fa
         }
     };
     let disturbed = created.disturbed(server)?;
+    let followed = follow(server, begun, &plan);
+    drop(paused);
+    Ok(Started {
+        already: false,
+        crashed,
+        disturbed,
+        reclaim: followed?,
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
+
+/// Does nothing, if nothing is missing.
+fn serving(server: &Server) -> Result<Started, Failure> {
+    let problems = status::of(server)?.problems;
+    if !problems.is_empty() {
+        let name = server.name();
+        let error = anyhow!(
+            "server {name} runs already, but {}: run `nlmfo server restart {name}`",
+            problems.join("; ")
+        );
+        return Err(error.into());
+    }
+    Ok(Started {
+        already: true,
+        crashed: false,
+        disturbed: Vec::new(),
+        reclaim: None,
+        took_ms: 0.0,
+    })
+}
+
+/// Goes on where an interrupted start was: the server serves, and clients may still reclaim.
+fn resume(
+    server: &Server,
+    crashed: bool,
+    plan: &half::Plan,
+    began: Instant,
+) -> Result<Started, Failure> {
+    output::note(format_args!(
+        "server {} serves already; an earlier start did not wait for its clients: going on",
+        server.name()
+    ));
+    let begun = server.within(|| own::resume(server, crashed, observe))?;
+    Ok(Started {
+        already: false,
+        crashed,
+        disturbed: Vec::new(),
+        reclaim: follow(server, begun?, plan)?,
+        took_ms: milliseconds(began.elapsed()),
+    })
+}
+
+fn follow(
+    server: &Server,
+    begun: own::Begun,
+    plan: &half::Plan,
+) -> Result<Option<StartReport>, Failure> {
     let followed = server.within(|| {
-        let follow = own::follow(server, begun, &plan);
+        let follow = own::follow(server, begun, plan);
         let state = "the server serves; its clients may not have all their locks yet";
         runtime::run(or_interrupt(follow, &[], state)).map_err(no_runtime)
     });
-    drop(paused);
-    Ok(Started {
-        crashed,
-        disturbed,
-        reclaim: followed???,
-        took_ms: milliseconds(began.elapsed()),
-    })
+    followed??
+}
+
+fn not_stopped(server: &Server, stopped: &Stopped) -> Failure {
+    let left = (stopped.release.as_ref()).map_or_else(String::new, |report| report.left.join("; "));
+    let error = anyhow!(
+        "server {} was not started, because its stop left: {left}",
+        server.name()
+    );
+    Failure::new(Exit::NotConfirmed, error)
 }

@@ -48,11 +48,29 @@ impl Drop for Beside {
 impl Stopped {
     pub const SCHEMA: &str = "nlmfo.server.stop/1";
 
+    /// Nothing of the server is here, and nothing was done.
+    fn new(server: &Server, began: Instant) -> Self {
+        let filesystems = server.description.filesystems.iter();
+        Stopped {
+            disturbed: Vec::new(),
+            release: None,
+            free: filesystems.map(|one| one.device.clone()).collect(),
+            took_ms: milliseconds(began.elapsed()),
+            fenced: began,
+            _beside: Beside(Vec::new()),
+        }
+    }
+
     pub fn exit(&self) -> Exit {
-        match is_proved(self.release.as_ref()) && self.disturbed.is_empty() {
+        match self.is_proved() && self.disturbed.is_empty() {
             true => Exit::Done,
             false => Exit::NotConfirmed,
         }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_proved(&self) -> bool {
+        is_proved(self.release.as_ref())
     }
 }
 
@@ -61,7 +79,7 @@ fn is_proved(release: Option<&StopReport>) -> bool {
     release.is_none_or(|report| report.left.is_empty())
 }
 
-/// Stops the server.
+/// Stops the server; if it is not here, looks only that nothing of it is left.
 ///
 /// # Errors
 /// It may serve on: see [`Server::is_here`].
@@ -76,6 +94,10 @@ pub fn stop(server: &Server) -> Result<Stopped, Failure> {
 pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
     let began = Instant::now();
     let others = Others::than(server.name())?;
+    if !server.is_here() {
+        server::stop::remove(server)?;
+        return Ok(Stopped::new(server, began));
+    }
     let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
     drop(paused);
@@ -93,13 +115,11 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
     }
     server::stop::remove(server)?;
     let after = Others::than(server.name())?;
-    let filesystems = server.description.filesystems.iter();
     Ok(Stopped {
         disturbed: others.disturbed(&after),
         release,
-        free: filesystems.map(|one| one.device.clone()).collect(),
-        took_ms: milliseconds(began.elapsed()),
         fenced,
         _beside: beside,
+        ..Stopped::new(server, began)
     })
 }

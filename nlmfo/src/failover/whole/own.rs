@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 
-use super::report::{StartReport, StopReport};
+use super::report::{Ended, StartReport, StopReport};
 use super::run::{following, of_start, of_stop};
 use super::stop::StopError;
 use super::{Server, ServerError, delegations, start, stop};
@@ -20,9 +20,14 @@ use crate::kernel::nfsd;
 use crate::kernel::preflight::Facts;
 use crate::notify::state_dir::StateDir;
 use crate::server;
+use crate::server::phase::{self, Phase};
 
-/// The server as one that stops and starts as a whole.
-struct Own<'a>(&'a server::Server);
+/// The server as one that stops and starts as a whole. `crashed` is of the start: there is no
+/// record.
+struct Own<'a> {
+    server: &'a server::Server,
+    crashed: bool,
+}
 
 fn other(error: server::ServerError) -> ServerError {
     ServerError::Other(chain(&error))
@@ -34,18 +39,18 @@ fn state(server: &server::Server) -> StateDir {
 
 impl Server for Own<'_> {
     fn title(&self) -> String {
-        format!("server {}", self.0.name())
+        format!("server {}", self.server.name())
     }
 
     async fn stop(&self) -> Result<(), ServerError> {
-        server::stop::halt(self.0).map_err(other)
+        server::stop::halt(self.server).map_err(other)
     }
 
     async fn start(&self) -> Result<(), ServerError> {
-        server::start::threads(self.0).map_err(other)?;
+        server::start::threads(self.server).map_err(other)?;
         let grace = Grace::read().map_err(other)?;
         // One that cannot be read is an error of what comes after.
-        let record = stop::stored(&state(self.0)).ok().flatten();
+        let record = stop::stored(&state(self.server)).ok().flatten();
         match record {
             Some(record) if !record.nfs4.is_empty() && !grace.nfsd => Err(ServerError::Other(
                 "NFSv4 clients held state at the stop, but nfsd is not in grace: nfsdcld has no \
@@ -57,24 +62,25 @@ impl Server for Own<'_> {
     }
 
     async fn appear(&self) -> Result<(), ServerError> {
-        server::start::appear(self.0).map_err(other)
+        let crashed = self.crashed;
+        server::start::appear(self.server, Phase::Reclaiming { crashed }).map_err(other)
     }
 
     fn serves(&self, vip: IpAddr) -> bool {
-        self.0.description.has_vip(vip)
+        self.server.description.has_vip(vip)
     }
 
     fn connections(&self) -> Vec<Connection> {
-        let found = connections::established(|vip| self.0.description.has_vip(vip));
+        let found = connections::established(|vip| self.server.description.has_vip(vip));
         found.unwrap_or_default()
     }
 
     fn nfs4_records(&self) -> Option<PathBuf> {
-        (self.0.description.serves_v4()).then(|| self.0.nfs4_records())
+        (self.server.description.serves_v4()).then(|| self.server.nfs4_records())
     }
 
     fn monitored(&self) -> Vec<PathBuf> {
-        self.0.monitored().into()
+        self.server.monitored().into()
     }
 }
 
@@ -129,8 +135,12 @@ async fn record_and_stop(
     let plan = stop::Plan {
         state: state(server),
         kernel: facts.release.clone(),
+        partial: false,
     };
-    let own = Own(server);
+    let own = Own {
+        server,
+        crashed: false,
+    };
     let recorded = stop::record(&own, &plan, watch).map_err(of_stop)?;
     let blockers = recorded.blockers(&[]);
     if !blockers.is_empty() {
@@ -150,14 +160,34 @@ pub fn forget(server: &server::Server) {
     start::forget(&state(server));
 }
 
-/// Lets the server start on another node, if what its clients held is recorded.
+/// Lets the server start on another node; without a record of what its clients held, as after a
+/// crash.
 pub fn give_up(server: &server::Server) -> Result<(), server::ServerError> {
     match stop::stored(&state(server)) {
         Ok(Some(_)) => server::holder::remove(server),
-        // Without a record its end was a crash.
-        _ => Ok(()),
+        _ => server::holder::leave(server),
     }
 }
+
+/// Goes on with a start that was interrupted when the server served already. The probes are
+/// attached if anybody may have something to reclaim.
+///
+/// # Errors
+/// The server serves on.
+pub fn resume(
+    server: &server::Server,
+    crashed: bool,
+    observe: fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<Begun, Failure> {
+    let own = Own { server, crashed };
+    let begun = start::Begun::earlier(&own).map_err(of_start)?;
+    let is_needed =
+        crashed || begun.grace().stands() || !matches!(stop::stored(&state(server)), Ok(None));
+    Ok((begun, is_needed.then(|| following(observe))))
+}
+
+/// A start, and the probes if anybody may have something to reclaim.
+pub type Begun = (start::Begun, Option<Result<Watch, Failure>>);
 
 /// Starts the server in grace and brings its addresses up. The probes are attached if anybody may
 /// have something to reclaim, beside the start: it takes as long. `crashed`: there is no record, and
@@ -169,7 +199,7 @@ pub async fn begin(
     server: &server::Server,
     crashed: bool,
     observe: fn() -> Result<(Facts, Watch), Failure>,
-) -> Result<(start::Begun, Option<Result<Watch, Failure>>), Failure> {
+) -> Result<Begun, Failure> {
     let is_needed = crashed || !matches!(stop::stored(&state(server)), Ok(None));
     // A thread is in the namespaces of the one that starts it.
     let attaching = is_needed.then(|| thread::spawn(move || following(observe)));
@@ -180,7 +210,8 @@ pub async fn begin(
         }
         None => grace.stands().then(|| following(observe)),
     };
-    let begun = start::begin(&Own(server), false, attached).await;
+    let own = Own { server, crashed };
+    let begun = start::begin(&own, false, attached).await;
     begun.map_err(of_start)
 }
 
@@ -191,18 +222,18 @@ pub async fn begin(
 /// The server serves on.
 pub async fn follow(
     server: &server::Server,
-    (begun, watch): (start::Begun, Option<Result<Watch, Failure>>),
+    (begun, watch): Begun,
     plan: &start::Plan,
 ) -> Result<Option<StartReport>, Failure> {
-    let state = state(server);
-    let Some(watch) = watch else {
-        return Ok(None);
-    };
-    let mut watch = watch?;
-    let followed = start::follow(plan, begun, &mut watch).await;
-    let (report, _) = followed.map_err(of_start)?;
-    if start::is_used(&report) || report.expected == 0 {
-        start::forget(&state);
+    let mut report = None;
+    if let Some(watch) = watch {
+        let followed = start::follow(plan, begun, &mut watch?).await;
+        let (done, _) = followed.map_err(of_start)?;
+        if done.ended != Ended::NotYet || done.expected == 0 {
+            start::forget(&state(server));
+        }
+        report = Some(done);
     }
-    Ok(Some(report))
+    phase::set(Phase::Serving).map_err(anyhow::Error::from)?;
+    Ok(report)
 }

@@ -87,6 +87,7 @@ pub async fn run(
         let half = stop::Plan {
             state: plan.state.clone(),
             kernel: facts.release.clone(),
+            partial: true,
         };
         paused = leases::pause().await;
         delegations::recall(&mut watch).await;

@@ -94,6 +94,26 @@ pub struct Begun {
     monitored: Vec<PathBuf>,
 }
 
+impl Begun {
+    /// One that an earlier run has started.
+    ///
+    /// # Errors
+    /// If its grace cannot be read.
+    pub fn earlier(server: &impl Server) -> Result<Self, StartError> {
+        Ok(Begun {
+            title: server.title(),
+            began: Instant::now(),
+            not_ready: Vec::new(),
+            grace: Grace::read::<StartError>()?,
+            monitored: server.monitored(),
+        })
+    }
+
+    pub fn grace(&self) -> Grace {
+        self.grace
+    }
+}
+
 /// Starts the server, sees its grace, and brings its addresses up. With `prepare`, starts what must
 /// run before. `observe` comes before the addresses: a client says only once what it gives up.
 pub async fn begin<T>(

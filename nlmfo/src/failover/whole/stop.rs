@@ -17,6 +17,7 @@ use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
 use crate::failover::watch::Watch;
 use crate::files::FileError;
+use crate::kernel::grace::SeenGrace;
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::nfsdcld::RecordsError;
 use crate::kernel::path::PathFinder;
@@ -40,6 +41,8 @@ pub struct Plan {
     /// Where the client books are, and the record.
     pub state: StateDir,
     pub kernel: String,
+    /// Store a record also while clients still reclaim what no record has.
+    pub partial: bool,
 }
 
 /// Why a server was not stopped, or not recorded.
@@ -114,6 +117,8 @@ pub struct Recorded {
     unrecorded: Unrecorded,
     /// Why nfsdcld's records could not be read.
     no_records: Option<RecordsError>,
+    /// Clients still reclaim what no record has.
+    is_partial: bool,
 }
 
 /// Records what is held. It is stored when the server is about to stop: a record on disk says
@@ -131,6 +136,11 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     let mut record = of(&held, plan, &mut paths);
     let mut report = StopReport::new(server.title(), record_path(&plan.state));
     let earlier = place.earlier().cloned();
+    let is_partial = earlier.is_none() && SeenGrace::now().stands();
+    if is_partial {
+        record.changing = true;
+        report.notes.push(STILL_RECLAIMING.to_owned());
+    }
     if let Some(earlier) = &earlier {
         report.recalled = recall(&mut record, earlier, &held);
     }
@@ -157,8 +167,13 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
         report,
         unrecorded,
         no_records,
+        is_partial,
     })
 }
+
+/// What is not known when a server stops in a grace that no record explains.
+const STILL_RECLAIMING: &str = "the server was in grace without a record of what clients held before: \
+                                what they have not reclaimed yet is not recorded";
 
 impl Recorded {
     /// Why a stop would lose locks; empty if nothing is known that would.
@@ -215,10 +230,13 @@ impl Recorded {
         if let Some(earlier) = &self.earlier {
             self.report.recalled = recall(&mut record, earlier, &last);
         }
-        record.changing |= unfenced.is_some();
+        record.changing |= unfenced.is_some() || self.is_partial;
         record.connections.extend(server.connections());
         self.report.unfenced(unfenced);
-        put(&mut record, plan)?;
+        let is_stored = plan.partial || !self.is_partial;
+        if is_stored {
+            put(&mut record, plan)?;
+        }
         // Again, since a client may have begun to hold something.
         let mut unrecorded = match Unrecorded::of(server, &last) {
             Ok(found) => found,
@@ -255,7 +273,9 @@ impl Recorded {
         });
         if is_changed {
             record.changing = true;
-            put(&mut record, plan)?;
+            if is_stored {
+                put(&mut record, plan)?;
+            }
         }
         self.report.recorded(&record);
         self.report.took_ms += milliseconds(began.elapsed());
