@@ -306,6 +306,8 @@ pub struct WatchArgs {
     #[arg(long)]
     pub ascii: bool,
     #[command(flatten)]
+    pub filter: ServerFilter,
+    #[command(flatten)]
     pub state: StateArgs,
 }
 

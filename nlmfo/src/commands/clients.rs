@@ -25,6 +25,7 @@ use crate::observe::snapshot::Snapshots;
 use crate::observe::table::LockTable;
 use crate::output;
 use crate::server::Server;
+use crate::server::description::NODE;
 use crate::times;
 
 /// Maximum time for an exact snapshot while locks change.
@@ -33,7 +34,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
     let state = match args.filter.server.as_deref() {
         // Its book, if there is one, is where its notifications look for it.
-        Some(name) if name != everywhere::NODE => {
+        Some(name) if name != NODE => {
             let server = Server::named(name).map_err(anyhow::Error::from)?;
             StateDir::new(server.state_dir())
         }

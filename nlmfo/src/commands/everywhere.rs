@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
+use crate::kernel::connections;
+use crate::kernel::nfsd::Nfsd;
+use crate::server::description::NODE;
 use crate::{output, server};
 
-/// What `--server` calls the node's own server.
-pub const NODE: &str = "node";
+const NFS_PORT: u16 = 2049;
 
 /// Enters the server that was asked for, unless that is the node's own. Only of a process with
 /// one thread.
@@ -34,8 +36,10 @@ pub fn list(asked: Option<&str>, json: bool, path: Option<&Path>) -> Result<Opti
     if asked.is_some() || own.is_empty() {
         return Ok(None);
     }
-    let mut all = vec![NODE.to_owned()];
-    all.extend(own);
+    let mut all = own;
+    if node_serves() {
+        all.insert(0, NODE.to_owned());
+    }
     if let Some(path) = path {
         all.retain(|name| match &**name {
             NODE => path.exists(),
@@ -63,6 +67,11 @@ pub fn list(asked: Option<&str>, json: bool, path: Option<&Path>) -> Result<Opti
         })?,
     }
     Ok(Some(exit))
+}
+
+/// Whether the node has an NFS server of its own: `rpc.nfsd` needs nfsd's files mounted to start one.
+fn node_serves() -> bool {
+    Nfsd::mounted().is_ok() || connections::listens(NFS_PORT).unwrap_or(true)
 }
 
 /// One server's listing.

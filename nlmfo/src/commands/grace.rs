@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{everywhere, require_root};
+use super::require_root;
 use crate::causes::chain;
 use crate::cli::GraceArgs;
 use crate::exit::{Exit, Failure};
@@ -21,6 +21,7 @@ use crate::grace::way::Plan;
 use crate::grace::{keeper, leftovers, scope};
 use crate::kernel::grace::SeenGrace;
 use crate::kernel::path::PathFinder;
+use crate::server::description::NODE;
 use crate::{interrupt, output, runtime, server};
 
 /// Maximum number of directory entries to read to find the file of a violation.
@@ -221,7 +222,7 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
 /// The grace of each server in namespaces of its own, or of the one that was asked for.
 fn servers(args: &GraceArgs) -> Vec<ServerGrace> {
     let names = match args.filter.server.as_deref() {
-        Some(everywhere::NODE) => Vec::new(),
+        Some(NODE) => Vec::new(),
         Some(name) => vec![name.to_owned()],
         None => server::running(),
     };
@@ -267,7 +268,7 @@ fn list_server(args: &GraceArgs) -> Result<Exit, Failure> {
 
 async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
     let server = args.filter.server.as_deref();
-    if server.is_some_and(|name| name != everywhere::NODE) {
+    if server.is_some_and(|name| name != NODE) {
         return list_server(args);
     }
     leftovers::finish_if_over().await?;

@@ -28,6 +28,7 @@ use crate::observe::states::describe::{ClientLine4, StateLine, describe};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::observe::table::LockTable;
 use crate::output;
+use crate::server::description::NODE;
 use crate::times::milliseconds;
 
 /// Maximum time for an exact snapshot while locks change.
@@ -42,7 +43,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     let path = args.file.as_deref().or(args.filesystem.as_deref());
     // It sees those of all namespaces from here.
     let asked = match args.all_netns {
-        true => Some(everywhere::NODE),
+        true => Some(NODE),
         false => args.filter.server.as_deref(),
     };
     if let Some(exit) = everywhere::list(asked, args.json, path)? {

@@ -22,7 +22,7 @@ mod watch;
 
 use anyhow::anyhow;
 
-use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction};
+use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction, WatchArgs};
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::kernel::symbols;
@@ -41,8 +41,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             files::write_whole(path, text, files::PRIVATE)
         });
     }
-    if let Command::Locks(LocksArgs { filter, .. }) | Command::Clients(ClientsArgs { filter, .. }) =
-        &cli.command
+    if let Command::Locks(LocksArgs { filter, .. })
+    | Command::Clients(ClientsArgs { filter, .. })
+    | Command::Watch(WatchArgs { filter, .. }) = &cli.command
         && let Some(name) = &filter.server
     {
         require_root()?;

@@ -100,7 +100,7 @@ pub(super) async fn remove_partial() -> Result<(), GraceError> {
             gate::detach(&pins).await?;
         }
     }
-    Ok(())
+    pins::remove_empty()
 }
 
 /// How windows ended whose gate is gone.
@@ -180,6 +180,7 @@ pub async fn cleanup() -> Result<usize, GraceError> {
             }
         }
     }
+    pins::remove_empty()?;
     Ok(removed)
 }
 

@@ -161,13 +161,19 @@ impl Pins {
             }
         }
         gone(fs::remove_dir_all(&self.folder), &self.folder)?;
-        if let Some(namespace) = self.folder.parent() {
-            // Others may still be in them.
-            let _ = fs::remove_dir(namespace);
-            let _ = fs::remove_dir(bpffs::folder());
-        }
+        remove_empty()?;
         Ok(removed)
     }
+}
+
+/// Removes directories of ours in which nothing is pinned.
+pub(super) fn remove_empty() -> Result<(), GraceError> {
+    for name in names_in(bpffs::folder())? {
+        // Others may still be in them.
+        let _ = fs::remove_dir(bpffs::folder().join(name));
+    }
+    let _ = fs::remove_dir(bpffs::folder());
+    Ok(())
 }
 
 /// The network namespaces that something is pinned for, and their versions.

@@ -20,6 +20,18 @@ pub struct Connection {
 
 /// Those to one of these addresses.
 pub fn established(is_vip: impl Fn(IpAddr) -> bool) -> io::Result<Vec<Connection>> {
+    let mut all = entries(TcpState::Established)?;
+    all.retain(|connection| is_vip(connection.vip));
+    Ok(all)
+}
+
+/// Whether anything listens at this port, of the kernel or a process.
+pub fn listens(port: u16) -> io::Result<bool> {
+    let listening = entries(TcpState::Listen)?;
+    Ok(listening.iter().any(|socket| socket.port == port))
+}
+
+fn entries(state: TcpState) -> io::Result<Vec<Connection>> {
     let mut all = Vec::new();
     for table in TABLES {
         let read = TcpNetEntries::from_file(table, current_system_info());
@@ -29,11 +41,9 @@ pub fn established(is_vip: impl Fn(IpAddr) -> bool) -> io::Result<Vec<Connection
             Err(procfs::ProcError::NotFound(_)) => continue,
             Err(error) => return Err(io::Error::other(error)),
         };
-        let entries = entries.into_iter();
-        let established = entries.filter(|entry| entry.state == TcpState::Established);
-        all.extend(established.map(|entry| between(entry.local_address, entry.remote_address)));
+        let wanted = entries.into_iter().filter(|entry| entry.state == state);
+        all.extend(wanted.map(|entry| between(entry.local_address, entry.remote_address)));
     }
-    all.retain(|connection| is_vip(connection.vip));
     Ok(all)
 }
 
@@ -58,6 +68,9 @@ mod tests {
         let client = TcpStream::connect(address).unwrap();
         let _accepted = server.accept().unwrap();
         let wanted = between(address, client.local_addr().unwrap());
+        assert!(listens(address.port()).unwrap());
+        drop(server);
+        assert!(!listens(address.port()).unwrap());
         let found = |is_vip: fn(IpAddr) -> bool| established(is_vip).unwrap().contains(&wanted);
         assert!(found(|vip| vip.is_loopback()));
         assert!(!found(|vip| !vip.is_loopback()));

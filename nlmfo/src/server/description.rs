@@ -33,6 +33,9 @@ use crate::files::{self, FileError, LIMIT};
 pub const FILE: &str = "/etc/nlmfo.toml";
 pub const FOLDER: &str = "/etc/nlmfo/servers.d";
 
+/// What `--server` calls the node's own server.
+pub const NODE: &str = "node";
+
 /// `HOST_NAME_MAX`: the scope is a host name in the server's UTS namespace.
 const LONGEST_NAME: usize = 64;
 
@@ -347,6 +350,9 @@ impl Raw {
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > 32 || !name.chars().all(is_name) {
             return Err("NAME: a name has up to 32 of a to z, 0 to 9 and -".into());
+        }
+        if name == NODE {
+            return Err("NAME: `node` stands for the node's own server".into());
         }
         let vips: Vec<Vip> = (self.vips.iter())
             .map(|text| text.parse().map_err(|reason| format!("vips: {reason}")))

@@ -135,6 +135,11 @@ pub fn threads(server: &Server) -> Result<(), ServerError> {
 /// namespaces.
 pub fn appear(server: &Server, phase: Phase) -> Result<(), ServerError> {
     holder::write(server)?;
+    raise(server, phase)
+}
+
+/// Brings the addresses up.
+pub(super) fn raise(server: &Server, phase: Phase) -> Result<(), ServerError> {
     link::raise(&server.description)?;
     phase::set(phase)
 }

@@ -8,7 +8,7 @@ use super::daemons;
 use super::description::Vip;
 use super::facts::{self, Facts};
 use super::phase::{self, Phase};
-use super::{Server, ServerError, mounts};
+use super::{Server, ServerError, stop};
 use crate::kernel::mounts as kernel_mounts;
 use crate::kernel::netns;
 
@@ -107,7 +107,7 @@ pub fn of(server: &Server) -> Result<Status, ServerError> {
         problems: Vec::new(),
     };
     if is_here {
-        status.problems = problems(&status, elsewhere(server));
+        status.problems = problems(&status, stop::pins(server));
         if phase == Phase::Unfinished {
             status.problems.push(format!(
                 "a start or stop is under way, or was interrupted: `nlmfo server start {}` goes on",
@@ -142,27 +142,7 @@ fn look(server: &Server) -> Result<Seen, ServerError> {
     Ok((facts::here()?, vips, paths, phase::read()))
 }
 
-/// Processes that have one of its filesystems mounted outside.
-fn elsewhere(server: &Server) -> Vec<String> {
-    let own = server.namespaces.processes().unwrap_or_default();
-    let mut found = Vec::new();
-    for filesystem in &server.description.filesystems {
-        for process in mounts::processes_with(&filesystem.device) {
-            if !own.contains(&process) {
-                found.push(format!(
-                    "{} is mounted also in the mount namespace of process {} ({})",
-                    filesystem.device.display(),
-                    process.id,
-                    process.name
-                ));
-            }
-        }
-    }
-    found
-}
-
-fn problems(status: &Status, elsewhere: Vec<String>) -> Vec<String> {
-    let mut problems = elsewhere;
+fn problems(status: &Status, mut problems: Vec<String>) -> Vec<String> {
     if status.facts.threads == 0 {
         problems.push("nfsd has no thread".into());
     }

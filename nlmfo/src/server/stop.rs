@@ -9,6 +9,25 @@ use crate::causes::chain;
 use crate::kernel::namespaces::Namespaces;
 use crate::kernel::nfsd::Nfsd;
 
+/// What would keep the server's devices busy when it has stopped: they are mounted elsewhere too.
+pub fn pins(server: &Server) -> Vec<String> {
+    let own = server.namespaces.processes().unwrap_or_default();
+    let mut found = Vec::new();
+    for filesystem in &server.description.filesystems {
+        let device = &filesystem.device;
+        let others = mounts::processes_with(device).into_iter();
+        found.extend(others.filter(|other| !own.contains(other)).map(|other| {
+            format!(
+                "{} is mounted also in the mount namespace of process {} ({})",
+                device.display(),
+                other.id,
+                other.name
+            )
+        }));
+    }
+    found
+}
+
 /// From now on nothing comes from clients, in the server's namespaces. What they were granted
 /// before still reaches them: an answer that is lost would leave a lock whose client asks for it
 /// anew, and does not reclaim it.
@@ -30,7 +49,7 @@ fn silence(server: &Server) -> Result<(), ServerError> {
 /// Brings the addresses of a server that serves on up again, in its namespaces.
 pub fn unfence(server: &Server) -> Result<(), ServerError> {
     silence(server)?;
-    start::appear(server, Phase::Serving)
+    start::raise(server, Phase::Serving)
 }
 
 /// Ends serving, in the server's namespaces: nfsd has no thread and no NFSv4 client then.

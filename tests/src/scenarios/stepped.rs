@@ -2,6 +2,7 @@
 //! cleanup` removes what is left, and nobody gets a lock that another client holds.
 
 use std::fs;
+use std::iter::successors;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -283,13 +284,16 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Steps of the `nth` command: all of them, or some, others for each command, as many at its
-/// beginning as at its end.
-fn steps(full: bool, nth: usize) -> Box<dyn Iterator<Item = usize>> {
-    match full {
-        true => Box::new(1..),
-        false => Box::new((0..).map(move |power| (2 + nth) * 8_usize.pow(power))),
-    }
+/// Steps of the `nth` command: the first ones, then the further apart the later, other ones for each
+/// command.
+fn steps(full: bool, nth: usize) -> impl Iterator<Item = usize> {
+    let next = move |&step: &usize| {
+        Some(match full {
+            true => step + 1 + (step + nth) / 10,
+            false => step * 8,
+        })
+    };
+    successors(Some(if full { 1 } else { 2 + nth }), next)
 }
 
 fn killed(context: &Context) -> Result<End> {

@@ -130,10 +130,7 @@ fn serving(server: &Server) -> Result<Started, Failure> {
     let problems = status::of(server)?.problems;
     if !problems.is_empty() {
         let name = server.name();
-        let error = anyhow!(
-            "server {name} runs already, but {}: run `nlmfo server restart {name}`",
-            problems.join("; ")
-        );
+        let error = anyhow!("server {name} runs already, but {}", problems.join("; "));
         return Err(error.into());
     }
     Ok(Started {

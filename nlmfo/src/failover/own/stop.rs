@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::no_runtime;
@@ -98,6 +99,16 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
         server::stop::remove(server)?;
         return Ok(Stopped::new(server, began));
     }
+    let pins = server::stop::pins(server);
+    if !pins.is_empty() {
+        let name = server.name();
+        let error = anyhow!(
+            "server {name} was not stopped, because its devices would stay busy: {}; end these processes \
+             first",
+            pins.join("; ")
+        );
+        return Err(error.into());
+    }
     let paused = runtime::run(leases::pause()).map_err(no_runtime)?;
     let stopped = server.within(|| runtime::run(own::stop(server, observe)).map_err(no_runtime));
     drop(paused);
@@ -110,7 +121,8 @@ pub fn stop_held(server: &Server, _: &Held) -> Result<Stopped, Failure> {
         thread::spawn(server::wake_lockd),
         thread::spawn(move || drop(watch)),
     ]);
-    if is_proved(release.as_ref()) {
+    // Another node must not start it while a device is mounted here.
+    if is_proved(release.as_ref()) && server::stop::pins(server).is_empty() {
         server.within(|| own::give_up(server))??;
     }
     server::stop::remove(server)?;

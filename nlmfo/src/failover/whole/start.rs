@@ -72,8 +72,6 @@ pub struct Plan {
 pub enum StartError {
     #[error("the server was not started")]
     Server(#[source] ServerError),
-    #[error("the record of the stop cannot be read")]
-    Record(#[from] crate::failover::record::RecordError),
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
     #[error(transparent)]
@@ -156,7 +154,18 @@ pub async fn follow(
     begun: Begun,
     watch: &mut Watch,
 ) -> Result<(StartReport, Instant), StartError> {
-    let record = stored(&plan.state)?;
+    let mut notes = Vec::new();
+    let record = match stored(&plan.state) {
+        Ok(record) => record,
+        // Clients must be notified nevertheless.
+        Err(error) => {
+            notes.push(match stop::set_aside(&plan.state) {
+                Ok(path) => format!("{}; it is {} now", chain(&error), path.display()),
+                Err(kept) => format!("{}; {}", chain(&error), chain(&kept)),
+            });
+            None
+        }
+    };
     let mut report = StartReport {
         server: begun.title,
         has_record: record.is_some(),
@@ -172,7 +181,7 @@ pub async fn follow(
         notified: Vec::new(),
         back_after_ms: None,
         ended: Ended::NotYet,
-        notes: Vec::new(),
+        notes,
         took_ms: 0.0,
     };
     let connections = (record.as_ref()).map_or_else(Vec::new, |one| one.connections.clone());

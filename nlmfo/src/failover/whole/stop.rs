@@ -107,6 +107,15 @@ pub fn used(state: &StateDir) -> Result<(), FileError> {
     }
 }
 
+/// Renames a record that cannot be read, so that it hinders no stop; returns its new name.
+pub fn set_aside(state: &StateDir) -> Result<PathBuf, FileError> {
+    let path = record_path(state);
+    let aside = path.with_extension("damaged");
+    let renamed = std::fs::rename(&path, &aside);
+    renamed.map_err(FileError::io("renaming", &path))?;
+    Ok(aside)
+}
+
 /// What is recorded, and where.
 pub struct Recorded {
     record: Record,
@@ -130,11 +139,23 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
         path: folder,
         source,
     })?;
+    let aside = match stored(&plan.state) {
+        Err(RecordError::Damaged { .. } | RecordError::Foreign { .. }) => {
+            Some(set_aside(&plan.state).map_err(RecordError::from)?)
+        }
+        _ => None,
+    };
     let place = Record::place(&record_path(&plan.state))?;
     let mut paths = PathFinder::new(0).map_err(StopError::Paths)?;
     let held = Held::read(watch, READ_TIMEOUT)?;
     let mut record = of(&held, plan, &mut paths);
     let mut report = StopReport::new(server.title(), record_path(&plan.state));
+    report.notes.extend(aside.map(|path| {
+        format!(
+            "an earlier record cannot be read; it is {} now",
+            path.display()
+        )
+    }));
     let earlier = place.earlier().cloned();
     let is_partial = earlier.is_none() && SeenGrace::now().stands();
     if is_partial {

@@ -42,6 +42,12 @@ pub(super) fn both(tool: &Tool) -> Result<()> {
         let one = found.next().context("no such server")?;
         ensure!(one["kernel_grace"]["nfsd"] == false, "{grace}");
     }
+    let watched = ["watch", "--once", "--server", "mail"];
+    let watched = tool.json(exit::CONFIRMED, &watched)?;
+    ensure!(
+        watched.to_string().contains("10.77.0.1") && !watched.to_string().contains("10.77.0.2"),
+        "{watched}"
+    );
     let gone = tool.expect(exit::COULD_NOT_RUN, &["locks", "--server", "other"])?;
     ensure!(
         gone.stderr.contains("server other is not running"),
