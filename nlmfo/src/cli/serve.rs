@@ -31,6 +31,10 @@ pub struct ServeArgs {
     /// if they use more than 5 % of a core
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
     pub interval: Duration,
+    /// Serve this server of the node, as `nlmfo server list` names it, instead of the node's own;
+    /// its client book is in its own state directory
+    #[arg(long, value_name = "NAME", conflicts_with = "state_dir")]
+    pub server: Option<String>,
     #[command(flatten)]
     pub state: StateArgs,
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow};
 use sd_notify::NotifyState;
 use tokio::time::interval;
 
+use self::observer::Events;
 use super::require_root;
 use crate::causes::chain;
 use crate::cli::{Listen, ServeArgs};
@@ -21,10 +22,10 @@ use crate::exit::{Exit, Failure};
 use crate::failover::services::{self, look};
 use crate::foreign::Shown;
 use crate::interrupt::Interrupts;
-use crate::kernel::preflight::Capability;
+use crate::kernel::preflight::{Capability, Check};
 use crate::kernel::{self, lockd, netns};
 use crate::metrics::Shared;
-use crate::metrics::http::Listener;
+use crate::metrics::http::{Bound, Listener};
 use crate::notify::book::{BookError, Client};
 use crate::notify::books::Books;
 use crate::notify::state_dir::StateDir;
@@ -32,6 +33,8 @@ use crate::observe::monitor::Monitored;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::Snapshots;
 use crate::observe::table::HostInfo;
+use crate::server::Server;
+use crate::server::description::NODE;
 use crate::times;
 use crate::{output, runtime};
 
@@ -46,30 +49,45 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     require_root()?;
-    runtime::run(serve(args)).context("starting the asynchronous runtime")?
+    let bound = bind(args)?;
+    let events = Events::open(args.events.as_ref())?;
+    let state = match args.server.as_deref() {
+        None | Some(NODE) => StateDir::new(&args.state.state_dir),
+        Some(name) => {
+            let server = Server::named(name)?;
+            server.enter()?;
+            StateDir::new(server.state_dir())
+        }
+    };
+    runtime::run(serve(args, &state, bound, events)).context("starting the asynchronous runtime")?
 }
 
-async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
+async fn serve(
+    args: &ServeArgs,
+    state: &StateDir,
+    bound: Option<Bound>,
+    events: Events,
+) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::listen().context("listening for signals")?;
     let loaded = lockd::incarnation();
     let layout = kernel::layout::load().map_err(ObserveError::from)?;
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
     let mut monitored = Monitored::attach(snapshots.programs())?;
-    let mut service = Service::new(args)?;
+    let mut service = Service::new(args, state)?;
     let shared = Shared::default();
-    let listener = listen(args).await?;
+    let listener = bound.map(Listener::new).transpose();
+    let listener = listener.context("serving metrics")?;
     let observes = listener.is_some() || args.events.is_some();
     if observes {
-        observer::start(args, &shared)?;
+        observer::start(args, state, events, &shared)?;
     }
     // Who came before the probe did.
     let mut all_seen = service.see_holders(&mut snapshots)?;
-    let folder = StateDir::new(&args.state.state_dir).path().shown();
+    let folder = state.path().shown();
     output::report(None, |out| writeln!(out, "recording clients in {folder}"));
     // Nothing waits for it but systemd.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let mut look = interval(POLL_INTERVAL);
-    let state = StateDir::new(&args.state.state_dir);
     let scrapes = async {
         match &listener {
             Some(listener) => listener.serve(&shared).await,
@@ -78,7 +96,7 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
     };
     let checks = async {
         match observes {
-            true => check_services(&state, &shared).await,
+            true => check_services(args, state, &shared).await,
             false => pending().await,
         }
     };
@@ -111,33 +129,37 @@ async fn serve(args: &ServeArgs) -> Result<Exit, Failure> {
 }
 
 /// Where scrapes come in, if they do.
-async fn listen(args: &ServeArgs) -> Result<Option<Listener>, Failure> {
-    let listener = match &args.listen {
-        Some(Listen::Tcp(address)) => Listener::tcp(*address)
-            .await
-            .with_context(|| format!("cannot listen on {address}"))?,
-        Some(Listen::Unix(path)) => Listener::unix(path)
-            .await
-            .with_context(|| format!("cannot listen on {}", path.shown()))?,
+fn bind(args: &ServeArgs) -> Result<Option<Bound>, Failure> {
+    let bound = match &args.listen {
+        Some(Listen::Tcp(address)) => {
+            Bound::tcp(*address).with_context(|| format!("cannot listen on {address}"))?
+        }
+        Some(Listen::Unix(path)) => {
+            Bound::unix(path).with_context(|| format!("cannot listen on {}", path.shown()))?
+        }
         None => return Ok(None),
     };
-    Ok(Some(listener))
+    Ok(Some(bound))
 }
 
 /// Keeps the metrics of the services up to date.
-async fn check_services(state: &StateDir, shared: &Shared) {
+async fn check_services(args: &ServeArgs, state: &StateDir, shared: &Shared) {
     let mut check = interval(SERVICES_INTERVAL);
     loop {
         check.tick().await;
         let checks = services::decide(&look::facts(state).await, &services::Purpose::default());
-        let ready = checks
-            .into_iter()
-            .filter_map(|check| match check.capability {
-                Capability::Available => Some((check.name, true)),
-                Capability::Missing { .. } => Some((check.name, false)),
-                // The consequence of another.
-                Capability::Unknown { .. } => None,
-            });
+        // statd of a server of its own calls no other program.
+        let is_of_server = |check: &Check| args.server.is_none() || check.name != "callout";
+        let ready =
+            checks
+                .into_iter()
+                .filter(is_of_server)
+                .filter_map(|check| match check.capability {
+                    Capability::Available => Some((check.name, true)),
+                    Capability::Missing { .. } => Some((check.name, false)),
+                    // The consequence of another.
+                    Capability::Unknown { .. } => None,
+                });
         let ready = ready.collect();
         shared.change(|facts| facts.services = ready);
     }
@@ -154,10 +176,10 @@ struct Service {
 }
 
 impl Service {
-    fn new(args: &ServeArgs) -> Result<Self, Failure> {
+    fn new(args: &ServeArgs, state: &StateDir) -> Result<Self, Failure> {
         let netns = netns::network().context("reading this network namespace's number")?;
         Ok(Service {
-            books: Books::new(StateDir::new(&args.state.state_dir), netns::node()),
+            books: Books::new(state.clone(), netns::node()),
             only: args.vip.clone(),
             netns: netns.inode as u32,
             said: BTreeMap::new(),

@@ -161,12 +161,16 @@ impl Pins {
             }
         }
         gone(fs::remove_dir_all(&self.folder), &self.folder)?;
-        remove_empty()?;
+        if let Some(namespace) = self.folder.parent() {
+            // Others may still be in them.
+            let _ = fs::remove_dir(namespace);
+            let _ = fs::remove_dir(bpffs::folder());
+        }
         Ok(removed)
     }
 }
 
-/// Removes directories of ours in which nothing is pinned.
+/// Removes directories of ours in which nothing is pinned: a loader was killed at its first step.
 pub(super) fn remove_empty() -> Result<(), GraceError> {
     for name in names_in(bpffs::folder())? {
         // Others may still be in them.

@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -34,6 +35,43 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Of the text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A socket that nobody accepts connections of yet. Its address is one of the network and mount
+/// namespaces where it was bound.
+#[derive(Debug)]
+pub enum Bound {
+    Tcp(net::TcpListener),
+    Unix(unix::UnixListener, SocketFile),
+}
+
+impl Bound {
+    /// # Errors
+    /// The address is in use, or not this node's.
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        let listener = net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Bound::Tcp(listener))
+    }
+
+    /// A socket that only root can open. One that no process listens on any more is replaced.
+    ///
+    /// # Errors
+    /// Another process listens on it, or it is no socket.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        let is_socket = |meta: &std::fs::Metadata| meta.file_type().is_socket();
+        if std::fs::symlink_metadata(path).is_ok_and(|meta| is_socket(&meta)) {
+            match unix::UnixStream::connect(path) {
+                Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+                Err(_) => std::fs::remove_file(path)?,
+            }
+        }
+        let listener = unix::UnixListener::bind(path)?;
+        let file = SocketFile(path.to_owned());
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Bound::Unix(listener, file))
+    }
+}
 
 /// Where scrapes come in.
 #[derive(Debug)]
@@ -58,28 +96,15 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// # Errors
-    /// The address is in use, or not this node's.
-    pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
-        Ok(Listener::Tcp(TcpListener::bind(address).await?))
-    }
-
-    /// A socket that only root can open. One that no process listens on any more is replaced.
+    /// On the asynchronous runtime of this thread.
     ///
     /// # Errors
-    /// Another process listens on it, or it is no socket.
-    pub async fn unix(path: &Path) -> io::Result<Self> {
-        let is_socket = |meta: &std::fs::Metadata| meta.file_type().is_socket();
-        if std::fs::symlink_metadata(path).is_ok_and(|meta| is_socket(&meta)) {
-            match UnixStream::connect(path).await {
-                Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-                Err(_) => std::fs::remove_file(path)?,
-            }
-        }
-        let listener = UnixListener::bind(path)?;
-        let file = SocketFile(path.to_owned());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Listener::Unix(listener, file))
+    /// It cannot be watched there.
+    pub fn new(bound: Bound) -> io::Result<Self> {
+        Ok(match bound {
+            Bound::Tcp(tcp) => Listener::Tcp(TcpListener::from_std(tcp)?),
+            Bound::Unix(unix, file) => Listener::Unix(UnixListener::from_std(unix)?, file),
+        })
     }
 
     /// Answers scrapes for as long as it is polled.
@@ -148,6 +173,8 @@ mod tests {
 
     use super::*;
 
+    use tokio::net::UnixStream;
+
     async fn ask(path: &Path, request: &str) -> String {
         let mut stream = UnixStream::connect(path).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -160,9 +187,10 @@ mod tests {
     async fn a_scrape_is_answered_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics");
-        let listener = Listener::unix(&path).await.unwrap();
-        let used = Listener::unix(&path).await.unwrap_err();
+        let listener = Bound::unix(&path).unwrap();
+        let used = Bound::unix(&path).unwrap_err();
         assert_eq!(used.kind(), io::ErrorKind::AddrInUse);
+        let listener = Listener::new(listener).unwrap();
         let shared = Shared::default();
         let asked = async {
             for (line, status, part) in [

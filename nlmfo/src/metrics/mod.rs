@@ -27,6 +27,8 @@ pub struct Facts {
     pub version: &'static str,
     pub commit: &'static str,
     pub kernel: String,
+    /// The server of the node, as `nlmfo server list` names it; `node` is the node's own.
+    pub server: String,
     /// Whether `unlock_ip` of this kernel is broken, if its code tells.
     pub unlock_ip_broken: Option<bool>,
     /// Services of this node, and whether they are ready.

@@ -41,10 +41,11 @@ fn node(out: &mut Families, facts: &Facts) {
         ("version", facts.version.to_owned()),
         ("commit", facts.commit.to_owned()),
         ("kernel", facts.kernel.clone()),
+        ("server", facts.server.clone()),
     ];
     out.gauge(
         "nlmfo_info",
-        "Version of nlmfo, and the kernel.",
+        "Version of nlmfo, the kernel, and the NFS server that the metrics are of.",
         [(info, 1.0)],
     );
     let broken = facts.unlock_ip_broken.map(|broken| (vec![], flag(broken)));

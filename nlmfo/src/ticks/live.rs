@@ -39,6 +39,8 @@ pub struct Live {
     memories: BTreeMap<IpAddr, Memory>,
     numbers: Numbers,
     claims: BTreeMap<u32, Claim>,
+    /// The VIPs that were seen in this network namespace: calls to others are counted too.
+    ours: BTreeSet<IpAddr>,
     /// The last tick, without its details and events.
     before: Option<Tick>,
     pace: Pace,
@@ -72,6 +74,7 @@ impl Live {
             memories: BTreeMap::new(),
             numbers: Numbers::new(state),
             claims: BTreeMap::new(),
+            ours: BTreeSet::new(),
             before: None,
             pace: Pace {
                 asked_ms,
@@ -206,6 +209,10 @@ impl Live {
         let told = (self.claims.iter())
             .flat_map(|(&number, claim)| claim.vips.iter().map(move |&vip| (vip, number)));
         let told: BTreeMap<IpAddr, u32> = told.collect();
+        let addresses = netns::addresses().unwrap_or_else(|error| {
+            troubles.push(format!("cannot read this node's addresses: {error}"));
+            BTreeSet::new()
+        });
         let kernel_grace = SeenGrace::now();
         let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
         let (counted4, trouble4) = self.probes.counters4();
@@ -213,14 +220,22 @@ impl Live {
         troubles.extend(trouble4.map(|error| chain(&error)));
         let (counted, trouble) = self.probes.counters();
         troubles.extend(trouble.map(|error| chain(&error)));
-        let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
-            .chain(counted.keys())
-            .chain(counted4.iter().flat_map(|counted| counted.keys()))
+        let seen = (self.locks.gauges.keys())
             .chain(self.locks.held4.iter().flat_map(|held| held.keys()))
             // Of clients without a connection.
             .filter(|vip| !vip.is_unspecified())
             .chain(windows.keys())
+            .chain(&fenced);
+        self.ours.extend(seen.copied());
+        self.ours.extend(addresses);
+        let counted4_vips = counted4.iter().flat_map(|counted| counted.keys());
+        let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
+            .chain(self.locks.held4.iter().flat_map(|held| held.keys()))
+            .chain(counted.keys())
+            .chain(counted4_vips)
+            .chain(windows.keys())
             .chain(&fenced)
+            .filter(|vip| !vip.is_unspecified() && self.ours.contains(vip))
             .copied()
             .collect();
         self.memories.retain(|vip, _| vips.contains(vip));

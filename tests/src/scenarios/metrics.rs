@@ -36,7 +36,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-const LISTEN: &str = "127.0.0.1:9814";
+pub(super) const LISTEN: &str = "127.0.0.1:9814";
 const EVENTS: &str = "/tmp/events.jsonl";
 
 fn failover(context: &Context) -> Result<End> {
@@ -141,7 +141,7 @@ fn samples(text: &str) -> impl Iterator<Item = (&str, f64)> {
     })
 }
 
-fn scrape() -> Result<String> {
+pub(super) fn scrape() -> Result<String> {
     get(LISTEN, "/metrics HTTP/1.1")
 }
 

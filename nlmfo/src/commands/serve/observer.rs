@@ -21,35 +21,59 @@ use crate::metrics::{Nfs4, Shared};
 use crate::notify::state_dir::StateDir;
 use crate::observe::states::take::StateSnapshot;
 use crate::output;
+use crate::server::description::NODE;
 use crate::ticks::live::Live;
+
+/// Where events go, as paths of the node: a server of its own has others.
+pub struct Events {
+    journal: Option<Journal>,
+    lines: Option<(PathBuf, Lines)>,
+}
+
+impl Events {
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open(path: Option<&PathBuf>) -> Result<Self, Failure> {
+        let lines = match path {
+            Some(path) => {
+                let lines = Lines::append(path);
+                let lines = lines.with_context(|| format!("cannot open {}", path.shown()))?;
+                Some((path.clone(), lines))
+            }
+            None => None,
+        };
+        Ok(Events {
+            journal: Journal::open(),
+            lines,
+        })
+    }
+}
 
 /// Starts the thread, which ends with the process.
 ///
 /// # Errors
-/// The file for events cannot be opened.
-pub fn start(args: &ServeArgs, shared: &Shared) -> Result<(), Failure> {
-    let live = Live::new(args.interval, &StateDir::new(&args.state.state_dir))
+/// It cannot be started.
+pub fn start(
+    args: &ServeArgs,
+    state: &StateDir,
+    events: Events,
+    shared: &Shared,
+) -> Result<(), Failure> {
+    let live = Live::new(args.interval, state)
         .context("cannot read the inode number of this network namespace")?;
-    let lines = match &args.events {
-        Some(path) => {
-            let lines = Lines::append(path);
-            let lines = lines.with_context(|| format!("cannot open {}", path.shown()))?;
-            Some((path.clone(), lines))
-        }
-        None => None,
-    };
     let observer = Observer {
         live,
         shared: shared.clone(),
         watcher: Watcher::new(args.long_wait),
         lasts: Lasts::new(run::folder()),
-        journal: Journal::open(),
-        lines,
+        journal: events.journal,
+        lines: events.lines,
         noted: None,
         looked_at_ms: None,
     };
     shared.change(|facts| {
         (facts.version, facts.commit) = (VERSION, COMMIT);
+        facts.server = args.server.as_deref().unwrap_or(NODE).to_owned();
         facts.per_client = args.metrics_per_client;
     });
     thread::Builder::new()

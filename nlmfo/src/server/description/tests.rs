@@ -84,6 +84,11 @@ fn what_is_wrong_is_said_with_its_place() {
             &["server.Mail.NAME", "a to z"],
         ),
         (
+            "server.mail",
+            "server.node",
+            &["server.node.NAME", "own server"],
+        ),
+        (
             "scope ",
             "versions = [2]\nscope ",
             &["server.mail.versions", "4.2"],

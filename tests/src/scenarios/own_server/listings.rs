@@ -1,9 +1,32 @@
 //! What nlmfo lists on a node with several servers.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::super::metrics::{LISTEN, scrape};
 use crate::guest::tool::{Tool, exit};
+use crate::guest::wait::{Seen, until};
+
+/// The metrics of one server are of that one alone.
+fn metrics(tool: &Tool) -> Result<()> {
+    let mut serving = tool.start(&["serve", "--server", "mail", "--listen", LISTEN])?;
+    until("metrics of the server", || {
+        // It may not listen yet.
+        let text = scrape().unwrap_or_default();
+        let is_of = |vip: &str| text.contains(&format!("nlmfo_nfs4_clients{{vip=\"{vip}\"}}"));
+        Ok(
+            match text.contains("server=\"mail\"") && is_of("10.77.0.1") {
+                true if is_of("10.77.0.2") => bail!("of another server too: {text}"),
+                true => Seen::Yes(()),
+                false => Seen::No(text),
+            },
+        )
+    })?;
+    serving.signal(Signal::SIGTERM)?;
+    ensure!(serving.code()? == exit::CONFIRMED, "serve after SIGTERM");
+    Ok(())
+}
 
 /// What is listed of both servers names them, and one alone can be asked for.
 pub(super) fn both(tool: &Tool) -> Result<()> {
@@ -42,6 +65,7 @@ pub(super) fn both(tool: &Tool) -> Result<()> {
         let one = found.next().context("no such server")?;
         ensure!(one["kernel_grace"]["nfsd"] == false, "{grace}");
     }
+    metrics(tool)?;
     let watched = ["watch", "--once", "--server", "mail"];
     let watched = tool.json(exit::CONFIRMED, &watched)?;
     ensure!(
