@@ -202,6 +202,16 @@ pub struct Control {
     /// How many nanoseconds a run may take, and the longest one took.
     pub limit: u64,
     pub longest: u64,
+    /// The request to handle next of those that wait behind the lock passed last, or 0: the
+    /// address of its `file_lock`.
+    pub waiter: u64,
+    /// Address of the inode of that lock.
+    pub waited_inode: u64,
+    /// How often a run ended among them.
+    pub waited: u64,
+    /// Not 0: the requests behind some lock are too many for the ring buffer, and not all were
+    /// written.
+    pub cut: u64,
 }
 
 /// How the kernel's lists of locks are read.
@@ -243,5 +253,5 @@ crate::plain!(
     ShareRecord: 32 + NAME_MAX,
     HostRecord: 80 + 2 * NAME_MAX,
     HostKey: 48,
-    Control: 136,
+    Control: 168,
 );

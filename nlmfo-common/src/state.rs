@@ -23,6 +23,13 @@ pub struct StateLayout {
     pub lease_lmops: u32,
     /// `nfs4_lockowner.lo_owner`, a `nfs4_stateowner`.
     pub lockowner_owner: u32,
+    /// `file_lock.fl_blocked_requests`, from 6.9 `file_lock.c.flc_blocked_requests`: a
+    /// `list_head` of `fl_blocked_member`.
+    pub blocked_requests: u32,
+    /// `fl_blocked_member` of a request that waits.
+    pub blocked_member: u32,
+    /// `fl_blocker`: what it waits behind.
+    pub blocker: u32,
 
     /// `seq_file.private`: while `clients/N/states` is read, the `nfs4_client`.
     pub seq_private: u32,
@@ -102,7 +109,6 @@ pub struct StateLayout {
     pub fdt_fd: u32,
     /// `super_block.s_fs_info`: of nfsd's filesystem, the `struct net` that it shows.
     pub sb_fs_info: u32,
-    pub pad: u32,
 }
 
 /// What a ring-buffer record is, as in [`crate::record::kind`].
@@ -180,7 +186,8 @@ pub struct StateRecord {
     pub owner_name: [u8; OWNER_MAX],
 }
 
-/// One lock or lease that nfsd holds for a client, written while `/proc/locks` is read.
+/// One lock or lease that nfsd holds for a client, or a lock that a client waits for, written
+/// while `/proc/locks` is read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RangeRecord {
@@ -199,11 +206,12 @@ pub struct RangeRecord {
     pub netns: u32,
     /// Not 0: a lease.
     pub lease: u32,
-    pub pad: u32,
+    /// Not 0: a request in the kernel's queue.
+    pub waits: u32,
 }
 
 crate::plain!(
-    StateLayout: 24 + 4 * 42,
+    StateLayout: 24 + 4 * 44,
     ClientRecord: 72 + OWNER_MAX,
     ConnectionRecord: 48,
     StateRecord: 96 + FH_MAX + OWNER_MAX,

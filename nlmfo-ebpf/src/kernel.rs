@@ -128,6 +128,18 @@ impl FileLock {
         self.u64_at(layout!(fl_link))
     }
 
+    /// Head of the list of requests that wait behind it, as `next_waiting` has them.
+    #[inline(always)]
+    pub fn waiting_head(&self) -> u64 {
+        self.base + layout!(states.blocked_requests) as u64
+    }
+
+    /// The first of them, or the head.
+    #[inline(always)]
+    pub fn first_waiting(&self) -> u64 {
+        self.u64_at(layout!(states.blocked_requests))
+    }
+
     /// `fl_list.prev`.
     #[inline(always)]
     pub fn prev(&self) -> u64 {

@@ -41,9 +41,15 @@ pub fn show(ctx: ProbeContext) -> u32 {
     };
     match control.list {
         list::ONE_BY_ONE => {
-            let lock = FileLock::read(link - layout!(fl_link) as u64);
-            if lock.and_then(|lock| show_lock(control, &lock)) != Ok(true) {
+            let Ok(lock) = FileLock::read(link - layout!(fl_link) as u64) else {
                 control.lost += 1;
+                return 0;
+            };
+            if show_lock(control, &lock) != Ok(true) {
+                control.lost += 1;
+            }
+            if control.states != 0 {
+                show_all_waiters(control, &lock);
             }
         }
         list::WALK => walk(control, link),
@@ -63,6 +69,10 @@ fn walk(control: &mut Control, first: u64) {
     let [last, next] = control.passed;
     if last != 0 {
         if is_in_place(last, next, control.cpu) != Ok(true) {
+            control.list = list::TORN;
+            return;
+        }
+        if control.waiter != 0 && again_or_cut(control, last).is_err() {
             control.list = list::TORN;
             return;
         }
@@ -97,14 +107,19 @@ extern "C" fn step(index: u64, _context: *mut c_void) -> i64 {
     let Some(control) = (unsafe { control() }) else {
         return STOP;
     };
-    if index % STEPS_PER_LOOK == STEPS_PER_LOOK - 1 {
+    // Requests behind one lock are read in one run.
+    if control.waiter == 0 && index % STEPS_PER_LOOK == STEPS_PER_LOOK - 1 {
         // SAFETY: no arguments, no preconditions.
         let now = unsafe { bpf_ktime_get_ns() };
         if now >= control.until {
             return STOP;
         }
     }
-    step_on(control).unwrap_or_else(|_| {
+    let step = match control.waiter {
+        0 => step_on(control),
+        _ => step_waiter(control),
+    };
+    step.unwrap_or_else(|_| {
         control.list = list::TORN;
         STOP
     })
@@ -149,7 +164,113 @@ fn step_on(control: &mut Control) -> Result<i64, i32> {
         Err(_) => control.lost += 1,
     }
     control.passed = [node, next];
+    if control.states != 0 {
+        control.waiter = first_waiter(control, &lock)?;
+    }
     Ok(CONTINUE)
+}
+
+/// Marks a request whose own requests were handled: what comes next is behind it in the same
+/// list, or above it. A `file_lock` is aligned to 8 bytes.
+const HANDLED: u64 = 1;
+
+/// The first request that waits behind the lock, or 0. Requests that conflict with each other
+/// wait behind each other, so that they form a tree (`locks_insert_block`, fs/locks.c).
+#[inline(always)]
+fn first_waiter(control: &mut Control, lock: &FileLock) -> Result<u64, i32> {
+    let first = lock.first_waiting();
+    if first == lock.waiting_head() || first == 0 {
+        return Ok(0);
+    }
+    control.waited_inode = pointer(lock.file(), layout!(file_inode))?;
+    Ok(first - layout!(states.blocked_member) as u64)
+}
+
+/// The last run ended among the requests behind the lock at `node`: it is read again from its first
+/// request, now that the ring buffer is empty. If that was not enough either, the rest is left out.
+#[inline(always)]
+fn again_or_cut(control: &mut Control, node: u64) -> Result<(), i32> {
+    if control.waited != 0 {
+        control.waited = 0;
+        control.waiter = 0;
+        control.cut = 1;
+        return Ok(());
+    }
+    control.waited = 1;
+    let lock = FileLock::read(node - layout!(fl_link) as u64)?;
+    control.waiter = first_waiter(control, &lock)?;
+    Ok(())
+}
+
+/// Handles one request, or moves on from it.
+#[inline(always)]
+fn step_waiter(control: &mut Control) -> Result<i64, i32> {
+    let request = control.waiter & !HANDLED;
+    if control.waiter & HANDLED == 0 {
+        let lock = FileLock::read(request)?;
+        let inode = control.waited_inode;
+        match states::show_waiter(control, &lock, inode) {
+            Ok(true) => {}
+            // The ring is full.
+            Ok(false) => return Ok(STOP),
+            Err(_) => control.lost += 1,
+        }
+        control.waiter = match lock.first_waiting() {
+            first if first == lock.waiting_head() => request | HANDLED,
+            first => first - layout!(states.blocked_member) as u64,
+        };
+        return Ok(CONTINUE);
+    }
+    let blocker = pointer(request, layout!(states.blocker))?;
+    let next = pointer(request, layout!(states.blocked_member))?;
+    if next != blocker + layout!(states.blocked_requests) as u64 {
+        control.waiter = next - layout!(states.blocked_member) as u64;
+        return Ok(CONTINUE);
+    }
+    // The lock itself waits for nothing.
+    if pointer(blocker, layout!(states.blocker))? == 0 {
+        control.waiter = 0;
+        control.waited = 0;
+        return Ok(CONTINUE);
+    }
+    control.waiter = blocker | HANDLED;
+    Ok(CONTINUE)
+}
+
+/// Writes all requests behind the lock that is shown; with one lock per call.
+#[inline(always)]
+fn show_all_waiters(control: &mut Control, lock: &FileLock) {
+    match first_waiter(control, lock) {
+        Ok(waiter) => control.waiter = waiter,
+        Err(_) => control.lost += 1,
+    }
+    if control.waiter == 0 {
+        return;
+    }
+    // SAFETY: the callback has the helper's signature and needs no context.
+    unsafe {
+        bpf_loop(
+            MAX_STEPS,
+            waiter_alone as *mut c_void,
+            core::ptr::null_mut(),
+            0,
+        );
+    }
+    if control.waiter != 0 {
+        control.waiter = 0;
+        control.cut = 1;
+    }
+}
+
+extern "C" fn waiter_alone(_index: u64, _context: *mut c_void) -> i64 {
+    // SAFETY: as in `step`.
+    let Some(control) = (unsafe { control() }) else {
+        return STOP;
+    };
+    match control.waiter {
+        0 => STOP,
+        _ => step_waiter(control).unwrap_or(STOP),
+    }
 }
 
 /// Writes the lock if it is wanted. False if the ring is full.

@@ -319,8 +319,62 @@ pub fn show_range(control: &mut Control, lock: &FileLock) -> Result<bool, i32> {
             (stid, pointer(stid, layout!(states.stid_client))?)
         }
     };
+    let inode = pointer(lock.file(), layout!(file_inode))?;
+    write_range(
+        control,
+        lock,
+        Holder {
+            holder,
+            client,
+            inode,
+            is_lock,
+            waits: false,
+        },
+    )
+}
+
+/// Writes the request if it is one of nfsd's, that waits behind a lock on `inode`. False if the
+/// ring is full.
+#[inline(always)]
+pub fn show_waiter(control: &mut Control, lock: &FileLock, inode: u64) -> Result<bool, i32> {
+    if layout!(states.posix_ops) == 0 || lock.lmops() != layout!(states.posix_ops) {
+        return Ok(true);
+    }
+    let holder = lock.owner() + layout!(states.lockowner_owner) as u64;
+    let client = pointer(holder, layout!(states.owner_client))?;
+    write_range(
+        control,
+        lock,
+        Holder {
+            holder,
+            client,
+            inode,
+            is_lock: true,
+            waits: true,
+        },
+    )
+}
+
+/// Whose a lock, lease or request is.
+struct Holder {
+    holder: u64,
+    client: u64,
+    inode: u64,
+    is_lock: bool,
+    waits: bool,
+}
+
+#[inline(always)]
+fn write_range(control: &mut Control, lock: &FileLock, of: Holder) -> Result<bool, i32> {
+    let Holder {
+        holder,
+        client,
+        inode,
+        is_lock,
+        waits,
+    } = of;
     let net = pointer(client, layout!(states.client_net))?;
-    let (dev, ino) = inode_of(pointer(lock.file(), layout!(file_inode))?)?;
+    let (dev, ino) = inode_of(inode)?;
     emit_listed(control, |record: *mut RangeRecord| {
         fill!(record, {
             kind: kind::RANGE,
@@ -334,7 +388,7 @@ pub fn show_range(control: &mut Control, lock: &FileLock) -> Result<bool, i32> {
             dev: dev,
             netns: read(net, layout!(net_inum))?,
             lease: !is_lock as u32,
-            pad: 0,
+            waits: waits as u32,
         });
         Ok(())
     })

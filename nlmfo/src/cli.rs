@@ -131,8 +131,8 @@ pub struct LocksArgs {
     /// Show only state on the filesystem that contains PATH
     #[arg(long, value_name = "PATH", conflicts_with = "file")]
     pub filesystem: Option<PathBuf>,
-    /// Show only blocked NFSv3 lock requests
-    #[arg(long, conflicts_with = "nfs")]
+    /// Show only blocked lock requests, and whose locks they wait for
+    #[arg(long)]
     pub waiters: bool,
     /// Show the NFSv3 locks of all network namespaces
     #[arg(long)]

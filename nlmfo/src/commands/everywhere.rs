@@ -154,13 +154,14 @@ fn worst(mut exits: impl Iterator<Item = Exit>) -> Exit {
 }
 
 /// The lists of rows in the JSON of `locks` and `clients`.
-const LISTS: [&str; 6] = [
+const LISTS: [&str; 7] = [
     "/locks",
     "/waiters",
     "/shares",
     "/vips",
     "/nfs4/clients",
     "/nfs4/states",
+    "/nfs4/waiters",
 ];
 
 /// One JSON object with the rows of all, each with its server.

@@ -1,5 +1,7 @@
 //! `nlmfo locks`: locks, waiters and NFSv4 state with their VIP and client.
 
+mod nfs4;
+
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,25 +9,24 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Serialize, Serializer};
 
+use self::nfs4::{Nfs4Listing, behind, state_rows};
 use super::{everywhere, require_root, table};
-use crate::causes::chain;
 use crate::cli::{LocksArgs, NfsVersion};
 use crate::exit::{Exit, Failure};
 use crate::failover::evidence::{self, Item};
 use crate::failover::targeted::id::RowId;
 use crate::failover::targeted::on::On;
 use crate::failover::targeted::report::Row;
-use crate::failover::targeted::select::ids_of;
 use crate::foreign::Shown;
 use crate::kernel;
 use crate::kernel::path::PathFinder;
+use crate::observe::behind::{Holder, Holders};
 use crate::observe::describe::{Described, LockLine, ShareLine, WaiterLine};
 use crate::observe::host::Host;
 use crate::observe::programs::{ObserveError, Programs};
 use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::Kind;
-use crate::observe::states::describe::{ClientLine4, StateLine, describe};
-use crate::observe::states::take::{StateSnapshot, StatesError};
+use crate::observe::states::StateTable;
 use crate::observe::table::LockTable;
 use crate::output;
 use crate::server::description::NODE;
@@ -60,30 +61,33 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         _ => None,
     };
     let on = asked_on(args)?;
-    let snapshot = match args.nfs {
+    let mut snapshot = match args.nfs {
         Some(NfsVersion::V4) => None,
-        _ => {
-            let mut snapshot = snapshots.take(only, SNAPSHOT_TIMEOUT)?;
-            narrow(&mut snapshot.table, args, netns, on);
-            Some(snapshot)
-        }
+        _ => Some(snapshots.take(only, SNAPSHOT_TIMEOUT)?),
     };
     let states = match args.nfs {
         Some(NfsVersion::V3) => None,
-        _ if args.waiters => None,
         _ => Some(snapshots.take_states(netns, only, SNAPSHOT_TIMEOUT)),
     };
+    let nlm = snapshot.as_ref().map(|seen| &seen.table);
+    let nfs4 = states.as_ref().and_then(|seen| seen.as_ref().ok());
+    let holders = holders(&mut snapshots, netns, nlm, nfs4.map(|seen| &seen.table));
+    if let Some(snapshot) = &mut snapshot {
+        narrow(&mut snapshot.table, args, netns, on);
+    }
 
     let mut paths =
         PathFinder::new(SEARCH_LIMIT).context("cannot read the list of mounted filesystems")?;
     let nothing = LockTable::default();
     let table = snapshot.as_ref().map_or(&nothing, |seen| &seen.table);
     let described = Described::new(table, &mut paths);
-    let nfs4 = Nfs4Listing::new(&states, args, on, &mut paths);
+    let nfs4 = Nfs4Listing::new(&states, args, on, &holders, &mut paths);
     let lines = Lines {
         table,
         described: &described,
+        holders: &holders,
     };
+    let waiters_queued = kernel::locks::queues_requests(kernel::version());
     let listing = Listing {
         schema: "nlmfo.locks/2",
         exact: snapshot.as_ref().is_none_or(Snapshot::is_exact),
@@ -94,6 +98,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         locks: lines,
         waiters: lines,
         shares: lines,
+        waiters_queued,
         nfs4: &nfs4,
     };
     match args.json {
@@ -101,7 +106,38 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         false => output::list(|out| print_text(out, lines, &nfs4, args))?,
     }
     snapshot.iter().for_each(note_gaps);
+    if args.waiters && !waiters_queued {
+        output::note(
+            "this kernel queues no requests of NFS clients on local filesystems: the clients ask again",
+        );
+    }
     Ok(nfs4.exit(args.nfs))
+}
+
+/// Who holds what the requests wait for: of both versions, whatever was asked for.
+fn holders(
+    snapshots: &mut Snapshots,
+    netns: u32,
+    nlm: Option<&LockTable>,
+    nfs4: Option<&StateTable>,
+) -> Holders {
+    let waits = nlm.is_some_and(|table| !table.waiters.is_empty())
+        || nfs4.is_some_and(|table| !table.waiters.is_empty());
+    if !waits {
+        return Holders::default();
+    }
+    let other = match nlm {
+        Some(_) => None,
+        None => (snapshots.take(None, SNAPSHOT_TIMEOUT).ok()).map(|seen| seen.table),
+    };
+    let other4 = match nfs4 {
+        Some(_) => None,
+        None => (snapshots.take_states(netns, None, SNAPSHOT_TIMEOUT).ok()).map(|seen| seen.table),
+    };
+    let (nlm, nfs4) = (nlm.or(other.as_ref()), nfs4.or(other4.as_ref()));
+    let (nothing, nothing4) = (LockTable::default(), StateTable::default());
+    let all = kernel::locks::held().unwrap_or_default();
+    Holders::new(nlm.unwrap_or(&nothing), nfs4.unwrap_or(&nothing4), all)
 }
 
 /// Says what the list may lack.
@@ -152,101 +188,6 @@ fn narrow(table: &mut LockTable, args: &LocksArgs, netns: u32, on: On) {
         .retain(|share| !args.waiters && files[share.file.index()]);
 }
 
-/// NFSv4's part.
-#[derive(Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-enum Nfs4Listing {
-    /// It was not asked for.
-    LeftOut,
-    /// It could not be read.
-    Unknown { reason: String },
-    Read {
-        /// Whether nothing changed while it was read.
-        exact: bool,
-        passes: u32,
-        took_ms: f64,
-        /// Those whose VIPs and addresses are wanted, also without state.
-        clients: Vec<ClientLine4>,
-        states: Vec<ListedState>,
-    },
-}
-
-/// A state with the ID of each of its rows: one for each range of a lock, or one.
-#[derive(Serialize)]
-struct ListedState {
-    ids: Vec<RowId>,
-    #[serde(flatten)]
-    line: StateLine,
-}
-
-impl Nfs4Listing {
-    fn new(
-        seen: &Option<Result<StateSnapshot, StatesError>>,
-        args: &LocksArgs,
-        on: On,
-        paths: &mut PathFinder,
-    ) -> Self {
-        let snapshot = match seen {
-            None => return Nfs4Listing::LeftOut,
-            Some(Err(error)) => {
-                return Nfs4Listing::Unknown {
-                    reason: chain(error),
-                };
-            }
-            Some(Ok(snapshot)) => snapshot,
-        };
-        let mut table = snapshot.table.part(|client| {
-            (args.vip.is_empty() || args.vip.iter().any(|&vip| client.may_use(vip)))
-                && (args.client.is_empty() || args.client.contains(&client.address))
-        });
-        (table.states).retain(|state| match (&state.file, on) {
-            (_, On::Anything) => true,
-            (Some(file), on) => on.has(file),
-            (None, _) => false,
-        });
-        Nfs4Listing::Read {
-            exact: snapshot.exact,
-            passes: snapshot.passes,
-            took_ms: milliseconds(snapshot.took),
-            clients: table.clients.iter().map(ClientLine4::from).collect(),
-            states: (table.states.iter().zip(describe(&table, paths)))
-                .map(|(state, line)| ListedState {
-                    ids: ids_of(&table, state).collect(),
-                    line,
-                })
-                .collect(),
-        }
-    }
-
-    fn states(&self) -> &[ListedState] {
-        match self {
-            Nfs4Listing::Read { states, .. } => states,
-            _ => &[],
-        }
-    }
-
-    /// Says what keeps the listing from being whole; a lack only if NFSv4 alone is wanted.
-    fn exit(&self, nfs: Option<NfsVersion>) -> Exit {
-        match self {
-            Nfs4Listing::Read { exact: false, .. } => {
-                output::note(format_args!(
-                    "NFSv4 state changed each time it was read, for {} s; the list may be incomplete",
-                    SNAPSHOT_TIMEOUT.as_secs()
-                ));
-                Exit::Done
-            }
-            Nfs4Listing::Unknown { reason } => {
-                output::note(format_args!("cannot read NFSv4 state: {reason}"));
-                match nfs {
-                    Some(NfsVersion::V4) => Exit::Unsupported,
-                    _ => Exit::Done,
-                }
-            }
-            _ => Exit::Done,
-        }
-    }
-}
-
 /// The JSON of `nlmfo locks`. The lines of NFSv3 are made while they are written.
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -262,6 +203,8 @@ struct Listing<'a> {
     waiters: Lines<'a>,
     #[serde(serialize_with = "share_lines")]
     shares: Lines<'a>,
+    /// Whether this kernel queues requests on local filesystems: otherwise there are no waiters.
+    waiters_queued: bool,
     nfs4: &'a Nfs4Listing,
 }
 
@@ -270,6 +213,15 @@ struct Listing<'a> {
 struct Lines<'a> {
     table: &'a LockTable,
     described: &'a Described<'a>,
+    holders: &'a Holders,
+}
+
+/// A request and whose locks it waits for.
+#[derive(Serialize)]
+struct Waits {
+    #[serde(flatten)]
+    line: WaiterLine,
+    behind: Vec<Holder>,
 }
 
 impl<'a> Lines<'a> {
@@ -277,8 +229,18 @@ impl<'a> Lines<'a> {
         rows(evidence::locks(self.table), self.described.locks())
     }
 
-    fn waiters(self) -> impl Iterator<Item = Row<WaiterLine>> + Clone {
-        rows(evidence::waiters(self.table), self.described.waiters())
+    fn waiters(self) -> impl Iterator<Item = Row<Waits>> + Clone {
+        let lines =
+            (self.table.waiters.iter().zip(self.described.waiters())).map(move |(waiter, line)| {
+                Waits {
+                    behind: match waiter.granted {
+                        true => Vec::new(),
+                        false => self.holders.of(self.table, waiter),
+                    },
+                    line,
+                }
+            });
+        rows(evidence::waiters(self.table), lines)
     }
 
     fn shares(self) -> impl Iterator<Item = Row<ShareLine>> + Clone {
@@ -317,7 +279,8 @@ fn print_text(
     let rows = (lines.locks().map(lock_row))
         .chain(lines.waiters().map(waiter_row))
         .chain(lines.shares().map(share_row))
-        .chain(nfs4.states().iter().flat_map(state_rows));
+        .chain(nfs4.states().iter().flat_map(state_rows))
+        .chain(nfs4.waiters().iter().map(nfs4::waiter_row));
     let headings = [
         "VIP", "CLIENT", "NAME", "NFS", "NLM", "WHAT", "RANGE", "SVID", "ID", "FILE",
     ];
@@ -334,7 +297,9 @@ fn print_text(
     match nfs4 {
         Nfs4Listing::LeftOut => Ok(()),
         Nfs4Listing::Unknown { .. } => writeln!(out, "NFSv4: unknown"),
-        Nfs4Listing::Read { states, .. } => {
+        Nfs4Listing::Read {
+            states, waiters, ..
+        } => {
             let of = |kind| {
                 states
                     .iter()
@@ -344,10 +309,11 @@ fn print_text(
             let locks: usize = states.iter().map(|state| state.line.ranges.len()).sum();
             writeln!(
                 out,
-                "NFSv4: {} opens, {locks} locks, {} delegations, {} layouts",
+                "NFSv4: {} opens, {locks} locks, {} delegations, {} layouts, {} waiters",
                 of(Kind::Open),
                 of(Kind::Delegation),
-                of(Kind::Layout)
+                of(Kind::Layout),
+                waiters.len()
             )
         }
     }
@@ -358,10 +324,17 @@ fn lock_row(row: Row<LockLine>) -> [String; 10] {
     cells(row.id, row.line, what)
 }
 
-fn waiter_row(row: Row<WaiterLine>) -> [String; 10] {
-    let state = if row.line.granted { "granted" } else { "waits" };
-    let what = format!("{state} {}", row.line.lock.mode);
-    cells(row.id, row.line.lock, what)
+fn waiter_row(Row { id, line: waits }: Row<Waits>) -> [String; 10] {
+    let state = match waits.line.granted {
+        true => "granted",
+        false => "waits",
+    };
+    let what = format!("{state} {}", waits.line.lock.mode);
+    let mut cells = cells(id, waits.line.lock, what);
+    if let Some(file) = cells.last_mut() {
+        *file = behind(std::mem::take(file), &waits.behind);
+    }
+    cells
 }
 
 fn cells(id: RowId, line: LockLine, what: String) -> [String; 10] {
@@ -392,32 +365,4 @@ fn share_row(Row { id, line }: Row<ShareLine>) -> [String; 10] {
         id.to_string(),
         line.file.to_string(),
     ]
-}
-
-/// A row for each range of a lock, one for any other state. A lock's state that has
-/// outlived its last range has none.
-fn state_rows(listed: &ListedState) -> Vec<[String; 10]> {
-    let line = &listed.line;
-    let row = |id: &RowId, what: String, range: String| {
-        [
-            line.client.vips_text(),
-            line.client.client.to_string(),
-            line.client.client_name.to_string(),
-            format!("4.{}", line.client.minor),
-            "-".to_owned(),
-            what,
-            range,
-            "-".to_owned(),
-            id.to_string(),
-            line.file_text(),
-        ]
-    };
-    match line.kind {
-        Kind::Lock => (line.ranges.iter().zip(&listed.ids))
-            .map(|(range, id)| row(id, format!("lock {}", range.mode), range.range.to_string()))
-            .collect(),
-        _ => (listed.ids.iter())
-            .map(|id| row(id, line.what(), "-".to_owned()))
-            .collect(),
-    }
 }

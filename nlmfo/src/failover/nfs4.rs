@@ -161,6 +161,7 @@ mod tests {
             table: StateTable {
                 clients: vec![sample::client(vips)],
                 states: vec![open],
+                ..StateTable::default()
             },
             exact,
             ..StateSnapshot::default()

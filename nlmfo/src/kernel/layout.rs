@@ -160,7 +160,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout,
         .iter()
         .chain([&fl_type])
         .map(|f| f.offset + f.size)
-        .chain([states.lease_lmops + 8])
+        .chain([states.lease_lmops + 8, states.blocked_requests + 16])
         .max();
 
     let lock = field("nlm_rqst.a_args.lock", None, "blocked requests")?.offset;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use nlmfo_common::version::Version;
 use rustix::fs::{major, minor};
 
 const LIST: &str = "/proc/locks";
@@ -67,6 +68,13 @@ pub struct Listed {
     pub start: u64,
     /// The last byte; none to the end of the file.
     pub end: Option<u64>,
+}
+
+/// Whether the kernel queues requests of NFS clients that block on a local filesystem. Some tell
+/// the client that it is blocked, and queue nothing: it asks again.
+pub fn queues_requests(version: Option<Version>) -> bool {
+    let line = version.map(|version| (version.major, version.minor));
+    !line.is_some_and(|line| ((6, 7)..(6, 13)).contains(&line))
 }
 
 /// Everything that is held, without what waits.

@@ -51,6 +51,18 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<StateLa
         lease_lmops: nfsd.offset("file_lease.fl_lmops | file_lock.fl_lmops", 8, RANGE)?,
         lockowner_owner: nfsd.field("nfs4_lockowner.lo_owner", None, RANGE)?.offset,
 
+        blocked_requests: kernel.offset(
+            "file_lock.fl_blocked_requests | file_lock.c.flc_blocked_requests",
+            16,
+            WAITS,
+        )?,
+        blocked_member: kernel.offset(
+            "file_lock.fl_blocked_member | file_lock.c.flc_blocked_member",
+            16,
+            WAITS,
+        )?,
+        blocker: kernel.offset("file_lock.fl_blocker | file_lock.c.flc_blocker", 8, WAITS)?,
+
         seq_private: kernel.offset("seq_file.private", 8, CLIENT)?,
 
         client_name_len: nfsd.offset("nfs4_client.cl_name.len", 4, CLIENT)?,
@@ -107,7 +119,6 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<StateLa
         files_fdt: kernel.offset("files_struct.fdt", 8, SERVER)?,
         fdt_fd: kernel.offset("fdtable.fd", 8, SERVER)?,
         sb_fs_info: kernel.offset("super_block.s_fs_info", 8, SERVER)?,
-        pad: 0,
     })
 }
 
@@ -115,6 +126,7 @@ const CLIENT: &str = "an NFSv4 client";
 const VIP: &str = "the VIPs of an NFSv4 client";
 const STATE: &str = "an NFSv4 client's state";
 const RANGE: &str = "an NFSv4 lock";
+const WAITS: &str = "NFSv4 requests that wait";
 const FILE: &str = "the file of an NFSv4 state";
 const COUNT: &str = "counting NFSv4 calls";
 const SERVER: &str = "whose server nfsd's filesystem shows";

@@ -31,6 +31,11 @@ pub(super) trait Listed: Pod {
 
     /// Address of the `file_lock`.
     fn address(&self) -> u64;
+
+    /// Whether it is held, not a request that waits behind the one before it.
+    fn is_held(&self) -> bool {
+        true
+    }
 }
 
 impl Listed for LockRecord {
@@ -46,6 +51,10 @@ impl Listed for RangeRecord {
 
     fn address(&self) -> u64 {
         self.fl
+    }
+
+    fn is_held(&self) -> bool {
+        self.waits == 0
     }
 }
 
@@ -114,6 +123,8 @@ impl Snapshots {
                     self.update(|control| {
                         control.passed = [0; 2];
                         control.listed = 0;
+                        control.waiter = 0;
+                        control.waited = 0;
                     })?;
                 }
                 list::TORN => return Ok(None),
@@ -152,8 +163,11 @@ impl Snapshots {
                 // A lock whose line no longer fitted the page is shown again by
                 // the next read.
                 let is_first = std::mem::take(&mut first);
-                if is_first && (into.last()).is_some_and(|last| last.address() == lock.address()) {
-                    into.pop();
+                let last = into.iter().rposition(Listed::is_held);
+                if let Some(last) = last.filter(|_| is_first)
+                    && into[last].address() == lock.address()
+                {
+                    into.truncate(last);
                     repeated += 1;
                 }
                 into.push(lock);

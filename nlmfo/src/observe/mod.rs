@@ -6,10 +6,12 @@
 //! enough to drift from the kernel's.
 
 pub(crate) mod assemble;
+pub(crate) mod behind;
 pub mod counters;
 pub(crate) mod describe;
 pub mod host;
 pub mod loader;
+pub(crate) mod local;
 mod lock_list;
 pub mod lockd_ports;
 pub(crate) mod lockd_queue;

@@ -4,6 +4,7 @@
 use nlmfo_common::probe::Known;
 use nlmfo_common::version::Version;
 
+use crate::kernel::locks::queues_requests;
 use crate::kernel::unlock_bug;
 
 /// What is known of the kernel that is probed.
@@ -80,7 +81,7 @@ const BUGS: &[Bug] = &[
 impl Kernel {
     /// Whether a request that blocks is queued, and not only said to be.
     pub fn queues(&self) -> bool {
-        !self.is_from((6, 7), (6, 13))
+        queues_requests(self.version)
     }
 
     /// Whether its line is in `from..to`.

@@ -1,14 +1,12 @@
 //! Runs the checks one after the other, each with a time limit, on a testbed that is reset between
 //! them, and restores the machine.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nlmfo_common::probe::{Checked, Report, SCHEMA, Verdict};
-use nlmfo_common::version::Version;
 
 use super::before::Before;
 use super::checks::{Check, Done, LEAKS};
@@ -189,10 +187,8 @@ fn missing_programs() -> Vec<&'static str> {
 /// What is known of the kernel, before anything is asked of it.
 fn kernel() -> Kernel {
     let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
-    let release = crate::kernel::release().unwrap_or_default();
-    let version = fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
     Kernel {
-        version: Version::of_kernel(&release, &version),
+        version: crate::kernel::version(),
         unlock_ip: Facts::gather(&functions).unlock_ip,
     }
 }

@@ -13,12 +13,14 @@ use nlmfo::observe::host::Transport;
 use nlmfo::observe::programs::Programs;
 use serde_json::Value;
 
+use super::nfs4_waiters::{self, Mounted};
 use super::{Context, End, Machine, Scenario};
 use crate::guest::client::{Client, Mount};
 use crate::guest::command::run;
 use crate::guest::known::ensure_same;
 use crate::guest::lab::Lab;
 use crate::guest::locker::{Locker, Mode, Outcome, Range};
+use crate::guest::pty::Pty;
 use crate::guest::tool::{Tool, exit};
 use crate::guest::wait::{Seen, until};
 
@@ -26,7 +28,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     name: "v4-seen-not-confirmed",
     claim: "opens, locks and delegations of 4.0, 4.1 and 4.2 clients are listed with every VIP; \
             the release of a VIP with such state, or possibly with it, is not confirmed, except \
-            with --nfs 3",
+            with --nfs 3; what the kernel queues is listed with whom it waits for",
     run: seen_not_confirmed,
     machine: Machine::Own("nfsd keeps its NFSv4 clients for longer than their mounts"),
     ..Scenario::DEFAULT
@@ -37,6 +39,8 @@ const VIPS: [&str; 4] = ["10.77.0.1", "10.77.0.2", "10.77.0.3", "fd77::1"];
 /// Clients with NFSv4 mounts, and the owners that hold something through them.
 struct Holders {
     clients: Vec<Client>,
+    /// Of each, the first.
+    mounts: Vec<Mount>,
     lockers: Vec<Locker>,
     /// By the last part of a client's address.
     vips: BTreeMap<u8, BTreeSet<IpAddr>>,
@@ -54,6 +58,7 @@ impl Holders {
         };
         let mut holders = Holders {
             clients: Vec::new(),
+            mounts: Vec::new(),
             lockers: Vec::new(),
             vips: BTreeMap::new(),
         };
@@ -64,7 +69,7 @@ impl Holders {
             (5, 1, vec![one, two]),
         ] {
             let client = Client::join(&lab.server, number)?;
-            let mounts: Vec<Mount> = (vips.iter())
+            let mut mounts: Vec<Mount> = (vips.iter())
                 .map(|&vip| client.mount_nfs4(&lab.server, vip, minor))
                 .collect::<Result<_>>()?;
             let locker = client.locker()?;
@@ -81,6 +86,7 @@ impl Holders {
                 Mode::Read,
             )?;
             holders.vips.insert(number, vips.into_iter().collect());
+            holders.mounts.push(mounts.swap_remove(0));
             holders.clients.push(client);
             holders.lockers.push(locker);
         }
@@ -120,10 +126,11 @@ fn seen_not_confirmed(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS, 0)?;
     let tool = Tool::new(&context.nlmfo, lab.server.node());
     let first = Client::join(&lab.server, 1)?;
-    let mut held = Vec::new();
+    let (mut held, mut mounts) = (Vec::new(), Vec::new());
     for (start, vip) in [(1, lab.vips[0]), (3, lab.vips[2])] {
         let mount = first.mount(&lab.server, vip, Transport::Tcp)?;
         held.push(first.lock(&mount, "shared", Range::new(start, 1), Mode::Write)?);
+        mounts.push(mount);
     }
     ensure!(
         tool.json(exit::CONFIRMED, &["locks"])?["nfs4"]["states"] == Value::Array(Vec::new()),
@@ -144,6 +151,17 @@ fn seen_not_confirmed(context: &Context) -> Result<End> {
     let listing = listed(&tool, &lab, &holders)?;
     views(&tool, &lab, &listing)?;
     watched(&tool, &lab, &listing)?;
+    let mounted = |client, mount, nfs| Mounted { client, mount, nfs };
+    let of = |nth: usize, nfs| mounted(&holders.clients[nth], &holders.mounts[nth], nfs);
+    let (one, two) = (
+        mounted(&first, &mounts[1], "3"),
+        mounted(&first, &mounts[0], "3"),
+    );
+    nfs4_waiters::listed(
+        &tool,
+        &lab,
+        &[one, of(1, "4.1"), two, of(0, "4.0"), of(3, "4.1")],
+    )?;
     releases(&tool, &lab)?;
     not_connected(&tool, &lab)?;
     drop((held, holders));
@@ -317,7 +335,13 @@ fn releases(tool: &Tool, lab: &Lab) -> Result<()> {
 /// nfsd closes the connections to an address that goes: its client has no VIP any more,
 /// and may be any VIP's.
 fn not_connected(tool: &Tool, lab: &Lab) -> Result<()> {
+    let watch = Pty::spawn(tool.command(&["watch"]), 120, 40)?;
+    watch.shows("the 4.2 client's VIP", |text| text.contains(VIPS[3]))?;
     lab.server.remove_vip(lab.vips[3])?;
+    watch.shows("where the 4.2 client was last seen", |text| {
+        text.contains(&format!("not connected, last seen on {}", VIPS[3]))
+    })?;
+    drop(watch);
     until("the 4.2 client to be without a connection", || {
         let listing = tool.json(exit::CONFIRMED, &["locks", "--nfs", "4"])?;
         let clients = array(&listing["nfs4"]["clients"])?;

@@ -68,6 +68,7 @@ pub fn state(kind: Kind) -> StateLine {
             number: 1,
             minor: 1,
             client: "10.77.1.2".parse().unwrap(),
+            peers: Vec::new(),
             client_name: "Linux NFSv4.1 c2".into(),
             vips: vec!["10.77.0.1".parse().unwrap()],
             vip_unknown: false,

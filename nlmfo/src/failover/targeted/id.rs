@@ -9,7 +9,7 @@ use fnv::FnvHasher;
 use serde::{Serialize, Serializer};
 
 use crate::failover::evidence::{Item, What};
-use crate::observe::states::{Nfs4Client, State};
+use crate::observe::states::{Nfs4Client, State, Waiter4};
 use crate::observe::table::{Mode, Range};
 
 /// 48 bits. Rows that share one cannot be told apart, and none of them is released.
@@ -43,6 +43,18 @@ impl RowId {
             client.id_text(),
             state.kind,
             &state.id[4..]
+        ))
+    }
+
+    /// Of an NFSv4 request that waits. The client may repeat it as another owner, and others of
+    /// its owners may ask for the same: that is one row more with this ID.
+    pub fn of_waiter4(client: &Nfs4Client, waiter: &Waiter4) -> RowId {
+        let file = &waiter.file;
+        RowId::hash(&format!(
+            "nfs4 {} {:?} {}",
+            client.id_text(),
+            (file.major, file.minor, file.ino),
+            lock("waiter", 0, waiter.mode, waiter.range)
         ))
     }
 

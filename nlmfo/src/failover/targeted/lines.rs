@@ -13,18 +13,17 @@ use crate::causes::chain;
 use crate::failover::evidence::{self, Item, items};
 use crate::failover::report::Verdict;
 use crate::failover::revoked;
-use crate::kernel::locks::command_line;
+use crate::kernel::locks::{Listed, command_line};
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::kernel::{self, netns};
 use crate::observe::describe::{Described, FileLine, LockLine};
+use crate::observe::local::{Inode, locals};
 use crate::observe::states::StateTable;
 use crate::observe::states::describe::{ClientLine4, StateLine, describe};
 use crate::observe::table::LockTable;
 use crate::release::HostReport;
 use crate::times::milliseconds;
-
-type Inode = (u32, u32, u64);
 
 /// Of a dry run.
 pub(super) fn planned(
@@ -256,52 +255,21 @@ fn local(files: &[Inode], nlm: &LockTable, states: &StateTable) -> Vec<LocalLine
     let Ok(all) = kernel::locks::held() else {
         return Vec::new();
     };
-    let mut of_nfs: HashMap<(Inode, bool, u64, u64), usize> = HashMap::new();
-    let of_nlm = nlm.locks.iter().map(|lock| {
-        let file = nlm.file(lock.file);
-        let inode = (file.major, file.minor, file.ino);
-        (inode, lock.mode, lock.range)
-    });
-    let of_nfs4 = states.states.iter().flat_map(|state| {
-        let inode = state.file.as_ref().map(|f| (f.major, f.minor, f.ino));
-        let ranges = state.ranges.iter();
-        ranges.filter_map(move |&(mode, range)| Some((inode?, mode, range)))
-    });
-    for (inode, mode, range) in of_nlm.chain(of_nfs4) {
-        let write = mode == crate::observe::table::Mode::Write;
-        *of_nfs
-            .entry((inode, write, range.start, range.end))
-            .or_default() += 1;
-    }
-    let mut local = Vec::new();
-    for lock in all {
-        let inode = (lock.major, lock.minor, lock.ino);
-        // Delegations and layouts are nfsd's own.
-        if !files.contains(&inode) || matches!(&*lock.class, "DELEG" | "LAYOUT") {
-            continue;
-        }
-        let end = lock.end.unwrap_or(crate::observe::table::Range::EOF);
-        let key = (inode, lock.write, lock.start, end);
-        if lock.class == "POSIX"
-            && let Some(left) = of_nfs.get_mut(&key).filter(|left| **left > 0)
-        {
-            *left -= 1;
-            continue;
-        }
-        local.push(LocalLine {
-            class: lock.class,
-            write: lock.write,
-            pid: lock.pid,
-            command: u32::try_from(lock.pid).ok().and_then(command_line),
-            start: lock.start,
-            end: lock.end,
-            file: FileLine {
-                dev: format!("{}:{}", lock.major, lock.minor),
-                ino: lock.ino,
-                fh: String::new(),
-                path: None,
-            },
-        });
-    }
-    local
+    let mut locals = locals(all, nlm, states);
+    locals.retain(|lock| files.contains(&(lock.major, lock.minor, lock.ino)));
+    let line = |lock: Listed| LocalLine {
+        command: u32::try_from(lock.pid).ok().and_then(command_line),
+        class: lock.class,
+        write: lock.write,
+        pid: lock.pid,
+        start: lock.start,
+        end: lock.end,
+        file: FileLine {
+            dev: format!("{}:{}", lock.major, lock.minor),
+            ino: lock.ino,
+            fh: String::new(),
+            path: None,
+        },
+    };
+    locals.into_iter().map(line).collect()
 }

@@ -179,7 +179,7 @@ fn of_client(
     let table = nlm.part(|host| asked.nfs3 && host.client == client && asked.through(host.vip));
     let of_it = |seen: &Nfs4Client| {
         asked.nfs4
-            && seen.address == client
+            && seen.is_at(client)
             && (asked.vips.is_empty() || asked.vips.iter().any(|&vip| seen.may_use(vip)))
     };
     let nfs4 = states.part(of_it);
@@ -216,7 +216,7 @@ fn of_file(
     let wanted = |host: &Host| asked.nfs3 && is_of(host.client) && asked.through(host.vip);
     let table = on_files(&nlm.part(wanted), |file| on.has_inode(file));
     let through = |seen: &Nfs4Client| {
-        is_of(seen.address)
+        client.is_none_or(|client| seen.is_at(client))
             && (asked.vips.is_empty() || asked.vips.iter().any(|&vip| seen.may_use(vip)))
     };
     let all = if asked.nfs4 {
@@ -269,8 +269,18 @@ fn row(
         .filter(|state| ids_of(states, state).any(|other| other == id))
         .collect();
     let of_nlm = table.locks.len() + table.waiters.len() + table.shares.len();
+    let waits = (states.waiters.iter())
+        .map(|waiter| (&states.clients[waiter.client], waiter))
+        .find(|(client, waiter)| RowId::of_waiter4(client, waiter) == id);
     match (of_nlm, &of_nfs4[..]) {
-        (0, []) => Err(Refusal::NoRow(id)),
+        (0, []) => Err(match waits {
+            Some((client, _)) => Refusal::OneState {
+                id,
+                kind: "request".to_owned(),
+                client: client.address,
+            },
+            None => Refusal::NoRow(id),
+        }),
         (1, []) if asked.nfs3 => Ok(Selection {
             nlm: table,
             ..Selection::default()
@@ -301,11 +311,18 @@ impl Asked {
     }
 
     /// Whether a lock, waiter or share is one of those that are to go, whenever it was taken.
-    /// Of a file or row only what was there at first is: `seen` tells.
+    /// Of a row, or of a file and all clients, only what was there at first is: `seen` tells.
     pub fn covers(&self, item: &Item, seen: &HashMap<Item, usize>) -> bool {
         match self.wanted {
             Wanted::Client(client) => {
                 self.nfs3 && item.host.client == client && self.through(item.host.vip)
+            }
+            Wanted::File {
+                on,
+                client: Some(client),
+            } => {
+                let is_its = item.host.client == client && self.through(item.host.vip);
+                self.nfs3 && is_its && on.has_inode(item.file)
             }
             _ => seen.contains_key(item),
         }

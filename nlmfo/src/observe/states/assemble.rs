@@ -7,7 +7,7 @@ use nlmfo_common::Addr;
 use nlmfo_common::state::{ClientRecord, ConnectionRecord, OWNER_MAX, RangeRecord, StateRecord};
 
 use super::info::Info;
-use super::{Access, Kind, Nfs4Client, Standing, State, StateTable};
+use super::{Access, Kind, Nfs4Client, Standing, State, StateTable, Waiter4};
 use crate::foreign::Name;
 use crate::observe::table::{FileInfo, Mode, Range};
 
@@ -40,6 +40,16 @@ impl ReadClient {
         (vips, unknown)
     }
 
+    fn peers(&self) -> Vec<IpAddr> {
+        let peers = self.connections.iter().map(|conn| conn.peer);
+        let mut peers: Vec<IpAddr> = (peers.filter(|peer| *peer != Addr([0; 16])))
+            .map(Addr::ip)
+            .collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
     /// Whether what it holds may be of the VIP, or any VIP is asked for.
     fn matters(&self, only: Option<IpAddr>) -> bool {
         let (vips, unknown) = self.vips();
@@ -67,7 +77,9 @@ pub fn assemble(
     let mut table = StateTable::default();
     let mut locks: HashMap<(u64, u32, u64), Vec<(Mode, Range)>> = HashMap::new();
     let mut leases: HashSet<u64> = HashSet::new();
-    for range in ranges {
+    let (waiting, ranges): (Vec<&RangeRecord>, Vec<&RangeRecord>) =
+        ranges.iter().partition(|range| range.waits != 0);
+    for range in &ranges {
         match range.lease {
             0 => {
                 let covered = Range {
@@ -118,7 +130,64 @@ pub fn assemble(
             .get(&range.client)
             .is_some_and(|client| !client.matters(only));
     }
+    table.waiters = waiters(&waiting, &table, clients);
     (table, agree)
+}
+
+/// Those whose client was read, by client, file and range.
+fn waiters(records: &[&RangeRecord], table: &StateTable, clients: &[ReadClient]) -> Vec<Waiter4> {
+    let places: HashMap<u64, usize> = (clients.iter().enumerate())
+        .map(|(place, client)| (client.record.client, place))
+        .collect();
+    let files: HashMap<(u32, u32, u64), &FileInfo> = (table.states.iter())
+        .filter_map(|state| state.file.as_ref())
+        .map(|file| ((file.major, file.minor, file.ino), file))
+        .collect();
+    let owners: HashMap<u64, &StateRecord> = (clients.iter())
+        .flat_map(|client| &client.states)
+        .map(|state| (state.owner, state))
+        .collect();
+    let waiter = |record: &&RangeRecord| {
+        let (major, minor) = (record.dev >> 20, record.dev & 0xf_ffff);
+        let file = files.get(&(major, minor, record.ino));
+        Some(Waiter4 {
+            client: *places.get(&record.client)?,
+            file: file.map_or_else(
+                || FileInfo {
+                    major,
+                    minor,
+                    ino: record.ino,
+                    fh: Vec::new(),
+                },
+                |file| (*file).clone(),
+            ),
+            mode: Mode::from_kernel(record.mode),
+            range: Range {
+                start: record.start,
+                end: record.end,
+            },
+            owner: owners
+                .get(&record.holder)
+                .map(|state| owner(state).to_vec())
+                .unwrap_or_default(),
+            owner_at: record.holder,
+        })
+    };
+    // A run that ended among them has begun anew.
+    let mut seen = HashSet::new();
+    let mut all: Vec<Waiter4> = (records.iter())
+        .filter(|record| seen.insert(record.fl))
+        .filter_map(waiter)
+        .collect();
+    all.sort_by_key(|waiter| {
+        (
+            waiter.client,
+            waiter.file.ino,
+            waiter.range,
+            waiter.owner_at,
+        )
+    });
+    all
 }
 
 fn nfs4_client(client: &ReadClient, infos: &HashMap<u64, Info>) -> Nfs4Client {
@@ -133,6 +202,7 @@ fn nfs4_client(client: &ReadClient, infos: &HashMap<u64, Info>) -> Nfs4Client {
             length => Name::from(&record.name[..length]),
         },
         address: record.address.ip(),
+        peers: client.peers(),
         vips,
         vip_unknown,
         connections: (record.minor > 0).then_some(client.connections.len()),
@@ -164,10 +234,14 @@ fn state(
             ino: record.ino,
             fh: fh.to_vec(),
         }),
-        owner: record.owner_name[..OWNER_MAX.min(record.owner_len as usize)].to_vec(),
+        owner: owner(record).to_vec(),
         ranges,
         id: record.id,
     }
+}
+
+fn owner(record: &StateRecord) -> &[u8] {
+    &record.owner_name[..OWNER_MAX.min(record.owner_len as usize)]
 }
 
 /// Of `st_access_bmap` and `st_deny_bmap`: bit n is set for `OPEN4_SHARE_ACCESS_*` n.

@@ -1,6 +1,7 @@
 //! NFSv4 clients and states as people and JSON readers see them.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,7 @@ use super::info::Info;
 use super::{Access, Kind, Nfs4Client, Standing, StateTable};
 use crate::foreign::{Name, Shown};
 use crate::kernel::path::{LockedFile, PathFinder};
+use crate::observe::behind::{Holder, Holders};
 use crate::observe::describe::{FileLine, hex};
 use crate::observe::table::{FileInfo, Mode, Range};
 
@@ -21,6 +23,9 @@ pub struct ClientLine4 {
     /// The minor version.
     pub minor: u32,
     pub client: IpAddr,
+    /// Where its connections come from, if that is elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<IpAddr>,
     /// The owner string that it introduced itself with, its first 128 bytes.
     pub client_name: Name,
     /// Every server address that it uses.
@@ -52,6 +57,10 @@ impl From<&Nfs4Client> for ClientLine4 {
             number: client.number,
             minor: client.minor,
             client: client.address,
+            peers: match client.peers[..] {
+                [only] if only == client.address => Vec::new(),
+                _ => client.peers.clone(),
+            },
             client_name: client.name.clone(),
             vips: client.vips.clone(),
             vip_unknown: client.vip_unknown,
@@ -138,18 +147,58 @@ impl std::fmt::Display for StateLine {
     }
 }
 
+/// A request that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WaiterLine4 {
+    #[serde(flatten)]
+    pub client: ClientLine4,
+    pub mode: Mode,
+    pub range: Range,
+    /// The lock owner in hexadecimal, its first 128 bytes; empty if it holds no lock.
+    pub owner: String,
+    pub file: FileLine,
+    /// Whose locks it waits for.
+    pub behind: Vec<Holder>,
+}
+
+/// The requests with the paths of their files, in the table's order.
+pub fn describe_waiters(
+    table: &StateTable,
+    holders: &Holders,
+    paths: &mut PathFinder,
+) -> Vec<WaiterLine4> {
+    let files = table.waiters.iter().map(|waiter| &waiter.file);
+    let wanted: Vec<LockedFile> = files.map(LockedFile::from).collect();
+    let found = paths.find_all(&wanted);
+    (table.waiters.iter().zip(found))
+        .map(|(waiter, path)| WaiterLine4 {
+            client: ClientLine4::from(&table.clients[waiter.client]),
+            mode: waiter.mode,
+            range: waiter.range,
+            owner: hex(&waiter.owner),
+            file: file_line(&waiter.file, path.ok()),
+            behind: holders.of4(table, waiter),
+        })
+        .collect()
+}
+
+fn file_line(info: &FileInfo, path: Option<PathBuf>) -> FileLine {
+    FileLine {
+        dev: format!("{}:{}", info.major, info.minor),
+        ino: info.ino,
+        fh: hex(&info.fh),
+        path: path.map(|path| path.shown().to_string()),
+    }
+}
+
 /// The states with the paths of their files, in the table's order.
 pub fn describe(table: &StateTable, paths: &mut PathFinder) -> Vec<StateLine> {
     let files: Vec<&FileInfo> = (table.states.iter())
         .filter_map(|state| state.file.as_ref())
         .collect();
     let wanted: Vec<LockedFile> = files.iter().map(|file| LockedFile::from(*file)).collect();
-    let mut found = (files.into_iter().zip(paths.find_all(&wanted))).map(|(info, path)| FileLine {
-        dev: format!("{}:{}", info.major, info.minor),
-        ino: info.ino,
-        fh: hex(&info.fh),
-        path: path.ok().map(|path| path.shown().to_string()),
-    });
+    let mut found = (files.into_iter().zip(paths.find_all(&wanted)))
+        .map(|(info, path)| file_line(info, path.ok()));
     let clients: Vec<ClientLine4> = table.clients.iter().map(ClientLine4::from).collect();
     (table.states.iter())
         .map(|state| StateLine {

@@ -31,6 +31,8 @@ pub struct Nfs4Client {
     pub name: Name,
     /// Where it introduced itself from.
     pub address: IpAddr,
+    /// Where its connections come from, each once, in order; of 4.1 and newer alone.
+    pub peers: Vec<IpAddr>,
     /// The server addresses that it uses, each once, in order: of 4.0 the one by which
     /// it introduced itself, of 4.1 and newer those of its connections.
     pub vips: Vec<IpAddr>,
@@ -47,6 +49,11 @@ impl Nfs4Client {
     /// Whether it uses, or may use, this VIP.
     pub fn may_use(&self, vip: IpAddr) -> bool {
         self.vip_unknown || self.vips.contains(&vip)
+    }
+
+    /// Whether this is an address of the client.
+    pub fn is_at(&self, address: IpAddr) -> bool {
+        self.address == address || self.peers.contains(&address)
     }
 
     /// The id as `info` has it.
@@ -141,11 +148,30 @@ impl State {
     }
 }
 
+/// A lock that a client waits for, in the kernel's queue. Only clients of 4.1 and newer are
+/// queued: nfsd tells them when the lock is free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiter4 {
+    /// Place of its client in [`StateTable::clients`].
+    pub client: usize,
+    /// Without a handle where no state of a client shows it.
+    pub file: FileInfo,
+    pub mode: Mode,
+    pub range: Range,
+    /// Its lock owner, the first 128 bytes; empty if the owner holds no lock.
+    pub owner: Vec<u8>,
+    /// Address of the owner in the kernel, which tells two that ask for the same.
+    pub owner_at: u64,
+}
+
 /// The clients of one server, and their states in the clients' order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateTable {
     pub clients: Vec<Nfs4Client>,
     pub states: Vec<State>,
+    pub waiters: Vec<Waiter4>,
+    /// There are more waiters than could be read.
+    pub waiters_cut: bool,
 }
 
 impl StateTable {
@@ -166,6 +192,16 @@ impl StateTable {
                 })
             })
             .collect();
+        part.waiters = (self.waiters.iter())
+            .filter_map(|waiter| {
+                let client = places[waiter.client]?;
+                Some(Waiter4 {
+                    client,
+                    ..waiter.clone()
+                })
+            })
+            .collect();
+        part.waiters_cut = self.waiters_cut;
         part
     }
 

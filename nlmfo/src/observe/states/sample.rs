@@ -11,6 +11,7 @@ pub fn client(vips: &[&str]) -> Nfs4Client {
         minor: 1,
         name: "Linux NFSv4.1 c1".into(),
         address: [10, 77, 1, 1].into(),
+        peers: Vec::new(),
         vips: vips.iter().map(|vip| vip.parse().unwrap()).collect(),
         vip_unknown: vips.is_empty(),
         connections: Some(vips.len()),

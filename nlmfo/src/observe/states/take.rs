@@ -182,6 +182,7 @@ impl Snapshots {
         let Some(ranges) = self.read_ranges(netns)? else {
             return Ok(None);
         };
+        let waiters_cut = self.control()?.cut != 0;
         self.programs().run(BEGIN, &[1])?;
         let Some(second) = self.read_clients(clients)? else {
             return Ok(None);
@@ -196,7 +197,8 @@ impl Snapshots {
                 })?;
             infos.extend(info.map(|text| (client.number, Info::parse(&text))));
         }
-        let (table, agree) = assemble(&second, &infos, &ranges, only, apart);
+        let (mut table, agree) = assemble(&second, &infos, &ranges, only, apart);
+        table.waiters_cut = waiters_cut;
         Ok(Some((table, agree && is_same(&first, &second, only))))
     }
 
@@ -263,7 +265,8 @@ impl Snapshots {
         // One that went and came between two runs.
         let mut seen = HashSet::with_capacity(ranges.len());
         let may_repeat = walked.longest.is_some() && walked.runs > 1;
-        if may_repeat && !ranges.iter().all(|range| seen.insert(range.fl)) {
+        let mut held = ranges.iter().filter(|range| range.waits == 0);
+        if may_repeat && !held.all(|range| seen.insert(range.fl)) {
             return Ok(None);
         }
         ranges.retain(|range| range.netns == netns);

@@ -82,6 +82,7 @@ fn nfs4(client: &str, vips: &[&str], ino: u64) -> StateTable {
     StateTable {
         clients: vec![client],
         states: vec![state],
+        ..StateTable::default()
     }
 }
 
@@ -120,6 +121,23 @@ fn a_client_goes_as_a_whole_or_through_the_vips_that_are_named() {
     let chosen = select(&one, &nlm(), None).unwrap();
     assert_eq!(starts(&chosen.nlm), [20]);
     assert_eq!(chosen.vips(), [ip("10.77.0.2")]);
+}
+
+#[test]
+fn an_nfs4_client_is_known_by_each_address_of_its_connections() {
+    let mut states = nfs4("10.77.1.11", &["10.77.0.1"], 1);
+    states.clients[0].peers = vec![ip("10.77.1.11"), ip("fd77::1:11")];
+    for address in ["10.77.1.11", "fd77::1:11"] {
+        let all = asked(Wanted::Client(ip(address)));
+        let chosen = select(&all, &LockTable::default(), Some(&states)).unwrap();
+        assert_eq!(chosen.nfs4.clients.len(), 1);
+        let on_file = asked(Wanted::File {
+            on: On::File(8, 1, 1),
+            client: Some(ip(address)),
+        });
+        let refused = select(&on_file, &LockTable::default(), Some(&states)).unwrap_err();
+        assert!(matches!(refused, Refusal::StateOnFile { .. }));
+    }
 }
 
 #[test]

@@ -72,6 +72,7 @@ fn now(name: &str, states: &[Now]) -> StateTable {
     StateTable {
         clients: vec![client],
         states: states.collect(),
+        ..StateTable::default()
     }
 }
 

@@ -80,7 +80,7 @@ fn range(client: u64, holder: u64, start: u64) -> RangeRecord {
         dev: 8 << 20 | 1,
         netns: HERE,
         lease: 0,
-        pad: 0,
+        waits: 0,
     }
 }
 
