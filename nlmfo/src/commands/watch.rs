@@ -160,7 +160,7 @@ fn print_table(out: &mut impl Write, world: &World, theme: &Theme) -> fmt::Resul
             vip.waiters.to_string(),
             vip.shares.to_string(),
             vip.clients.to_string(),
-            (vip.held4).map_or_else(|| "-".to_owned(), |held| held.total().to_string()),
+            vip.held4_text(),
             text::rate(series.rates.granted),
             text::rate(series.rates.released),
             text::rate(series.rates.denied),
@@ -173,5 +173,9 @@ fn print_table(out: &mut impl Write, world: &World, theme: &Theme) -> fmt::Resul
         "VIP", "HELD", "WAIT", "SHARES", "CLIENTS", "NFSV4", "GRANT/s", "REL/s", "DENY/s", "P50",
         "P99", "STATE",
     ];
-    table::write(out, headings, rows)
+    table::write(out, headings, rows)?;
+    for client in world.tick.iter().flat_map(|tick| &tick.not_connected) {
+        writeln!(out, "NFSv4 client {client}")?;
+    }
+    Ok(())
 }

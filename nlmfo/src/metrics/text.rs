@@ -149,6 +149,19 @@ fn nfs4(out: &mut Families, facts: &Facts) {
         "NFSv4 clients of the VIP; a client of several VIPs counts in each.",
         clients.map(|(vip, held)| (vec![name(vip)], held.clients as f64)),
     );
+    let mut lost: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
+    for client in (facts.world.tick.iter()).flat_map(|tick| &tick.not_connected) {
+        let seen = client.last_seen.iter().copied().map(Some);
+        let never = client.last_seen.is_empty().then_some(None);
+        for vip in seen.chain(never) {
+            *lost.entry(vip).or_default() += 1;
+        }
+    }
+    out.gauge(
+        "nlmfo_nfs4_clients_not_connected",
+        "NFSv4 clients without a connection, by the VIP on which they were last seen.",
+        (lost.iter()).map(|(vip, clients)| (vec![name(vip)], *clients as f64)),
+    );
     let silent = facts.nfs4.silent.iter();
     out.gauge(
         "nlmfo_nfs4_client_silent_seconds",
@@ -226,9 +239,17 @@ mod tests {
     use super::*;
     use crate::metrics::last::Last;
     use crate::ticks::samples;
+    use crate::ticks::states::NotConnected;
 
-    fn facts(tick: Tick) -> Facts {
+    fn facts(mut tick: Tick) -> Facts {
         let vip = tick.vips[0].vip;
+        tick.not_connected.push(NotConnected {
+            client: [10, 77, 0, 14].into(),
+            name: "Linux NFSv4.1 mail4".to_owned(),
+            minor: 1,
+            held: 2,
+            last_seen: vec![vip],
+        });
         let mut facts = Facts {
             version: "0.1.0",
             commit: "1234",

@@ -222,6 +222,7 @@ impl Live {
         troubles.extend(trouble.map(|error| chain(&error)));
         let seen = (self.locks.gauges.keys())
             .chain(self.locks.held4.iter().flat_map(|held| held.keys()))
+            .chain(self.locks.last_held4.keys())
             // Of clients without a connection.
             .filter(|vip| !vip.is_unspecified())
             .chain(windows.keys())
@@ -264,6 +265,7 @@ impl Live {
                     .map(|counted| counted.get(&vip).copied().unwrap_or_default()),
                 held4: (self.locks.held4.as_ref())
                     .map(|held| held.get(&vip).copied().unwrap_or_default()),
+                last_held4: (self.locks.last_held4.get(&vip).copied()).unwrap_or_default(),
                 fenced,
                 window,
                 state_number: told.get(&vip).copied(),
@@ -279,6 +281,7 @@ impl Live {
             kernel_grace,
             look: self.look,
             vips: rows.collect(),
+            not_connected: self.locks.not_connected.clone(),
             details: Vec::new(),
             events: Vec::new(),
             troubles,

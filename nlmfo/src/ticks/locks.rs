@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::known::{Ages, Keys, Names};
-use super::states;
+use super::states::{self, LastSeen, NotConnected};
 use crate::kernel::path::PathFinder;
 use crate::observe::states::{Counts4, StateTable};
 use crate::observe::table::{FileId, FileInfo, LockTable};
@@ -20,6 +20,11 @@ pub struct Locks {
     pub gauges: BTreeMap<IpAddr, Gauges>,
     /// What NFSv4 clients hold; none if it could not be read.
     pub held4: Option<BTreeMap<IpAddr, Counts4>>,
+    /// NFSv4 clients without a connection.
+    pub not_connected: Vec<NotConnected>,
+    /// What they hold, by the VIPs on which they were last seen.
+    pub last_held4: BTreeMap<IpAddr, Counts4>,
+    last_seen: LastSeen,
     ages: Ages,
     names: Names,
     keys: Keys,
@@ -45,7 +50,12 @@ impl Locks {
         self.gauges = detail::gauges(&table);
         self.table = table;
         self.held4 = states.map(states::held);
+        if let Some(states) = states {
+            self.last_seen.look(states);
+        }
         self.states = states.cloned().unwrap_or_default();
+        self.not_connected = self.last_seen.not_connected(&self.states);
+        self.last_held4 = self.last_seen.held(&self.states);
         self.describe(first)
     }
 
@@ -70,7 +80,7 @@ impl Locks {
             .into_iter()
             .map(|detail| (detail.vip, detail))
             .collect();
-        let nfs4 = states::clients(&self.states, |file| self.names.name(file));
+        let nfs4 = states::clients(&self.states, &self.last_seen, |file| self.names.name(file));
         for (vip, of_vip) in nfs4 {
             let detail = details.entry(vip).or_insert_with(|| Detail::empty(vip));
             detail.nfs4 = of_vip.clients;

@@ -46,6 +46,7 @@ pub fn empty() -> Tick {
             cost_us: 900,
         },
         vips: Vec::new(),
+        not_connected: Vec::new(),
         details: Vec::new(),
         events: Vec::new(),
         troubles: Vec::new(),
@@ -97,6 +98,7 @@ fn vip(vip: IpAddr) -> VipTick {
             delegations: 1,
             ..Counts4::default()
         }),
+        last_held4: Counts4::default(),
         fenced: false,
         window: None,
         state_number: None,
@@ -181,6 +183,7 @@ fn detail(vip: IpAddr) -> Detail {
             client: ip("10.77.0.13"),
             name: "Linux NFSv4.2 mail3.example.net".to_owned(),
             minor: 2,
+            connected: true,
             held: 3,
             lines: vec![
                 state(Kind::Open, None, "/srv/data/mail/c3-a.mbox"),

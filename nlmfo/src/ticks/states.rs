@@ -1,6 +1,6 @@
 //! What NFSv4 clients hold through each VIP, as counts and as lines of its pane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -19,9 +19,113 @@ pub struct ClientLine4 {
     pub name: String,
     /// The minor version.
     pub minor: u32,
+    /// False if it has no connection now: it was last seen on this VIP.
+    #[serde(default = "yes")]
+    pub connected: bool,
     /// Everything that it holds, including what is beyond the limit.
     pub held: u64,
     pub lines: Vec<StateLine4>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An NFSv4 client without a connection. What it holds may be of any VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotConnected {
+    pub client: IpAddr,
+    #[serde(deserialize_with = "foreign::text")]
+    pub name: String,
+    pub minor: u32,
+    /// Everything that it holds.
+    pub held: u64,
+    /// The VIPs that it used when it was last seen with a connection; empty if the watch has never
+    /// seen it with one.
+    pub last_seen: Vec<IpAddr>,
+}
+
+impl std::fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let NotConnected {
+            client,
+            name,
+            minor,
+            held,
+            ..
+        } = self;
+        write!(
+            f,
+            "{client} {name} NFSv4.{minor}, {held} held, not connected"
+        )?;
+        let vips: Vec<String> = self.last_seen.iter().map(IpAddr::to_string).collect();
+        match vips.is_empty() {
+            true => Ok(()),
+            false => write!(f, ", last seen on {}", vips.join(", ")),
+        }
+    }
+}
+
+/// The VIPs that each client used when it was last seen with a connection.
+#[derive(Debug, Default)]
+pub struct LastSeen {
+    by_client: HashMap<[u32; 2], Vec<IpAddr>>,
+}
+
+impl LastSeen {
+    /// Takes the clients of a look. The server forgets clients, and so does this.
+    pub fn look(&mut self, table: &StateTable) {
+        let mut now = HashMap::with_capacity(table.clients.len());
+        for client in &table.clients {
+            let before = self.by_client.remove(&client.id);
+            let vips = match client.vips.is_empty() {
+                true => before,
+                false => Some(client.vips.clone()),
+            };
+            now.extend(vips.map(|vips| (client.id, vips)));
+        }
+        self.by_client = now;
+    }
+
+    /// Of a client that has no connection now.
+    fn of(&self, client: &Nfs4Client) -> &[IpAddr] {
+        (self.by_client.get(&client.id)).map_or(&[], |vips| vips.as_slice())
+    }
+
+    /// The VIPs that the client uses or, without a connection, has used.
+    fn vips<'a>(&'a self, client: &'a Nfs4Client) -> &'a [IpAddr] {
+        match client.vips.is_empty() {
+            true => self.of(client),
+            false => &client.vips,
+        }
+    }
+
+    /// The clients without a connection.
+    pub fn not_connected(&self, table: &StateTable) -> Vec<NotConnected> {
+        (table.clients.iter().zip(table.counts_of_each()))
+            .filter(|(client, _)| client.vips.is_empty())
+            .take(PER_VIP)
+            .map(|(client, counts)| NotConnected {
+                client: client.address,
+                name: client.name.to_string(),
+                minor: client.minor,
+                held: counts.total() as u64,
+                last_seen: self.of(client).to_vec(),
+            })
+            .collect()
+    }
+
+    /// What they hold, by the VIPs on which they were last seen.
+    pub fn held(&self, table: &StateTable) -> BTreeMap<IpAddr, Counts4> {
+        let mut held: BTreeMap<IpAddr, Counts4> = BTreeMap::new();
+        let clients = table.clients.iter().zip(table.counts_of_each());
+        for (client, counts) in clients.filter(|(client, _)| client.vips.is_empty()) {
+            for vip in self.of(client) {
+                *held.entry(*vip).or_default() += counts;
+            }
+        }
+        held
+    }
 }
 
 /// An open, a locked range, a delegation or a layout.
@@ -69,8 +173,12 @@ pub struct OfVip {
     lines: usize,
 }
 
-/// Those of each VIP.
-pub fn clients(table: &StateTable, name: impl Fn(&FileInfo) -> String) -> BTreeMap<IpAddr, OfVip> {
+/// Those of each VIP, and those that were last seen on it.
+pub fn clients(
+    table: &StateTable,
+    last_seen: &LastSeen,
+    name: impl Fn(&FileInfo) -> String,
+) -> BTreeMap<IpAddr, OfVip> {
     let mut lines: Vec<Vec<StateLine4>> = vec![Vec::new(); table.clients.len()];
     for state in shown(table) {
         let file = state.file.as_ref().map_or_else(String::new, &name);
@@ -100,7 +208,7 @@ pub fn clients(table: &StateTable, name: impl Fn(&FileInfo) -> String) -> BTreeM
         if held == 0 {
             continue;
         }
-        for vip in &client.vips {
+        for vip in last_seen.vips(client) {
             let of_vip = all.entry(*vip).or_default();
             let room = lines.len().min(PER_VIP - of_vip.lines);
             of_vip.lines += room;
@@ -117,6 +225,7 @@ fn line(client: &Nfs4Client, held: u64, lines: Vec<StateLine4>) -> ClientLine4 {
         client: client.address,
         name: client.name.to_string(),
         minor: client.minor,
+        connected: !client.vips.is_empty(),
         held,
         lines,
     }
@@ -152,6 +261,7 @@ mod tests {
                 sample::client(&[]),
             ],
             states,
+            ..StateTable::default()
         }
     }
 
@@ -162,7 +272,7 @@ mod tests {
         assert_eq!(held.len(), 2);
         for (vip, counts) in &held {
             assert_eq!((counts.clients, counts.opens, counts.locks), (1, 2, 1));
-            let of_vip = &clients(&table, |_| String::new())[vip];
+            let of_vip = &clients(&table, &LastSeen::default(), |_| String::new())[vip];
             assert_eq!((of_vip.clients.len(), of_vip.more), (1, 0));
             let client = &of_vip.clients[0];
             assert_eq!(client.held, 3);
@@ -174,9 +284,32 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted() {
         let table = table(2 * PER_VIP);
-        for of_vip in clients(&table, |_| String::new()).into_values() {
+        for of_vip in clients(&table, &LastSeen::default(), |_| String::new()).into_values() {
             assert_eq!(of_vip.clients[0].lines.len(), PER_VIP);
             assert_eq!(of_vip.more, PER_VIP as u64 + 1);
         }
+    }
+
+    #[test]
+    fn a_client_that_loses_its_connections_stays_with_the_vips_it_had() {
+        let mut table = table(2);
+        table.clients[1].id = [1, 3];
+        let mut seen = LastSeen::default();
+        seen.look(&table);
+        assert!(seen.not_connected(&table)[0].last_seen.is_empty());
+        table.clients[0].vips.clear();
+        seen.look(&table);
+        let lost = &seen.not_connected(&table)[0];
+        assert!(
+            lost.to_string()
+                .ends_with("3 held, not connected, last seen on 10.77.0.1, 10.77.0.2")
+        );
+        let of_vip = &clients(&table, &seen, |_| String::new())[&lost.last_seen[0]];
+        assert!(!of_vip.clients[0].connected);
+        assert_eq!(seen.held(&table)[&lost.last_seen[1]].opens, 2);
+
+        // The server has forgotten it.
+        seen.look(&StateTable::default());
+        assert!(seen.not_connected(&table)[0].last_seen.is_empty());
     }
 }

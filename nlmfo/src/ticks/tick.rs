@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::detail::Detail;
 use super::events::Event;
 use super::judge::VipState;
+use super::states::NotConnected;
 use crate::foreign;
 use crate::grace::report::WindowReport;
 use crate::kernel::grace::SeenGrace;
@@ -36,6 +37,9 @@ pub struct Tick {
     pub look: Look,
     /// In the order of their addresses.
     pub vips: Vec<VipTick>,
+    /// NFSv4 clients without a connection, of the look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_connected: Vec<NotConnected>,
     /// Those that have changed since the last tick; a VIP's detail holds until its
     /// next one, or until the VIP is gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -111,6 +115,9 @@ pub struct VipTick {
     /// What NFSv4 clients hold; null if it could not be read.
     #[serde(default)]
     pub held4: Option<Counts4>,
+    /// What NFSv4 clients hold that were last seen on this VIP and are not connected now.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub last_held4: Counts4,
     /// Its packets to lockd are dropped.
     pub fenced: bool,
     /// Its grace, open, or ended and not yet forgotten by the kernel.
@@ -118,6 +125,24 @@ pub struct VipTick {
     /// The state number that was last sent to its clients.
     #[serde(default)]
     pub state_number: Option<u32>,
+}
+
+fn is_nothing(counts: &Counts4) -> bool {
+    *counts == Counts4::default()
+}
+
+impl VipTick {
+    /// How much NFSv4 clients hold, as text; with `+N?` what those hold that were last seen here.
+    pub fn held4_text(&self) -> String {
+        let last = match self.last_held4.total() {
+            0 => String::new(),
+            last => format!("+{last}?"),
+        };
+        match self.held4 {
+            Some(held) => format!("{}{last}", held.total()),
+            None => "-".to_owned(),
+        }
+    }
 }
 
 impl Tick {

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use ratatui::style::Style;
+use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 
 use super::theme::Theme;
 use super::{Canvas, text};
+use crate::observe::states::Counts4;
 use crate::ticks::events::causes;
 use crate::ticks::latency;
 use crate::ticks::tick::VipTick;
@@ -72,6 +73,13 @@ pub(super) fn draw(app: &App, theme: &Theme, canvas: &mut Canvas) {
     let selected = app.selected(&rows);
     let widest = rows.iter().map(|row| row.vip.to_string().len()).max();
     let columns = Columns::for_width(canvas.width(), widest.unwrap_or(0));
+    if let Some(line) = not_connected(app) {
+        let mut bottom = Canvas {
+            area: canvas.take_bottom(1),
+            buffer: canvas.buffer,
+        };
+        bottom.line(Span::styled(line, theme.coloured(Color::Yellow)));
+    }
     let below = (canvas.area.height >= ROOM_FOR_MORE).then(|| canvas.take_bottom(3));
 
     let sort = match app.sort {
@@ -162,9 +170,20 @@ fn row<'a>(vip: &VipTick, series: Option<&Series>, columns: &Columns, theme: &Th
     Line::from(spans)
 }
 
+/// The first NFSv4 client without a connection, and how many more there are.
+fn not_connected(app: &App) -> Option<String> {
+    let clients = &app.world().tick.as_ref()?.not_connected;
+    let first = clients.first()?;
+    Some(match clients.len() - 1 {
+        0 => first.to_string(),
+        more => format!("{first}; and {more} more"),
+    })
+}
+
 /// How much NFSv4 clients hold.
 fn states(vip: &VipTick) -> String {
     match vip.held4 {
+        Some(_) if vip.last_held4 != Counts4::default() => vip.held4_text(),
         Some(held) => text::count(held.total() as u64),
         None => "-".to_owned(),
     }

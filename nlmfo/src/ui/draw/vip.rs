@@ -111,6 +111,10 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
         Line::Client4(place) => {
             let client = &detail.nfs4[place];
             let version = format!("NFSv4.{}", client.minor);
+            let version = match client.connected {
+                true => version,
+                false => format!("{version}, not connected, last seen here"),
+            };
             of_client(client.client, &client.name, &version, client.held, theme)
         }
         Line::State(client, place) => {
