@@ -20,6 +20,7 @@ mod locks;
 mod metrics;
 mod names;
 mod nfs4;
+mod nfs4_waiters;
 mod notify;
 mod ocf;
 mod output;
@@ -37,6 +38,8 @@ mod revoked;
 mod stepped;
 mod takeover;
 mod targeted;
+mod targeted_odd;
+mod targeted_raw;
 mod thousand;
 mod topology;
 mod two_nodes;
@@ -182,6 +185,8 @@ pub fn on_one_machine() -> Vec<Scenario> {
         release::SCENARIOS,
         release_contended::SCENARIOS,
         targeted::SCENARIOS,
+        targeted_odd::SCENARIOS,
+        targeted_raw::SCENARIOS,
         restart::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,

@@ -69,7 +69,35 @@ impl Nlm<'_> {
     }
 
     fn is_selected(&self, item: &Item) -> bool {
-        item.host.netns == self.netns && self.asked.covers(item, self.selected)
+        item.host.netns == self.netns
+            && (self.asked.covers(item, self.selected) || self.is_held_again(item))
+    }
+
+    /// Whether it is a new lock of an owner whose lock or request there was to go: the owner has
+    /// taken it again, or was granted what it waited for.
+    fn is_held_again(&self, item: &Item) -> bool {
+        let What::Lock { svid, range, .. } = item.what else {
+            return false;
+        };
+        let is_same = |old: &Item| match old.what {
+            What::Lock {
+                svid: owner,
+                range: other,
+                ..
+            }
+            | What::Waiter {
+                svid: owner,
+                range: other,
+                ..
+            } => {
+                owner == svid
+                    && old.host == item.host
+                    && old.file == item.file
+                    && overlap(range, other)
+            }
+            What::Share { .. } => false,
+        };
+        !self.before.contains_key(item) && self.selected.keys().any(is_same)
     }
 
     /// Why the release is not confirmed, others apart; empty if it is.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::failover::targeted::on::On;
 use crate::failover::targeted::select::Wanted;
 use crate::observe::counters::Counters;
 use crate::observe::host::Host;
@@ -33,6 +34,7 @@ fn counted(all: &[Item]) -> HashMap<Item, usize> {
 
 /// A release of all of client 11, with what is there after it in two looks.
 struct Case {
+    wanted: Wanted,
     before: HashMap<Item, usize>,
     after: [HashMap<Item, usize>; 2],
     exact: bool,
@@ -43,6 +45,7 @@ struct Case {
 impl Case {
     fn new(before: &[Item], after: &[Item]) -> Case {
         Case {
+            wanted: Wanted::Client(client(11)),
             before: counted(before),
             after: [counted(after), counted(after)],
             exact: true,
@@ -53,7 +56,7 @@ impl Case {
 
     fn check<T>(&self, look: impl FnOnce(&Nlm) -> T) -> T {
         let asked = Asked {
-            wanted: Wanted::Client(client(11)),
+            wanted: self.wanted.clone(),
             vips: Vec::new(),
             nfs3: true,
             nfs4: true,
@@ -109,6 +112,53 @@ fn what_is_left_comes_back_or_moves_is_a_doubt() {
     case = Case::new(&[item(11, 1, 0)], &[]);
     case.exact = false;
     assert_eq!(case.check(|nlm| nlm.blockers()).len(), 1);
+}
+
+#[test]
+fn what_its_owner_holds_again_there_is_left() {
+    let ranged = |svid, start, end| What::Lock {
+        svid,
+        mode: Mode::Read,
+        range: Range { start, end },
+    };
+    let waits = What::Waiter {
+        svid: 1,
+        mode: Mode::Write,
+        range: Range { start: 0, end: 4 },
+    };
+    let waits = Item {
+        what: waits,
+        ..item(11, 1, 0)
+    };
+    let again = |first: &Item, what| {
+        let what = Item {
+            what,
+            ..item(11, 1, 0)
+        };
+        let mut case = Case::new(std::slice::from_ref(first), &[what]);
+        case.wanted = Wanted::Row("000000000000".parse().unwrap());
+        case.check(|nlm| nlm.left().len())
+    };
+    for first in [item(11, 1, 0), waits] {
+        assert_eq!(again(&first, ranged(1, 3, 9)), 1);
+        assert_eq!(again(&first, ranged(1, 5, 9)), 0);
+        assert_eq!(again(&first, ranged(2, 3, 9)), 0);
+    }
+}
+
+#[test]
+fn what_a_client_takes_anew_on_the_file_is_left() {
+    let mut case = Case::new(&[item(11, 1, 0)], &[item(11, 2, 50)]);
+    case.wanted = Wanted::File {
+        on: On::File(0, 1, 9),
+        client: Some(client(11)),
+    };
+    assert_eq!(case.check(|nlm| nlm.left().len()), 1);
+    case.wanted = Wanted::File {
+        on: On::File(0, 1, 8),
+        client: Some(client(11)),
+    };
+    assert_eq!(case.check(|nlm| nlm.left().len()), 0);
 }
 
 #[test]
