@@ -73,7 +73,7 @@ pub enum Command {
     Failover(Box<FailoverArgs>),
     /// Restart the NFS server of this node so that its clients keep their locks
     Restart(RestartArgs),
-    /// Start, stop and show NFS servers of single VIPs, each with a kernel server of its own
+    /// Start, stop and show NFS servers that serve one VIP each, in namespaces of their own
     Server(ServerArgs),
     /// Start, end or list grace periods for single VIPs
     Grace(GraceArgs),
@@ -295,7 +295,7 @@ pub struct WatchArgs {
     /// Play a recording instead of showing this node; works without root
     #[arg(long, value_name = "FILE")]
     pub replay: Option<PathBuf>,
-    /// Playback speed, as a factor
+    /// Playback speed: 1 is that of the recording
     #[arg(long, value_name = "FACTOR", default_value = "1", requires = "replay")]
     #[arg(value_parser = speed)]
     pub speed: f64,

@@ -9,8 +9,8 @@ use super::{RemoteArgs, StateArgs};
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Show this VIP (repeatable); by default those with NFSv3 locks here, a client book or
-    /// configured names, and the described servers
+    /// Show only this VIP (repeatable) [default: VIPs with NFSv3 locks, a client book or
+    /// configured names on this node, and VIPs of configured servers]
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
     #[command(flatten)]

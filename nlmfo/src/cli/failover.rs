@@ -82,12 +82,12 @@ pub struct ReleaseArgs {
     /// Show the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Release all locks on this exported filesystem if locks remain, including those of other
-    /// VIPs (repeatable)
+    /// Release all locks on this exported filesystem, including those of other VIPs, if locks
+    /// remain (repeatable)
     #[arg(long, value_name = "PATH")]
     pub unlock_filesystem: Vec<PathBuf>,
-    /// Tell lockd that clients rebooted if their locks remain; clients that use other VIPs are
-    /// left out
+    /// Tell lockd that the clients whose locks remain rebooted, except clients that also use
+    /// other VIPs
     #[arg(long)]
     pub reboot_notice: bool,
     /// Maximum time for the release
@@ -124,7 +124,7 @@ pub struct TakeoverArgs {
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = time)]
     pub grace: Duration,
     /// Wait this long, in grace, for services that are not ready (see `nlmfo check`); without
-    /// this option, refuse the takeover
+    /// this option, the takeover is refused
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub wait_services: Option<Duration>,
     /// Wait this long, in grace, until the VIP is up on this node
@@ -145,8 +145,8 @@ pub struct TakeoverArgs {
     /// Exported directory of the filesystem, for `--scope filesystem` (repeatable)
     #[arg(long, value_name = "PATH", required_if_eq("scope", "filesystem"))]
     pub filesystem: Vec<PathBuf>,
-    /// Start the VIP's own server even if another node did not stop it cleanly; use this only after
-    /// that node was fenced
+    /// Start the VIP's own server even if another node did not stop it cleanly; use this only
+    /// after that node was fenced: it is off or has no access to the storage
     #[arg(long, requires = "phase")]
     pub after_fencing: bool,
 }

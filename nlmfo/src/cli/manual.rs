@@ -50,11 +50,11 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
         &[
             (
                 "nlmfo release --client 192.0.2.51 --dry-run",
-                "Show what would be released of a client that does not come back.",
+                "Show what a release of a dead client would take.",
             ),
             (
                 "nlmfo release --client 192.0.2.51",
-                "Release it and verify the release.",
+                "Release it, and verify the release.",
             ),
         ],
     ),
@@ -95,14 +95,14 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
     (
         "server",
         &[
-            ("nlmfo server list", "List the described servers."),
+            ("nlmfo server list", "List the configured servers."),
             (
                 "nlmfo server check mail --peer nfs2",
-                "Check whether mail can start here and on nfs2, and is the same server on both.",
+                "Check whether mail can start here and on nfs2, with the same configuration.",
             ),
             (
                 "nlmfo server run mail",
-                "Start a server and restart its daemons when they end; for systemd.",
+                "Start a server and restart its daemons when they exit; for systemd.",
             ),
         ],
     ),
@@ -151,7 +151,7 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
         "ha-callout",
         &[(
             "nlmfo ha-callout add-client 192.0.2.51 nfs1",
-            "Print the VIPs that a client uses, as statd would ask.",
+            "Print the VIPs that a client uses.",
         )],
     ),
     (
@@ -179,7 +179,7 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
         "cleanup",
         &[(
             "nlmfo cleanup",
-            "Remove everything that nlmfo left in the kernel, open grace windows too.",
+            "Remove everything that nlmfo left in the kernel, including open grace windows.",
         )],
     ),
 ];

@@ -13,8 +13,8 @@ use super::{NamesArgs, StateArgs};
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("half").args(["record_only", "stop_only", "start_only"])))]
 pub struct RestartArgs {
-    /// Record what clients hold and change nothing; run this before another program stops the
-    /// server
+    /// Record what clients hold, recall delegations and fence NFSv3 locks, without a stop; run
+    /// this before another program stops the server
     #[arg(long)]
     pub record_only: bool,
     /// Record what clients hold, stop the server, and verify that nothing is left
@@ -34,7 +34,7 @@ pub struct RestartArgs {
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["record_only", "stop_only"])]
     #[arg(value_parser = OsStringValueParser::new().try_map(not_empty))]
     pub start_command: Option<OsString>,
-    /// Stop the server even if clients are known that cannot reclaim
+    /// Stop the server even if some of its clients cannot reclaim
     #[arg(long, conflicts_with_all = ["record_only", "start_only"])]
     pub force: bool,
     /// Maximum time for each command that stops or starts a service

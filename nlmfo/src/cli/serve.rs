@@ -27,8 +27,8 @@ pub struct ServeArgs {
     /// Report a lock request that has waited this long
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time)]
     pub long_wait: Duration,
-    /// Time between two readings of the locks, for --listen and --events; nlmfo lengthens it
-    /// if they use more than 5 % of a core
+    /// Time between two snapshots of the locks, for --listen and --events; nlmfo lengthens it
+    /// if snapshots use more than 5 % of a core
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
     pub interval: Duration,
     /// Serve this server of the node, as `nlmfo server list` names it, instead of the node's own;

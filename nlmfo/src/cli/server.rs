@@ -21,15 +21,15 @@ pub enum ServerAction {
     Stop(NamedServer),
     /// Stop a server on this node and start it again; its clients keep their locks
     Restart(NamedServer),
-    /// Start a server on this node, restart its daemons when they end or hang, and stop it on
-    /// SIGTERM; for systemd (Type=notify). Supervises a server that runs already
+    /// Start a server on this node, or supervise one that already runs: restart its daemons when
+    /// they exit or hang, and stop it on SIGTERM; for systemd (Type=notify)
     Run {
         /// Name of the server, as in `[server.NAME]` of /etc/nlmfo.toml
         name: String,
     },
     /// Show a server: threads, versions, grace, clients, addresses, daemons
     Status(NamedServer),
-    /// List the described servers
+    /// List the configured servers
     List {
         /// Print one JSON object
         #[arg(long)]
@@ -37,14 +37,14 @@ pub enum ServerAction {
     },
     /// Run a command in the namespaces of a server
     Exec {
-        /// Name of the server
+        /// Name of the server, as in `[server.NAME]` of /etc/nlmfo.toml
         name: String,
-        /// Program and arguments
+        /// Program and its arguments
         #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<OsString>,
     },
-    /// Check whether this node has everything to start a server; with --peer, also whether another
-    /// node has everything and describes the server in the same way
+    /// Check whether this node can start a server; with --peer, also whether another node can, and
+    /// whether both nodes configure it in the same way
     Check(CheckServerArgs),
 }
 
@@ -60,8 +60,8 @@ pub struct CheckServerArgs {
 pub struct StartArgs {
     #[command(flatten)]
     pub server: NamedServer,
-    /// Start it even if another node did not stop it cleanly; use this only if that node is off or
-    /// has no access to the storage
+    /// Start it even if another node did not stop it cleanly; use this only after that node was
+    /// fenced: it is off or has no access to the storage
     #[arg(long)]
     pub after_fencing: bool,
 }

@@ -13,8 +13,8 @@ use super::values::{address, time, vip};
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["client", "file", "lock"])))]
 pub struct TargetedArgs {
-    /// Release all that this client holds, waits for or has reserved; with --file, only what
-    /// it has on the file
+    /// Release all locks, requests, shares and NFSv4 state of this client; with --file, only
+    /// those on the file
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub client: Option<IpAddr>,
     /// Release the state on this file, under any of its names
@@ -32,21 +32,21 @@ pub struct TargetedArgs {
     /// Drop an NFSv4 client even if it uses several server addresses or an unknown one
     #[arg(long, requires = "client", conflicts_with_all = ["file", "lock"])]
     pub all_vips: bool,
-    /// With --file: revoke the NFSv4 state on it too, and with it all NFSv3 and NFSv4 state on
-    /// its filesystem
+    /// With --file: also revoke its NFSv4 state, by revoking all NFSv3 and NFSv4 state on its
+    /// filesystem
     #[arg(long, requires = "file", conflicts_with_all = ["nfs", "vip", "client", "unlock_export"])]
     pub unlock_filesystem: bool,
-    /// With --file: revoke the NFSv4 state on it too, and with it all NFSv4 state under the
-    /// export PATH (7.2 and newer)
+    /// With --file: also revoke its NFSv4 state, by revoking all NFSv4 state under the export
+    /// PATH (Linux 7.2 and newer)
     #[arg(long, value_name = "PATH", requires = "file", conflicts_with_all = ["nfs", "vip", "client"])]
     pub unlock_export: Option<PathBuf>,
     /// Release the state even if its client is alive
     #[arg(long)]
     pub force: bool,
-    /// Show what would be released; change nothing
+    /// Show what would be released and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Time for a client to show that it is alive
+    /// Maximum time for a client to show that it is alive
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = time)]
     pub answer_within: Duration,
     /// Maximum time to wait for other runs and for lockd

@@ -306,7 +306,7 @@ fn mistaken(parameters: &[&str]) -> Result<()> {
 }
 
 /// A start that the cluster manager ends in the middle. What it had not seen come back is in no
-/// record of the stop that follows, so that the next grace lasts for all of its time.
+/// record of the stop that follows, so that the next grace lasts its full time.
 fn interrupted(parameters: &[&str]) -> Result<()> {
     act("takeover", "stop", SUCCESS, parameters)?;
     let mut start = silent(action("takeover", "start", parameters)?).spawn()?;
