@@ -86,7 +86,7 @@ fn commit() -> Result<String> {
 /// no one reads it, and it is most of the file.
 fn without_dwarf(elf: &[u8]) -> Result<Vec<u8>> {
     let mut builder = Builder::read(elf)?;
-    for section in builder.sections.iter_mut() {
+    for section in &mut builder.sections {
         let name = section.name.as_slice();
         section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
     }

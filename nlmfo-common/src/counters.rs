@@ -72,7 +72,7 @@ impl Released {
 pub struct Counters {
     /// LOCK calls granted at once, reclaims apart.
     pub granted: u64,
-    /// Blocked requests that were granted later (GRANTED_MSG sent, first try).
+    /// Blocked requests that were granted later (`GRANTED_MSG` sent, first try).
     pub granted_later: u64,
     /// Reclaims that were granted.
     pub reclaimed: u64,

@@ -1,6 +1,5 @@
-//! What the grace gate and the audit share with the tool: what is to be done for
-//! which VIP, and the result of it. Times are nanoseconds of `CLOCK_MONOTONIC`, the
-//! clock of `bpf_ktime_get_ns`; 0 means never.
+//! What the grace gate and the audit share with the tool: what to do for each VIP, and the result.
+//! Times are nanoseconds of `CLOCK_MONOTONIC`, the clock of `bpf_ktime_get_ns`; 0 means never.
 
 use crate::Addr;
 use crate::layout::Layout;
@@ -8,7 +7,7 @@ use crate::record::FH_MAX;
 use crate::stream::Follower;
 
 /// The socket mark (`SO_MARK`) of nlmfo's own calls to lockd, which pass a fence.
-/// Only processes with CAP_NET_ADMIN on this node can set it: it does not travel.
+/// Only processes with `CAP_NET_ADMIN` on this node can set it: it is not sent over the network.
 pub const OWN_MARK: u32 = 0x6e6c_6d66;
 
 /// Version of everything that is pinned: the maps of this file and the programs
@@ -19,22 +18,21 @@ pub const PINNED_VERSION: u32 = 3;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Grace began: connections older than this are closed, as nobody knows where
-    /// their calls begin.
+    /// Start of grace. Older connections are closed, since it is unknown where their calls begin.
     pub opened: u64,
-    /// Grace ends.
+    /// End of grace.
     pub until: u64,
-    /// Nothing reaches lockd until then.
+    /// End of the fence: until then, nothing reaches lockd.
     pub fenced_until: u64,
-    /// What lockd began to work on from here on, up to `until`, is audited: calls
-    /// that were in its queue when the window opened are answered by now.
+    /// Start of the audit, which lasts to `until`: calls that were in lockd's queue when the window
+    /// opened are answered by this time.
     pub audited_from: u64,
-    /// Not 0 if lockd served the VIP when grace began, and no fence stood: new locks may have been
-    /// granted until then.
+    /// Not 0 if lockd served the VIP when grace began, without a fence: new locks may have been
+    /// granted before.
     pub late: u64,
 }
 
-/// What holds for all VIPs; the one entry of its map.
+/// What applies to all VIPs; the only entry of its map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
@@ -51,7 +49,7 @@ pub struct Gate {
     pub secret: u64,
 }
 
-/// A connection's or datagram's ends; ports in host byte order.
+/// The two ends of a connection or datagram; ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
@@ -62,10 +60,10 @@ pub struct Flow {
     pub pad: u32,
 }
 
-/// The `skb->priority` of a packet that the gate decided on and let through: by it the
-/// guard at the socket, and the gate on the next device, know that packet. Nothing between
-/// ingress and a local socket reads that field. It holds for this flow only, and cannot be
-/// guessed by those who can set a priority on their own packets.
+/// The `skb->priority` of a packet that the gate decided on and let through: by it the guard at the
+/// socket, and the gate on the next device, recognize that packet. Nothing between ingress and a local
+/// socket reads that field. The value is valid only for this flow, and a process that sets the priority
+/// of its own packets cannot guess it.
 #[inline(always)]
 pub fn decided_priority(secret: u64, flow: &Flow) -> u32 {
     // SAFETY: 40 bytes of plain integers without padding, whatever their values.
@@ -88,7 +86,7 @@ pub struct Connection {
     pub opened: u64,
 }
 
-/// Which call an answer of lockd's belongs to.
+/// Identifies the call that an answer of lockd belongs to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoteKey {
@@ -107,7 +105,7 @@ pub struct Note {
     pub sent: u32,
     /// The word as lockd gets it.
     pub written: u32,
-    /// Whether lockd has answered it, or done with it what it does without an answer.
+    /// Whether lockd has answered it, or handled it without an answer.
     pub is_answered: u32,
     pub pad: u32,
 }
@@ -122,7 +120,7 @@ pub struct Gated {
     pub reclaims: u64,
     /// Calls left as they were, because the kernel itself was in grace.
     pub left: u64,
-    /// Calls that came by again.
+    /// Calls that were sent again.
     pub repeated: u64,
     /// SHARE calls that were dropped.
     pub shares: u64,
@@ -144,34 +142,34 @@ pub struct Audited {
     pub reclaimed: u64,
     /// A new lock was refused because of grace.
     pub refused: u64,
-    /// A reclaim was refused because of grace: its client has lost it for good.
+    /// A reclaim was refused because of grace: its client has lost the lock.
     pub reclaims_refused: u64,
     /// A reclaim was answered in another way: a conflict, no such file.
     pub reclaims_failed: u64,
     /// A new lock was answered in another way without being granted.
     pub other: u64,
-    /// A lock was granted that was no reclaim, or was never seen by the gate.
+    /// A lock was granted to a call that was not a reclaim, or that the gate did not see.
     pub violations: u64,
     /// Of the calls that the gate saw, those that were answered, each once.
     pub answered: u64,
-    /// Answers, violations not among them, to calls that the gate never saw, or saw with
-    /// another `reclaim` word than the one that lockd read.
+    /// Answers (other than violations) to calls that the gate did not see, or saw with another
+    /// `reclaim` word than lockd read.
     pub unseen: u64,
 }
 
 /// How grace was violated.
 pub mod violation {
-    /// A lock was granted to a call that was no reclaim on the wire.
+    /// A lock was granted to a call that was not a reclaim on the wire.
     pub const NEW_LOCK: u32 = 1;
     /// A lock was granted, and the gate has seen no such call.
     pub const UNSEEN: u32 = 2;
     /// A blocked request was granted.
     pub const WAITER: u32 = 3;
-    /// A request that was no reclaim was put in the queue of blocked ones.
+    /// A request that was not a reclaim was queued as blocked.
     pub const QUEUED: u32 = 4;
 }
 
-/// One violation, by name.
+/// One violation in detail.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -192,7 +190,7 @@ pub struct Violation {
     pub fh: [u8; FH_MAX],
 }
 
-/// Violations that are kept by name; more are only counted.
+/// Number of violations kept in detail; more are only counted.
 pub const VIOLATIONS: u32 = 64;
 
 /// Where the fields are that only the gate and the audit read, besides those of

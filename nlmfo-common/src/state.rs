@@ -171,7 +171,7 @@ pub struct StateRecord {
     pub stid: u64,
     pub client: u64,
     /// Generation, client id, and the state's own number. Each LOCK, LOCKU, OPEN and
-    /// OPEN_DOWNGRADE raises the generation.
+    /// `OPEN_DOWNGRADE` raises the generation.
     pub id: [u8; 16],
     /// Address of the `nfs4_stateowner`, 0 for a delegation or layout.
     pub owner: u64,

@@ -11,14 +11,11 @@ use crate::maps::FILE_LOCK;
 #[unsafe(no_mangle)]
 pub static LAYOUT: Layout = Layout::UNSET;
 
-/// One field of [`LAYOUT`]. The read is volatile, so that the compiler does not fold the
-/// zeros of build time; the verifier sees the loader's constants.
+/// A field of [`LAYOUT`].
 macro_rules! layout {
-    ($($field:ident).+) => {{
-        let layout = &raw const $crate::kernel::LAYOUT;
-        // SAFETY: a read-only global of ours, aligned, always valid.
-        unsafe { core::ptr::read_volatile(&raw const (*layout).$($field).+) }
-    }};
+    ($($field:ident).+) => {
+        nlmfo_ebpf::field!($crate::kernel::LAYOUT, $($field).+)
+    };
 }
 pub(crate) use layout;
 
@@ -30,15 +27,15 @@ pub fn sockaddr(at: u64) -> Result<Addr, i32> {
     memory::sockaddr(at).map(|(addr, _)| addr)
 }
 
-/// The server address that a `nlm_host`'s client uses.
+/// The VIP of a `nlm_host`.
 #[inline(always)]
 pub fn host_vip(host: u64) -> Result<Addr, i32> {
     sockaddr(host + layout!(host_srcaddr) as u64)
 }
 
-/// The bytes of a `file_lock` that hold the fields we read: one copy instead of
-/// a helper call per field. They live in a per-CPU map, as the stack is small;
-/// only the snapshot's one reader copies locks.
+/// The bytes of a `file_lock` with the fields that are read: one copy instead of a helper call per
+/// field. They are in a per-CPU map, since the stack is small; only a snapshot's single reader copies
+/// locks.
 pub struct FileLock {
     base: u64,
     bytes: &'static [u8; FL_SPAN_MAX],

@@ -1,6 +1,6 @@
-//! What the eBPF objects share: `nlmfo-ebpf`, which observes
-//! lockd while nlmfo runs, `nlmfo-gate`, which stays in the kernel for as long as a
-//! grace window is open, and `nlmfo-sockets`, which reads lockd's ports.
+//! What the eBPF objects share: `nlmfo-ebpf`, which observes lockd while nlmfo runs, `nlmfo-gate`,
+//! which stays in the kernel as long as a grace window is open, and `nlmfo-sockets`, which reads
+//! lockd's ports.
 //!
 //! # Contracts
 //!
@@ -35,9 +35,21 @@ pub mod arguments;
 #[cfg(target_arch = "bpf")]
 pub mod memory;
 
-/// What an object needs besides its programs: the licence, by which the kernel lets it call
-/// the tracing helpers, and a panic handler, which Rust requires and nothing reaches. On the
-/// host it is an empty program.
+/// A field of a layout: a global that the loader sets before the programs are verified. The read is
+/// volatile, so that the compiler does not fold the zeros of build time; the verifier sees the loader's
+/// constants.
+#[macro_export]
+macro_rules! field {
+    ($layout:path, $($field:ident).+) => {{
+        let layout = &raw const $layout;
+        // SAFETY: a read-only global of ours, aligned, always valid.
+        unsafe { core::ptr::read_volatile(&raw const (*layout).$($field).+) }
+    }};
+}
+
+/// What an object needs besides its programs: the licence, without which the kernel refuses the
+/// tracing helpers, and a panic handler, which Rust requires and which is never called. On the host it
+/// is an empty program.
 #[macro_export]
 macro_rules! object {
     () => {

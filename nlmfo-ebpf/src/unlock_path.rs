@@ -1,6 +1,5 @@
-//! Notes what clients give up, also while lockd is in grace and refuses every UNLOCK before it
-//! looks at it, and although nfsd does not know the state any more. Attached only while reclaims
-//! are followed.
+//! Records what clients give up: also UNLOCK calls that lockd refuses in grace, and calls for state
+//! that nfsd no longer knows. Attached only while reclaims are followed.
 
 use aya_ebpf::macros::{kprobe, map};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
@@ -13,16 +12,16 @@ use crate::kernel::{layout, pointer, read, read_bytes, sockaddr};
 /// Bytes of a stateid's generation, which come first.
 const GENERATION: u32 = 4;
 
-/// The set of UNLOCK calls. One that is evicted is sent again as long as lockd refuses it.
+/// The set of UNLOCK calls. If one is evicted, the client sends it again as long as lockd refuses it.
 #[map]
 pub static UNLOCKS3: LruHashMap<Unlock3, u8> = LruHashMap::with_max_entries(4096, 0);
 
-/// Where the key is put together: it is too large for the stack.
+/// Memory for the key, which is too large for the stack.
 #[map]
 pub static UNLOCK3: PerCpuArray<Unlock3> = PerCpuArray::with_max_entries(1, 0);
 
-/// The set of LOCKU and CLOSE calls. A client sends one for state that has ended only once: there is
-/// room for those of many clients.
+/// The set of LOCKU and CLOSE calls. A client sends such a call only once, so there is room for the
+/// calls of many clients.
 #[map]
 pub static UNLOCKS4: LruHashMap<Unlock4, u8> = LruHashMap::with_max_entries(65536, 0);
 
@@ -109,7 +108,7 @@ fn close_of(close: u64) -> Result<Unlock4, i32> {
 
 #[inline(always)]
 fn add<K>(set: &LruHashMap<K, u8>, key: &K) -> Result<(), i32> {
-    // To write it again could evict another.
+    // To insert it again could evict another.
     if set.get_ptr(key).is_some() {
         return Ok(());
     }

@@ -32,13 +32,13 @@ pub const TRIES: u32 = 3;
 /// After this a scenario hangs. The long form of one kills a command at each of its steps.
 pub const fn scenario_deadline(full: bool) -> Duration {
     match full {
-        true => Duration::from_secs(4 * 3600),
-        false => Duration::from_secs(600),
+        true => Duration::from_hours(4),
+        false => Duration::from_mins(10),
     }
 }
 
 /// After this a machine that boots or is swept hangs.
-pub const SWEEP_DEADLINE: Duration = Duration::from_secs(120);
+pub const SWEEP_DEADLINE: Duration = Duration::from_mins(2);
 
 /// A whole run of `nlmfo probe`.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(400);

@@ -36,7 +36,7 @@ mod source;
 pub use self::source::Suite;
 
 /// How old a suite's package index may be before it is fetched again.
-pub const MAX_AGE: Duration = Duration::from_secs(12 * 60 * 60);
+pub const MAX_AGE: Duration = Duration::from_hours(12);
 
 /// The signing keys of Debian's archives, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

@@ -21,11 +21,11 @@ use crate::{
 /// Enough for 100,000 locks and for bpftrace with LLVM.
 const MEMORY: u32 = 4096;
 
-const DEADLINE: Duration = Duration::from_secs(3600);
+const DEADLINE: Duration = Duration::from_hours(1);
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Kernel, named as for `lab run`; if its unlock_ip works, both release methods are
+    /// Kernel, named as for `lab run`; if its `unlock_ip` works, both release methods are
     /// measured
     #[arg(long, value_name = "KERNEL", default_value = "bookworm-security")]
     kernel: KernelName,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Far longer than the demo takes, even under emulation.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -26,7 +26,7 @@ pub struct DemoArgs {
     #[arg(long, value_enum, default_value_t)]
     pub arch: Arch,
 
-    /// Kernel to boot, named as for `lab run` [default: the newest with a broken unlock_ip, to
+    /// Kernel to boot, named as for `lab run` [default: the newest with a broken `unlock_ip`, to
     /// show that nlmfo then tries FREE_ALL]
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<KernelName>,

@@ -52,7 +52,7 @@ enum Task {
     Toolchain,
     /// Run clippy on the eBPF programs and deny warnings
     LintEbpf {
-        /// For the registers of this architecture
+        /// Build for this architecture
         #[arg(long, value_enum, default_value_t)]
         arch: Arch,
     },

@@ -22,7 +22,7 @@ use crate::{
 const RECORDING: &str = "docs/watch.jsonl";
 const PICTURE: &str = "docs/watch.svg";
 
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_mins(5);
 
 #[derive(Debug, Args)]
 pub struct PictureArgs {

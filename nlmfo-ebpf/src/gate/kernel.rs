@@ -14,14 +14,11 @@ use crate::maps::GATE;
 #[unsafe(no_mangle)]
 pub static GATE_LAYOUT: GateLayout = GateLayout::UNSET;
 
-/// One field of [`GATE_LAYOUT`]. The read is volatile, so that the compiler does not fold the
-/// zeros of build time; the verifier sees the loader's constants.
+/// A field of [`GATE_LAYOUT`].
 macro_rules! layout {
-    ($($field:ident).+) => {{
-        let layout = &raw const $crate::kernel::GATE_LAYOUT;
-        // SAFETY: a read-only global of ours, aligned, always valid.
-        unsafe { core::ptr::read_volatile(&raw const (*layout).$($field).+) }
-    }};
+    ($($field:ident).+) => {
+        nlmfo_ebpf::field!($crate::kernel::GATE_LAYOUT, $($field).+)
+    };
 }
 pub(crate) use layout;
 

@@ -18,14 +18,11 @@ pub static SOCKETS_LAYOUT: SocketsLayout = SocketsLayout::UNSET;
 #[map]
 pub static SOCKETS: Array<Sockets> = Array::with_max_entries(1, 0);
 
-/// The read is volatile, so that the compiler does not fold the zeros of build time; the
-/// verifier sees the loader's constants.
+/// A field of [`SOCKETS_LAYOUT`].
 macro_rules! layout {
-    ($field:ident) => {{
-        let layout = &raw const SOCKETS_LAYOUT;
-        // SAFETY: a read-only global of ours, aligned, always valid.
-        unsafe { core::ptr::read_volatile(&raw const (*layout).$field) }
-    }};
+    ($field:ident) => {
+        nlmfo_ebpf::field!(SOCKETS_LAYOUT, $field)
+    };
 }
 
 /// `NLM_PROGRAM` of include/linux/lockd/bind.h.

@@ -53,7 +53,7 @@ fn read(path: &str) -> String {
 fn documents() -> Vec<String> {
     let docs = fs::read_dir(root().join("docs")).unwrap();
     let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().display()));
-    let mut documents: Vec<String> = docs.filter(|path| path.ends_with(".md")).collect();
+    let mut documents: Vec<String> = docs.filter(|path| path.contains(".md")).collect();
     documents.extend(
         [
             "README.md",

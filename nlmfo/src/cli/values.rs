@@ -75,7 +75,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 }
 
 /// The longest time that an option accepts.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// A number of seconds, or numbers with units.
 pub(super) fn time(text: &str) -> Result<Duration, String> {

@@ -121,10 +121,7 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
     let wanted = |vip: &IpAddr| args.vip.is_empty() || args.vip.contains(vip);
     let vips = (books.into_iter())
         .filter(|(vip, _)| wanted(vip))
-        .map(|(vip, read)| {
-            let now = live.as_ref().map(|live| live.get(&vip));
-            VipClients::new(vip, read, now)
-        })
+        .map(|(vip, read)| VipClients::new(vip, read, live.as_ref()))
         .collect();
     let listing = Listing {
         schema: "nlmfo.clients/2",
@@ -172,12 +169,8 @@ fn of_table(table: &LockTable, now: u64) -> Live {
 }
 
 impl VipClients {
-    /// `live` is what lockd has of the VIP, if it was asked.
-    fn new(
-        vip: IpAddr,
-        read: ReadBook,
-        live: Option<Option<&BTreeMap<Key, (Client, usize)>>>,
-    ) -> Self {
+    /// `live` is what lockd has, if it was asked.
+    fn new(vip: IpAddr, read: ReadBook, live: Option<&Live>) -> Self {
         let mut rows: BTreeMap<Key, ClientRow> = BTreeMap::new();
         for client in read.book.clients() {
             let row = ClientRow {
@@ -187,7 +180,8 @@ impl VipClients {
             };
             rows.insert(client.key(), row);
         }
-        for (key, (client, held)) in live.flatten().into_iter().flatten() {
+        let here = live.and_then(|live| live.get(&vip));
+        for (key, (client, held)) in here.into_iter().flatten() {
             let row = rows.entry(*key).or_insert_with(|| ClientRow {
                 client: client.clone(),
                 in_book: false,
@@ -357,7 +351,7 @@ fn forget(args: &ClientsArgs, state: &StateDir, client: IpAddr) -> Result<Exit, 
         Ok(_) => Exit::Done,
         Err(Failure { error, .. }) => {
             output::note(format_args!(
-                "whether {client} holds locks through {vip} is not known: {error:#}"
+                "cannot tell whether {client} holds locks through {vip}: {error:#}"
             ));
             Exit::NotConfirmed
         }

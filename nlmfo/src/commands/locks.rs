@@ -81,7 +81,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     let nothing = LockTable::default();
     let table = snapshot.as_ref().map_or(&nothing, |seen| &seen.table);
     let described = Described::new(table, &mut paths);
-    let nfs4 = Nfs4Listing::new(&states, args, on, &holders, &mut paths);
+    let nfs4 = Nfs4Listing::new(states.as_ref(), args, on, &holders, &mut paths);
     let lines = Lines {
         table,
         described: &described,
@@ -224,7 +224,7 @@ struct Waits {
     behind: Vec<Holder>,
 }
 
-impl<'a> Lines<'a> {
+impl Lines<'_> {
     fn locks(self) -> impl Iterator<Item = Row<LockLine>> + Clone {
         rows(evidence::locks(self.table), self.described.locks())
     }

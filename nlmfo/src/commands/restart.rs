@@ -72,7 +72,7 @@ pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
         }
         done
     };
-    let state = "see `nlmfo restart --help` for how to go on";
+    let state = "see `nlmfo restart --help` for how to continue";
     let done = runtime::run(or_interrupt(work, &[], state))
         .context("cannot start the asynchronous runtime")?;
     let report = done.map_err(|failure| match interrupt::came() {

@@ -97,7 +97,7 @@ pub(super) fn print_started(
     started: &Started,
 ) -> fmt::Result {
     if started.already {
-        return writeln!(out, "✓ server {} serves already", server.name());
+        return writeln!(out, "✓ server {} already serves", server.name());
     }
     for vip in &server.description.vips {
         writeln!(out, "  {} is up", vip.address)?;

@@ -391,7 +391,7 @@ mod tests {
     #[tokio::test]
     async fn a_vip_that_does_not_come_is_waited_for_until_the_end() {
         let notifier = Notifier::Program("/bin/true".into());
-        let until = Instant::now() + Duration::from_secs(600);
+        let until = Instant::now() + Duration::from_mins(10);
         let notification = Notification::start(&notifier, &[vip()], None, &Settled::new(), until);
         let mut outcomes = notification.finish(Instant::now()).await;
         let notified = outcomes.remove(&vip()).unwrap();
@@ -407,7 +407,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_tells_by_how_it_ends_and_is_ended_with_the_time() {
         let here: IpAddr = "127.0.0.1".parse().unwrap();
-        let (sender, until) = watch::channel(Instant::now() + Duration::from_secs(600));
+        let (sender, until) = watch::channel(Instant::now() + Duration::from_mins(10));
         for (program, words) in [
             ("/bin/true", None),
             ("/bin/false", Some("failed with exit status: 1")),

@@ -59,7 +59,7 @@ impl Default for ReleaseOptions {
             reboot_notice: false,
             without_nfs4: false,
             deadline: Duration::from_secs(30),
-            fence: Some(Duration::from_secs(60)),
+            fence: Some(Duration::from_mins(1)),
         }
     }
 }

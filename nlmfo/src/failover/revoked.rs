@@ -59,7 +59,7 @@ pub fn may_release(watch: &mut Watch, filesystems: &[PathBuf]) -> Suitability {
 }
 
 /// What to do about revoked locks of clients that are silent, whoever revoked them: a line for each
-/// client. None if it is not known what there is.
+/// client. Empty if what clients hold cannot be read.
 pub fn left(watch: &mut Watch) -> Vec<String> {
     let lease = Nfsd::mounted().and_then(|nfsd| nfsd.lease());
     let (Ok(states), Ok(lease)) = (watch.all_states(READ_TIMEOUT), lease) else {
@@ -86,7 +86,7 @@ pub fn keepers(table: &StateTable) -> Vec<&Nfs4Client> {
     locks(table, Standing::AdminRevoked, |_| true)
 }
 
-/// A lock's state without a range has the pointer as well.
+/// A lock stateid without a range also points to the inode.
 fn locks(
     table: &StateTable,
     standing: Standing,

@@ -62,7 +62,7 @@ const EARLY_CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum time for the state directory to answer: more than the lease and grace of a server that it
 /// may be mounted from.
-const BOOKS_TIMEOUT: Duration = Duration::from_secs(300);
+const BOOKS_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Time between two checks of what is reclaimed.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);

@@ -61,11 +61,11 @@ pub async fn end_left(vips: &[IpAddr]) {
     for vip in vips {
         let arguments = ["--kill", "--tcp", "src", &vip.to_string()];
         match run_within("ss", &arguments, KILL_TIMEOUT).await {
-            Ok(()) => debug!(%vip, "ended the connections of its last stay"),
+            Ok(()) => debug!(%vip, "ended connections of its earlier stay"),
             Err(error) => warn!(
                 %vip,
                 error = chain(&error),
-                "connections of the VIP's last stay are left: clients may stand still for a minute"
+                "connections of the VIP's earlier stay are left: clients may be blocked for a minute"
             ),
         }
     }

@@ -203,7 +203,7 @@ mod tests {
         let second = lock.try_take(Mode::Shared).unwrap().unwrap();
         assert!(lock.try_take(Mode::Exclusive).unwrap().is_none());
         drop((first, second));
-        let minute = Duration::from_secs(60);
+        let minute = Duration::from_mins(1);
         drop(lock.take(Mode::Exclusive, minute).await.unwrap());
     }
 

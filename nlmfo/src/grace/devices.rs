@@ -16,7 +16,7 @@ use super::GraceError;
 pub struct Device {
     pub index: u32,
     pub name: String,
-    /// `ARPHRD_*` of include/uapi/linux/if_arp.h.
+    /// `ARPHRD_*` of `include/uapi/linux/if_arp.h`.
     pub kind: u16,
 }
 
@@ -164,7 +164,7 @@ mod tests {
         .frames()
     }
 
-    /// Numbers of include/uapi/linux/if_arp.h.
+    /// Numbers of `include/uapi/linux/if_arp.h`.
     #[test]
     fn frames_follow_the_devices_type() {
         assert_eq!(frames(1), Some(Frames::Ethernet));

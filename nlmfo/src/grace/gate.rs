@@ -145,7 +145,7 @@ impl Gate {
                 Origin::Loaded
             }
         };
-        match Self::complete(&pins, &layout, origin).await {
+        match Self::complete(&pins, &layout, origin) {
             Ok(mut gate) => {
                 if let Some(carried) = carried {
                     gate.cover_all().await?;
@@ -163,8 +163,8 @@ impl Gate {
         }
     }
 
-    /// What a gate that knows another lockd has still to do. Its windows' report is kept,
-    /// should no other gate come into force.
+    /// The windows of a gate that was loaded for another lockd. Their report is kept, in case no new
+    /// gate can be loaded.
     fn carried(pins: &Pins) -> Result<Carried, GraceError> {
         let gate = Gate {
             maps: Maps::open(pins)?,
@@ -174,18 +174,14 @@ impl Gate {
         Carried::of(&gate.maps)
     }
 
-    /// Whether it was loaded for a lockd that is not in the kernel any more.
+    /// Whether it was loaded for a lockd that is no longer in the kernel.
     pub(super) fn is_of_another_lockd(&self) -> Result<bool, GraceError> {
         let loaded = self.pins.lockd()?;
         Ok(loaded.is_some() && loaded != lockd::incarnation())
     }
 
-    /// What is not there yet.
-    async fn complete(
-        pins: &Pins,
-        layout: &GateLayout,
-        origin: Origin,
-    ) -> Result<Self, GraceError> {
+    /// Loads and attaches what is missing.
+    fn complete(pins: &Pins, layout: &GateLayout, origin: Origin) -> Result<Self, GraceError> {
         if origin == Origin::Loaded {
             load(pins, layout)?;
         }
@@ -459,7 +455,7 @@ fn attach(pins: &Pins, probe: &Probe) -> Result<(), GraceError> {
     Ok(())
 }
 
-/// Kernels before 6.6, and those without CONFIG_NET_XGRESS, know no such query.
+/// Kernels before 6.6, and those without `CONFIG_NET_XGRESS`, know no such query.
 fn lacks_tcx(error: &ProgramError) -> bool {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {

@@ -8,7 +8,7 @@ use crate::files::lock::{Held, LockFile, Mode};
 use crate::kernel::netns;
 
 /// Maximum wait for a lock that each run holds only for moments.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A lock that keeps processes of nlmfo apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ pub struct WindowReport {
     pub left_ms: u64,
     /// Milliseconds from its beginning to its end.
     pub length_ms: u64,
-    /// Its end, in nanoseconds of CLOCK_MONOTONIC; identifies the window.
+    /// Its end, in nanoseconds of `CLOCK_MONOTONIC`; identifies the window.
     #[serde(default)]
     pub until_ns: u64,
     /// lockd served the VIP when the window opened, and no fence stood: new locks may have been

@@ -272,7 +272,7 @@ fn read_filter(message: &RouteNetlinkMessage) -> Option<Filter> {
     };
     for attribute in &message.attributes {
         match attribute {
-            TcAttribute::Kind(kind) => filter.kind = kind.clone(),
+            TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
             TcAttribute::Options(options) => {
                 for option in options {
                     match option {

@@ -2,7 +2,7 @@
 //!
 //! It maps a client's address to the export entry that names it, and is filled by
 //! rpc.mountd. A call from an address without one is refused before the service sees
-//! it (`svcauth_unix_set_client`, net/sunrpc/svcauth_unix.c, 6.1 to 6.12).
+//! it (`svcauth_unix_set_client`, `net/sunrpc/svcauth_unix.c`, 6.1 to 6.12).
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -16,7 +16,7 @@ const CHANNEL: &str = "/proc/thread-self/net/rpc/auth.unix.ip/channel";
 const DOMAIN: &str = "nlmfo";
 
 /// Maximum time of an admission.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// While this exists, a client that no export covers may call lockd.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use super::symbols::Symbols;
 /// The modules whose types the gate and the audit read.
 pub const MODULES: [&str; 3] = layout::MODULES;
 
-/// grace.ko's number of its part of each network namespace (fs/nfs_common/grace.c,
+/// grace.ko's number of its part of each network namespace (`fs/nfs_common/grace.c`,
 /// 6.1 to 7.3).
 pub const GRACE_NET_ID: &str = "grace_net_id";
 

@@ -1,7 +1,7 @@
 //! nfsd's generic netlink family, whose release commands (7.2 and newer) take
 //! IPv6 addresses that `/proc/fs/nfsd/unlock_ip` refuses.
 //!
-//! Numbers are those of include/uapi/linux/nfsd_netlink.h, 7.2.
+//! Numbers are those of `include/uapi/linux/nfsd_netlink.h`, 7.2.
 
 use std::io;
 use std::net::IpAddr;
@@ -163,7 +163,7 @@ fn family_and_commands(attributes: &[GenlCtrlAttrs]) -> Option<(u16, Vec<u32>)> 
         .flatten()
         .filter_map(|attribute| match attribute {
             OpAttrs::Id(command) => Some(*command),
-            _ => None,
+            OpAttrs::Flags(_) => None,
         });
     Some((family, commands.collect()))
 }

@@ -339,7 +339,7 @@ fn quote(path: &Path) -> String {
     for &byte in path.as_os_str().as_bytes() {
         match byte {
             b' ' | b'\t' | b'\n' | b'\\' | 0x80.. => {
-                write!(word, "\\{byte:03o}").expect("writing to a String")
+                write!(word, "\\{byte:03o}").expect("writing to a String");
             }
             _ => word.push(char::from(byte)),
         }

@@ -28,7 +28,7 @@ pub fn listens() -> io::Result<bool> {
     }))
 }
 
-/// The directory of its pipe: where rpc_pipefs is mounted last.
+/// The directory of its pipe: where `rpc_pipefs` is mounted last.
 pub fn pipes() -> Option<PathBuf> {
     let mounts = mounts::mounts().ok()?;
     let mut pipes = mounts.into_iter().rev();

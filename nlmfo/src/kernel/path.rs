@@ -276,7 +276,7 @@ fn name_of(opened: &File, inode: Option<u64>) -> Result<PathBuf, NoPath> {
     }
 }
 
-/// `struct file_handle` of open_by_handle_at(2) with room for its bytes.
+/// `struct file_handle` of `open_by_handle_at(2)` with room for its bytes.
 #[repr(C)]
 struct Handle {
     handle_bytes: c_uint,
@@ -294,7 +294,7 @@ fn open_by_handle(mount: &OwnedFd, id: &FileId) -> io::Result<File> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     place.copy_from_slice(&id.bytes);
-    let handle: *mut Handle = &mut handle;
+    let handle: *mut Handle = &raw mut handle;
     // SAFETY: `Handle` begins as `libc::file_handle` does, and holds as many bytes
     // as `handle_bytes` says; it lives until the call returns.
     let fd = unsafe {
@@ -317,7 +317,7 @@ fn is_same(in_handle: &FileId, of_file: &FileId) -> bool {
     !of_file.bytes.is_empty() && in_handle.bytes.starts_with(&of_file.bytes)
 }
 
-/// The id of the file at `path`, by name_to_handle_at(2).
+/// The id of the file at `path`, by `name_to_handle_at(2)`.
 fn file_id(path: &Path) -> io::Result<FileId> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut handle = Handle {
@@ -326,7 +326,7 @@ fn file_id(path: &Path) -> io::Result<FileId> {
         f_handle: [0; MAX_HANDLE],
     };
     let mut mount_id: c_int = 0;
-    let place: *mut Handle = &mut handle;
+    let place: *mut Handle = &raw mut handle;
     // SAFETY: the path is a C string; `Handle` begins as `libc::file_handle` does,
     // and has room for as many bytes as `handle_bytes` says; all live until the call
     // returns.
@@ -335,7 +335,7 @@ fn file_id(path: &Path) -> io::Result<FileId> {
             libc::AT_FDCWD,
             path.as_ptr(),
             place.cast(),
-            &mut mount_id,
+            &raw mut mount_id,
             0,
         )
     };

@@ -25,7 +25,7 @@ use found::{Found, PLEASE_REPORT};
 use list::unlock_ip_works;
 pub use list::{Check, Need};
 
-/// perf's way to create a kprobe, there since 4.17 with CONFIG_KPROBE_EVENTS.
+/// perf's way to create a kprobe, there since 4.17 with `CONFIG_KPROBE_EVENTS`.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 /// 0 keeps every probe on a function's entry from being called, without a word.
 const FTRACE: &str = "/proc/sys/kernel/ftrace_enabled";
@@ -122,7 +122,7 @@ pub struct Facts {
     pub procfs_unlock_filesystem: Capability,
     /// nfsd's netlink command, which takes IPv6 addresses too.
     pub netlink_unlock_ip: Capability,
-    /// Whether unlock_ip works.
+    /// Whether `unlock_ip` works.
     pub unlock_ip: Verdict,
     /// The same as text.
     #[serde(skip)]

@@ -12,9 +12,9 @@
 //! calls, so that it is looked for, too.
 //!
 //! Is that worth a disassembler (`x86_64`, `arm64`)? Nothing else tells without releasing locks, and `nlmfo
-//! check` runs on nodes in service: it says before a failover whether unlock_ip will do, or
+//! check` runs on nodes in service: it says before a failover whether `unlock_ip` will do, or
 //! calls to lockd, one for each client; the probe names the bug by evidence. A release does
-//! not depend on it: it tries unlock_ip and looks at the locks.
+//! not depend on it: it tries `unlock_ip` and looks at the locks.
 
 mod arm64;
 mod x86_64;

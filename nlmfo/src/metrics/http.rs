@@ -28,7 +28,7 @@ use super::Shared;
 const CONNECTIONS: usize = 8;
 
 /// Maximum time of a connection. Prometheus opens another.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// After an error that will not go away at once, as too many open files.
 const RETRY: Duration = Duration::from_secs(1);

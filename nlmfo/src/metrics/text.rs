@@ -174,7 +174,7 @@ fn waiters(out: &mut Families, facts: &Facts) {
     let oldest = facts.oldest_waiters.iter();
     out.gauge(
         "nlmfo_oldest_waiter_seconds",
-        "Time that the oldest blocked lock request has been seen.",
+        "Time since the oldest blocked lock request was first seen.",
         oldest.map(|(vip, seconds)| (vec![label(*vip)], *seconds)),
     );
 }

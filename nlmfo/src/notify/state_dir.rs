@@ -165,7 +165,7 @@ fn statd() -> Option<Statd> {
 }
 
 /// An access control list: all for the owner, reading for one user. Its form is that of
-/// include/uapi/linux/posix_acl_xattr.h, in little-endian order.
+/// `include/uapi/linux/posix_acl_xattr.h`, in little-endian order.
 fn acl(user: u32, is_folder: bool) -> Vec<u8> {
     const NO_ID: u32 = u32::MAX;
     let (owner, reader) = if is_folder { (7, 5) } else { (6, 4) };

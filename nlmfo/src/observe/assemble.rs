@@ -293,7 +293,7 @@ mod tests {
             vip: Addr::from(vip.parse::<IpAddr>().unwrap()),
             client: Addr::from("10.77.0.11".parse::<IpAddr>().unwrap()),
             proto: 6,
-            netns: 4026531840,
+            netns: 4_026_531_840,
             expires: 0,
             nsm_priv: [0; 16],
             name,

@@ -65,7 +65,7 @@ impl CounterProbes {
             events => return Err(ObserveError::Uncounted { events }),
         }
         let mut counters = PerVip::new();
-        for entry in self.map.iter() {
+        for entry in &self.map {
             let (vip, per_cpu) = entry.map_err(map_error)?;
             let sum = counters.entry(vip.ip()).or_default();
             for raw in per_cpu.iter() {

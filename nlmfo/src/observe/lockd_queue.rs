@@ -16,7 +16,7 @@ use crate::rpc::nlm::NlmClient;
 pub enum Unanswered {
     #[error(transparent)]
     Ports(#[from] ObserveError),
-    #[error("lockd does not answer{}", waits(.blocked))]
+    #[error("lockd does not answer{}", waits(.blocked.as_deref()))]
     Call {
         #[source]
         error: Box<client::Error>,
@@ -25,7 +25,7 @@ pub enum Unanswered {
     },
 }
 
-fn waits(blocked: &Option<String>) -> String {
+fn waits(blocked: Option<&str>) -> String {
     match blocked {
         Some(blocked) => format!(": it waits for {blocked}"),
         None => String::new(),

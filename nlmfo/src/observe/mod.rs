@@ -1,9 +1,8 @@
-//! What the kernel holds: snapshots of lockd's locks and nfsd's
-//! NFSv4 state, counters per VIP, and the clients
-//! as they come.
+//! What the kernel holds: snapshots of lockd's locks and nfsd's NFSv4 state, counters per VIP, and
+//! new clients.
 //!
-//! Gauges come from snapshots, counters from probes; no state of ours lives long
-//! enough to drift from the kernel's.
+//! Gauges come from snapshots, counters from probes; no state is kept long enough to drift from the
+//! kernel's.
 
 pub(crate) mod assemble;
 pub(crate) mod behind;

@@ -128,8 +128,8 @@ pub(super) struct Probe {
     pub function: &'static str,
 }
 
-/// Every probe of ours with the kernel function that it sits on: the snapshot's first,
-/// then the counters', the client book's, NFSv4's, and those that reclaims do without.
+/// Each program with the kernel function that it is attached to: those of snapshots first, then of
+/// counters, of the client book, of NFSv4, and the optional ones of reclaims.
 pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
     (super::snapshot::PROBES.iter())
         .chain(super::counters::PROBES)
@@ -178,8 +178,8 @@ impl Programs {
         })
     }
 
-    /// Gives every program to the kernel's verifier and attaches none: its name,
-    /// and what the kernel said against it.
+    /// Passes every program to the kernel's verifier and attaches none. Returns, by name, whether the
+    /// kernel accepted it.
     pub fn verify(&mut self) -> BTreeMap<String, Result<(), ProgramError>> {
         (self.ebpf.programs_mut())
             .map(|(name, program)| {
@@ -220,7 +220,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Loads a program that we run ourselves.
+    /// Loads a program that nlmfo runs itself.
     pub(super) fn load_runnable(&mut self, program: &'static str) -> Result<(), ObserveError> {
         let runnable: &mut RawTracePoint = self.program(program)?;
         runnable.load().map_err(|source| ObserveError::Refused {
@@ -257,11 +257,11 @@ impl Programs {
     }
 }
 
-/// `BPF_PROG_TYPE_*` of include/uapi/linux/bpf.h: KPROBE, SCHED_CLS, TRACEPOINT,
-/// RAW_TRACEPOINT, TRACING and SYSCALL.
+/// `BPF_PROG_TYPE_*` of include/uapi/linux/bpf.h: KPROBE, `SCHED_CLS`, TRACEPOINT,
+/// `RAW_TRACEPOINT`, TRACING and SYSCALL.
 const OUR_TYPES: &[u32] = &[2, 3, 5, 17, 26, 31];
 
-/// The kernel's eBPF programs of the types that nlmfo has, by the kernel's number. Others,
+/// The eBPF programs in the kernel of the types that nlmfo uses, by ID. Programs of other types, such
 /// as systemd's for its cgroups, come and go.
 pub fn loaded() -> BTreeMap<u32, String> {
     aya::programs::loaded_programs()

@@ -35,7 +35,7 @@ const READ_HOSTS: &str = "read_hosts";
 /// Steps of one run of the walk, which occupies its CPU for some milliseconds.
 const WALK_STEPS: u64 = 1 << 14;
 
-/// The limit of `bpf_loop` (`BPF_MAX_LOOPS`, kernel/bpf/bpf_iter.c).
+/// The limit of `bpf_loop` (`BPF_MAX_LOOPS`, `kernel/bpf/bpf_iter.c`).
 const MAX_WALK_STEPS: u64 = 1 << 23;
 
 /// How long to walk the file table again while it changes. A bucket

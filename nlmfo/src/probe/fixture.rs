@@ -36,18 +36,18 @@ const OTHER_EXPORT: &str = "/run/nlmfo-probe-other";
 /// Where the one NFSv4 client mounts the export, in its own `/run`.
 const V4_MOUNT: &str = "/run/nlmfo-probe-v4";
 
-/// What mount.nfs says where the kernel has no module for it.
+/// What mount.nfs prints if the kernel has no NFSv4 client.
 const NO_NFSV4: &[&str] = &[
     "Protocol not supported",
     "No such device",
     "unknown filesystem",
 ];
 
-/// How long to read again while locks change.
+/// Maximum time for a snapshot while locks change.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// lockd calls a client for so long at most that does not answer.
-const HOSTS: Duration = Duration::from_secs(60);
+/// Maximum time for which lockd calls a client that does not answer.
+const HOSTS: Duration = Duration::from_mins(1);
 
 /// The address family that a check uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// The testbed with all that the checks need.
+/// The testbed with everything that the checks need.
 pub struct Fixture {
     net: RawNet,
     pub server: Server,
@@ -90,13 +90,13 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// lockd must be in the kernel. `on_place` is told the process that holds a place, as
-    /// soon as there is one.
-    pub fn up(kernel: &Kernel, mut on_place: impl FnMut(u32)) -> Result<Fixture> {
+    /// Starts it; lockd must be in the kernel. `on_node` gets the ID of the process that keeps a
+    /// node's namespaces, as soon as it runs.
+    pub fn up(kernel: &Kernel, mut on_node: impl FnMut(u32)) -> Result<Fixture> {
         let layout = kernel::layout::load()?;
         let snapshots = Snapshots::attach(Programs::load(&layout)?)?;
         let node = TestNode::create("nlmfo-probe")?;
-        on_place(node.pid());
+        on_node(node.pid());
         let netns = fs::metadata(format!("/proc/{}/ns/net", node.pid()))?.ino();
         let server = Server::start(node, Path::new(EXPORT))?;
         mount("tmpfs", server.node(), Path::new(OTHER_EXPORT))?;
@@ -105,7 +105,7 @@ impl Fixture {
             server.add_vip(vip)?;
         }
         let net = RawNet::join(&server)?;
-        on_place(net.node().pid());
+        on_node(net.node().pid());
         Ok(Fixture {
             net,
             server,
@@ -143,8 +143,8 @@ impl Fixture {
         crate::testbed::raw::address(self.clients, vip)
     }
 
-    /// The namespace of all clients.
-    pub fn clients_place(&self) -> &TestNode {
+    /// The namespaces of all clients.
+    pub fn clients_node(&self) -> &TestNode {
         self.net.node()
     }
 
@@ -195,7 +195,7 @@ impl Fixture {
         self.netns
     }
 
-    /// Whether a request that blocks is queued here.
+    /// Whether this kernel queues a request that blocks.
     pub fn queues(&self) -> bool {
         self.queues
     }
@@ -220,7 +220,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Takes everything down and returns what nlmfo and lockd did not release.
+    /// Stops everything and returns what nlmfo and lockd did not release.
     pub fn down(mut self) -> Result<Vec<String>> {
         let mut left = self.cleanup()?;
         left.extend(self.stop_for_good().err().map(|error| format!("{error:#}")));
@@ -242,7 +242,7 @@ impl Fixture {
         })
     }
 
-    /// Removes what nlmfo left on the server: what that was.
+    /// Removes what nlmfo left on the server, and returns what that was.
     fn cleanup(&self) -> Result<Vec<String>> {
         let finished = self.nlmfo(&["cleanup", "--json"])?;
         let cleaned: serde_json::Value = serde_json::from_str(&finished.stdout)
@@ -266,11 +266,11 @@ impl Fixture {
         self.net.look_up_ports(&self.server)
     }
 
-    /// Stops nfsd and starts it again in its own grace of `seconds`, without lockd's, and
-    /// does `work`: the answer, or why nfsd has no grace here.
+    /// Restarts nfsd in its own grace of `seconds`, without lockd's, and runs `work`. Returns its
+    /// result, or why nfsd has no grace on this machine.
     ///
-    /// nfsd waits only for NFSv4 clients that its records name: one mounts the export, and
-    /// has no cause to say anything before its lease, of `seconds`, runs out.
+    /// nfsd waits only for NFSv4 clients in its records: one mounts the export, and sends nothing
+    /// before its lease, of `seconds`, is over.
     pub fn in_nfsds_grace<T>(
         &mut self,
         seconds: u32,
@@ -319,7 +319,7 @@ impl Fixture {
         Ok(!self.server.node().read(NFSD_GRACE)?.starts_with('Y'))
     }
 
-    /// Sets NFSv4's lease and grace times, for which nfsd has to stop: what they were.
+    /// Sets NFSv4's lease and grace times, for which nfsd has to stop, and returns the old ones.
     fn set_v4_times(&mut self, times: [String; 2]) -> Result<[String; 2]> {
         let node = self.server.node();
         let were = [node.read(NFSD_LEASE_TIME)?, node.read(NFSD_GRACE_TIME)?];
@@ -346,7 +346,7 @@ impl Fixture {
             .iter()
             .try_for_each(|export| self.unlock_filesystem(export));
         if unlocked.and_then(|()| self.until_empty()).is_err() {
-            // That is under test as well. A restart drops everything.
+            // unlock_filesystem is under test as well. A restart drops everything.
             self.server.stop_nfsd()?;
             self.server.start_nfsd()?;
             self.server.end_grace()?;
@@ -365,7 +365,7 @@ impl Fixture {
         })
     }
 
-    /// Has the kernel release everything on the export's filesystem.
+    /// Makes the kernel release everything on the export's filesystem.
     pub fn unlock_export(&self) -> Result<()> {
         self.unlock_filesystem(EXPORT)
     }

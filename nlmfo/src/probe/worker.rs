@@ -19,7 +19,7 @@ use super::known::Kernel;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long the testbed may take to come up, to be swept between two checks, and to go down.
-const BED: Duration = Duration::from_secs(120);
+const BED: Duration = Duration::from_mins(2);
 
 /// Holders stop nfsd and kill the place's processes, no more.
 const HOLDERS: Duration = Duration::from_secs(20);
@@ -92,15 +92,12 @@ impl Worker {
     pub fn outcome(&self, timeout: Duration) -> Result<Outcome> {
         let hangs =
             |what: &str, limit: Duration| Some(format!("{what} did not finish within {limit:?}"));
-        let (done, took) = match self.next(timeout)? {
-            Some(Event::Ran { done, took }) => (done, took),
-            _ => {
-                return Ok(Outcome {
-                    done: Err(anyhow!("it did not finish within {timeout:?}")),
-                    took: timeout,
-                    broken: hangs("the previous check", timeout),
-                });
-            }
+        let Some(Event::Ran { done, took }) = self.next(timeout)? else {
+            return Ok(Outcome {
+                done: Err(anyhow!("it did not finish within {timeout:?}")),
+                took: timeout,
+                broken: hangs("the previous check", timeout),
+            });
         };
         let broken = match self.next(BED)? {
             Some(Event::Swept(Ok(()))) => None,

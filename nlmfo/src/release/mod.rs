@@ -36,10 +36,10 @@ pub use turn::Turn;
 
 /// A method to release the locks of one VIP: one file each, and one line in [`METHODS`].
 pub trait Method: Sync {
-    /// As the operator reads it.
+    /// Its name in reports.
     fn name(&self) -> &'static str;
 
-    /// As JSON has it.
+    /// Its name in JSON.
     fn id(&self) -> &'static str;
 
     /// What it changes.
@@ -50,20 +50,20 @@ pub trait Method: Sync {
         false
     }
 
-    /// Whether it can be used on this node. Whether it was used already, and whether it
-    /// reaches too far, is for [`choose`] to say.
+    /// Whether it can be used on this node. [`choose`] decides whether it was used already, and whether
+    /// it reaches too far.
     fn suitability(&self, facts: &Facts) -> Suitability;
 
     /// Why it was chosen, beyond the failure of the others.
     fn merit(&self, facts: &Facts, tried: &[Attempt]) -> Option<String>;
 
-    /// How often it is worth using while each time something goes.
+    /// Maximum number of uses, as long as each use releases something.
     fn rounds(&self) -> usize {
         1
     }
 
-    /// How much of what the counters saw of a VIP while it was used is its doing, for
-    /// locks of that NLM version.
+    /// How many releases that the counters of a VIP saw during its use are its effect, for locks of
+    /// that NLM version.
     fn dropped(&self, seen: &Counters, version: NlmVersion) -> u64;
 
     /// Applies the method once. An error means that it failed as a whole; failures of single

@@ -1,8 +1,8 @@
 //! SM_NOTIFY to this node's lockd, as if a client had rebooted.
 //!
-//! It takes a client's locks on **all** VIPs, so that it is only for clients that use no
-//! other, and only on request. lockd knows a client by the cookie that it gave statd
-//! with SM_MON: a client that is not monitored cannot be released this way.
+//! It releases a client's locks on **all** VIPs, so it is used only on request, and only for clients
+//! that use no other VIP. lockd knows a client by the cookie that it gave statd with `SM_MON`: this
+//! method cannot release a client that is not monitored.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -116,8 +116,8 @@ fn monitored<'t>(
         .ok_or_else(|| format!("{client} is not monitored by statd, so lockd cannot identify it"))
 }
 
-/// A state number that this client's hosts have not seen: lockd passes over those that
-/// have. statd's real numbers count reboots and stay far below the time of day.
+/// A state number that is new to this client's hosts: lockd skips hosts that already have it. Real
+/// state numbers of statd count reboots and stay far below the time in seconds since 1970.
 fn fresh_state() -> u32 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,36 +1,35 @@
 //! The detour: packets between one VIP and some of its clients stay on this node.
 //!
-//! A call in a client's name comes from an address that is not ours, and lockd's
-//! answer to it would go out to the real client. While a [`Detour`] stands, a table of
-//! our own says that these clients are *local*, and rules send what this node itself
-//! emits from the VIP (and, if need be, to the VIP) to that table first:
+//! A call in a client's name has a source address that is not this node's, and lockd's answer to it
+//! would be sent to the real client. While a [`Detour`] exists, a routing table of nlmfo makes these
+//! clients *local*, and rules look it up first for packets that this node sends from the VIP (and, if
+//! the VIP is not here, to the VIP):
 //!
 //! ```text
-//! 1: from VIP iif lo lookup TABLE         answers of lockd
-//! 1: from all to VIP iif lo lookup TABLE  our calls, if the VIP is no longer here
+//! 1: from VIP iif lo lookup TABLE         lockd's answers
+//! 1: from all to VIP iif lo lookup TABLE  nlmfo's calls, if the VIP is no longer here
 //!    local CLIENT dev lo table TABLE      for each client
 //!    local VIP dev lo table TABLE         if the VIP is no longer here
 //! ```
 //!
-//! What else there is to know:
+//! Notes:
 //!
-//! - `iif lo` holds for packets that this node emits: nothing that is forwarded or
-//!   arrives sees these rules, and no other address's traffic matches them.
-//! - A packet sent to `lo` keeps the route it was sent with, so neither `rp_filter`
-//!   nor the martian check looks at it again, and no sysctl needs to change.
-//! - The real clients' own packets to the VIP are dropped while the detour stands
-//!   (IPv4: their source looks local, a martian) or go unanswered (the answer stays on
-//!   this node). Only the VIP that is being given up is concerned.
-//! - Linux sends IPv4 only from an address that is on some device. A VIP that has been
-//!   taken off the node is put on a device of ours that stays down; the local route that
-//!   the kernel adds with it is taken away again, because a node answers ARP for what
-//!   is local to it, and the VIP may be up on another node already. For IPv6 it is
-//!   lockd's UDP answers that need the address; neighbour solicitations are answered per
-//!   device, so that there the local route does no harm.
+//! - `iif lo` matches packets that this node sends: packets that arrive or are forwarded do not match
+//!   these rules, and neither does traffic of other addresses.
+//! - A packet sent to `lo` keeps its route, so that neither `rp_filter` nor the martian check applies
+//!   to it, and no sysctl needs to change.
+//! - While the detour exists, the real clients' packets to the VIP are dropped (IPv4: their source is
+//!   local, a martian) or not answered (the answer stays on this node). This affects only the VIP that
+//!   is given up.
+//! - Linux sends IPv4 only from an address of some device. A VIP that has left the node is added to a
+//!   device of nlmfo that stays down. The local route that the kernel adds with the address is removed
+//!   again, since a node answers ARP for local addresses, and the VIP may already be up on another
+//!   node. For IPv6, lockd's UDP answers need the address; a node answers neighbour solicitations per
+//!   device, so that the local route does no harm.
 //!
-//! All of it carries a routing protocol number, a table number and a device name of
-//! our own, by which [`cleanup`] finds it, also after a kill. One detour at a time: that of
-//! whose [`Turn`] it is.
+//! All of it has nlmfo's own routing protocol number, table number or device name, by which
+//! [`cleanup`] finds it, also after a kill. There is one detour at a time: the holder of the [`Turn`]
+//! has it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -53,7 +52,7 @@ use crate::runtime;
 /// `rt_protos` has.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(178);
 
-/// Our table, "nlmf" in ASCII: far from the small numbers that people choose.
+/// Our table, "nlmf" in ASCII: far from the small numbers that administrators use.
 const TABLE: u32 = u32::from_be_bytes(*b"nlmf");
 
 /// What is local to this node: the kernel's own table.
@@ -62,7 +61,7 @@ const LOCAL_TABLE: u32 = 255;
 /// Before the rules of any administrator, after the local table's own.
 const PRIORITY: u32 = 1;
 
-/// The device that a VIP which has left this node is put on.
+/// The device for a VIP that has left this node.
 const DEVICE: &str = "nlmfo0";
 
 /// Every device has the name `lo` in its network namespace, with index 1.
@@ -85,7 +84,7 @@ impl Error {
     }
 }
 
-/// What [`cleanup`] took out of the kernel.
+/// What [`cleanup`] removed from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
     pub rules: usize,
@@ -99,7 +98,7 @@ impl Removed {
     }
 }
 
-/// Stays until it is closed. Dropping it removes it too, and only logs errors.
+/// An open detour. Dropping it closes it too, but only logs errors.
 #[derive(Debug)]
 #[must_use = "the detour is removed when this is dropped"]
 pub struct Detour {
@@ -107,8 +106,11 @@ pub struct Detour {
 }
 
 impl Detour {
-    /// Keeps packets between `vip` and `clients` on this node. Clients that are this
-    /// node's own addresses need nothing and get nothing.
+    /// Keeps packets between `vip` and `clients` on this node. Clients at this node's own
+    /// addresses need no route.
+    ///
+    /// # Errors
+    /// The kernel refused a route, a rule or the device; what was added is removed.
     pub async fn open(
         _turn: &Turn,
         vip: IpAddr,
@@ -136,12 +138,15 @@ impl Detour {
             netlink.add_device(vip).await?;
             netlink.add_rule(Match::To(vip)).await?;
         }
-        // Last, so that the VIP's packets change their way once all is in place.
+        // Last, so that the VIP's packets are rerouted only once everything is in place.
         netlink.add_rule(Match::From(vip)).await?;
         Ok(detour)
     }
 
-    /// If a signal ends this in its middle, the drop does it again.
+    /// Removes it. If a signal interrupts this, the drop removes the rest.
+    ///
+    /// # Errors
+    /// The kernel refused a removal: `nlmfo cleanup` repeats it.
     pub async fn close(mut self) -> Result<(), Error> {
         cleanup().await?;
         self.open = false;
@@ -197,8 +202,7 @@ impl Drop for Netlink {
 
 impl Netlink {
     fn connect() -> Result<Self, Error> {
-        // Strict checking makes the kernel dump our table only, and not a router's
-        // million routes for us to pick from.
+        // With strict checking the kernel dumps only our table, and not all routes of a router.
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
             .map_err(|error| Error::new("open a route netlink socket", error))?;
         Ok(Netlink {
@@ -322,13 +326,13 @@ impl Netlink {
             .ok_or_else(|| Error::new(what(), "it disappeared after its creation"))?;
         let mut add = self.handle.address().add(index, vip, host_prefix(vip));
         if vip.is_ipv6() {
-            // On a device that is down, an address would stay tentative for ever.
+            // On a device that is down, an address would stay tentative forever.
             add.message_mut()
                 .attributes
                 .push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        // The kernel puts its local route behind this one, so that at no moment does
-        // anything from outside find the VIP to be local.
+        // The kernel adds its local route behind this one, so that the VIP is never local for
+        // packets from outside.
         let throw = (vip.is_ipv4()).then(|| throw_route(vip));
         if let Some(throw) = &throw {
             self.add_route(throw.clone(), "a throw", vip).await?;

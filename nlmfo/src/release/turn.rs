@@ -1,9 +1,9 @@
-//! Only one run at a time makes lockd release locks or waiters: what is gone after a turn
-//! was released by it, or by clients. A detour has fixed names for its table and device,
-//! and the kernel's files act on the whole node.
+//! Only one run at a time makes lockd release locks or waiters: what is gone after a turn was released
+//! by that run, or by clients. The names of a detour's table and device are fixed, and the kernel's
+//! files act on the whole node.
 //!
-//! lockd is one thread, and a turn is a few snapshots and calls: runs lose little by
-//! waiting for each other.
+//! lockd has one thread, and a turn is a few snapshots and calls: to wait for each other costs runs
+//! little.
 
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 //! locks. [`notify`] tells this node's lockd the same of a client: it is procedure 16 of the
 //! NLM program, and not the SM_NOTIFY that statds send each other. lockd takes it from a
 //! loopback address and a reserved port only, finds the client by the cookie that it gave
-//! statd with SM_MON, and gives up **all** of that client's locks, on every VIP and of every
+//! statd with `SM_MON`, and gives up **all** of that client's locks, on every VIP and of every
 //! version (`nlm_host_rebooted`, fs/lockd/host.c, 6.1 to 6.12).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

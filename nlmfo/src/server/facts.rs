@@ -63,7 +63,7 @@ pub struct Others(Vec<(String, Facts)>);
 /// Wakes lockd's thread, which all servers of a node share, after one of them has stopped.
 ///
 /// When that one's sockets are closed, requests of others that wait in the thread's queue are put
-/// back without waking it (`svc_clean_up_xprts`, net/sunrpc/svc_xprt.c, 6.7 to 7.3). If nobody
+/// back without waking it (`svc_clean_up_xprts`, `net/sunrpc/svc_xprt.c`, 6.7 to 7.3). If nobody
 /// calls, such a request waits until its client connects again: 17 and 62 s were seen on 6.12.111.
 /// Any call ends that.
 pub fn wake_lockd() {
@@ -130,7 +130,7 @@ mod tests {
     fn others_are_undisturbed_while_they_serve_on() {
         let facts = |threads, nfsd, lockd| Facts {
             threads,
-            grace: Grace { nfsd, lockd },
+            grace: Grace { lockd, nfsd },
             ..Facts::default()
         };
         let others = |facts: Facts| Others(vec![("server data".into(), facts)]);

@@ -301,7 +301,7 @@ pub fn within<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T,
 }
 
 /// Maximum time to wait for another command.
-const LOCK: Duration = Duration::from_secs(60);
+const LOCK: Duration = Duration::from_mins(1);
 
 /// Maximum time for a step that the kernel or a daemon needs a moment for.
 const STEP: Duration = Duration::from_secs(30);

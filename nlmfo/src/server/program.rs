@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::foreign::{Shown, on_one_line};
 
 /// Maximum time for a program that ends by itself.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_mins(1);
 
 /// How much of a program's output is read, in bytes.
 const MOST_SAID: u64 = 4096;
@@ -235,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_fails_or_hangs_is_named() {
         let run = async |script: &str, limit| run_within("sh", &["-c", script], limit).await;
-        let long = Duration::from_secs(60);
+        let long = Duration::from_mins(1);
         run("true", long).await.unwrap();
         // What it leaves behind does not hold us up.
         run("sleep 60 & true", long).await.unwrap();

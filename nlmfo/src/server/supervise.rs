@@ -14,10 +14,10 @@ const SILENT_LOOKS: u32 = 3;
 
 /// Time before the second restart of a daemon in a row, doubled before each further one.
 const FIRST_DELAY: Duration = Duration::from_secs(5);
-const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const LONGEST_DELAY: Duration = Duration::from_mins(1);
 
 /// A daemon that has served this long after a restart counts as never restarted.
-const SETTLED: Duration = Duration::from_secs(600);
+const SETTLED: Duration = Duration::from_mins(10);
 
 /// How a daemon is.
 #[derive(Clone, Debug, PartialEq, Eq)]

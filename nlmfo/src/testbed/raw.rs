@@ -1,9 +1,8 @@
-//! NLM clients that no kernel plays: raw calls from as many source addresses
-//! as a scenario wants, over UDP or TCP, as NLM v1, v3 or v4.
+//! NLM clients without a kernel: raw calls from any number of source addresses, over UDP or TCP, by
+//! NLM v1, v3 or v4.
 //!
-//! They live in one namespace, `raw`, to which the server routes a whole
-//! prefix per family. Every address of a prefix is local there (Linux calls it
-//! AnyIP), so an address costs nothing until a socket binds to it.
+//! They are in one namespace, `raw`, to which the server routes a prefix per family. Every address of
+//! the prefix is local there (AnyIP), so an address costs nothing until a socket binds to it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -47,7 +46,7 @@ pub fn address(number: u16, vip: IpAddr) -> IpAddr {
 }
 
 impl RawNet {
-    /// Cables the namespace to the server and looks up the ports of its lockd.
+    /// Connects the namespace to the server and looks up the ports of its lockd.
     pub fn join(server: &Server) -> Result<RawNet> {
         let node = TestNode::create("raw")?;
         server.node().ip(&format!(
@@ -78,7 +77,7 @@ impl RawNet {
         &self.node
     }
 
-    /// Where the lockd of `vip` takes calls of this kind.
+    /// The address at which the lockd of `vip` takes calls of this version over this transport.
     pub fn lockd(
         &self,
         vip: IpAddr,
@@ -177,7 +176,7 @@ impl RawNet {
     }
 }
 
-/// As root, whom the export does not squash.
+/// Root's, which the export does not squash.
 pub fn credential() -> Credential {
     Credential::Unix {
         machine: "raw".into(),
@@ -202,6 +201,9 @@ fn path_text(path: &Path) -> Result<&str> {
     path.to_str().context("the export's path is not UTF-8")
 }
 
+/// lockd's answer to a call, or why there is none.
+pub type Answer = Result<Status>;
+
 /// One NLM client in lockd's sense: an address, a transport and a version.
 pub struct RawClient {
     runtime: Runtime,
@@ -211,37 +213,24 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    /// The `caller_name` of its calls from now on.
+    /// Sets the `caller_name` of later calls.
     pub fn set_name(&mut self, name: &str) {
         name.clone_into(&mut self.name);
     }
 
-    /// How long it waits for an answer from now on.
+    /// Sets how long later calls wait for an answer.
     pub fn set_deadline(&mut self, deadline: Duration) {
         self.nlm.set_deadline(deadline);
     }
 
-    /// LOCK (monitored: the server's statd records the client), without
-    /// waiting in the server's queue.
-    pub fn lock(
-        &mut self,
-        file: &FileHandle,
-        svid: u32,
-        range: Range,
-        mode: Mode,
-    ) -> Result<Status> {
+    /// LOCK without `block`, monitored: the server's statd records the client.
+    pub fn lock(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = self.lock_call(file, svid, range, mode);
         Ok(self.runtime.block_on(self.nlm.lock(&call))?)
     }
 
     /// NM_LOCK: as [`RawClient::lock`], but unmonitored. NLM v3 and v4 only.
-    pub fn nm_lock(
-        &mut self,
-        file: &FileHandle,
-        svid: u32,
-        range: Range,
-        mode: Mode,
-    ) -> Result<Status> {
+    pub fn nm_lock(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = self.lock_call(file, svid, range, mode);
         self.unmonitored(&call)
     }
@@ -249,13 +238,7 @@ impl RawClient {
     /// NM_LOCK with `block`: [`Status::Blocked`] when it waits in the server's
     /// queue, or, on kernels that queue no NLM request (6.7 to 6.12), is to be
     /// asked again.
-    pub fn wait(
-        &mut self,
-        file: &FileHandle,
-        svid: u32,
-        range: Range,
-        mode: Mode,
-    ) -> Result<Status> {
+    pub fn wait(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = LockCall {
             block: true,
             ..self.lock_call(file, svid, range, mode)
@@ -263,20 +246,14 @@ impl RawClient {
         self.unmonitored(&call)
     }
 
-    pub fn unlock(&mut self, file: &FileHandle, svid: u32, range: Range) -> Result<Status> {
+    pub fn unlock(&mut self, file: &FileHandle, svid: u32, range: Range) -> Answer {
         let lock = self.lock_arguments(file, svid, range);
         Ok(self.runtime.block_on(self.nlm.unlock(&lock))?)
     }
 
-    /// A lock from before the server's restart, unmonitored: granted in its
-    /// grace period alone. NLM v3 and v4 only.
-    pub fn reclaim(
-        &mut self,
-        file: &FileHandle,
-        svid: u32,
-        range: Range,
-        mode: Mode,
-    ) -> Result<Status> {
+    /// NM_LOCK with `reclaim`: a lock from before the server's restart, granted only in grace. NLM v3
+    /// and v4 only.
+    pub fn reclaim(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = LockCall {
             reclaim: true,
             ..self.lock_call(file, svid, range, mode)
@@ -284,21 +261,15 @@ impl RawClient {
         self.unmonitored(&call)
     }
 
-    /// TEST: would this lock be refused, and by whose?
+    /// TEST: whether this lock would be refused, and because of which lock.
     pub fn test(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Result<Test> {
         let lock = self.lock_arguments(file, svid, range);
         let exclusive = mode == Mode::Write;
         Ok(self.runtime.block_on(self.nlm.test(&lock, exclusive))?)
     }
 
-    /// CANCEL of the very range and mode that wait.
-    pub fn cancel(
-        &mut self,
-        file: &FileHandle,
-        svid: u32,
-        range: Range,
-        mode: Mode,
-    ) -> Result<Status> {
+    /// CANCEL; range and mode must be those of the waiting request.
+    pub fn cancel(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let lock = self.lock_arguments(file, svid, range);
         let exclusive = mode == Mode::Write;
         Ok(self.runtime.block_on(self.nlm.cancel(&lock, exclusive))?)
@@ -306,7 +277,7 @@ impl RawClient {
 
     /// SHARE: access and deny are 1 for read, 2 for write, 3 for both. NLM v3
     /// and v4 only.
-    pub fn share(&mut self, file: &FileHandle, access: u32, deny: u32) -> Result<Status> {
+    pub fn share(&mut self, file: &FileHandle, access: u32, deny: u32) -> Answer {
         let share = Share {
             caller: self.name.clone(),
             file_handle: self.handle(file),
@@ -326,7 +297,7 @@ impl RawClient {
     }
 
     /// Makes a call that must be granted.
-    pub fn granted(&mut self, call: impl FnOnce(&mut Self) -> Result<Status>) -> Result<()> {
+    pub fn granted(&mut self, call: impl FnOnce(&mut Self) -> Answer) -> Result<()> {
         let status = call(self)?;
         ensure!(
             status == Status::Granted,
@@ -337,7 +308,7 @@ impl RawClient {
         Ok(())
     }
 
-    fn unmonitored(&mut self, call: &LockCall) -> Result<Status> {
+    fn unmonitored(&mut self, call: &LockCall) -> Answer {
         Ok(self.runtime.block_on(self.nlm.nm_lock(call))?)
     }
 

@@ -14,7 +14,7 @@ use crate::ticks::detail::Since;
 const AGES: usize = 500_000;
 
 /// A file may be renamed while it is locked.
-const NAME_HOLDS: Duration = Duration::from_secs(60);
+const NAME_HOLDS: Duration = Duration::from_mins(1);
 
 /// When each lock was first seen.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ const BUDGET: f64 = 0.045;
 const LIGHT: f64 = 0.015;
 
 /// The longest interval.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// The interval of ticks at which the light part, which costs `cost`, keeps its share of a core;
 /// never shorter than requested.

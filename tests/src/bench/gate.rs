@@ -25,7 +25,7 @@ const BYTES: usize = 4 << 20;
 /// GETATTR calls in a turn.
 const CALLS: u32 = 400;
 
-const LASTING: Duration = Duration::from_secs(36_000);
+const LASTING: Duration = Duration::from_hours(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -41,7 +41,7 @@ impl Round {
     /// A turn's figure against bare before and after it: a drift in between
     /// cancels out.
     fn against_bare(&self, turn: Turn, figure: fn(Turn) -> f64) -> f64 {
-        figure(turn) / ((figure(self.bare) + figure(self.bare_after)) / 2.0)
+        figure(turn) / f64::midpoint(figure(self.bare), figure(self.bare_after))
     }
 }
 

@@ -263,7 +263,7 @@ impl Spread {
         Spread {
             lowest: values[0],
             // The middle one, or the mean of the middle two.
-            median: (values[last / 2] + values[last.div_ceil(2)]) / 2.0,
+            median: f64::midpoint(values[last / 2], values[last.div_ceil(2)]),
             highest: values[last],
         }
     }

@@ -14,7 +14,7 @@ use super::measured::Measured;
 use super::{Effort, Row, Spread};
 
 /// Long enough that an exact snapshot is not given up.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// What the library took, in a process of its own.
 #[derive(Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use crate::guest::command::finish_within;
 use crate::guest::wait::{Seen, until_for};
 
 /// Maximum time until CTDB has done what it was asked for, or has noticed what happened.
-const SETTLED: Duration = Duration::from_secs(300);
+const SETTLED: Duration = Duration::from_mins(5);
 
 const CALLOUT: &str = "/usr/share/nlmfo/ctdb/nlmfo-callout";
 

@@ -9,7 +9,7 @@ use super::{Cluster, LATE, NODES, Node, documented};
 use crate::guest::command::finish_within;
 
 /// Maximum time for a transition of the cluster.
-const SETTLED: Duration = Duration::from_secs(600);
+const SETTLED: Duration = Duration::from_mins(10);
 
 /// Pacemaker on both servers.
 pub struct Pacemaker<'a> {

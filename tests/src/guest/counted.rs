@@ -99,7 +99,7 @@ fn numbers(
                     numbers.extend(causes.into_iter().map(|(cause, number)| {
                         let number = number.as_u64().unwrap_or_default();
                         (vip, format!("{name} {cause}"), number)
-                    }))
+                    }));
                 }
                 _ => {}
             }

@@ -66,7 +66,7 @@ impl Listeners {
         })
     }
 
-    /// SM_NOTIFYs that have come to all of them, repetitions included.
+    /// `SM_NOTIFYs` that have come to all of them, repetitions included.
     pub fn notified(&self) -> usize {
         self.notified.load(Ordering::Relaxed)
     }

@@ -29,7 +29,7 @@ const BATCH: usize = 16;
 /// Pairs between two questions of [`pairs_while`] whether to go on.
 pub const PAIRS_AT_ONCE: usize = BATCH;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Whether lockd tells statd of a client that locks. The first LOCK of a
 /// monitored client costs an upcall and a record on disk; NM_LOCK does not

@@ -279,7 +279,8 @@ impl Fresh {
             // One may have been a module's.
             let now = fs::read_to_string(path);
             if now.is_ok_and(|now| now != *value) {
-                fs::write(path, value).with_context(|| format!("{value:?} to {path:?}"))?;
+                fs::write(path, value)
+                    .with_context(|| format!("{value:?} to {}", path.display()))?;
             }
         }
         Ok(())

@@ -22,7 +22,7 @@ use super::node::TestNode;
 use super::raw::credential;
 
 /// For an answer, over the worst of networks that scenarios make.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// File handles of NLM v1 and v3 have this length, see [`super::raw`].
 const OLD_HANDLE: usize = 32;
@@ -141,7 +141,7 @@ pub struct Call {
     pub record: Vec<u8>,
 }
 
-/// The status in an answer; `None` where the procedure has no result (LOCK_MSG).
+/// The status in an answer; `None` where the procedure has no result (`LOCK_MSG`).
 pub type Answer = Option<Status>;
 
 /// The number of the call that a record answers, and the answer.

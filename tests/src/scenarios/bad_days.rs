@@ -256,11 +256,7 @@ pub fn hold_many(lab: &Lab, net: &RawNet) -> Result<()> {
 
 /// Starts the release and stops it (SIGSTOP) in its middle; none if the kernel's own way was
 /// faster than we can look.
-pub fn in_the_middle<'a>(
-    tool: &Tool<'a>,
-    lab: &Lab,
-    arguments: &[&str],
-) -> Result<Option<Running>> {
+pub fn in_the_middle(tool: &Tool<'_>, lab: &Lab, arguments: &[&str]) -> Result<Option<Running>> {
     let all = lab.server.locks()?.len();
     let mut running = tool.start(arguments)?;
     let caught = until("the release to be in its middle, or over", || {

@@ -228,7 +228,7 @@ fn blocked(_: &Context) -> Result<End> {
 }
 
 /// Calls of `nlm_async_call`, counted by the kernel's own probe. Where no NFS
-/// client is in the server's place, each is a GRANTED_MSG.
+/// client is in the server's place, each is a `GRANTED_MSG`.
 struct Sent;
 
 impl Sent {

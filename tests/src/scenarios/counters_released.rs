@@ -142,7 +142,7 @@ impl Case<'_> {
             elsewhere: &BTreeSet::new(),
             filesystems: &[self.server.export().into()],
             turn: &runtime.block_on(Turn::take(Duration::ZERO))?,
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
         };
         let before = self.server.locks()?.len();
         self.watch.since()?;

@@ -159,7 +159,7 @@ fn one_at_a_time(beforehand: Beforehand) -> Result<End> {
             elsewhere: &BTreeSet::new(),
             filesystems: &[],
             turn,
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_mins(1),
         };
         let report = runtime.block_on(FreeAll.release(&job))?;
         if let Some(failure) = report.failures().next() {

@@ -95,7 +95,7 @@ impl Scene {
         let peer = self.net.lockd(vip, NlmVersion::V4, transport)?;
         match transport {
             Transport::Tcp => Stream::connect(node, source, peer)?.ask(&call),
-            _ => Datagrams::connect(node, source, peer)?.ask(&call),
+            Transport::Udp => Datagrams::connect(node, source, peer)?.ask(&call),
         }
         .with_context(|| format!("{ask:?} from {} to {peer} over {transport}", node.name()))
     }

@@ -220,7 +220,7 @@ fn ways_in(context: &Context) -> Result<End> {
         .command("nft")
         .args(["delete", "table", "ip", "nlmfotest"]))?;
 
-    fence(vip.into(), Some(Duration::from_secs(300)))?;
+    fence(vip.into(), Some(Duration::from_mins(5)))?;
     ensure_dropped(&mut wired, "in a fence")?;
     let fenced = packet(&mut wired, udp.port())?;
     ensure_guarded(&wired, "3 tags in a fence", 1, || wire.send(3, &fenced))?;

@@ -236,8 +236,8 @@ fn raw(context: &Context) -> Result<End> {
                 let mut client = net.client(number, *vip, version, transport)?;
                 client.granted(|raw| raw.lock(&files[0], svid, range, Mode::Write))?;
                 let known = Known {
-                    version,
                     transport,
+                    version,
                     ..Known::linux(*vip, address(number, *vip), inode, range, Mode::Write)
                 };
                 expected.insert((known, svid));

@@ -57,7 +57,7 @@ const NOT_CONFIGURED: i32 = 6;
 const NOT_RUNNING: i32 = 7;
 
 /// ocf-tester starts and stops a resource several times.
-const TESTED: Duration = Duration::from_secs(240);
+const TESTED: Duration = Duration::from_mins(4);
 
 /// An action with these parameters, and variables in capitals.
 fn action(agent: &str, action: &str, parameters: &[&str]) -> Result<Command> {

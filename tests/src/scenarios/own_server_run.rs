@@ -223,7 +223,7 @@ fn supervise(context: &Context) -> Result<End> {
     let rpcbind = mail.process("rpcbind")?.context("no rpcbind")?;
     kill(Pid::from_raw(rpcbind), Signal::SIGKILL)?;
     running = mail.run()?;
-    said("server mail runs already")?;
+    said("server mail already runs")?;
     until("a new rpcbind", || {
         Ok(match mail.process("rpcbind")? {
             Some(process) if process != rpcbind => Seen::Yes(()),

@@ -56,7 +56,7 @@ fn vips_each(full: bool) -> usize {
 const LOCKS: u32 = 10;
 
 /// Processes that load programs make an emulated machine slow.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// The site's program that tells clients: it leaves a file with the VIP's name.
 const TELL: &str = "/tmp/tell";

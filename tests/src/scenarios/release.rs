@@ -203,7 +203,7 @@ fn ensure_told(busy: &Busy, report: &Releases, gone: &[IpAddr]) -> Result<()> {
         ensure!(
             matches!(
                 release.methods()[..],
-                ["unlock_ip"] | ["unlock_ip", "free_all"] | ["free_all"]
+                ["unlock_ip" | "free_all"] | ["unlock_ip", "free_all"]
             ),
             "{vip} was released by {:?}",
             release.steps

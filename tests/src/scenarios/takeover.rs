@@ -126,7 +126,7 @@ fn reclaim(context: &Context) -> Result<End> {
         "{taken}"
     );
     ensure!(
-        waiting.held_within(Duration::from_secs(60))?,
+        waiting.held_within(Duration::from_mins(1))?,
         "a client that asked in the window has no lock after it"
     );
     until("the locks of before, and the late one", || {

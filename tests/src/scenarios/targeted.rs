@@ -353,7 +353,7 @@ fn nfs4(context: &Context) -> Result<End> {
             })
         })?;
         ensure!(
-            report["nfs4"]["clients"][0]["minor"] == if number == 2 { 0 } else { 1 },
+            report["nfs4"]["clients"][0]["minor"] == i32::from(number != 2),
             "{report}"
         );
         ensure!(

@@ -24,7 +24,7 @@ pub enum Command {
     Shell(Machine),
     /// List the kernels that the archive offers now
     Kernels {
-        /// For this architecture
+        /// List the kernels of this architecture
         #[arg(long, value_enum, default_value_t)]
         arch: Arch,
     },

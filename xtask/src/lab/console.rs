@@ -3,7 +3,7 @@
 /// How a kernel announces that a result from it cannot be trusted.
 ///
 /// From kernel/panic.c, init/initramfs.c, arch/x86/kernel/dumpstack.c, lib/bug.c,
-/// kernel/rcu/tree_stall.h, kernel/watchdog.c, kernel/hung_task.c,
+/// `kernel/rcu/tree_stall.h`, kernel/watchdog.c, `kernel/hung_task.c`,
 /// kernel/locking/lockdep.c and mm/kasan, 6.1 to 7.3.
 const TROUBLE: [(&str, &str); 14] = [
     ("Kernel panic - not syncing", "kernel panic"),
@@ -40,7 +40,7 @@ pub fn trouble(line: &str) -> Option<&'static str> {
 /// keys there while other processors run, and QEMU with a thread per processor trips over
 /// that: seen once in some 130 boots, in `inet_ehashfn` of 6.12.
 ///
-/// A stall because a timer has not woken RCU's own thread (kernel/rcu/tree_stall.h, 6.1): a
+/// A stall because a timer has not woken RCU's own thread (`kernel/rcu/tree_stall.h`, 6.1): a
 /// processor that a busy host has left without time. Seen once, in the boot of 6.1.192.
 pub fn is_emulators_fault(console: &[String]) -> bool {
     console.iter().any(|line| {

@@ -104,7 +104,7 @@ pub(super) fn decompressor(
 }
 
 /// Whether QEMU can enter this ELF image directly: it looks for the ELF note
-/// XEN_ELFNOTE_PHYS32_ENTRY (type 18, owner "Xen").
+/// `XEN_ELFNOTE_PHYS32_ENTRY` (type 18, owner "Xen").
 pub(super) fn has_pvh_note(elf: &[u8]) -> bool {
     [4u32, 8].iter().any(|size| {
         let mut note = Vec::new();

@@ -130,7 +130,7 @@ impl UnlockIp {
             (6, 1) => works_from(191),
             (6, 12) => works_from(112),
             (6, 18) => works_from(50),
-            (..=5, _) | (6, _) | (7, 0) => Self::Broken,
+            (..=5 | 6, _) | (7, 0) => Self::Broken,
             (7, 2) if version.patch >= 12 => Self::Works,
             (7, 1 | 2) => Self::Unknown,
             _ => Self::Works,

@@ -105,7 +105,7 @@ impl Manager {
     }
 }
 
-/// What those depend on only to be installed and configured.
+/// Dependencies that are needed only to install and configure packages.
 const LEFT_OUT: [&str; 19] = [
     "adduser",
     "debconf",
@@ -128,7 +128,7 @@ const LEFT_OUT: [&str; 19] = [
     "usrmerge",
 ];
 
-/// Nothing uses these in the lab, and every boot would unpack them.
+/// Paths that nothing in the lab uses; every boot would unpack them.
 const PRUNED: [&str; 16] = [
     "boot",
     "usr/bin/localedef",
@@ -148,7 +148,7 @@ const PRUNED: [&str; 16] = [
     "usr/lib/systemd",
 ];
 
-/// The same, of the libraries.
+/// The same, in the directory of the libraries.
 const PRUNED_LIBRARIES: [&str; 4] = ["gconv", "libdb-5.3.so", "libmvec.so.1", "security"];
 
 /// Directories that package scripts or an init would make.
@@ -195,7 +195,7 @@ fn entry(apt: &Apt, name: &str) -> String {
 pub fn userland(cache: &Cache, apt: &Apt, tools: &Tools) -> Result<PathBuf> {
     cache
         .once(&entry(apt, "userland-4"), |to| {
-            build(apt, &PACKAGES, to, |tree, layer| {
+            build(apt, &PACKAGES, &[], to, |tree, layer| {
                 busybox_links(tools, apt.arch(), tree)?;
                 configure(tree)?;
                 layer.tree(tree, "")?;
@@ -215,7 +215,7 @@ pub fn userland(cache: &Cache, apt: &Apt, tools: &Tools) -> Result<PathBuf> {
 pub fn bpf_tools(cache: &Cache, apt: &Apt) -> Result<PathBuf> {
     cache
         .once(&entry(apt, "bpf-tools-2"), |to| {
-            build(apt, &BPF_PACKAGES, to, |tree, layer| {
+            build(apt, &BPF_PACKAGES, &[], to, |tree, layer| {
                 layer.tree(&tree.join("usr"), "usr")
             })
         })
@@ -228,7 +228,7 @@ pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
     cache
         .once(&entry(apt, &format!("{name}-1")), |to| {
             let packages = manager.packages();
-            build_on_top(apt, packages, to, |tree, layer| {
+            build(apt, packages, &PACKAGES, to, |tree, layer| {
                 for dir in ["etc", "usr", "var/lib"] {
                     if tree.join(dir).exists() {
                         layer.tree(&tree.join(dir), dir)?;
@@ -264,41 +264,20 @@ pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
         .with_context(|| format!("build the layer with {name}"))
 }
 
-/// A layer of packages with those of their dependencies that the userland lacks.
-fn build_on_top(
-    apt: &Apt,
-    packages: &[&str],
-    to: &Path,
-    fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
-) -> Result<()> {
-    let index = apt.index(&SUITES)?;
-    let userland = index.closure(&PACKAGES, &LEFT_OUT, None)?;
-    let mut pins = index.closure(packages, &LEFT_OUT, None)?;
-    pins.retain(|pin| !userland.contains(pin));
-    write_layer(apt.arch(), index.download(&pins)?, to, fill)
-}
-
+/// Builds a layer of packages with their dependencies, but without the packages of `below` and
+/// their dependencies, which the layer beneath has. `fill` puts the unpacked tree into the layer.
 fn build(
     apt: &Apt,
     packages: &[&str],
+    below: &[&str],
     to: &Path,
     fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
 ) -> Result<()> {
     let index = apt.index(&SUITES)?;
-    write_layer(
-        apt.arch(),
-        index.download(&index.closure(packages, &LEFT_OUT, None)?)?,
-        to,
-        fill,
-    )
-}
-
-fn write_layer(
-    arch: Arch,
-    debs: Vec<PathBuf>,
-    to: &Path,
-    fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
-) -> Result<()> {
+    let present = index.closure(below, &LEFT_OUT, None)?;
+    let mut pins = index.closure(packages, &LEFT_OUT, None)?;
+    pins.retain(|pin| !present.contains(pin));
+    let debs = index.download(&pins)?;
     let what = format!("building a layer of {} packages", debs.len());
     progress::step(&what, || {
         let tree = &to.with_file_name("tree");
@@ -310,7 +289,7 @@ fn write_layer(
         for path in PRUNED {
             remove(&tree.join(path))?;
         }
-        let libraries = tree.join("usr").join(arch.libraries());
+        let libraries = tree.join("usr").join(apt.arch().libraries());
         for name in PRUNED_LIBRARIES {
             remove(&libraries.join(name))?;
         }

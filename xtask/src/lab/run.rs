@@ -71,7 +71,7 @@ impl Run {
             collect_into: PathBuf::from("."),
             memory: 1024,
             processors: 2,
-            deadline: Duration::from_secs(300),
+            deadline: Duration::from_mins(5),
             renews_deadline: false,
             bpf_tools: false,
             manager: None,

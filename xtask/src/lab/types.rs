@@ -53,7 +53,10 @@ fn write(tools: &Tools, kernel: &Kernel, to: &Path) -> Result<()> {
         true => btf(&image),
         false => {
             let vmlinux = ElfFile64::<object::Endianness>::parse(&*image)?;
-            for symbol in vmlinux.symbols().filter(|s| s.is_definition()) {
+            for symbol in vmlinux
+                .symbols()
+                .filter(object::ObjectSymbol::is_definition)
+            {
                 let kind = letter(&vmlinux, symbol.section());
                 line(&mut symbols, symbol.address(), kind, symbol.name()?, None);
             }

@@ -1,9 +1,9 @@
 //! `cargo xtask package`: a deb, an rpm and a tarball with the same files.
 //!
-//! The program runs with the C library 2.28 and newer: zig links it, which has the symbols of
-//! each version. dpkg-deb and rpmbuild make the packages from one tree ([`layout`]), lintian and
-//! rpmlint check them, in a [`workshop`]. Times in them are those of the last commit, so that a
-//! second build gives the same bytes.
+//! The program needs glibc 2.28 or newer: zig, which has the symbols of each version, links it.
+//! dpkg-deb and rpmbuild make the packages from one tree ([`layout`]), and lintian and rpmlint check
+//! them, in a [`workshop`]. All times in a package are that of the last commit, so that a second build
+//! gives the same bytes.
 
 mod build;
 mod deb;
@@ -53,7 +53,7 @@ pub struct PackageArgs {
     twice: bool,
 }
 
-/// What all packages say of themselves.
+/// What the metadata of all packages has in common.
 #[derive(Debug)]
 pub struct About {
     pub version: &'static str,
@@ -87,7 +87,7 @@ impl About {
     }
 }
 
-/// Prints the packages' paths.
+/// Makes the packages and prints their paths.
 pub fn execute(cache: &Cache, args: &PackageArgs) -> Result<ExitCode> {
     let arch = args.arch;
     ensure!(
@@ -132,8 +132,8 @@ pub fn execute(cache: &Cache, args: &PackageArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// For a guest that installs a deb with this program: what dpkg needs, and `/nlmfo.deb`, with
-/// their places in the guest. The deb is not checked.
+/// Makes what a guest needs to install a deb with this program: dpkg's files, and `/nlmfo.deb`, each
+/// with its path in the guest. The deb is not checked.
 pub fn for_guest(cache: &Cache, arch: Arch, program: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let about = About::of(program, arch)?;
     let manuals = manuals(cache)?;
@@ -179,7 +179,7 @@ fn make(
     Ok(vec![deb, rpm, tar])
 }
 
-/// Man pages and completions, which `nlmfo/examples/manuals.rs` makes of nlmfo's arguments.
+/// Man pages and completions, which `nlmfo/examples/manuals.rs` makes from nlmfo's arguments.
 fn manuals(cache: &Cache) -> Result<PathBuf> {
     let to = target_dir().join("package/manuals");
     if to.exists() {

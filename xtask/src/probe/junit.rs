@@ -1,5 +1,5 @@
-//! The matrix as JUnit XML: a suite for each kernel, a case for each check. A failure by
-//! a known bug counts as skipped, as JUnit has no word for it; the message names the bug.
+//! The matrix as `JUnit` XML: a suite for each kernel, a case for each check. A failure by
+//! a known bug counts as skipped, as `JUnit` has no word for it; the message names the bug.
 
 use std::time::Duration;
 

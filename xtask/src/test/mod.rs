@@ -71,7 +71,7 @@ pub struct TestArgs {
     scenarios: Vec<String>,
 
     /// Run the scenarios on this kernel (repeatable) [default: one with a working and one with
-    /// a broken unlock_ip]
+    /// a broken `unlock_ip`]
     #[arg(long, value_name = "KERNEL")]
     kernel: Vec<KernelName>,
 

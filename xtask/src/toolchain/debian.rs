@@ -1,5 +1,5 @@
-//! The compiler from Debian: `rustc-web`, which bookworm's security suite keeps
-//! recent for its browsers, with its standard library for the host and for BPF.
+//! The compiler from Debian: `rustc-web`, which bookworm's security suite updates for its browsers,
+//! with the standard library for the host and for BPF.
 //!
 //! It runs on bookworm and on everything with a newer glibc.
 
@@ -14,13 +14,13 @@ use crate::{
     progress,
 };
 
-/// Where the compiler lives, and what it is built on.
+/// The suites of the compiler and of its dependencies.
 const SUITES: [Suite; 2] = [Suite::Bookworm, Suite::BookwormSecurity];
 
-/// All of one source package, so of one version.
+/// All from one source package, so of one version.
 const PACKAGES: [&str; 3] = ["rustc-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
 
-/// What every machine that can link a Rust program has already.
+/// Packages that every machine that can link a Rust program has already.
 const PROVIDED: [&str; 6] = [
     "binutils",
     "gcc",

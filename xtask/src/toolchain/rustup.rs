@@ -104,7 +104,7 @@ impl WithSource {
     }
 }
 
-/// What compiler_builtins' own build script would set for a target without a
+/// What `compiler_builtins`' own build script would set for a target without a
 /// C compiler or floating point of its own (library/compiler-builtins, 1.95).
 const COMPILER_BUILTINS: [&str; 5] = [
     "feature=\"compiler-builtins\"",

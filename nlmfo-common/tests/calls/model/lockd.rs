@@ -16,7 +16,7 @@ pub enum Reading {
     /// Its declared length, as RFC 5531 has it.
     Length,
     /// The name and groups in it; the length is not looked at
-    /// (net/sunrpc/svcauth_unix.c, `svcauth_unix_accept`, 6.1 and 6.12).
+    /// (`net/sunrpc/svcauth_unix.c`, `svcauth_unix_accept`, 6.1 and 6.12).
     Contents,
 }
 

@@ -116,7 +116,7 @@ impl Report<'_> {
         if peer.differences.is_empty() {
             writeln!(
                 out,
-                "✓ both nodes describe server {} in the same way",
+                "✓ both nodes configure server {} in the same way",
                 self.server
             )?;
         }

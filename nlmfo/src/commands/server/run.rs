@@ -23,7 +23,7 @@ pub(super) fn run(name: &str) -> Result<Exit, Failure> {
         End::Stopped => Ok(stopped_by_another(&server)),
         End::Halted => {
             let error = anyhow!(
-                "server {name} serves no longer: nfsd has no thread, and nlmfo did not stop it; \
+                "server {name} no longer serves: nfsd has no thread, and nlmfo did not stop it; \
                  its daemons are not restarted. Run `nlmfo server restart {name}`"
             );
             Err(Failure::new(Exit::NotConfirmed, error))
@@ -37,7 +37,7 @@ fn begin(server: &Server) -> Result<(), Failure> {
     let held = server.lock()?;
     match start_held(server, &held, false) {
         Ok(started) if started.already => {
-            output::note(format_args!("server {name} runs already; supervising it"));
+            output::note(format_args!("server {name} already runs; supervising it"));
         }
         Ok(started) => output::report(None, |out| print_started(out, server, &started)),
         // It may serve nevertheless.
@@ -62,7 +62,7 @@ fn stop(server: &Server, systemd: &Systemd) -> Result<Exit, Failure> {
 fn stopped_by_another(server: &Server) -> Exit {
     let name = server.name();
     output::note(format_args!(
-        "server {name} was stopped by another command and is not on this node any more"
+        "server {name} was stopped by another command and is no longer on this node"
     ));
     Exit::Done
 }

@@ -157,43 +157,43 @@ impl Topic {
                 differs: (Note, ""),
                 alone: Some((
                     Loss,
-                    "it cannot move to a node that does not know it: describe it in /etc/nlmfo.toml on both \
+                    "it cannot move to a node that does not know it: configure it in /etc/nlmfo.toml on both \
                      nodes",
                 )),
             },
             Topic::ServerVips => rule(
                 "VIPs of server",
                 Loss,
-                "clients do not find the server after a move: describe the same VIPs on both nodes",
+                "clients do not find the server after a move: configure the same VIPs on both nodes",
             ),
             Topic::ServerScope => rule(
                 "scope of server",
                 Loss,
-                "NFSv4 clients do not reclaim from a server with another scope: describe the same scope on \
+                "NFSv4 clients do not reclaim from a server with another scope: configure the same scope on \
                  both nodes",
             ),
             Topic::ServerVersions => rule(
                 "NFS versions of server",
                 Loss,
-                "clients of a version that is not served after a move lose their locks: describe the same \
+                "clients of a version that is not served after a move lose their locks: configure the same \
                  versions on both nodes",
             ),
             Topic::ServerExports => rule(
                 "exports of server",
                 Loss,
-                "another fsid makes file handles stale, other options may refuse clients: describe the same \
+                "another fsid makes file handles stale, other options may refuse clients: configure the same \
                  exports on both nodes",
             ),
             Topic::ServerState => rule(
                 "state directory of server",
                 Loss,
-                "the records of clients are not found after a move: describe the same directory, on storage \
+                "the records of clients are not found after a move: configure the same directory, on storage \
                  that moves along",
             ),
             Topic::ServerFilesystems => rule(
                 "filesystems of server",
                 Loss,
-                "the server does not start or serves other files after a move: describe the same filesystems \
+                "the server does not start or serves other files after a move: configure the same filesystems \
                  on both nodes",
             ),
             Topic::ServerDevices => rule(
@@ -201,11 +201,11 @@ impl Topic {
                 Note,
                 "make sure that these are the same storage",
             ),
-            Topic::ServerLease => rule("lease of server", Note, "describe the same on both nodes"),
+            Topic::ServerLease => rule("lease of server", Note, "configure the same on both nodes"),
             Topic::ServerGrace => rule(
                 "grace of server",
                 Note,
-                "a grace that is shorter than the lease loses locks: describe the same on both nodes",
+                "a grace that is shorter than the lease loses locks: configure the same on both nodes",
             ),
             Topic::Unknown => return None,
         })

@@ -21,7 +21,7 @@ use crate::server::Server;
 use crate::times::milliseconds;
 
 /// Maximum time for a command on the other node, besides its grace.
-const REMOTE: Duration = Duration::from_secs(120);
+const REMOTE: Duration = Duration::from_mins(2);
 
 /// What a move did.
 #[derive(Debug, Serialize)]

@@ -130,7 +130,7 @@ fn serving(server: &Server) -> Result<Started, Failure> {
     let problems = status::of(server)?.problems;
     if !problems.is_empty() {
         let name = server.name();
-        let error = anyhow!("server {name} runs already, but {}", problems.join("; "));
+        let error = anyhow!("server {name} already runs, but {}", problems.join("; "));
         return Err(error.into());
     }
     Ok(Started {
@@ -150,7 +150,7 @@ fn resume(
     began: Instant,
 ) -> Result<Started, Failure> {
     output::note(format_args!(
-        "server {} serves already; an earlier start did not wait for its clients: going on",
+        "server {} already serves; an earlier start did not wait for its clients: going on",
         server.name()
     ));
     let begun = server.within(|| own::resume(server, crashed, observe))?;

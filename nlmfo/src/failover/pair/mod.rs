@@ -33,10 +33,10 @@ use crate::foreign::on_one_line;
 use crate::times::milliseconds;
 
 /// Maximum time for a short command there.
-pub const REMOTE: Duration = Duration::from_secs(60);
+pub const REMOTE: Duration = Duration::from_mins(1);
 
 /// Time for the remote node's start, probes and report, in addition to grace.
-pub const MARGIN: Duration = Duration::from_secs(60);
+pub const MARGIN: Duration = Duration::from_mins(1);
 
 /// A step of the failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -400,9 +400,9 @@ mod tests {
             assert!(Instant::now() < until, "its child lives on");
             std::thread::yield_now();
         }
-        let failed = run(Path::new("/bin/false"), Duration::from_secs(60)).unwrap_err();
+        let failed = run(Path::new("/bin/false"), Duration::from_mins(1)).unwrap_err();
         assert!(failed.to_string().contains("exit status: 1"), "{failed}");
-        run(Path::new("/bin/true"), Duration::from_secs(60)).unwrap();
+        run(Path::new("/bin/true"), Duration::from_mins(1)).unwrap();
     }
 
     #[test]

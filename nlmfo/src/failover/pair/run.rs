@@ -299,7 +299,7 @@ mod tests {
         let node = OtherNode {
             rsh: Rsh::new("ssh".as_ref(), "b", "nlmfo".as_ref()).unwrap(),
             hand_over: None,
-            hand_over_deadline: Duration::from_secs(60),
+            hand_over_deadline: Duration::from_mins(1),
         };
         let vips = ["10.77.0.1", "fd77::1"].map(|vip| vip.parse().unwrap());
         let mut options = Options::dry_run(vips.into(), StateDir::new("/state"));

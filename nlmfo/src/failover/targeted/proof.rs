@@ -152,7 +152,7 @@ impl Nlm<'_> {
         }
         for (item, &has) in after {
             tally(item, &|one| {
-                one.new += has.saturating_sub(count_in(self.before, item))
+                one.new += has.saturating_sub(count_in(self.before, item));
             });
         }
         for one in all.values_mut() {

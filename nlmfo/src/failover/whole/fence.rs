@@ -13,7 +13,7 @@ use crate::kernel::netns;
 use crate::observe::lockd_queue::pass_queue;
 
 /// Maximum time for a stop and a start.
-pub const LASTING: Duration = Duration::from_secs(120);
+pub const LASTING: Duration = Duration::from_mins(2);
 
 /// The same if another program stops and starts the server.
 pub const LASTING_ALONE: Duration = Duration::from_secs(20);

@@ -59,7 +59,7 @@ pub async fn pause() -> Option<Paused> {
         output::note(format_args!(
             "delegations are not paused: {}",
             chain(&error)
-        ))
+        ));
     };
     paused.map_err(failed).ok()
 }

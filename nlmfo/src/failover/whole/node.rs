@@ -21,7 +21,7 @@ const UNIT: &str = "nfs-server.service";
 const NFSDCLD: &str = "nfsdcld.service";
 const STATD: &str = "rpc-statd.service";
 
-/// Exists while systemd is the init of this machine (sd_booted(3)).
+/// Exists while systemd is the init of this machine (`sd_booted(3)`).
 const BOOTED: &str = "/run/systemd/system";
 
 /// Where statd keeps the names of monitored clients, in Fedora's family and elsewhere; and those

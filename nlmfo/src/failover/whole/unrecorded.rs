@@ -1,7 +1,7 @@
 //! NFSv4 clients that hold state and that nfsdcld has not recorded. nfsd would refuse their reclaims
 //! after its next start.
 //!
-//! nfsd has a client recorded at RECLAIM_COMPLETE, and one of 4.0 at OPEN_CONFIRM only, which comes
+//! nfsd has a client recorded at `RECLAIM_COMPLETE`, and one of 4.0 at `OPEN_CONFIRM` only, which comes
 //! with a new open owner (`nfsd4_client_record_create`, fs/nfsd/nfs4state.c, 6.1 to 7.3). A 4.0
 //! client that has reclaimed, and goes on with the owners it had, is in no record. At an orderly stop
 //! it has held its state without a break, so that no other client can have got anything that conflicts:

@@ -124,7 +124,7 @@ pub(super) fn counters(out: &mut Families, vips: &[VipTick]) {
     let counters: [Family<'_, Counters>; 7] = [
         (
             "nlmfo_grants_total",
-            "Locks granted, reclaims apart: at once, or later to a waiter.",
+            "Locks granted, without reclaims: at once, or later to a waiter.",
             &[
                 (Some(("when", "at_once")), |c| c.granted),
                 (Some(("when", "later")), |c| c.granted_later),

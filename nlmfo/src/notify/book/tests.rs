@@ -220,7 +220,7 @@ fn a_file_that_has_grown_long_is_begun_anew() {
     let mut writer = Writer::open(&state, vip(), "a").unwrap();
     for n in 0..2000 {
         writer
-            .note(&[client(n % 3, n as u64 * NOTED_AGAIN)])
+            .note(&[client(n % 3, u64::from(n) * NOTED_AGAIN)])
             .unwrap();
     }
     let folder = state.vip(vip());

@@ -70,7 +70,7 @@ impl CounterProbes4 {
             events => return Err(ObserveError::Uncounted4 { events }),
         }
         let mut counters = PerVip4::new();
-        for entry in self.map.iter() {
+        for entry in &self.map {
             let (vip, per_cpu) = entry.map_err(map_error("COUNTERS4"))?;
             let sum = counters.entry(vip.ip()).or_default();
             for raw in per_cpu.iter() {

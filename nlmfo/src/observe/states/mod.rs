@@ -40,7 +40,7 @@ pub struct Nfs4Client {
     pub vip_unknown: bool,
     /// Connections, of 4.1 and newer alone: nfsd keeps no list of those of 4.0.
     pub connections: Option<usize>,
-    /// Whether it has sent RECLAIM_COMPLETE since the server started. 4.0 does not have it.
+    /// Whether it has sent `RECLAIM_COMPLETE` since the server started. 4.0 does not have it.
     pub has_reclaimed: bool,
     pub info: Info,
 }

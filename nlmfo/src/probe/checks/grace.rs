@@ -160,7 +160,7 @@ fn reclaim_granted(fixture: &mut Fixture) -> Result<Done> {
 }
 
 fn ends_on_time(fixture: &mut Fixture) -> Result<Done> {
-    /// A multiple of the server's nlm_timeout, to which lockd rounds it up.
+    /// A multiple of the server's `nlm_timeout`, to which lockd rounds it up.
     /// and far from the default of 50 s and from what others set.
     const SECONDS: u32 = 12;
     const LIMIT: Duration = Duration::from_secs(12);

@@ -224,7 +224,7 @@ fn reboot_notice(fixture: &mut Fixture, family: Family) -> Result<Done> {
         client.granted(|raw| raw.lock(&file, 7, range, Mode::Write))?;
     }
     let address = fixture.client_address(vip);
-    let notified = fixture.clients_place().within(|| {
+    let notified = fixture.clients_node().within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

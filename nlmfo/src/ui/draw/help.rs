@@ -36,9 +36,9 @@ const HELP: [&str; LINES] = [
     "  grace 43 s        new locks are refused, no lock is reclaimed yet",
     "  reclaiming 8/10   locks reclaimed, of those held before",
     "  kernel's grace    the kernel itself is in grace, for all addresses",
-    "  violation 1       a lock was granted in grace that was not a reclaim",
+    "  violation 1       in grace, a lock that was not a reclaim was granted",
     "  doubtful 1        reclaims were refused, or lockd answered unseen calls",
-    "This screen only reads. Nothing here changes a lock.",
+    "This screen only reads; it changes no lock.",
 ];
 
 /// Lines of the help.

@@ -264,7 +264,7 @@ fn states_that_are_revoked_are_no_longer_held() {
     let before = states(&[(11, 200, &[77])]);
     let mut after = before.clone();
     nfs4(&before, &after, |proof| {
-        assert_eq!(proof.blockers().len(), 1)
+        assert_eq!(proof.blockers().len(), 1);
     });
     after.states[0].standing = Standing::AdminRevoked;
     nfs4(&before, &after, |proof| {
