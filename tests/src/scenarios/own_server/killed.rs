@@ -22,7 +22,7 @@ use crate::guest::tool::{Tool, exit};
 struct Holders {
     held: Vec<HeldLock>,
     thieves: Vec<Busy>,
-    _clients: Vec<Client>,
+    clients: Vec<Client>,
 }
 
 impl Holders {
@@ -32,14 +32,14 @@ impl Holders {
         let mut holders = Holders {
             held: Vec::new(),
             thieves: Vec::new(),
-            _clients: Vec::new(),
+            clients: Vec::new(),
         };
         for (number, minor) in versions {
             let client = Client::join_bridge(bridge, number)?;
             let mount = own.mount(&client, minor)?;
             let file = format!("file-{number}");
             (holders.held).push(client.lock(&mount, &file, HELD, Mode::Write)?);
-            holders._clients.push(client);
+            holders.clients.push(client);
         }
         for (_, minor) in versions {
             let mount = own.mount(&thief, minor)?;
@@ -49,7 +49,7 @@ impl Holders {
                 .collect();
             holders.thieves.push(thief.busy(&all)?);
         }
-        holders._clients.push(thief);
+        holders.clients.push(thief);
         Ok(holders)
     }
 
