@@ -53,7 +53,7 @@ pub(super) struct ListedState {
 
 impl Nfs4Listing {
     pub fn new(
-        seen: &Option<Result<StateSnapshot, StatesError>>,
+        seen: Option<&Result<StateSnapshot, StatesError>>,
         args: &LocksArgs,
         on: On,
         holders: &Holders,

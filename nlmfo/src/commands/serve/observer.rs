@@ -73,7 +73,7 @@ pub fn start(
     };
     shared.change(|facts| {
         (facts.version, facts.commit) = (VERSION, COMMIT);
-        facts.server = args.server.as_deref().unwrap_or(NODE).to_owned();
+        (args.server.as_deref().unwrap_or(NODE)).clone_into(&mut facts.server);
         facts.per_client = args.metrics_per_client;
     });
     thread::Builder::new()
