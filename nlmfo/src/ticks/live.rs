@@ -220,25 +220,19 @@ impl Live {
         troubles.extend(trouble4.map(|error| chain(&error)));
         let (counted, trouble) = self.probes.counters();
         troubles.extend(trouble.map(|error| chain(&error)));
-        let seen = (self.locks.gauges.keys())
+        let mut vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
             .chain(self.locks.held4.iter().flat_map(|held| held.keys()))
             .chain(self.locks.last_held4.keys())
             // Of clients without a connection.
             .filter(|vip| !vip.is_unspecified())
             .chain(windows.keys())
-            .chain(&fenced);
-        self.ours.extend(seen.copied());
-        self.ours.extend(addresses);
-        let counted4_vips = counted4.iter().flat_map(|counted| counted.keys());
-        let vips: BTreeSet<IpAddr> = (self.locks.gauges.keys())
-            .chain(self.locks.held4.iter().flat_map(|held| held.keys()))
-            .chain(counted.keys())
-            .chain(counted4_vips)
-            .chain(windows.keys())
             .chain(&fenced)
-            .filter(|vip| !vip.is_unspecified() && self.ours.contains(vip))
             .copied()
             .collect();
+        self.ours.extend(vips.iter().copied().chain(addresses));
+        let counted_vips =
+            (counted.keys()).chain(counted4.iter().flat_map(|counted| counted.keys()));
+        vips.extend(counted_vips.filter(|vip| self.ours.contains(vip)));
         self.memories.retain(|vip, _| vips.contains(vip));
         let rows = vips.into_iter().map(|vip| {
             let gauges = self.locks.gauges.get(&vip).copied().unwrap_or_default();
