@@ -23,7 +23,7 @@ macro_rules! layout {
 pub(crate) use layout;
 
 /// Whether the kernel itself is in grace: grace.ko's list of this network namespace is not
-/// empty (`locks_in_grace()`, fs/nfs_common/grace.c, 6.1 to 7.3).
+/// empty (`locks_in_grace()`, `fs/nfs_common/grace.c`, 6.1 to 7.3).
 #[inline(always)]
 pub fn in_grace(net: u64) -> Result<bool, i32> {
     let id = read::<u32>(layout!(grace_net_id), 0)?;

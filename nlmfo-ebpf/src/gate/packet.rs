@@ -120,7 +120,7 @@ impl Skb {
     /// Writes one byte of a TCP or UDP payload over `old`.
     ///
     /// The checksum field changes by as much as the payload, so that `skb->csum`
-    /// (CHECKSUM_COMPLETE) stays right. With CHECKSUM_PARTIAL the helper leaves the field
+    /// (`CHECKSUM_COMPLETE`) stays right. With `CHECKSUM_PARTIAL` the helper leaves the field
     /// alone, because it holds only the sum of the pseudo header.
     #[inline(always)]
     pub fn rewrite(&self, proto: u16, l4: u32, at: u32, old: u8, new: u8) -> bool {

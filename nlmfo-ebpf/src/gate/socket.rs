@@ -9,7 +9,7 @@ use nlmfo_ebpf::memory::{pointer, read};
 use crate::kernel::layout;
 use crate::packet::Packet;
 
-/// States of a socket (include/net/tcp_states.h).
+/// States of a socket (`include/net/tcp_states.h`).
 pub const TIME_WAIT: u32 = 6;
 pub const CLOSE: u32 = 7;
 pub const LISTEN: u32 = 10;
