@@ -53,7 +53,8 @@ fn read(path: &str) -> String {
 fn documents() -> Vec<String> {
     let docs = fs::read_dir(root().join("docs")).unwrap();
     let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().display()));
-    let mut documents: Vec<String> = docs.filter(|path| path.contains(".md")).collect();
+    let is_document = |path: &String| Path::new(path).extension().is_some_and(|end| end == "md");
+    let mut documents: Vec<String> = docs.filter(is_document).collect();
     documents.extend(
         [
             "README.md",

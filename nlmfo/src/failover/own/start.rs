@@ -150,7 +150,7 @@ fn resume(
     began: Instant,
 ) -> Result<Started, Failure> {
     output::note(format_args!(
-        "server {} already serves; an earlier start did not wait for its clients: going on",
+        "server {} already serves, but an earlier start was interrupted: waiting for its clients",
         server.name()
     ));
     let begun = server.within(|| own::resume(server, crashed, observe))?;
