@@ -202,8 +202,8 @@ pub struct Control {
     /// How many nanoseconds a run may take, and the longest one took.
     pub limit: u64,
     pub longest: u64,
-    /// The request to handle next of those that wait behind the lock passed last, or 0: the
-    /// address of its `file_lock`.
+    /// The next request to read among those that wait behind the last lock read: the address of
+    /// its `file_lock`; 0 if there is none.
     pub waiter: u64,
     /// Address of the inode of that lock.
     pub waited_inode: u64,

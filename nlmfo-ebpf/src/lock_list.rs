@@ -202,7 +202,7 @@ fn again_or_cut(control: &mut Control, node: u64) -> Result<(), i32> {
     Ok(())
 }
 
-/// Handles one request, or moves on from it.
+/// Writes one request, or goes from one that was written to the next.
 #[inline(always)]
 fn step_waiter(control: &mut Control) -> Result<i64, i32> {
     let request = control.waiter & !HANDLED;

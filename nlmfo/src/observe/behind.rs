@@ -134,8 +134,9 @@ impl Holders {
     fn against(&self, inode: Inode, owner: &Owner, mode: Mode, range: Range) -> Vec<Holder> {
         let all = self.by_inode.get(&inode).into_iter().flatten();
         let conflicts = |(other, held): &&(Owner, Holder)| {
-            let meet = held.range.start <= range.end && range.start <= held.range.end;
-            other != owner && meet && (mode == Mode::Write || held.mode == Mode::Write)
+            other != owner
+                && held.range.overlaps(range)
+                && (mode == Mode::Write || held.mode == Mode::Write)
         };
         all.filter(conflicts)
             .map(|(_, held)| held.clone())

@@ -22,6 +22,11 @@ impl Range {
     /// The kernel's `OFFSET_MAX`.
     pub const EOF: u64 = i64::MAX as u64;
 
+    /// Whether some byte is in both.
+    pub fn overlaps(self, other: Range) -> bool {
+        self.start <= other.end && other.start <= self.end
+    }
+
     /// The range of an NLM call, which gives its length; 0 means to the end of the file.
     pub fn of_call(start: u64, len: u64) -> Self {
         let end = match len {

@@ -214,7 +214,7 @@ impl Live {
             BTreeSet::new()
         });
         let kernel_grace = SeenGrace::now();
-        let in_grace = [kernel_grace.lockd, kernel_grace.nfsd].contains(&Some(true));
+        let in_grace = kernel_grace.stands();
         let (counted4, trouble4) = self.probes.counters4();
         let counted4 = counted4.cloned();
         troubles.extend(trouble4.map(|error| chain(&error)));

@@ -104,7 +104,8 @@ fn listed_rows(listing: &Value) -> Result<BTreeSet<Row>> {
     Ok(seen)
 }
 
-fn release(tool: &Tool, what: &[&str]) -> Result<Value> {
+/// Releases this; all of it must be gone.
+pub(super) fn release(tool: &Tool, what: &[&str]) -> Result<Value> {
     let quick = ["--answer-within", "500ms"];
     let report = tool.json(exit::CONFIRMED, &[&["release"], what, &quick].concat())?;
     ensure!(

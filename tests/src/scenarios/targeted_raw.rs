@@ -10,6 +10,7 @@ use nlmfo::observe::host::{NlmVersion, Transport};
 use nlmfo::rpc::nlm::Status;
 use serde_json::Value;
 
+use super::targeted_odd::release;
 use super::{Context, End, Scenario};
 use crate::guest::known::ensure_same;
 use crate::guest::lab::Lab;
@@ -117,29 +118,26 @@ fn raw(context: &Context) -> Result<End> {
             && count(&before, "waiters") == if queued { newer } else { 0 },
         "{before}"
     );
-    let release = |what: &[&str]| -> Result<Value> {
-        let quick = ["--answer-within", "500ms"];
-        let report = tool.json(exit::CONFIRMED, &[&["release"], what, &quick].concat())?;
-        ensure!(
-            report["verdict"] == "confirmed" && report["left"] == 0,
-            "{report}"
-        );
-        Ok(report)
-    };
     let mut shares = count(&before, "shares");
     for &(number, vip, version, _) in &cases {
         let client = address(number, vip);
         let start = 100 * u64::from(number);
-        release(&["--lock", &id(&before, "locks", client, Some(start + 20))?])?;
+        release(
+            &tool,
+            &["--lock", &id(&before, "locks", client, Some(start + 20))?],
+        )?;
         expected.remove(&(raw, start + 20, false));
         ensure_same("after one lock", &expected, &rows(&lab)?)?;
         if queued && version != NlmVersion::V1 {
-            release(&["--lock", &id(&before, "waiters", client, Some(start))?])?;
+            release(
+                &tool,
+                &["--lock", &id(&before, "waiters", client, Some(start))?],
+            )?;
             expected.remove(&(waited, start, true));
             ensure_same("after one waiter", &expected, &rows(&lab)?)?;
         }
         if version != NlmVersion::V1 {
-            let report = release(&["--lock", &id(&before, "shares", client, None)?])?;
+            let report = release(&tool, &["--lock", &id(&before, "shares", client, None)?])?;
             ensure!(count(&report, "shares") == 1, "{report}");
             ensure_same("after one share", &expected, &rows(&lab)?)?;
             shares -= 1;
@@ -147,7 +145,7 @@ fn raw(context: &Context) -> Result<End> {
     }
     // A share that denies something.
     let denies = id(&before, "shares", address(HOLDER, four), None)?;
-    release(&["--lock", &denies])?;
+    release(&tool, &["--lock", &denies])?;
     let now = tool.json(exit::CONFIRMED, &["locks"])?;
     ensure!(
         count(&now, "shares") == shares - 1 && count(&now, "locks") == 2 * cases.len() + 1,
@@ -159,7 +157,7 @@ fn raw(context: &Context) -> Result<End> {
     // All of each, of both owners.
     for &(number, vip, ..) in &cases {
         let start = 100 * u64::from(number);
-        release(&["--client", &address(number, vip).to_string()])?;
+        release(&tool, &["--client", &address(number, vip).to_string()])?;
         expected.remove(&(raw, start, false));
         expected.remove(&(raw, start + 10, false));
         ensure_same("after a whole client", &expected, &rows(&lab)?)?;

@@ -116,7 +116,8 @@ impl Nfs4Listing {
         }
     }
 
-    /// Says what keeps the listing from being whole; a lack only if NFSv4 alone is wanted.
+    /// Notes why the list is incomplete. That NFSv4 cannot be read is an error only if it alone was
+    /// asked for.
     pub fn exit(&self, nfs: Option<NfsVersion>) -> Exit {
         if let Nfs4Listing::Read {
             waiters_cut: true, ..

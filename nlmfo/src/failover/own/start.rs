@@ -54,8 +54,8 @@ impl Started {
     }
 }
 
-/// Starts the server unless it serves, or goes on with a start or a stop that was interrupted. `fenced`: it may have
-/// run on another node that did not stop it.
+/// Starts the server unless it serves, or continues a start or a stop that was interrupted. `fenced`:
+/// it may have run on another node that did not stop it.
 ///
 /// # Errors
 /// It may serve nevertheless: see [`Server::is_here`].

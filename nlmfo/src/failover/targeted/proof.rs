@@ -93,7 +93,7 @@ impl Nlm<'_> {
                 owner == svid
                     && old.host == item.host
                     && old.file == item.file
-                    && overlap(range, other)
+                    && range.overlaps(other)
             }
             What::Share { .. } => false,
         };
@@ -199,7 +199,7 @@ pub fn released<'a>(
 }
 
 pub fn overlaps(released: &[Released], file: (u32, u32, u64), range: Range) -> bool {
-    (released.iter()).any(|(old, other)| *old == file && overlap(range, *other))
+    (released.iter()).any(|(old, other)| *old == file && range.overlaps(*other))
 }
 
 /// Whether an NFSv4 lock is new and in place of what went.
@@ -228,10 +228,6 @@ fn range(item: &Item) -> Option<Range> {
         What::Lock { range, .. } => Some(range),
         _ => None,
     }
-}
-
-fn overlap(one: Range, other: Range) -> bool {
-    one.start <= other.end && other.start <= one.end
 }
 
 /// NFSv4's part of a release, as it was seen.
