@@ -239,6 +239,7 @@ impl Index {
 
     /// `packages` (names, or `name=version`) and all that they depend on,
     /// recommendations left out, as if nothing but `provided` were installed.
+    /// Of no packages it is empty.
     ///
     /// `target` prefers that suite's versions, as `apt-get -t` does.
     pub fn closure(
@@ -247,6 +248,9 @@ impl Index {
         provided: &[&str],
         target: Option<Suite>,
     ) -> Result<Vec<Pin>> {
+        if packages.is_empty() {
+            return Ok(Vec::new());
+        }
         let status = tempfile::NamedTempFile::new()?;
         fs::write(status.path(), status_of(provided, self.apt.arch))?;
         let mut command = self.command("apt-get");
