@@ -301,6 +301,33 @@ pub fn ensure_free(device: &Path) -> Result<(), ServerError> {
     )))
 }
 
+/// [`ensure_free`], or the device cannot be opened here by anybody: it is missing, or it is of a
+/// DRBD resource that is secondary here. Then nothing can have mounted it.
+///
+/// # Errors
+/// If it is used.
+pub fn ensure_free_or_missing(device: &Path) -> Result<(), ServerError> {
+    match File::open(device) {
+        Err(error) if cannot_be_used(&error) => Ok(()),
+        _ => ensure_free(device),
+    }
+}
+
+/// Whether an open of a device failed because there is nothing to open, or not on this node.
+fn cannot_be_used(error: &io::Error) -> bool {
+    let missing = [
+        libc::ENOENT,
+        libc::ENODEV,
+        libc::ENXIO,
+        libc::EROFS,
+        libc::ENOMEDIUM,
+        libc::EMEDIUMTYPE,
+    ];
+    error
+        .raw_os_error()
+        .is_some_and(|code| missing.contains(&code))
+}
+
 /// One process of each mount namespace where the device's filesystem is mounted.
 pub fn processes_with(device: &Path) -> Vec<Process> {
     let number = fs::metadata(device).map(|found| found.rdev());

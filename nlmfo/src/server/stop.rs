@@ -82,9 +82,11 @@ fn keep_list(server: &Server) -> Result<(), ServerError> {
 }
 
 /// Removes what is left of a server that serves no longer, and proves that its devices are free.
+/// On a node where nothing of it was, they may be missing, as they are where DRBD is secondary.
 pub fn remove(server: &Server) -> Result<(), ServerError> {
     let namespaces = &server.namespaces;
-    if namespaces.exist() {
+    let was_here = namespaces.exist();
+    if was_here {
         end(namespaces)?;
         server.within(|| {
             mounts::unmount_own(&server.description)?;
@@ -93,7 +95,10 @@ pub fn remove(server: &Server) -> Result<(), ServerError> {
     }
     (namespaces.remove()).map_err(server.namespaces_error("remove"))?;
     let mut own = server.description.filesystems.iter();
-    own.try_for_each(|filesystem| mounts::ensure_free(&filesystem.device))
+    own.try_for_each(|filesystem| match was_here {
+        true => mounts::ensure_free(&filesystem.device),
+        false => mounts::ensure_free_or_missing(&filesystem.device),
+    })
 }
 
 /// Ends nfsd in these namespaces, with statd's list kept, and every process.

@@ -161,7 +161,9 @@ fn supervise(context: &Context) -> Result<End> {
     let root = bridge()?;
     let veth = "{ kind = \"veth\", bridge = \"br0\" }";
     let (own, text) = Own::describe(1, "mail", &loop_device("mail")?, veth)?;
-    fs::write("/etc/nlmfo.toml", text)?;
+    // Its device is on another node, or is secondary here.
+    let (_, without_device) = Own::describe(2, "far", "/dev/missing", veth)?;
+    fs::write("/etc/nlmfo.toml", text + &without_device)?;
     let socket = UnixDatagram::bind(NOTIFY_SOCKET)?;
     let (sender, notified) = channel();
     thread::spawn(move || {
@@ -178,6 +180,10 @@ fn supervise(context: &Context) -> Result<End> {
         next: 3,
     };
 
+    mail.tool
+        .expect(exit::CONFIRMED, &["server", "stop", "far"])?;
+    let refused = (mail.tool).expect(exit::COULD_NOT_RUN, &["server", "start", "far"])?;
+    ensure!(refused.stderr.contains("/dev/missing"), "{refused:?}");
     let mut running = mail.run()?;
     let second = (mail.tool).expect(exit::COULD_NOT_RUN, &["server", "run", "mail"])?;
     ensure!(
