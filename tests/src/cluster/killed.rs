@@ -38,6 +38,30 @@ impl Step {
         }
     }
 
+    /// A server of its own is being stopped or started.
+    pub fn own_changes(server: &str) -> Step {
+        Step {
+            name: "the server is being stopped or started",
+            condition: format!("{} && [ \"{}\" = '' ]", there(server), phase(server)),
+        }
+    }
+
+    /// Nothing of a server of its own is there.
+    pub fn own_gone(server: &str) -> Step {
+        Step {
+            name: "the server is stopped",
+            condition: format!("! {}", there(server)),
+        }
+    }
+
+    /// Clients of a server of its own may reclaim.
+    pub fn own_reclaims(server: &str) -> Step {
+        Step {
+            name: "clients reclaim",
+            condition: format!("[ \"{}\" = reclaiming ]", phase(server)),
+        }
+    }
+
     /// The kernel holds no lock on the service's filesystem.
     pub fn locks_gone(service: &Service) -> Step {
         Step {
@@ -70,6 +94,14 @@ impl Step {
     }
 }
 
+fn there(server: &str) -> String {
+    format!("[ -e /run/nlmfo/servers/{server} ]")
+}
+
+fn phase(server: &str) -> String {
+    format!("$(/nlmfo server exec {server} cat /run/nlmfo-server/phase 2>/dev/null)")
+}
+
 fn holds(service: &Service) -> String {
     let folder = service.folder().display();
     // stat knows decimal numbers only, /proc/locks is in hexadecimal.
@@ -83,6 +115,20 @@ impl Node {
         self.signal_at(step, arguments, ("KILL", 137)).map(drop)
     }
 
+    /// Runs the tool until the step, and kills the tool on the other node there (SIGKILL), where
+    /// this one has started it. Returns the exit status of this one, and what it printed.
+    pub fn other_killed_at(
+        &self,
+        other: &Node,
+        step: &Step,
+        arguments: &[String],
+    ) -> Result<(i32, String)> {
+        let kill = format!("{AGENT} rsh {} 'kill -KILL $(pidof nlmfo)'", other.address);
+        let said = self.run_until(step, arguments, &kill)?;
+        let (code, printed) = said.split_once('\n').context("no exit status")?;
+        Ok((code.parse()?, printed.to_owned()))
+    }
+
     /// Runs the tool, sends it this signal at the step, and checks the exit status with which it
     /// ends. Returns what it printed.
     pub fn signal_at(
@@ -91,10 +137,21 @@ impl Node {
         arguments: &[String],
         (signal, code): (&str, u8),
     ) -> Result<String> {
+        let said = self.run_until(step, arguments, &format!("kill -{signal} $tool"))?;
+        let printed = said.strip_prefix(&format!("{code}\n")).with_context(|| {
+            let (command, step) = (arguments.join(" "), step.name);
+            format!("nlmfo {command} was to end with {code}, by SIG{signal} when {step}: {said}")
+        })?;
+        Ok(printed.to_owned())
+    }
+
+    /// Runs the tool, does this at the step, and waits for the tool's end. Returns its exit status,
+    /// and below it what it printed.
+    fn run_until(&self, step: &Step, arguments: &[String], act: &str) -> Result<String> {
         let script = format!(
             "{tool} {arguments} >/tmp/killed.out 2>&1 & tool=$!\n\
              until {condition}; do [ -e /proc/$tool/exe ] || break; done\n\
-             kill -{signal} $tool || true; wait $tool && code=0 || code=$?\n\
+             {act} || true; wait $tool && code=0 || code=$?\n\
              echo $code; cat /tmp/killed.out",
             tool = self.tool.display(),
             arguments = arguments
@@ -104,12 +161,7 @@ impl Node {
                 .join(" "),
             condition = step.condition,
         );
-        let said = self.shell(&script).with_context(|| step.name)?;
-        let printed = said.strip_prefix(&format!("{code}\n")).with_context(|| {
-            let (command, step) = (arguments.join(" "), step.name);
-            format!("nlmfo {command} was to end with {code}, by SIG{signal} when {step}: {said}")
-        })?;
-        Ok(printed.to_owned())
+        self.shell(&script).with_context(|| step.name)
     }
 
     /// Waits until nothing of the tool's is in this kernel any more.

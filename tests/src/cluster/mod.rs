@@ -59,7 +59,7 @@ pub fn documented(section: &str, language: &str) -> Result<&'static str> {
 /// A server, seen from the driver.
 pub struct Node {
     node: TestNode,
-    address: IpAddr,
+    pub address: IpAddr,
     tool: PathBuf,
 }
 

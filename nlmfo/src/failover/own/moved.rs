@@ -52,8 +52,6 @@ impl Moved {
 struct There {
     /// The server serves there.
     serves: bool,
-    /// It certainly does not run there.
-    is_absent: bool,
     exit: Exit,
 }
 
@@ -62,14 +60,25 @@ fn judge(code: Option<i32>, has_report: bool) -> There {
     let serves = has_report && matches!(code, Some(0 | 3 | 5));
     There {
         serves,
-        // One that may have started there must not start here too.
-        is_absent: !serves && matches!(code, Some(1 | 4)),
         exit: match (serves, code) {
             (true, Some(0)) => Exit::Done,
             (true, Some(5)) => Exit::Incomplete,
             _ => Exit::NotConfirmed,
         },
     }
+}
+
+/// Whether the other node says that nothing of the server is there. One that may have started there,
+/// also by an earlier command that lives on, must not start here too.
+fn is_absent(node: &OtherNode, name: &str) -> bool {
+    let asked = ask(&node.rsh, &["server", "status", name, "--json"], REMOTE);
+    asked.is_ok_and(|finished| says_stopped(&finished.stdout))
+}
+
+/// Whether this is the status of a server that does not run.
+fn says_stopped(status: &str) -> bool {
+    let status: Value = serde_json::from_str(status).unwrap_or_default();
+    status["state"] == "stopped"
 }
 
 /// Stops the server here and starts it on the other node; if that fails, here again.
@@ -118,7 +127,7 @@ pub(super) fn run(
         stop: stopped,
         start: report,
         error,
-        back: there.is_absent && start(server, false).is_ok(),
+        back: !there.serves && is_absent(node, name) && start(server, false).is_ok(),
         stood_still_ms,
         exit: there.exit,
     };
@@ -172,8 +181,8 @@ impl fmt::Display for Moved {
             }
             (Some(error), false) => writeln!(
                 f,
-                "✗ {to}: {error}; make sure that server {name} does not run there, then run \
-                 `nlmfo server start {name}`"
+                "✗ {to}: {error}; server {name} may run there: run the command again, or make sure \
+                 that it does not, and run `nlmfo server start {name}` here"
             ),
         }
     }
@@ -184,25 +193,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_may_run_there_is_not_started_here() {
-        let there = |serves, is_absent, exit| There {
-            serves,
-            is_absent,
-            exit,
-        };
+    fn only_a_report_says_that_it_serves_there() {
+        let there = |serves, exit| There { serves, exit };
         for (code, has_report, expected) in [
-            (Some(0), true, there(true, false, Exit::Done)),
-            (Some(5), true, there(true, false, Exit::Incomplete)),
-            (Some(3), true, there(true, false, Exit::NotConfirmed)),
-            (Some(1), false, there(false, true, Exit::NotConfirmed)),
-            (Some(4), false, there(false, true, Exit::NotConfirmed)),
+            (Some(0), true, there(true, Exit::Done)),
+            (Some(5), true, there(true, Exit::Incomplete)),
+            (Some(3), true, there(true, Exit::NotConfirmed)),
+            (Some(1), false, there(false, Exit::NotConfirmed)),
+            (Some(4), false, there(false, Exit::NotConfirmed)),
             // It serves, or not: nobody said.
-            (Some(0), false, there(false, false, Exit::NotConfirmed)),
+            (Some(0), false, there(false, Exit::NotConfirmed)),
             // ssh was cut off.
-            (Some(255), false, there(false, false, Exit::NotConfirmed)),
-            (None, false, there(false, false, Exit::NotConfirmed)),
+            (Some(255), false, there(false, Exit::NotConfirmed)),
+            (None, false, there(false, Exit::NotConfirmed)),
         ] {
             assert_eq!(judge(code, has_report), expected, "{code:?} {has_report}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_may_run_there_is_not_started_here() {
+        assert!(says_stopped(r#"{"name":"mail","state":"stopped"}"#));
+        for status in [
+            r#"{"state":"serving"}"#,
+            r#"{"state":"degraded"}"#,
+            "",
+            "[]",
+        ] {
+            assert!(!says_stopped(status), "{status}");
         }
     }
 }

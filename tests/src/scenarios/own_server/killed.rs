@@ -8,7 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::super::{Context, End};
+use super::moves::two_on_a_cluster;
 use super::{HELD, Own, bridge, loop_device, wanted};
+use crate::cluster::Node;
+use crate::cluster::agent::AGENT;
+use crate::cluster::killed::Step;
 use crate::guest::busy::{Busy, Wanted};
 use crate::guest::client::{Client, HeldLock};
 use crate::guest::command::run;
@@ -124,5 +128,61 @@ pub(super) fn killed(context: &Context) -> Result<End> {
     mail.stop(&tool)?;
     tool.json(exit::CONFIRMED, &["cleanup"])?;
     ensure!(kills >= 5, "killed {kills} times only");
+    Ok(End::Pass)
+}
+
+/// Each command moves the server back; the commands of a killed one on the other node live on.
+pub(super) fn between_nodes(context: &Context) -> Result<End> {
+    let (cluster, mail, _) = two_on_a_cluster(context)?;
+    mail.start(&cluster.a.tool())?;
+    let holders = Holders::start(&TestNode::root(), &mail)?;
+    let (mut from, mut to) = (&cluster.a, &cluster.b);
+    let rsh = format!("{AGENT} rsh");
+    let nlmfo = context.nlmfo.to_str().context("no UTF-8")?;
+    let command = |to: &Node| {
+        let host = to.address.to_string();
+        let words = ["failover", "--vip", "10.77.0.1", "--to", &host];
+        let there = ["--rsh", &rsh, "--remote-nlmfo", nlmfo];
+        [&words[..], &there]
+            .concat()
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let here = [Step::own_changes("mail"), Step::own_gone("mail")];
+    let there = || [Step::own_changes("mail"), Step::own_reclaims("mail")];
+    let steps = here.into_iter().map(|step| (step, false, false));
+    let steps = steps.chain(there().map(|step| (step, true, false)));
+    let steps = steps.chain(there().map(|step| (step, true, true)));
+    for (step, is_there, kills_other) in steps {
+        let step = match is_there {
+            true => step.on(to),
+            false => step,
+        };
+        let words = command(to);
+        let moved = |what: &str| -> Result<()> {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            from.tool().json(exit::CONFIRMED, &words)?;
+            let status = mail.status(&to.tool())?;
+            ensure!(status["state"] == "serving", "{what}: {status}");
+            let status = mail.status(&from.tool())?;
+            ensure!(status["state"] == "stopped", "{what}: {status}");
+            Ok(())
+        };
+        if kills_other {
+            let (code, said) = from.other_killed_at(to, &step, &words)?;
+            eprintln!("{} there, killed there: {code}: {said}", step.name);
+            ensure!(code == exit::NOT_CONFIRMED, "{code}: {said}");
+        } else {
+            from.kill_at(&step, &words)?;
+        }
+        moved(step.name).with_context(|| format!("killed when {}", step.name))?;
+        (from, to) = (to, from);
+    }
+    holders.finish()?;
+    mail.stop(&from.tool())?;
+    for node in [from, to] {
+        node.tool().json(exit::CONFIRMED, &["cleanup"])?;
+    }
     Ok(End::Pass)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::super::{Context, End, Scenario};
-use super::{Own, Users, VERSIONS, same, started};
+use super::{Own, Users, VERSIONS, killed, same, started};
 use crate::cluster::Cluster;
 use crate::cluster::agent::AGENT;
 use crate::guest::command::run;
@@ -20,6 +20,14 @@ pub const ON_A_CLUSTER: &[Scenario] = &[
             NFSv3, 4.0, 4.1 and 4.2 keep their locks, and clients of the other notice nothing",
         run: moves,
         only_full: Some("grace may last its full time"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "two-nodes-own-server-killed",
+        claim: "a move of a VIP that is a server of its own, killed at any step on either node, \
+            completes when it is run again, and no client loses a lock",
+        run: killed::between_nodes,
+        only_full: Some("seven moves"),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -94,7 +102,7 @@ fn moves(context: &Context) -> Result<End> {
 }
 
 /// Two servers that either node can start, with empty filesystems.
-fn two_on_a_cluster(context: &Context) -> Result<(Cluster, Own, Own)> {
+pub(super) fn two_on_a_cluster(context: &Context) -> Result<(Cluster, Own, Own)> {
     let link = "{ kind = \"macvlan\", parent = \"eth0\" }";
     on_a_cluster(context, |number, name, device| {
         Own::describe(number, name, device, link)
