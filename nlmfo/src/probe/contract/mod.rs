@@ -223,8 +223,10 @@ fn signature_on(signatures: &[Signature], series: Option<Series>) -> &Signature 
     (signatures.iter().rev().find(begun)).unwrap_or(&signatures[0])
 }
 
-/// Whether a comment's prototype and the kernel's are the same.
+/// Whether a comment's prototype and the kernel's are the same, but for `const`: it comes and goes
+/// (6.12.118), and programs only read.
 fn holds(comment: &str, btf: &str) -> bool {
+    let [comment, btf] = [comment, btf].map(|prototype| prototype.replace("const ", ""));
     match comment.strip_suffix("(...)") {
         Some(head) => btf.split('(').next() == Some(head),
         None => comment == btf,

@@ -29,7 +29,7 @@ fn a_prototype_holds_until_the_next_one_was_seen() {
 }
 
 #[test]
-fn every_letter_of_a_prototype_counts() {
+fn every_word_of_a_prototype_counts_but_const() {
     assert!(holds(
         "int f(int wait, int reclaim)",
         "int f(int wait, int reclaim)"
@@ -39,6 +39,7 @@ fn every_letter_of_a_prototype_counts() {
         "int f(int reclaim, int wait)"
     ));
     assert!(!holds("int f(struct a *x)", "int f(struct b *x)"));
+    assert!(holds("int f(const struct a *x)", "int f(struct a *x)"));
 }
 
 #[test]
