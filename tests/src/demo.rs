@@ -3,6 +3,9 @@
 //! The results are checked without nlmfo: against the server's `/proc/locks`, and by NLM calls of
 //! another client.
 
+pub mod nfsv4;
+mod recording;
+
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -19,10 +22,10 @@ use crate::guest::tool::{Tool, exit};
 use crate::guest::traces::Traces;
 use crate::guest::wait::{Seen, until};
 
-/// The first is the one that moves.
 /// Where nlmfo pins persistent state.
 const PINS: &str = "/sys/fs/bpf/nlmfo";
 
+/// The first is the one that moves.
 const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 
 const CLIENTS: u8 = 2;

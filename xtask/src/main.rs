@@ -22,7 +22,8 @@ use xtask::{
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask", about)]
 enum Task {
-    /// Boot a kernel, release the locks of real clients and verify the release
+    /// Boot a kernel, release the locks of real clients and verify the release; or boot two servers,
+    /// and move a VIP with NFSv4 clients between them
     Demo(DemoArgs),
     /// Run all checks: format, lints, tests, and the scenarios on real kernels
     Test(TestArgs),
@@ -43,7 +44,7 @@ enum Task {
     Bench(BenchArgs),
     /// Make a deb, an rpm and a tarball of nlmfo, and check them
     Package(PackageArgs),
-    /// Draw the README's picture of `nlmfo watch` from a recording
+    /// Draw the README's pictures from recordings
     Picture(PictureArgs),
     /// Boot distribution kernels with a real NFS server in QEMU
     #[command(subcommand)]

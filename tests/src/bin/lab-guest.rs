@@ -81,6 +81,12 @@ enum Command {
     List,
     /// Show what the tool does, and check it against the kernel's own list
     Demo {
+        /// Move a VIP that is a server of its own between the servers of a cluster
+        #[arg(long)]
+        nfsv4: bool,
+        /// Record both nodes and the clients during the move in this file
+        #[arg(long, requires = "nfsv4")]
+        record: Option<PathBuf>,
         /// The tool to show
         #[arg(long, default_value = "/nlmfo")]
         nlmfo: PathBuf,
@@ -151,10 +157,20 @@ fn main() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Demo { nlmfo } => Ok(match demo::run(&nlmfo) {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        }),
+        Command::Demo {
+            nfsv4,
+            record,
+            nlmfo,
+        } => {
+            let shown = match nfsv4 {
+                true => demo::nfsv4::run(&nlmfo, record.as_deref()),
+                false => demo::run(&nlmfo),
+            };
+            Ok(match shown {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            })
+        }
         Command::Record { nlmfo } => {
             print!("{}", picture::record(&nlmfo)?);
             Ok(ExitCode::SUCCESS)

@@ -242,3 +242,11 @@ impl Node {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_demo_boots_the_same_nodes() {
+        assert_eq!(super::NODES, xtask::demo::NODES);
+    }
+}

@@ -1,11 +1,12 @@
 //! A client process that asks for locks all the time and reports the results at its end: it tries
 //! to take locks that others hold, or checks that it is not affected by a failover.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -30,7 +31,7 @@ pub struct Wanted {
 }
 
 /// The results for one lock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     pub file: PathBuf,
     pub range: Range,
@@ -41,12 +42,72 @@ pub struct Tally {
     pub failed: Vec<String>,
     /// The longest time until an answer.
     pub slowest: Duration,
+    /// When the last answer came.
+    pub answered: Option<Instant>,
+}
+
+impl Tally {
+    fn of(wanted: &Wanted) -> Tally {
+        Tally {
+            file: wanted.file.clone(),
+            range: wanted.range,
+            refused: 0,
+            held: 0,
+            failed: Vec::new(),
+            slowest: Duration::ZERO,
+            answered: None,
+        }
+    }
+
+    /// How often it was answered.
+    pub fn answers(&self) -> u64 {
+        self.refused + self.held + self.failed.len() as u64
+    }
+
+    fn add(&mut self, answer: Answer) {
+        self.slowest = self.slowest.max(answer.took);
+        self.answered = Some(Instant::now());
+        match answer.outcome {
+            Outcome::Refused => self.refused += 1,
+            Outcome::Held => self.held += 1,
+            other => self.failed.push(format!("{other:?}")),
+        }
+    }
+}
+
+/// What the process writes, a line for each answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    /// The lock's place among those that are asked for.
+    lock: usize,
+    outcome: Outcome,
+    took: Duration,
 }
 
 /// A busy process. Dropping it kills it.
 pub struct Busy {
     child: Child,
     stdin: Option<ChildStdin>,
+    tallies: Arc<Mutex<Vec<Tally>>>,
+    /// Until it is joined.
+    reader: Option<JoinHandle<Result<()>>>,
+}
+
+/// A panicking reader leaves the tallies whole, so poison means nothing.
+fn locked(tallies: &Mutex<Vec<Tally>>) -> MutexGuard<'_, Vec<Tally>> {
+    tallies.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read(stdout: ChildStdout, tallies: &Mutex<Vec<Tally>>) -> Result<()> {
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        let answer: Answer = (serde_json::from_str(&line))
+            .with_context(|| format!("a busy client said {line:?}"))?;
+        let mut tallies = locked(tallies);
+        let tally = tallies.get_mut(answer.lock).context("no such lock")?;
+        tally.add(answer);
+    }
+    Ok(())
 }
 
 impl Busy {
@@ -60,7 +121,20 @@ impl Busy {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let stdin = child.stdin.take();
-        Ok(Busy { child, stdin })
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let tallies = Arc::new(Mutex::new(wanted.iter().map(Tally::of).collect()));
+        let theirs = Arc::clone(&tallies);
+        Ok(Busy {
+            child,
+            stdin,
+            tallies,
+            reader: Some(thread::spawn(move || read(stdout, &theirs))),
+        })
+    }
+
+    /// The results until now, in order.
+    pub fn tallies(&self) -> Vec<Tally> {
+        locked(&self.tallies).clone()
     }
 
     /// Stops it after one more request for every lock, and returns the results in order.
@@ -75,10 +149,10 @@ impl Busy {
                 None => Seen::No("it still runs".into()),
             })
         })?;
-        let mut said = String::new();
-        let mut stdout = self.child.stdout.take().expect("stdout is piped");
-        stdout.read_to_string(&mut said)?;
-        serde_json::from_str(&said).with_context(|| format!("a busy client said {said:?}"))
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("reading does not panic")?;
+        }
+        Ok(self.tallies())
     }
 }
 
@@ -95,48 +169,37 @@ pub fn serve(wanted: &str) -> Result<()> {
     let (pace, wanted): (Duration, Vec<Wanted>) =
         serde_json::from_str(wanted).context("locks to ask for")?;
     let over = AtomicBool::new(false);
-    let tallies = thread::scope(|scope| -> Result<Vec<Tally>> {
-        let threads: Vec<_> = wanted
-            .into_iter()
-            .map(|wanted| scope.spawn(|| ask(wanted, pace, &over)))
+    thread::scope(|scope| -> Result<()> {
+        let over = &over;
+        let threads: Vec<_> = (wanted.iter().enumerate())
+            .map(|(lock, wanted)| scope.spawn(move || ask(lock, wanted, pace, over)))
             .collect();
         io::stdin().read_to_end(&mut Vec::new())?;
         over.store(true, Ordering::SeqCst);
-        let tallies = threads.into_iter();
-        tallies
-            .map(|thread| thread.join().expect("asking does not panic"))
-            .collect()
-    })?;
-    println!("{}", serde_json::to_string(&tallies)?);
-    Ok(())
+        let mut threads = threads.into_iter();
+        threads.try_for_each(|thread| thread.join().expect("asking does not panic"))
+    })
 }
 
-fn ask(wanted: Wanted, pace: Duration, over: &AtomicBool) -> Result<Tally> {
+fn ask(lock: usize, wanted: &Wanted, pace: Duration, over: &AtomicBool) -> Result<()> {
     let file =
         locker::open(&wanted.file).with_context(|| format!("open {}", wanted.file.display()))?;
-    let mut tally = Tally {
-        file: wanted.file,
-        range: wanted.range,
-        refused: 0,
-        held: 0,
-        failed: Vec::new(),
-        slowest: Duration::ZERO,
-    };
     loop {
         let last = over.load(Ordering::SeqCst);
         let asked = Instant::now();
         let outcome = locker::act(&file, wanted.range, Action::Lock(wanted.mode));
-        tally.slowest = tally.slowest.max(asked.elapsed());
-        match outcome {
-            Outcome::Refused => tally.refused += 1,
-            Outcome::Held => {
-                tally.held += 1;
-                locker::act(&file, wanted.range, Action::Unlock);
-            }
-            other => tally.failed.push(format!("{other:?}")),
+        let took = asked.elapsed();
+        if outcome == Outcome::Held {
+            locker::act(&file, wanted.range, Action::Unlock);
         }
+        let answer = Answer {
+            lock,
+            outcome,
+            took,
+        };
+        writeln!(io::stdout(), "{}", serde_json::to_string(&answer)?)?;
         if last {
-            return Ok(tally);
+            return Ok(());
         }
         thread::sleep(pace);
     }

@@ -24,7 +24,7 @@ mod nfs4_waiters;
 mod notify;
 mod ocf;
 mod output;
-mod own_server;
+pub(crate) mod own_server;
 mod own_server_run;
 mod pacemaker;
 mod package;

@@ -4,26 +4,27 @@ mod killed;
 mod listings;
 mod moves;
 mod same;
+mod users;
 
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use nlmfo::observe::host::Transport;
 use serde_json::Value;
 
 pub use self::moves::ON_A_CLUSTER;
-pub(super) use self::moves::on_a_cluster;
+pub(crate) use self::moves::{failover_to, on_a_cluster, two_on_a_cluster};
+use self::users::{ASKED, HELD, wanted};
+pub(crate) use self::users::{Asks, User, Users, VERSIONS};
 use super::{Context, End, Kernels, Machine, Scenario};
 use crate::cluster::documented;
-use crate::emulation::UNNOTICED;
-use crate::guest::busy::{Busy, Wanted};
 use crate::guest::client::{Client, HeldLock, Mount};
 use crate::guest::command::run;
-use crate::guest::locker::{Mode, Range};
+use crate::guest::locker::Mode;
 use crate::guest::node::TestNode;
 use crate::guest::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT, make_bridge};
 use crate::guest::tool::{Tool, exit};
@@ -54,7 +55,7 @@ pub const SCENARIOS: &[Scenario] = &[
 const SHARED_LOCKD: &str = "6.1's lockd keeps the locks of one server as long as another one runs";
 
 /// A server of the scenario: where its clients mount it.
-pub(super) struct Own {
+pub(crate) struct Own {
     name: &'static str,
     vip: IpAddr,
     folder: PathBuf,
@@ -109,14 +110,14 @@ impl Own {
         Ok((own, text))
     }
 
-    pub(super) fn mount(&self, client: &Client, minor: Option<u8>) -> Result<Mount> {
+    pub(crate) fn mount(&self, client: &Client, minor: Option<u8>) -> Result<Mount> {
         match minor {
             None => client.mount_export(&self.folder, self.vip, Transport::Tcp),
             Some(minor) => client.mount_export_nfs4(&self.folder, self.vip, minor),
         }
     }
 
-    pub(super) fn status(&self, tool: &Tool) -> Result<Value> {
+    pub(crate) fn status(&self, tool: &Tool) -> Result<Value> {
         tool.json(exit::CONFIRMED, &["server", "status", self.name])
     }
 
@@ -171,117 +172,6 @@ pub(super) fn loop_device(name: &str) -> Result<String> {
     Ok(device.trim().to_owned())
 }
 
-/// A client that holds a lock of one server, and asks for others of both all the time.
-struct User {
-    minor: Option<u8>,
-    held: HeldLock,
-    still: Busy,
-    elsewhere: Busy,
-    _client: Client,
-}
-
-/// A client of each version, and one that tries to take their locks.
-pub(super) struct Users {
-    users: Vec<User>,
-    thieves: Vec<Busy>,
-    _thief: Client,
-}
-
-const VERSIONS: [Option<u8>; 4] = [None, Some(0), Some(1), Some(2)];
-
-const HELD: Range = Range { start: 0, len: 10 };
-const ASKED: Range = Range {
-    start: 100,
-    len: 10,
-};
-
-fn wanted(mount: &Mount, file: &str, range: Range) -> Wanted {
-    Wanted {
-        file: mount.path(file),
-        range,
-        mode: Mode::Write,
-    }
-}
-
-impl Users {
-    pub(super) fn start(
-        bridge: &TestNode,
-        one: &Own,
-        other: &Own,
-        versions: &[Option<u8>],
-    ) -> Result<Users> {
-        let mut users = Vec::new();
-        let mut files = Vec::new();
-        for (number, &minor) in (1..).zip(versions) {
-            let client = Client::join_bridge(bridge, number)?;
-            let (here, there) = (one.mount(&client, minor)?, other.mount(&client, minor)?);
-            let file = format!("own-{number}");
-            users.push(User {
-                minor,
-                held: client.lock(&here, &file, HELD, Mode::Write)?,
-                still: client.busy(&[wanted(&here, &file, ASKED)])?,
-                elsewhere: client.busy(&[wanted(&there, &file, ASKED)])?,
-                _client: client,
-            });
-            files.push(file);
-        }
-        let thief = Client::join_bridge(bridge, 9)?;
-        let mut thieves = Vec::new();
-        for minor in [None, Some(1)] {
-            let mount = one.mount(&thief, minor)?;
-            let all: Vec<Wanted> = (files.iter())
-                .map(|file| wanted(&mount, file, HELD))
-                .collect();
-            thieves.push(thief.busy(&all)?);
-        }
-        Ok(Users {
-            users,
-            thieves,
-            _thief: thief,
-        })
-    }
-
-    /// No lock was lost or stolen, and the other server was as quick as ever.
-    fn finish_quick(self) -> Result<()> {
-        let slowest = self.finish()?;
-        ensure!(
-            slowest < UNNOTICED,
-            "the other server was slow: {slowest:?}"
-        );
-        Ok(())
-    }
-
-    /// No lock was lost or stolen; returns the longest time that the other server took to answer.
-    pub(super) fn finish(self) -> Result<Duration> {
-        for thief in self.thieves {
-            let tallies = thief.finish()?;
-            let all = tallies.iter();
-            let honest = all
-                .clone()
-                .all(|tally| tally.held == 0 && tally.failed.is_empty());
-            let tried = all.clone().all(|tally| tally.refused > 0);
-            ensure!(honest && tried, "a lock was stolen: {tallies:?}");
-        }
-        let mut all = Duration::ZERO;
-        for user in self.users {
-            let slowest = |busy: Busy| -> Result<Duration> {
-                let tallies = busy.finish()?;
-                let tally = tallies.first().context("no result")?;
-                ensure!(tally.failed.is_empty() && tally.held > 0, "{tally:?}");
-                Ok(tally.slowest)
-            };
-            let (still, elsewhere) = (slowest(user.still)?, slowest(user.elsewhere)?);
-            let version = (user.minor).map_or("3".to_owned(), |minor| format!("4.{minor}"));
-            eprintln!(
-                "NFSv{version}: stood still {still:?}; slowest through the other {elsewhere:?}"
-            );
-            all = all.max(elsewhere);
-            user.held.release()?;
-        }
-        Ok(all)
-    }
-}
-
 /// A node that is a bridge for clients and servers of their own.
 pub(super) fn bridge() -> Result<TestNode> {
     run(Command::new("modprobe").args([
@@ -322,7 +212,7 @@ fn stop_and_start(context: &Context) -> Result<End> {
         !Path::new("/srv/mail/.nlmfo").exists(),
         "mounted outside of its namespace"
     );
-    let users = Users::start(&root, &mail, &data, &VERSIONS)?;
+    let users = Users::start(&root, &mail, &data, &VERSIONS, Asks::OfItsOwn)?;
     listings::both(&tool)?;
 
     let began = Instant::now();

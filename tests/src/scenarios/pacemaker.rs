@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 pub use self::measured::MEASURED;
-use super::own_server::{Own, Users, on_a_cluster};
+use super::own_server::{Asks, Own, Users, on_a_cluster};
 use super::{Context, End, Kernels, Manager, Scenario};
 use crate::cluster::holdings::{Holdings, ensure_nothing_stolen, ensure_unnoticed, user_of};
 use crate::cluster::pacemaker::{Fencing, Pacemaker, Resource};
@@ -308,7 +308,7 @@ struct Owned {
 
 impl Owned {
     fn new(context: &Context) -> Result<Owned> {
-        let (cluster, mail, data) = on_a_cluster(context, Own::documented)?;
+        let (cluster, mail, data) = on_a_cluster(&context.nlmfo, Own::documented)?;
         let resources = [Resource::server("mail")?, Resource::server("data")?];
         Ok(Owned {
             cluster,
@@ -324,7 +324,13 @@ impl Owned {
 
     /// Clients with locks of the mail server.
     fn users(&self) -> Result<Users> {
-        Users::start(&TestNode::root(), &self.mail, &self.data, &DOCUMENTED)
+        Users::start(
+            &TestNode::root(),
+            &self.mail,
+            &self.data,
+            &DOCUMENTED,
+            Asks::OfItsOwn,
+        )
     }
 }
 

@@ -173,6 +173,7 @@ fn on_kernels(cache: &Cache, args: &TestArgs, steps: &mut Steps) {
     if let Some(kernel) = found.first().filter(|_| is_short) {
         steps.check(&format!("demo on {kernel}"), || {
             let args = DemoArgs {
+                nfsv4: false,
                 arch: args.arch,
                 kernel: Some(kernel.clone()),
             };

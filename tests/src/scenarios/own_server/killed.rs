@@ -8,10 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::super::{Context, End};
-use super::moves::two_on_a_cluster;
+use super::moves::{failover_to, two_on_a_cluster};
 use super::{HELD, Own, bridge, loop_device, wanted};
-use crate::cluster::Node;
-use crate::cluster::agent::AGENT;
 use crate::cluster::killed::Step;
 use crate::guest::busy::{Busy, Wanted};
 use crate::guest::client::{Client, HeldLock};
@@ -133,22 +131,10 @@ pub(super) fn killed(context: &Context) -> Result<End> {
 
 /// Each command moves the server back; the commands of a killed one on the other node live on.
 pub(super) fn between_nodes(context: &Context) -> Result<End> {
-    let (cluster, mail, _) = two_on_a_cluster(context)?;
+    let (cluster, mail, _) = two_on_a_cluster(&context.nlmfo)?;
     mail.start(&cluster.a.tool())?;
     let holders = Holders::start(&TestNode::root(), &mail)?;
     let (mut from, mut to) = (&cluster.a, &cluster.b);
-    let rsh = format!("{AGENT} rsh");
-    let nlmfo = context.nlmfo.to_str().context("no UTF-8")?;
-    let command = |to: &Node| {
-        let host = to.address.to_string();
-        let words = ["failover", "--vip", "10.77.0.1", "--to", &host];
-        let there = ["--rsh", &rsh, "--remote-nlmfo", nlmfo];
-        [&words[..], &there]
-            .concat()
-            .iter()
-            .map(|word| (*word).to_owned())
-            .collect::<Vec<_>>()
-    };
     let here = [Step::own_changes("mail"), Step::own_gone("mail")];
     let there = || [Step::own_changes("mail"), Step::own_reclaims("mail")];
     let steps = here.into_iter().map(|step| (step, false, false));
@@ -159,7 +145,7 @@ pub(super) fn between_nodes(context: &Context) -> Result<End> {
             true => step.on(to),
             false => step,
         };
-        let words = command(to);
+        let words = failover_to(&context.nlmfo, &to.address.to_string())?;
         let moved = |what: &str| -> Result<()> {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             from.tool().json(exit::CONFIRMED, &words)?;

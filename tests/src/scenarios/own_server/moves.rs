@@ -1,12 +1,13 @@
 //! VIPs that are servers of their own move between two nodes.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::super::{Context, End, Scenario};
-use super::{Own, Users, VERSIONS, killed, same, started};
+use super::{Asks, Own, Users, VERSIONS, killed, same, started};
 use crate::cluster::Cluster;
 use crate::cluster::agent::AGENT;
 use crate::guest::command::run;
@@ -42,34 +43,20 @@ pub const ON_A_CLUSTER: &[Scenario] = &[
 ];
 
 fn moves(context: &Context) -> Result<End> {
-    let (cluster, mail, data) = two_on_a_cluster(context)?;
+    let (cluster, mail, data) = two_on_a_cluster(&context.nlmfo)?;
     for own in [&mail, &data] {
         own.start(&cluster.a.tool())?;
     }
     same::on_both(context, &cluster)?;
-    let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS)?;
+    let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS, Asks::OfItsOwn)?;
     for (from, to, host) in [
         (&cluster.a, &cluster.b, "10.77.2.2"),
         (&cluster.b, &cluster.a, "10.77.2.1"),
     ] {
-        let rsh = format!("{AGENT} rsh");
-        let nlmfo = context.nlmfo.to_str().context("no UTF-8")?;
-        let moved = started(
-            &from.tool(),
-            &[
-                "failover",
-                "--vip",
-                "10.77.0.1",
-                "--to",
-                host,
-                "--rsh",
-                &rsh,
-                "--remote-nlmfo",
-                nlmfo,
-                "--json",
-            ],
-            "/start",
-        )?;
+        let command = failover_to(&context.nlmfo, host)?;
+        let mut command: Vec<&str> = command.iter().map(String::as_str).collect();
+        command.push("--json");
+        let moved = started(&from.tool(), &command, "/start")?;
         ensure!(
             moved["start"]["reclaim"]["expected"].as_u64() >= Some(3),
             "{moved}"
@@ -101,20 +88,38 @@ fn moves(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
+/// The arguments that move the mail server to this host.
+pub(crate) fn failover_to(nlmfo: &Path, host: &str) -> Result<Vec<String>> {
+    let rsh = format!("{AGENT} rsh");
+    let nlmfo = nlmfo.to_str().context("no UTF-8")?;
+    let words = [
+        "failover",
+        "--vip",
+        "10.77.0.1",
+        "--to",
+        host,
+        "--rsh",
+        &rsh,
+        "--remote-nlmfo",
+        nlmfo,
+    ];
+    Ok(words.map(String::from).into())
+}
+
 /// Two servers that either node can start, with empty filesystems.
-pub(super) fn two_on_a_cluster(context: &Context) -> Result<(Cluster, Own, Own)> {
+pub(crate) fn two_on_a_cluster(nlmfo: &Path) -> Result<(Cluster, Own, Own)> {
     let link = "{ kind = \"macvlan\", parent = \"eth0\" }";
-    on_a_cluster(context, |number, name, device| {
+    on_a_cluster(nlmfo, |number, name, device| {
         Own::describe(number, name, device, link)
     })
 }
 
 /// The same, as `describe` has them from number, name and device.
 pub fn on_a_cluster(
-    context: &Context,
+    nlmfo: &Path,
     describe: impl Fn(u8, &'static str, &str) -> Result<(Own, String)>,
 ) -> Result<(Cluster, Own, Own)> {
-    let cluster = Cluster::up(&context.nlmfo, &[])?;
+    let cluster = Cluster::up(nlmfo, &[])?;
     run(Command::new("modprobe").arg("nfsv4"))?;
     let (mail, first) = describe(1, "mail", "/dev/vda")?;
     let (data, second) = describe(2, "data", "/dev/vdb")?;
@@ -131,7 +136,7 @@ pub fn on_a_cluster(
 }
 
 fn crash(context: &Context) -> Result<End> {
-    let (cluster, mail, data) = two_on_a_cluster(context)?;
+    let (cluster, mail, data) = two_on_a_cluster(&context.nlmfo)?;
     let (a, b) = (&cluster.a, &cluster.b);
     // Without a record, nobody knows what clients have locked behind delegations.
     for node in [a, b] {
@@ -139,7 +144,7 @@ fn crash(context: &Context) -> Result<End> {
     }
     mail.start(&a.tool())?;
     data.start(&b.tool())?;
-    let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS)?;
+    let users = Users::start(&TestNode::root(), &mail, &data, &VERSIONS, Asks::OfItsOwn)?;
     a.kill()?;
 
     let takeover = ["failover", "--vip", "10.77.0.1", "--phase", "takeover"];
