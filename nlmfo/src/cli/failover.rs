@@ -32,8 +32,12 @@ impl fmt::Display for Phase {
 #[derive(Clone, Debug, Args)]
 pub struct FailoverArgs {
     /// Move this virtual server address (repeatable)
-    #[arg(long, value_name = "ADDRESS", required = true, value_parser = vip)]
+    #[arg(long, value_name = "ADDRESS", required_unless_present = "whole_server", value_parser = vip)]
     pub vip: Vec<IpAddr>,
+    /// Move the node's own NFS server with all its VIPs, NFSv3 and NFSv4 together: stop it on
+    /// one node and start it on another, in its own grace
+    #[arg(long)]
+    pub whole_server: bool,
     /// Run only this phase on this node [default: both, one after the other]
     #[arg(long, value_enum)]
     pub phase: Option<Phase>,

@@ -77,6 +77,10 @@ pub const EXAMPLES: &[(&str, &[Example])] = &[
                 "nlmfo failover --vip 192.0.2.10 --to nfs2 --hand-over /usr/local/sbin/move-nfs",
                 "Do both from here, over ssh.",
             ),
+            (
+                "nlmfo failover --whole-server --phase release --state-dir /srv/nfs/nlmfo",
+                "Stop the NFS server of this node; `--phase takeover` starts it on another one.",
+            ),
         ],
     ),
     (

@@ -26,6 +26,23 @@ const PARTS: [(&str, Phase); 17] = [
     ("after_fencing", Phase::Takeover),
 ];
 
+/// Options of a failover that have no meaning for a whole server, which is in the kernel's own grace.
+const NOT_OF_A_WHOLE_SERVER: [&str; 13] = [
+    "dry_run",
+    "unlock_filesystem",
+    "reboot_notice",
+    "fence",
+    "no_fence",
+    "nfs",
+    "grace",
+    "wait_services",
+    "notify",
+    "no_notify",
+    "scope",
+    "filesystem",
+    "after_fencing",
+];
+
 /// Returns an error that names the first option that would be ignored.
 pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
     let Some((name, matches)) = matches.subcommand() else {
@@ -43,6 +60,20 @@ pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
         return Err("--filesystem requires --scope filesystem".to_owned());
     }
     match name {
+        "failover" if matches.get_flag("whole_server") => {
+            let phase: Option<Phase> = matches.get_one("phase").copied();
+            // Whether a takeover is possible.
+            let looks = phase == Some(Phase::Takeover);
+            let of_vips = NOT_OF_A_WHOLE_SERVER.iter();
+            let mut of_vips = of_vips.filter(|id| !(looks && **id == "dry_run"));
+            match of_vips.find(|id| is_given(id)) {
+                None => ignored(phase, is_given),
+                Some(id) => Err(format!(
+                    "--{} cannot be used with --whole-server",
+                    id.replace('_', "-")
+                )),
+            }
+        }
         "failover" => ignored(matches.get_one("phase").copied(), is_given),
         _ => Ok(()),
     }
@@ -101,6 +132,11 @@ mod tests {
             "failover --vip 10.77.0.1 --phase takeover --expect /r --grace 5 --dry-run",
             "failover --vip 10.77.0.1 --to b --record /r --fence 5 --grace 5 --no-notify",
             "failover --vip 10.77.0.1 --scope filesystem --filesystem /srv",
+            "failover --whole-server",
+            "failover --whole-server --phase release --vip 10.77.0.1 --record /r --deadline 5",
+            "failover --whole-server --phase takeover --expect /r --wait-address 5",
+            "failover --whole-server --phase takeover --dry-run",
+            "failover --whole-server --to b --hand-over /move",
             "grace --vip 10.77.0.1 --for 5 --scope filesystem --filesystem /srv",
         ] {
             assert!(parsed(right).is_ok(), "{right}");
@@ -124,6 +160,27 @@ mod tests {
             (takeover, "--deadline 30", "--deadline"),
             (takeover, "--filesystem /srv", "--scope filesystem"),
             ("failover --vip 10.77.0.1 ", "--filesystem /srv", "--scope"),
+            (
+                "failover --whole-server ",
+                "--nfs 3",
+                "--nfs cannot be used with --whole-server",
+            ),
+            (
+                "failover --whole-server ",
+                "--grace 90s",
+                "--grace cannot be used",
+            ),
+            (
+                "failover --whole-server ",
+                "--dry-run",
+                "--dry-run cannot be used",
+            ),
+            (
+                "failover --whole-server --phase takeover ",
+                "--record /r",
+                "applies to the release only",
+            ),
+            ("failover ", "--phase release", "--vip"),
             (
                 "grace --vip 10.77.0.1 ",
                 "--for 5 --filesystem /srv",

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 
 use super::server::{print_or_json, print_started, print_stopped};
-use super::{peer, require_root};
+use super::{peer, require_root, whole_server};
 use crate::cli::{FailoverArgs, PairArgs, Phase, ReleaseArgs, TakeoverArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::options::{Notify, Options, OtherNode, ReleaseOptions, TakeoverOptions, Task};
@@ -19,6 +19,9 @@ use crate::{interrupt, output, runtime};
 pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     require_root()?;
     let options = options(args)?;
+    if args.whole_server {
+        return whole_server::run(&options, args.json);
+    }
     if let Some(server) = own::server_of(&options.vips)? {
         return own::run(&options, &server, &mut |done, ended| {
             if let Some(exit) = ended {

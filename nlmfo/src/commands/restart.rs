@@ -47,6 +47,7 @@ pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
         config: Config::read(args.names.config.as_deref()).map_err(anyhow::Error::from)?,
         force: args.force,
         deadline: args.deadline,
+        moving: None,
     };
     let keep = |exit: Option<Exit>, error: Option<&str>, report: Option<&RestartReport>| {
         let kept = Kept {

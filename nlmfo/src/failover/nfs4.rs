@@ -43,8 +43,9 @@ pub fn record(record: &mut Record, watch: &mut Watch, vips: &[IpAddr], paths: &m
 
 /// The reason and the fix.
 const CANNOT_MOVE: &str = "a knfsd that several VIPs share cannot move it: it has one client ID per NFSv4 client and \
-                           no grace for one address; run one server per VIP, drop the state (`nlmfo release \
-                           --client C`), or ignore NFSv4 with --nfs 3";
+                           no grace for one address; move all VIPs of the server together with --whole-server, run \
+                           one server per VIP, drop the state (`nlmfo release --client C`), or ignore NFSv4 \
+                           with --nfs 3";
 
 impl Nfs4Report {
     /// From the last snapshot of the VIP's state.

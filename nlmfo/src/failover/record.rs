@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::files::{self, FileError, LIMIT, Place};
 use crate::foreign::{self, Name};
 use crate::kernel::connections::Connection;
+use crate::kernel::nfsdcld::Epoch;
 use crate::kernel::path::PathFinder;
 use crate::observe::describe::{Described, HostLine, LockLine, ShareLine, WaiterLine};
 use crate::observe::states::describe::StateLine;
 use crate::observe::table::LockTable;
+use crate::rpc::nfs4::Identity;
 use crate::times;
 
 /// Why a release record cannot be read or written.
@@ -71,6 +73,12 @@ pub struct Record {
     /// TCP connections through the VIPs. Clients are not told that they end.
     #[serde(default)]
     pub connections: Vec<Connection>,
+    /// If a whole server was stopped: what its NFSv4 clients know it by.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    /// The same: how often nfsd had started by nfsdcld's count.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
 }
 
 impl Record {
@@ -124,6 +132,8 @@ impl Record {
             nfs4: Vec::new(),
             changing: false,
             connections: Vec::new(),
+            identity: None,
+            epoch: None,
         }
     }
 

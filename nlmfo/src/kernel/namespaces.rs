@@ -4,6 +4,7 @@
 //! The folder must be on a private mount: the kernel refuses to mount a mount namespace
 //! where other namespaces would receive a copy of it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -160,6 +161,19 @@ impl Namespaces {
         }
         absent_is_fine(fs::remove_dir(&self.folder))
     }
+}
+
+/// Does something, on a thread of its own, where this machine has another host name. Programs that it
+/// starts are there too.
+pub fn with_host_name<T: Send>(host: &OsStr, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let visit = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWUTS)?;
+            sethostname(host)?;
+            Ok(work())
+        });
+        (visit.join()).unwrap_or_else(|_| Err(io::Error::other("the thread there panicked")))
+    })
 }
 
 /// Whether a namespace is mounted here.

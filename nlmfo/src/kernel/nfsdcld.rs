@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use serde::{Deserialize, Serialize};
 
 use super::{mounts, processes};
 use crate::foreign::Name;
@@ -25,6 +26,18 @@ pub fn listens() -> io::Result<bool> {
         processes::name(&folder) == "nfsdcld"
             && fs::read_link(folder.join("ns/net")).is_ok_and(|net| net == ours)
             && processes::watches_files(id)
+    }))
+}
+
+/// Whether an nfsdcld of this network namespace has this database open. One that was started before the
+/// storage of the database was mounted has another one.
+pub fn uses(database: &Path) -> io::Result<bool> {
+    let ours = fs::read_link("/proc/self/ns/net")?;
+    let wanted = fs::metadata(database)?;
+    Ok(processes::all()?.any(|(_, folder)| {
+        processes::name(&folder) == "nfsdcld"
+            && fs::read_link(folder.join("ns/net")).is_ok_and(|net| net == ours)
+            && processes::has_file_open(&folder, &wanted)
     }))
 }
 
@@ -63,6 +76,39 @@ pub enum RecordsError {
     Version { path: PathBuf, version: u32 },
 }
 
+/// nfsdcld counts the starts of nfsd (see [`Records`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    pub current: i64,
+    /// The epoch that the clients reclaim from while nfsd is in grace; else 0.
+    pub recovery: i64,
+}
+
+impl Epoch {
+    /// The one whose clients may reclaim after the next start.
+    fn reclaimed(self) -> i64 {
+        match self.recovery {
+            0 => self.current,
+            recovery => recovery,
+        }
+    }
+
+    /// Whether nfsd has not been in a whole grace since `self`, at a stop; with `runs`, except that of
+    /// the server that runs.
+    pub fn leads_to(self, now: Epoch, runs: bool) -> bool {
+        let next = match self.recovery {
+            0 => self.current + 1,
+            // A start within grace begins no new epoch.
+            _ => self.current,
+        };
+        let is_over = Epoch {
+            current: next,
+            recovery: 0,
+        };
+        now.reclaimed() == self.reclaimed() || (runs && now == is_over)
+    }
+}
+
 /// The clients that nfsd lets reclaim after its next start.
 ///
 /// nfsdcld stores each client in the table of the current epoch, and keeps the table of the epoch
@@ -72,6 +118,7 @@ pub enum RecordsError {
 pub struct Records {
     path: PathBuf,
     database: Connection,
+    epoch: Epoch,
     table: String,
 }
 
@@ -90,13 +137,24 @@ impl Records {
             let path = path.to_owned();
             return Err(RecordsError::Version { path, version });
         }
-        let epoch = "SELECT iif(recovery = 0, current, recovery) FROM grace";
-        let epoch: i64 = (database.query_row(epoch, (), |row| row.get(0))).map_err(&failed)?;
+        let epoch = "SELECT CAST(current AS INTEGER), CAST(recovery AS INTEGER) FROM grace";
+        let epoch = database.query_row(epoch, (), |row| {
+            Ok(Epoch {
+                current: row.get(0)?,
+                recovery: row.get(1)?,
+            })
+        });
+        let epoch = epoch.map_err(&failed)?;
         Ok(Records {
             path: path.to_owned(),
             database,
-            table: format!("\"rec-{epoch:016x}\""),
+            epoch,
+            table: format!("\"rec-{:016x}\"", epoch.reclaimed()),
         })
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Whether it has a client of this name, or one whose name begins so if only the beginning is
@@ -193,6 +251,35 @@ mod tests {
             let beginning = &has.as_bytes()[..20];
             assert!(records.has(&Name::cut(beginning)).unwrap());
             assert!(!records.has(&Name::from(beginning)).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_whole_grace_makes_records_old() {
+        let epoch = |current, recovery| Epoch { current, recovery };
+        for (stop, now, runs, expected) in [
+            // Not started since.
+            (epoch(5, 0), epoch(5, 0), false, true),
+            // In the grace of the next start, which may have been stopped again.
+            (epoch(5, 0), epoch(6, 5), true, true),
+            (epoch(5, 0), epoch(6, 5), false, true),
+            // That grace is over.
+            (epoch(5, 0), epoch(6, 0), true, true),
+            (epoch(5, 0), epoch(6, 0), false, false),
+            (epoch(5, 0), epoch(7, 6), true, false),
+            (epoch(5, 0), epoch(7, 0), true, false),
+            (epoch(5, 0), epoch(1, 0), false, false),
+            // The stop was in grace.
+            (epoch(5, 4), epoch(5, 4), true, true),
+            (epoch(5, 4), epoch(5, 0), true, true),
+            (epoch(5, 4), epoch(5, 0), false, false),
+            (epoch(5, 4), epoch(6, 5), true, false),
+        ] {
+            assert_eq!(
+                stop.leads_to(now, runs),
+                expected,
+                "{stop:?} {now:?} {runs}"
+            );
         }
     }
 

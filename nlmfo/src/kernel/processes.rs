@@ -80,6 +80,17 @@ pub fn has_open(id: i32, ending: &str) -> bool {
     entries.any(|entry| fs::read_link(entry.path()).is_ok_and(|file| file.ends_with(ending)))
 }
 
+/// Whether the process with this directory has this file open.
+pub(super) fn has_file_open(folder: &Path, wanted: &fs::Metadata) -> bool {
+    let entries = fs::read_dir(folder.join("fd"));
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.any(|entry| {
+        // Of the file, not of the link.
+        fs::metadata(entry.path())
+            .is_ok_and(|file| (file.dev(), file.ino()) == (wanted.dev(), wanted.ino()))
+    })
+}
+
 /// The processes in whose mount namespace the filesystem of this device (major, minor) is
 /// mounted: one for each namespace.
 pub fn with_mount_of(device: (u32, u32)) -> io::Result<Vec<Process>> {

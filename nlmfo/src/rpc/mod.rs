@@ -7,6 +7,7 @@
 pub mod alive;
 pub mod client;
 pub mod message;
+pub mod nfs4;
 pub mod nlm;
 pub mod nsm;
 pub mod portmap;

@@ -45,6 +45,7 @@ mod topology;
 mod two_nodes;
 mod watch;
 mod watch_unload;
+mod whole_server;
 
 use std::path::PathBuf;
 
@@ -154,6 +155,7 @@ pub fn on_a_cluster() -> Vec<Scenario> {
         keepalived::SCENARIOS,
         ctdb::SCENARIOS,
         own_server::ON_A_CLUSTER,
+        whole_server::ON_A_CLUSTER,
     ]
     .concat()
 }

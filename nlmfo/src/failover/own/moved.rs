@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::failover::options::OtherNode;
 use crate::failover::pair::hand_over;
 use crate::failover::pair::rsh::{Finished, Rsh};
-use crate::foreign::Shown;
+use crate::failover::pair::started::{judge, said};
 use crate::kernel::netns;
 use crate::runtime;
 use crate::server::Server;
@@ -45,27 +45,6 @@ pub struct Moved {
 
 impl Moved {
     pub const SCHEMA: &str = "nlmfo.server.move/1";
-}
-
-/// What the end of the other node's `nlmfo server start` means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct There {
-    /// The server serves there.
-    serves: bool,
-    exit: Exit,
-}
-
-/// `code`: the exit status of nlmfo there; none if it is not known.
-fn judge(code: Option<i32>, has_report: bool) -> There {
-    let serves = has_report && matches!(code, Some(0 | 3 | 5));
-    There {
-        serves,
-        exit: match (serves, code) {
-            (true, Some(0)) => Exit::Done,
-            (true, Some(5)) => Exit::Incomplete,
-            _ => Exit::NotConfirmed,
-        },
-    }
 }
 
 /// Whether the other node says that nothing of the server is there. One that may have started there,
@@ -152,15 +131,6 @@ fn ask(rsh: &Rsh, words: &[&str], limit: Duration) -> Result<Finished, Failure> 
     Ok(done.map_err(anyhow::Error::from)?)
 }
 
-/// What a command on the other node printed, on one line.
-fn said(finished: &Finished) -> String {
-    let lines = finished.stdout.lines();
-    let lines = lines.filter(|line| !line.starts_with("✓"));
-    let out = lines.collect::<Vec<_>>().join("; ");
-    let text = [&*finished.stderr, &*out].join(" ");
-    text.trim().shown().to_string()
-}
-
 /// Where the server is after the move.
 impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,25 +161,6 @@ impl fmt::Display for Moved {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_report_says_that_it_serves_there() {
-        let there = |serves, exit| There { serves, exit };
-        for (code, has_report, expected) in [
-            (Some(0), true, there(true, Exit::Done)),
-            (Some(5), true, there(true, Exit::Incomplete)),
-            (Some(3), true, there(true, Exit::NotConfirmed)),
-            (Some(1), false, there(false, Exit::NotConfirmed)),
-            (Some(4), false, there(false, Exit::NotConfirmed)),
-            // It serves, or not: nobody said.
-            (Some(0), false, there(false, Exit::NotConfirmed)),
-            // ssh was cut off.
-            (Some(255), false, there(false, Exit::NotConfirmed)),
-            (None, false, there(false, Exit::NotConfirmed)),
-        ] {
-            assert_eq!(judge(code, has_report), expected, "{code:?} {has_report}");
-        }
-    }
 
     #[test]
     fn a_server_that_may_run_there_is_not_started_here() {

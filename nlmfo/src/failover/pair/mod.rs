@@ -13,6 +13,7 @@
 pub mod report;
 pub mod rsh;
 pub mod run;
+pub mod started;
 
 use std::ffi::OsString;
 use std::io::{Read, Seek};

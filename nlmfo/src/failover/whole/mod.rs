@@ -17,7 +17,10 @@ pub mod changes;
 pub mod coverage;
 pub mod delegations;
 pub mod fence;
+pub mod handed;
+pub mod identity;
 pub mod leases;
+pub mod moved;
 pub mod node;
 pub mod own;
 pub mod present;
@@ -26,6 +29,7 @@ pub mod run;
 pub mod server;
 pub mod start;
 pub mod stop;
+pub mod taking;
 mod unrecorded;
 
 pub use server::{Clients, NotReady, Server, ServerError};

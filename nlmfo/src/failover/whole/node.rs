@@ -1,6 +1,7 @@
 //! The node's own NFS server.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,13 +10,14 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::server::{Clients, NotReady, Server, ServerError};
+use super::stop;
 use crate::causes::chain;
 use crate::failover::services::look;
 use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::nfsd::{self, Nfsd, NfsdError};
-use crate::kernel::nfsdcld;
+use crate::kernel::{namespaces, netns, nfsdcld};
 use crate::notify::state_dir::{self, Readers, StateDir};
-use crate::server::program::run_within;
+use crate::server::program::{self, run_within};
 
 const UNIT: &str = "nfs-server.service";
 const NFSDCLD: &str = "nfsdcld.service";
@@ -52,6 +54,8 @@ enum Means {
 pub struct NodeServer {
     means: Means,
     systemd: bool,
+    /// Where the record of a stop is.
+    state: StateDir,
     /// Shell commands that replace the means.
     stop: Option<OsString>,
     start: Option<OsString>,
@@ -79,6 +83,7 @@ impl NodeServer {
         Ok(NodeServer {
             means,
             systemd,
+            state: state.clone(),
             stop,
             start,
             deadline,
@@ -104,6 +109,21 @@ impl NodeServer {
             true => self.run("systemctl", &["restart", unit]).await,
             false => self.run(program, arguments).await,
         }
+    }
+
+    /// Starts nfsd. NFSv4 clients reclaim only if it says of itself what it said before the stop,
+    /// which may have been on a node with another name.
+    async fn threads(&self, arguments: &[OsString]) -> Result<(), ServerError> {
+        let record = stop::stored(&self.state).ok().flatten();
+        let identity = record.and_then(|record| record.identity);
+        let scope = match identity {
+            Some(identity) if identity.scope != netns::node().as_str() => identity.scope,
+            _ => return self.run("rpc.nfsd", arguments).await,
+        };
+        let scope = OsStr::from_bytes(scope.as_bytes());
+        let started = namespaces::with_host_name(scope, || program::run("rpc.nfsd", arguments));
+        let failed = |error| ServerError::Other(format!("rpc.nfsd under another name: {error}"));
+        Ok(started.map_err(failed)??)
     }
 
     async fn nfsdcld(&self) -> Result<(), String> {
@@ -200,7 +220,7 @@ impl Server for NodeServer {
         match (&self.start, &self.means) {
             (Some(command), _) => self.shell(command).await?,
             (None, Means::Unit) => self.run("systemctl", &["start", UNIT]).await?,
-            (None, Means::Program(arguments)) => self.run("rpc.nfsd", arguments).await?,
+            (None, Means::Program(arguments)) => self.threads(arguments).await?,
         }
         match nfsd::runs() {
             true => Ok(()),

@@ -136,13 +136,15 @@ async fn record_and_stop(
         state: state(server),
         kernel: facts.release.clone(),
         partial: false,
+        identity: None,
+        moving: None,
     };
     let own = Own {
         server,
         crashed: false,
     };
     let recorded = stop::record(&own, &plan, watch).map_err(of_stop)?;
-    let blockers = recorded.blockers(&[]);
+    let blockers = recorded.blockers(&plan, &[]);
     if !blockers.is_empty() {
         return Err(of_stop(StopError::Refused(blockers)));
     }

@@ -1,5 +1,6 @@
 //! A stop, a start, or both.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
@@ -7,7 +8,7 @@ use anyhow::anyhow;
 use super::leases::Paused;
 use super::report::RestartReport;
 use super::stop::{self, StopError};
-use super::{Server, ServerError, delegations, fence, leases, start};
+use super::{Server, ServerError, delegations, fence, identity, leases, start};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::failover::watch::Watch;
@@ -43,6 +44,9 @@ pub struct Plan {
     pub force: bool,
     /// Maximum time to follow the reclaims.
     pub deadline: Duration,
+    /// The addresses that move, if the server is to start on another node; empty: all that clients
+    /// use.
+    pub moving: Option<Vec<IpAddr>>,
 }
 
 /// Does it. `observe` attaches the probes, which needs lockd in the kernel.
@@ -67,6 +71,16 @@ pub async fn run(
         halves = match (halves, stop::stored(&plan.state)) {
             // An earlier run was interrupted between the two.
             (Halves::Both, Ok(Some(_)) | Err(_)) => Halves::Start,
+            // The same, or the command is run again.
+            (Halves::Stop, Ok(Some(record))) if plan.moving.is_some() => {
+                let (_, mut watch) = observe()?;
+                let again = stop::again(server, &plan.state, &record, &mut watch);
+                report.stop = Some(again.map_err(of_stop)?);
+                said(fence::lower().await);
+                said(fence::finish().await);
+                report.took_ms = milliseconds(began.elapsed());
+                return Ok(report);
+            }
             _ => {
                 return Err(anyhow!(
                     "the NFS server does not run in this network namespace: there is nothing to record"
@@ -83,10 +97,13 @@ pub async fn run(
             Halves::Record => Vec::new(),
             _ => server.prepare().await,
         };
+        let identity = identity::of_server().await;
         let half = stop::Plan {
             state: plan.state.clone(),
             kernel: facts.release.clone(),
             partial: true,
+            identity: identity.clone().ok().flatten(),
+            moving: plan.moving.clone(),
         };
         paused = leases::pause().await;
         delegations::recall(&mut watch).await;
@@ -99,7 +116,7 @@ pub async fn run(
             report.stop = Some(stored.map_err(|error| of_stop(error.into()))?);
         } else {
             let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
-            let blockers = recorded.blockers(&prepared);
+            let blockers = recorded.blockers(&half, &prepared);
             if !blockers.is_empty() && !plan.force {
                 return Err(of_stop(StopError::Refused(blockers)));
             }
@@ -109,7 +126,13 @@ pub async fn run(
             let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
             // It would delay the start: it goes on beside it.
             std::thread::spawn(wake_lockd);
-            report.stop = Some(stopped.map_err(of_stop)?);
+            let mut stopped = stopped.map_err(of_stop)?;
+            if let Err(reason) = identity {
+                stopped
+                    .notes
+                    .push(format!("the server scope is not known: {reason}"));
+            }
+            report.stop = Some(stopped);
             if halves == Halves::Stop {
                 said(fence::lower().await);
                 said(fence::finish().await);
@@ -117,7 +140,8 @@ pub async fn run(
         }
         watching = Some(watch);
         // Clients may come back before the other half has begun.
-        if halves != Halves::Both && stop::allows_pause(&plan.state) {
+        let is_for_here = halves != Halves::Both && plan.moving.is_none();
+        if is_for_here && stop::allows_pause(&plan.state) {
             paused = paused.and_then(Paused::keep);
         }
     }
@@ -204,7 +228,7 @@ pub(super) fn of_stop(error: StopError) -> Failure {
 
 pub(super) fn of_start(error: start::StartError) -> Failure {
     let exit = match error {
-        start::StartError::Server(_) => Exit::CouldNotRun,
+        start::StartError::Server(_) | start::StartError::Appear(_) => Exit::CouldNotRun,
         _ => Exit::NotConfirmed,
     };
     Failure::new(exit, error)

@@ -72,6 +72,8 @@ pub struct Plan {
 pub enum StartError {
     #[error("the server was not started")]
     Server(#[source] ServerError),
+    #[error("the server cannot be used by its clients")]
+    Appear(#[source] ServerError),
     #[error(transparent)]
     Nfsd(#[from] NfsdError),
     #[error(transparent)]
@@ -136,7 +138,7 @@ pub async fn begin<T>(
         );
     }
     let observed = observe(grace);
-    server.appear().await.map_err(StartError::Server)?;
+    server.appear().await.map_err(StartError::Appear)?;
     let begun = Begun {
         title: server.title(),
         began,

@@ -19,7 +19,7 @@ use crate::failover::watch::Watch;
 use crate::files::FileError;
 use crate::kernel::grace::SeenGrace;
 use crate::kernel::nfsd::Nfsd;
-use crate::kernel::nfsdcld::RecordsError;
+use crate::kernel::nfsdcld::{Records, RecordsError};
 use crate::kernel::path::PathFinder;
 use crate::kernel::{netns, nfsd};
 use crate::notify::state_dir::{self, Readers, StateDir};
@@ -27,6 +27,7 @@ use crate::observe::programs::ObserveError;
 use crate::observe::states::describe::{StateLine, describe};
 use crate::observe::states::{Kind, State, StateTable};
 use crate::observe::table::LockTable;
+use crate::rpc::nfs4::Identity;
 use crate::times::milliseconds;
 
 /// Maximum time to read NFSv4 state again while it changes.
@@ -43,6 +44,10 @@ pub struct Plan {
     pub kernel: String,
     /// Store a record also while clients still reclaim what no record has.
     pub partial: bool,
+    /// What NFSv4 clients know the server by, if it is known.
+    pub identity: Option<Identity>,
+    /// The addresses that move, if it is to start on another node; empty: all that clients use.
+    pub moving: Option<Vec<IpAddr>>,
 }
 
 /// Why a server was not stopped, or not recorded.
@@ -148,7 +153,7 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     let place = Record::place(&record_path(&plan.state))?;
     let mut paths = PathFinder::new(0).map_err(StopError::Paths)?;
     let held = Held::read(watch, READ_TIMEOUT)?;
-    let mut record = of(&held, plan, &mut paths);
+    let mut record = of(&held, plan, server, &mut paths);
     let mut report = StopReport::new(server.title(), record_path(&plan.state));
     report.notes.extend(aside.map(|path| {
         format!(
@@ -192,14 +197,38 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     })
 }
 
+/// Proves once more that nothing is left after a stop that is recorded.
+///
+/// # Errors
+/// If what is held cannot be read.
+pub fn again(
+    server: &impl Server,
+    state: &StateDir,
+    record: &Record,
+    watch: &mut Watch,
+) -> Result<StopReport, StopError> {
+    let mut report = StopReport::new(server.title(), record_path(state));
+    report.recorded(record);
+    report
+        .notes
+        .push("the server was stopped before".to_owned());
+    report.left = left(&Held::read(watch, READ_TIMEOUT)?);
+    report.stopped = report.left.is_empty();
+    report.stopped_after_ms = Some(0.0);
+    Ok(report)
+}
+
 /// What is not known when a server stops in a grace that no record explains.
 const STILL_RECLAIMING: &str = "the server was in grace without a record of what clients held before: \
                                 what they have not reclaimed yet is not recorded";
 
 impl Recorded {
     /// Why a stop would lose locks; empty if nothing is known that would.
-    pub fn blockers(&self, missing: &[NotReady]) -> Vec<String> {
+    pub fn blockers(&self, plan: &Plan, missing: &[NotReady]) -> Vec<String> {
         let mut blockers = needed(missing, &self.record);
+        if let Some(moving) = plan.moving.as_deref().filter(|moving| !moving.is_empty()) {
+            blockers.extend(staying(&self.record, moving));
+        }
         for name in &self.report.unknown {
             blockers.push(format!(
                 "nfsdcld does not know the NFSv4 client {name}: it cannot reclaim"
@@ -247,7 +276,7 @@ impl Recorded {
         let began = Instant::now();
         let before = watch.counters()?;
         let last = Held::read(watch, LAST_TIMEOUT)?;
-        let mut record = of(&last, plan, &mut self.paths);
+        let mut record = of(&last, plan, server, &mut self.paths);
         if let Some(earlier) = &self.earlier {
             self.report.recalled = recall(&mut record, earlier, &last);
         }
@@ -315,12 +344,21 @@ fn needed(missing: &[NotReady], record: &Record) -> Vec<String> {
     needed.map(|one| one.reason.clone()).collect()
 }
 
+/// The addresses that clients use and that do not move.
+fn staying(record: &Record, moving: &[IpAddr]) -> Vec<String> {
+    let staying = record.vips.iter().filter(|vip| !moving.contains(vip));
+    let words = staying.map(|vip| {
+        format!("clients hold state through {vip}, which is not among the VIPs that move: add --vip {vip}")
+    });
+    words.collect()
+}
+
 fn put(record: &mut Record, plan: &Plan) -> Result<(), RecordError> {
     record.put(&Record::place(&record_path(&plan.state))?)
 }
 
 /// The record of all addresses.
-fn of(held: &Held, plan: &Plan, paths: &mut PathFinder) -> Record {
+fn of(held: &Held, plan: &Plan, server: &impl Server, paths: &mut PathFinder) -> Record {
     let hosts = held.locks.active_hosts().into_iter();
     let mut vips: BTreeSet<IpAddr> = hosts.map(|id| held.locks.host(id).key.vip).collect();
     let states = held.states.as_ref().map_or_else(
@@ -338,6 +376,9 @@ fn of(held: &Held, plan: &Plan, paths: &mut PathFinder) -> Record {
     record.add_nfs4(describe(&states, paths));
     // What could not be read may come back too.
     record.changing = !held.exact;
+    record.identity.clone_from(&plan.identity);
+    let records = server.nfs4_records().map(|path| Records::open(&path));
+    record.epoch = records.and_then(Result::ok).map(|records| records.epoch());
     record
 }
 

@@ -1,0 +1,49 @@
+//! What NFSv4 clients know the node's server by: they reclaim only from one that says the same of
+//! itself. nfsd takes it from the host name of the process that starts it, or from who starts it by
+//! netlink, and no file tells it: the server is asked, as its clients ask it.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use crate::causes::chain;
+use crate::kernel::netns;
+use crate::kernel::nfsd::Nfsd;
+use crate::rpc::nfs4::{self, Identity};
+
+const NFS_PORT: u16 = 2049;
+
+/// Maximum time for an answer, and for one through any address.
+const ANSWER: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// Asks the server that runs here. None if it serves NFSv3 and 4.0 only, whose clients do not ask.
+///
+/// # Errors
+/// The reason why it does not tell.
+pub async fn of_server() -> Result<Option<Identity>, String> {
+    let nfsd = Nfsd::mounted().map_err(|error| chain(&error))?;
+    let versions = nfsd.versions().map_err(|error| chain(&error))?;
+    let Some(minor) = [1, 2].into_iter().find(|&minor| versions.has_v4(minor)) else {
+        return Ok(None);
+    };
+    let ports = nfsd.ports().map_err(|error| chain(&error))?;
+    let ports = ports.iter().filter_map(|port| port.strip_prefix("tcp "));
+    let port = ports.filter_map(|port| port.parse().ok()).min();
+    let port = port.unwrap_or(NFS_PORT);
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    // An export may name other clients only.
+    addresses.extend(netns::addresses().into_iter().flatten());
+    let until = Instant::now() + MAX_WAIT;
+    let mut reason = String::new();
+    for address in addresses {
+        match nfs4::identity(address, port, minor, ANSWER).await {
+            Ok(Some(identity)) => return Ok(Some(identity)),
+            Ok(None) => reason = format!("{address}: it refuses EXCHANGE_ID"),
+            Err(error) => reason = chain(&error),
+        }
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    Err(reason)
+}
