@@ -27,7 +27,7 @@ pub enum HandedError {
     )]
     Several(Vec<PathBuf>),
     #[error(
-        "the record names NFSv4 clients, but nfsdcld has no database on this node: mount /var/lib/nfs"
+        "nfsdcld has no database on this node, and had one at the stop that is recorded: mount /var/lib/nfs"
     )]
     NoRecords,
     #[error("nfsdcld's records cannot be read, and NFSv4 clients reclaim by them")]
@@ -53,27 +53,35 @@ fn listed(paths: &[PathBuf]) -> String {
 }
 
 /// Makes the record of the other node's stop this node's: `given`, or the only one in the state
-/// directory. One that this node has already is of an interrupted run. None if there is none.
+/// directory. One that this node has already is of an interrupted run, or older than the one that is
+/// given: of a stop here whose record was copied. None if there is none.
 ///
 /// # Errors
 /// If it is not clear which one it is.
 pub fn adopt(state: &StateDir, given: Option<Record>) -> Result<Option<Record>, HandedError> {
     let ours = record_path(state);
     let stored = records(&ours)?;
-    let mut found = Vec::new();
+    let mut same = None;
+    let mut others = 0;
     for path in &stored {
         let record = Record::read(path)?;
-        if !given
-            .as_ref()
-            .is_some_and(|given| given.id() != record.id())
-        {
-            found.push((path, record));
+        let (is_same, is_old) = match &given {
+            None => (true, false),
+            Some(given) => (
+                given.id() == record.id(),
+                *path == ours && given.taken_at > record.taken_at,
+            ),
+        };
+        match (is_same, is_old) {
+            (true, _) if same.is_none() => same = Some((path, record)),
+            (false, true) => {}
+            _ => others += 1,
         }
     }
-    if found.len() > 1 || (given.is_some() && found.len() < stored.len()) {
+    if others > 0 {
         return Err(HandedError::Several(stored));
     }
-    match (found.pop(), given) {
+    match (same, given) {
         (Some((path, record)), _) => {
             let renamed = fs::rename(path, &ours).map_err(FileError::io("renaming", path));
             renamed.map_err(RecordError::from)?;
@@ -130,7 +138,7 @@ pub fn check(
     server: &impl Server,
     runs: bool,
 ) -> Result<(), HandedError> {
-    if record.nfs4.is_empty() {
+    if record.nfs4.is_empty() && record.epoch.is_none() {
         return Ok(());
     }
     let database = server.nfs4_records().ok_or(HandedError::NoRecords)?;
@@ -188,6 +196,15 @@ mod tests {
             adopt(&state, Some(of("two"))),
             Err(HandedError::Several(_))
         ));
+        let newer = |node: &str| Record {
+            taken_at: 9,
+            ..of(node)
+        };
+        assert_eq!(
+            adopt(&state, Some(newer("two"))).unwrap().unwrap().node,
+            "two"
+        );
+        assert_eq!(Record::read(&ours).unwrap().id(), newer("two").id());
         let two = store("two");
         assert!(matches!(adopt(&state, None), Err(HandedError::Several(_))));
         fs::remove_file(&ours).unwrap();

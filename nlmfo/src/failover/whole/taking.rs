@@ -225,7 +225,5 @@ impl Server for Taking<'_> {
 /// If it cannot be read.
 pub fn given(path: Option<&Path>) -> Result<Option<Record>, Failure> {
     let record = path.map(Record::read).transpose();
-    Ok(record
-        .context("the record of the release")
-        .map_err(anyhow::Error::from)?)
+    Ok(record.context("the record of the release")?)
 }
