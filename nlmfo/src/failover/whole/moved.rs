@@ -151,12 +151,20 @@ async fn hand_over_and_start(plan: &Plan, server: &NodeServer, to: &Move, moved:
         start::forget(&plan.state);
     }
     // A hand-over may have moved the filesystem.
-    if there.is_absent && to.node.hand_over.is_none() && is_all_here(plan) {
+    let stays = !there.serves && to.node.hand_over.is_none() && is_all_here(plan);
+    if stays && is_absent(plan, to).await {
         match run::run(&half(plan, Halves::Start), server, observe).await {
             Ok(report) => moved.back = Some(report),
             Err(failure) => output::note(format_args!("{:#}", failure.error)),
         }
     }
+}
+
+/// Whether the other node says that no NFS server runs there. Its command may have ended for another
+/// one that lives on.
+async fn is_absent(plan: &Plan, to: &Move) -> bool {
+    let checked = ask(&to.node.rsh, &there(plan, to, &["--dry-run"]), &[], REMOTE).await;
+    checked.is_ok_and(|finished| finished.code == Some(0))
 }
 
 /// Whether all recorded VIPs are addresses of this node still.
