@@ -136,6 +136,9 @@ mod tests {
             "failover --whole-server --phase release --vip 10.77.0.1 --record /r --deadline 5",
             "failover --whole-server --phase takeover --expect /r --wait-address 5",
             "failover --whole-server --phase takeover --dry-run",
+            // As a move runs it on the other node (failover::whole::moved).
+            "failover --whole-server --phase takeover --json --expect - --vip 10.77.0.1 \
+             --state-dir /state --wait-address 60s --config /names",
             "failover --whole-server --to b --hand-over /move",
             "grace --vip 10.77.0.1 --for 5 --scope filesystem --filesystem /srv",
         ] {

@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::failover::options::OtherNode;
 use crate::failover::pair::hand_over;
 use crate::failover::pair::rsh::{Finished, Rsh};
-use crate::failover::pair::started::{judge, said};
+use crate::failover::pair::started::{judge, missing, said};
 use crate::kernel::netns;
 use crate::runtime;
 use crate::server::Server;
@@ -136,16 +136,19 @@ impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Moved { name, to, .. } = self;
         match (&self.error, self.back) {
-            (None, _) => writeln!(
-                f,
-                "{} server {name} serves on {to}; clients stood still for at most {:.1} s",
-                if self.exit == Exit::Done {
-                    "✓"
-                } else {
-                    "✗"
-                },
-                self.stood_still_ms / 1000.0
-            ),
+            (None, _) => {
+                writeln!(
+                    f,
+                    "{} server {name} serves on {to}; clients stood still for at most {:.1} s",
+                    if self.exit == Exit::Done {
+                        "✓"
+                    } else {
+                        "✗"
+                    },
+                    self.stood_still_ms / 1000.0
+                )?;
+                missing(&self.start["reclaim"]).fmt(f)
+            }
             (Some(error), true) => {
                 writeln!(f, "✗ {to}: {error}; server {name} serves here again")
             }

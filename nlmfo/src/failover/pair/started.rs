@@ -1,7 +1,10 @@
 //! What the end of a command that starts a whole server on the other node means.
 
+use serde_json::Value;
+
 use super::rsh::Finished;
 use crate::exit::Exit;
+use crate::failover::whole::coverage::Part;
 use crate::foreign::Shown;
 
 /// Whether the server serves there, and how the command ends.
@@ -34,9 +37,17 @@ pub fn said(finished: &Finished) -> String {
     text.trim().shown().to_string()
 }
 
+/// What its clients did not reclaim, by the report of the other node.
+pub fn missing(report: &Value) -> Part {
+    serde_json::from_value(report["missing"].clone()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::failover::record::sample::lock;
 
     #[test]
     fn only_a_report_says_that_it_serves_there() {
@@ -55,5 +66,19 @@ mod tests {
         ] {
             assert_eq!(judge(code, has_report), expected, "{code:?} {has_report}");
         }
+    }
+
+    #[test]
+    fn what_is_missing_there_is_named() {
+        let part = Part {
+            locks: vec![lock("10.77.0.1", 0, 9)],
+            ..Part::default()
+        };
+        let said = missing(&json!({ "missing": part })).to_string();
+        assert!(
+            said.contains("not reclaimed") && said.contains("10.77.0.1"),
+            "{said}"
+        );
+        assert_eq!(missing(&Value::Null), Part::default());
     }
 }

@@ -5,8 +5,9 @@
 //! another ID after a restart, and other stateids; it is known by its name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failover::reclaim::{Expected, split};
 use crate::failover::record::Record;
@@ -29,11 +30,41 @@ pub struct Present<'a> {
 }
 
 /// Lines of a record; of an NFSv4 lock some of its ranges.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub locks: Vec<LockLine>,
     pub shares: Vec<ShareLine>,
     pub nfs4: Vec<StateLine>,
+}
+
+/// What did not come back.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for lock in &self.locks {
+            writeln!(
+                f,
+                "  ! not reclaimed: {} ({}) through {}: {} lock {} of {}, svid {}",
+                lock.host.client,
+                lock.host.client_name,
+                lock.host.vip,
+                lock.mode,
+                lock.range,
+                lock.file,
+                lock.svid
+            )?;
+        }
+        for share in &self.shares {
+            writeln!(
+                f,
+                "  ! not reclaimed: {} ({}): share of {}",
+                share.host.client, share.host.client_name, share.file
+            )?;
+        }
+        for state in &self.nfs4 {
+            writeln!(f, "  ! not reclaimed: {state}")?;
+        }
+        Ok(())
+    }
 }
 
 /// How much of a record is back.

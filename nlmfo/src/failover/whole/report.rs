@@ -314,29 +314,7 @@ impl fmt::Display for StartReport {
                 }
             }
         }
-        for lock in &self.missing.locks {
-            writeln!(
-                f,
-                "  ! not reclaimed: {} ({}) through {}: {} lock {} of {}, svid {}",
-                lock.host.client,
-                lock.host.client_name,
-                lock.host.vip,
-                lock.mode,
-                lock.range,
-                lock.file,
-                lock.svid
-            )?;
-        }
-        for share in &self.missing.shares {
-            writeln!(
-                f,
-                "  ! not reclaimed: {} ({}): share of {}",
-                share.host.client, share.host.client_name, share.file
-            )?;
-        }
-        for state in &self.missing.nfs4 {
-            writeln!(f, "  ! not reclaimed: {state}")?;
-        }
+        self.missing.fmt(f)?;
         if !self.given_up.is_empty() {
             writeln!(
                 f,
