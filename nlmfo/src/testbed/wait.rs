@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 /// Long enough for the slowest step under emulation on a machine that has much
 /// else to do, short enough that a hung scenario says so before the host gives
 /// up on the virtual machine.
-pub const DEADLINE: Duration = Duration::from_mins(2);
+pub const DEADLINE: Duration = Duration::from_mins(4);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
