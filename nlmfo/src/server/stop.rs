@@ -82,7 +82,7 @@ fn keep_list(server: &Server) -> Result<(), ServerError> {
 }
 
 /// Removes what is left of a server that serves no longer, and proves that its devices are free.
-/// On a node where nothing of it was, they may be missing, as they are where DRBD is secondary.
+/// If nothing of it was on this node, a device may be missing here, or be a DRBD secondary.
 pub fn remove(server: &Server) -> Result<(), ServerError> {
     let namespaces = &server.namespaces;
     let was_here = namespaces.exist();

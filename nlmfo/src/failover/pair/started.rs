@@ -1,4 +1,4 @@
-//! What the end of a command that starts a whole server on the other node means.
+//! How the start of a server on the other node ended.
 
 use serde_json::Value;
 

@@ -12,8 +12,10 @@ use crate::rpc::nfs4::{self, Identity};
 
 const NFS_PORT: u16 = 2049;
 
-/// Maximum time for an answer, and for one through any address.
+/// Maximum time to wait for an answer through one address.
 const ANSWER: Duration = Duration::from_secs(2);
+
+/// Maximum time to wait for an answer through any of them.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Asks the server that runs here. None if it serves NFSv3 and 4.0 only, whose clients do not ask.

@@ -197,7 +197,7 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     })
 }
 
-/// Proves once more that nothing is left after a stop that is recorded.
+/// Verifies again that nothing is left after a recorded stop.
 ///
 /// # Errors
 /// If what is held cannot be read.
