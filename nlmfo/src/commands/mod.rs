@@ -19,6 +19,7 @@ mod serve;
 mod server;
 mod table;
 mod watch;
+mod whole;
 mod whole_server;
 
 use anyhow::anyhow;

@@ -1,15 +1,12 @@
 //! `nlmfo failover --whole-server`: move the node's own NFS server with all its VIPs.
 
 use std::fmt::{Display, Write};
-use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use serde::Serialize;
 
-use crate::causes::chain;
+use super::whole::{self, Kind};
 use crate::exit::{Exit, Failure};
-use crate::failover::interrupted::or_interrupt;
-use crate::failover::kept::keep_as;
 use crate::failover::options::{Options, Task};
 use crate::failover::own;
 use crate::failover::record::Record;
@@ -17,12 +14,11 @@ use crate::failover::watch::observe;
 use crate::failover::whole::moved::{self, Move};
 use crate::failover::whole::node::NodeServer;
 use crate::failover::whole::report::RestartReport;
-use crate::failover::whole::run::{self, Halves, Plan, remains};
+use crate::failover::whole::run::{self, Halves, Plan};
 use crate::failover::whole::stop;
 use crate::failover::whole::taking::{self, DEADLINE, Takeover};
-use crate::files::lock::{LockFile, Mode};
 use crate::notify::config::Config;
-use crate::{interrupt, output, runtime, times};
+use crate::output;
 
 /// Whether this node can take the server over.
 #[derive(Serialize)]
@@ -30,18 +26,6 @@ struct Checked {
     schema: &'static str,
     ready: bool,
     hindrances: Vec<String>,
-}
-
-/// The last report, in `/run/nlmfo/last-whole-server.json`.
-#[derive(Serialize)]
-struct Kept<'a> {
-    schema: &'static str,
-    /// Since 1970, in seconds.
-    at: u64,
-    /// The exit status; null while the move goes on, and if it was killed.
-    exit: Option<u8>,
-    error: Option<&'a str>,
-    report: Option<&'a Done>,
 }
 
 /// What was done on this node, or on both.
@@ -99,33 +83,13 @@ pub fn run(options: &Options, json: bool) -> Result<Exit, Failure> {
         deadline: DEADLINE,
         moving: Some(options.vips.clone()),
     };
-    let work = async {
-        let lock = LockFile::named("restart", "restarts the NFS server");
-        let lock = lock.map_err(anyhow::Error::from)?;
-        let taken = lock.take(Mode::Exclusive, Duration::ZERO).await;
-        let _alone = taken.map_err(anyhow::Error::from)?;
-        // Should this process be killed meanwhile.
-        keep(None, None, None);
-        work(&plan, options).await
+    let kind = Kind {
+        name: "whole-server",
+        schema: "nlmfo.last-whole-server/1",
+        if_interrupted: "run the same command again",
     };
-    let state = "run the same command again";
-    let done = runtime::run(or_interrupt(work, &[], state))
-        .context("cannot start the asynchronous runtime")?;
-    let done = done.map_err(|failure| match interrupt::came() {
-        None => failure,
-        Some(_) => Failure::new(failure.exit, failure.error.context(remains(&plan.state))),
-    });
-    let done = done.inspect_err(|failure| {
-        keep(Some(failure.exit), Some(&chain(&*failure.error)), None);
-    })?;
-    let exit = done.exit();
-    let kept = keep(Some(exit), None, Some(&done));
-    interrupt::only_words_are_left(exit as u8);
-    match json {
-        true => output::report_json(kept.as_deref(), &done),
-        false => output::report(kept.as_deref(), |out| write!(out, "{done}")),
-    }
-    Ok(exit)
+    let work = work(&plan, options);
+    whole::run(&kind, &plan.state, json, Done::exit, work)
 }
 
 async fn work(plan: &Plan, options: &Options) -> Result<Done, Failure> {
@@ -169,21 +133,6 @@ async fn work(plan: &Plan, options: &Options) -> Result<Done, Failure> {
             Ok(half(report))
         }
     }
-}
-
-fn keep(
-    exit: Option<Exit>,
-    error: Option<&str>,
-    report: Option<&Done>,
-) -> Option<std::path::PathBuf> {
-    let kept = Kept {
-        schema: "nlmfo.last-whole-server/1",
-        at: times::now(),
-        exit: exit.map(|exit| exit as u8),
-        error,
-        report,
-    };
-    keep_as("whole-server", &kept)
 }
 
 /// Tells whether this node can take the server over, and changes nothing.
