@@ -11,14 +11,14 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Addr(pub [u8; 16]);
 
 impl Addr {
-    /// The address in four bytes of network byte order, as `sin_addr` holds it.
+    /// From four bytes in network byte order, as in `sin_addr`.
     pub const fn from_v4(v4: [u8; 4]) -> Self {
         Addr([
             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
         ])
     }
 
-    /// The address in the family that it came from: a mapped one is IPv4.
+    /// The address in its own family: IPv4 if it is IPv4-mapped.
     pub fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.0).to_canonical()
     }

@@ -1,4 +1,5 @@
-//! What lockd and nfsd did per VIP: counted in the kernel, summed up and reported by the tool.
+//! Counters of what lockd and nfsd did for each VIP: kept in the kernel, summed and reported by
+//! the tool.
 
 use core::ops::{AddAssign, Sub};
 
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// from 2^i to 2^(i+1) - 1 nanoseconds, the last one all that took longer.
 pub const LATENCY_BUCKETS: usize = 36;
 
-/// Why lockd dropped locks that no client had unlocked: where its count is in [`Released`].
+/// Why lockd dropped locks without an UNLOCK from the client: the index of a count in
+/// [`Released`].
 pub mod cause {
     /// `unlock_ip`, by procfs or netlink.
     pub const UNLOCK_IP: usize = 0;
@@ -21,25 +23,34 @@ pub mod cause {
     pub const FREE_ALL: usize = 3;
     /// lockd went down.
     pub const SHUTDOWN: usize = 4;
-    /// A path that none of the probes above announced.
+    /// A path that none of the probes for the causes above saw.
     pub const OTHER: usize = 5;
+    /// Number of causes, and of the fields of [`Released`].
     pub const COUNT: usize = 6;
 }
 
-/// Owners whose locks on one file lockd dropped by itself, in the order of [`cause`].
+/// How often lockd dropped all locks of one owner on one file without an UNLOCK, in the order of
+/// [`cause`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Released {
+    /// See [`cause::UNLOCK_IP`].
     pub unlock_ip: u64,
+    /// See [`cause::UNLOCK_FILESYSTEM`].
     pub unlock_filesystem: u64,
+    /// See [`cause::CLIENT_REBOOT`].
     pub client_reboot: u64,
+    /// See [`cause::FREE_ALL`].
     pub free_all: u64,
+    /// See [`cause::SHUTDOWN`].
     pub shutdown: u64,
+    /// See [`cause::OTHER`].
     pub other: u64,
 }
 
 impl Released {
+    /// The sum over all causes.
     pub fn total(&self) -> u64 {
         self.unlock_ip
             + self.unlock_filesystem
@@ -49,7 +60,7 @@ impl Released {
             + self.other
     }
 
-    /// The count of a [`cause`].
+    /// The count of a [`cause`]; `None` for a number that is not one.
     #[inline(always)]
     pub fn of_mut(&mut self, cause: usize) -> Option<&mut u64> {
         // SAFETY: `repr(C)`, one u64 for each cause (asserted below).
@@ -58,29 +69,29 @@ impl Released {
     }
 }
 
-/// One VIP's counters, per CPU in the kernel; the tool adds the CPUs up. Calls, not locks:
-/// POSIX locks of one owner merge and split, so how many are held only a snapshot can tell.
+/// One VIP's counters, one set per CPU in the kernel; the tool adds them up. They count calls, not
+/// locks: POSIX locks of one owner merge and split, so only a snapshot tells how many are held.
 ///
-/// Calls that lockd answers before it comes to its lock path, no counter sees: a
-/// stale or unknown file handle, a host or file for which there is no memory, and,
-/// while in grace, UNLOCK and CANCEL (`nlm4svc_retrieve_args` and its callers,
-/// fs/lockd/svc4proc.c, 6.1 and 6.12). None of these changes what is held. SHARE and
-/// UNSHARE have no counter at all.
+/// Calls that lockd answers before its lock path are not counted: those with a stale or unknown
+/// file handle, those for which lockd has no memory for the host or file, and, in grace, UNLOCK
+/// and CANCEL (`nlm4svc_retrieve_args` and its callers, fs/lockd/svc4proc.c, 6.1 and 6.12). None
+/// of these changes what is held. SHARE and UNSHARE are not counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Counters {
-    /// LOCK calls granted at once, reclaims apart.
+    /// LOCK calls granted at once, without reclaims.
     pub granted: u64,
     /// Blocked requests that were granted later (`GRANTED_MSG` sent, first try).
     pub granted_later: u64,
-    /// Reclaims that were granted.
+    /// LOCK reclaims granted.
     pub reclaimed: u64,
-    /// LOCK refused: conflicting lock, no locks available, deadlock and the like.
+    /// LOCK refused for another reason than grace: a conflicting lock, no locks available, a
+    /// deadlock and the like.
     pub denied: u64,
-    /// LOCK refused because of grace, reclaim or not.
+    /// LOCK refused because of grace, reclaims included.
     pub denied_grace: u64,
-    /// LOCK answered with blocked.
+    /// LOCK answered with `blocked`.
     pub blocked: u64,
     /// CANCEL calls.
     pub cancelled: u64,
@@ -88,8 +99,9 @@ pub struct Counters {
     pub unlocked: u64,
     /// TEST calls.
     pub tested: u64,
+    /// Locks that lockd dropped without an UNLOCK.
     pub released: Released,
-    /// LOCK calls by time, see [`LATENCY_BUCKETS`].
+    /// LOCK calls by latency, see [`LATENCY_BUCKETS`].
     #[cfg_attr(
         feature = "serde",
         serde(serialize_with = "<[u64]>::serialize", deserialize_with = "histogram")
@@ -120,7 +132,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// New locks for clients: granted at once, later, or reclaimed.
+    /// LOCK calls granted: at once, later, or as reclaims.
     pub fn grants(&self) -> u64 {
         self.granted + self.granted_later + self.reclaimed
     }
@@ -140,20 +152,22 @@ impl Counters {
     }
 }
 
-/// One VIP's NFSv4 counters, per CPU in the kernel. OPEN and LOCK count for the server address
-/// that the call came to. A recalled delegation and the end of a client count for one VIP of the
-/// client: the first one of a client with several, and `::` for a client without a connection.
+/// One VIP's NFSv4 counters, one set per CPU in the kernel. OPEN and LOCK count for the server
+/// address that the call came to. A recalled delegation and the end of a client count for one VIP:
+/// the first one if the client has several, and `::` if it has no connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Counters4 {
-    /// OPEN granted, reclaims apart.
+    /// OPEN granted, without reclaims.
     pub opens: u64,
+    /// OPEN reclaims granted (`CLAIM_PREVIOUS`).
     pub opens_reclaimed: u64,
     /// OPEN refused because of grace.
     pub opens_in_grace: u64,
-    /// LOCK granted, reclaims apart.
+    /// LOCK granted, without reclaims.
     pub locks: u64,
+    /// LOCK reclaims granted.
     pub locks_reclaimed: u64,
     /// LOCK refused: a conflicting lock, or a reclaim that is not allowed.
     pub locks_denied: u64,
@@ -190,7 +204,7 @@ impl AddAssign for Counters {
     }
 }
 
-/// What happened between two readings, the later one on the left.
+/// What happened between two readings: `later - earlier`.
 impl Sub for Counters {
     type Output = Self;
 

@@ -36,12 +36,12 @@ pub struct Window {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
-    /// The latest end of any window, fence or scope: past it, packets are let
-    /// through unread.
+    /// The latest end of any window, fence or scope: after it, packets are let through unread.
     pub until: u64,
-    /// New locks on the filesystems of the scope are refused through every address
-    /// from `scope_opened` until here.
+    /// From `scope_opened` until this time, new locks on the filesystems of the scope are refused
+    /// through every address.
     pub scope_until: u64,
+    /// When that refusal began.
     pub scope_opened: u64,
     /// Address of the network namespace's `struct net`.
     pub net: u64,
@@ -53,15 +53,20 @@ pub struct Gate {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
+    /// The client's address.
     pub client: Addr,
+    /// The server's address.
     pub vip: Addr,
+    /// The client's port.
     pub client_port: u16,
+    /// The server's port: one of lockd's.
     pub server_port: u16,
+    /// Always 0: keeps the struct without padding.
     pub pad: u32,
 }
 
-/// The `skb->priority` of a packet that the gate decided on and let through: by it the guard at the
-/// socket, and the gate on the next device, recognize that packet. Nothing between ingress and a local
+/// The `skb->priority` of a packet that the gate decided on and let through. The guard at the socket,
+/// and the gate on the next device, recognize the packet by it. Nothing between ingress and a local
 /// socket reads that field. The value is valid only for this flow, and a process that sets the priority
 /// of its own packets cannot guess it.
 #[inline(always)]
@@ -81,6 +86,7 @@ pub fn decided_priority(secret: u64, flow: &Flow) -> u32 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
+    /// The readers of its calls.
     pub follower: Follower,
     /// `opened` of the window for which it is followed.
     pub opened: u64,
@@ -90,9 +96,13 @@ pub struct Connection {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoteKey {
+    /// The client's address.
     pub client: Addr,
+    /// The client's port, in host byte order.
     pub port: u16,
+    /// Always 0: keeps the struct without padding.
     pub pad: u16,
+    /// The RPC transaction ID, in host byte order.
     pub xid: u32,
 }
 
@@ -100,13 +110,15 @@ pub struct NoteKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Note {
+    /// When the gate decided on the call.
     pub at: u64,
     /// The word as the client sent it.
     pub sent: u32,
     /// The word as lockd gets it.
     pub written: u32,
-    /// Whether lockd has answered it, or handled it without an answer.
+    /// Not 0 if lockd has answered the call, or handled it without an answer.
     pub is_answered: u32,
+    /// Always 0: keeps the struct without padding.
     pub pad: u32,
 }
 
@@ -144,13 +156,13 @@ pub struct Audited {
     pub refused: u64,
     /// A reclaim was refused because of grace: its client has lost the lock.
     pub reclaims_refused: u64,
-    /// A reclaim was answered in another way: a conflict, no such file.
+    /// A reclaim failed for another reason, such as a conflict or a missing file.
     pub reclaims_failed: u64,
-    /// A new lock was answered in another way without being granted.
+    /// A new lock was not granted for another reason.
     pub other: u64,
     /// A lock was granted to a call that was not a reclaim, or that the gate did not see.
     pub violations: u64,
-    /// Of the calls that the gate saw, those that were answered, each once.
+    /// Calls that the gate saw and lockd answered; a call that is answered again counts once.
     pub answered: u64,
     /// Answers (other than violations) to calls that the gate did not see, or saw with another
     /// `reclaim` word than lockd read.
@@ -173,32 +185,40 @@ pub mod violation {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
+    /// When lockd granted or queued the lock.
     pub at: u64,
+    /// The server address of the `nlm_host`.
     pub vip: Addr,
+    /// The address of the `nlm_host`'s client; zeros if it could not be read.
     pub client: Addr,
     /// One of [`violation`]; 0 while the entry is being written.
     pub kind: u32,
+    /// The RPC transaction ID, in host byte order; 0 for [`violation::WAITER`], which is no answer.
     pub xid: u32,
+    /// The client's port, in host byte order; 0 if it is not known.
     pub port: u32,
+    /// The client's number for the lock owner.
     pub svid: u32,
     /// `F_RDLCK` 0 or `F_WRLCK` 1.
     pub mode: u32,
+    /// Length of the file handle in bytes; 0 if it is not known.
     pub fh_len: u32,
-    /// First and last byte; `i64::MAX` means to the end of the file.
+    /// First byte of the range.
     pub start: u64,
+    /// Last byte of the range; `i64::MAX` means to the end of the file.
     pub end: u64,
+    /// The file handle: its first `fh_len` bytes.
     pub fh: [u8; FH_MAX],
 }
 
 /// Number of violations kept in detail; more are only counted.
 pub const VIOLATIONS: u32 = 64;
 
-/// Where the fields are that only the gate and the audit read, besides those of
-/// [`Layout`].
+/// Byte offsets of the fields that only the gate and the audit read, besides those of [`Layout`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GateLayout {
-    /// Those that all programs share.
+    /// The offsets that all programs share.
     pub common: Layout,
     /// Address of grace.ko's `grace_net_id`, an `unsigned int`.
     pub grace_net_id: u64,

@@ -1,11 +1,10 @@
-//! Where the kernel's fields are. The loader reads every offset from the
-//! running kernel's BTF and hands them to the programs as one read-only global:
-//! nothing here is a number of some kernel.
+//! Offsets of the kernel's fields. The loader reads each from the running kernel's BTF and hands
+//! them to the programs as one read-only global: none is fixed for a kernel version.
 
 use crate::state::StateLayout;
 use crate::unlock::UnlockLayout;
 
-/// The most bytes of a `file_lock` that the programs copy; 192 do on 6.1 to 7.3.
+/// Maximum bytes of a `file_lock` that the programs copy; 192 are enough on 6.1 to 7.3.
 pub const FL_SPAN_MAX: usize = 256;
 
 /// Byte offsets of the fields that the programs read, each from the start of
@@ -19,9 +18,9 @@ pub struct Layout {
     pub nlmsvc_lock_operations: u64,
     /// Address of lockd's hash table `nlm_files`.
     pub nlm_files: u64,
-    /// nfsd's, for NFSv4.
+    /// nfsd's fields, for NFSv4.
     pub states: StateLayout,
-    /// The kernel's lists of all locks; zeros where they are not known.
+    /// The kernel's lists of all locks; zeros if they are not known.
     pub lock_lists: LockLists,
     /// The arguments of an UNLOCK.
     pub unlocks: UnlockLayout,
@@ -156,6 +155,7 @@ pub struct LockLists {
     pub link_cpu: u32,
     /// How many CPUs there may be, numbered from 0; 0 if the lists are not known.
     pub cpus: u32,
+    /// Always 0: keeps the struct without padding.
     pub pad: u32,
 }
 

@@ -1,12 +1,11 @@
-//! The calls of a client to lockd, followed word by word, wherever the packets cut
-//! them: enough of RPC (RFC 5531) and NLM (RFC 1813 appendix II, C702) to find the
-//! `reclaim` word of a LOCK or SHARE call and the filesystem that it is about.
+//! Follows the calls of a client to lockd word by word, wherever the packets cut them. It reads
+//! enough of RPC (RFC 5531) and NLM (RFC 1813 appendix II, C702) to find the `reclaim` word of a
+//! LOCK or SHARE call, and the filesystem of the call.
 //!
-//! The grace gate runs this in the kernel and the tests run the same code. What a
-//! lying client sends must be read as lockd reads it, or not at all: where lockd's
-//! versions differ in what they believe (the *contents* of an AUTH_UNIX credential decide
-//! where it ends in 6.1 and 6.12, not its length), both must say the same, else
-//! the call is [`Found::Lost`].
+//! The grace gate runs this in the kernel, and the tests run the same code. A client's call must be
+//! read as lockd reads it, or not at all, also if the client lies. Versions of lockd differ in what
+//! they trust: in 6.1 and 6.12 the *contents* of an AUTH_UNIX credential decide where it ends, not
+//! its length. Where contents and length disagree, the call is [`Found::Lost`].
 
 /// `NLM_PROGRAM`.
 const NLM: u32 = 100_021;
@@ -30,21 +29,21 @@ const OPAQUE_MAX: u32 = 1024;
 const MACHINE_MAX: u32 = 255;
 const GROUPS_MAX: u32 = 16;
 
-/// Words of a file handle that are kept: its header and the longest filesystem id.
+/// How many words of a file handle are kept: its header and the longest filesystem ID.
 pub const HANDLE_WORDS: usize = 8;
 
-/// A filesystem as knfsd's file handles name it: the kind of filesystem id, then
-/// the id, then zeros (fs/nfsd/nfsfh.h, 6.1 to 7.3).
+/// A filesystem as in knfsd's file handles: the kind of filesystem ID, then the ID in the byte order
+/// of the wire, then zeros (fs/nfsd/nfsfh.h, 6.1 to 7.3).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fsid(pub [u32; HANDLE_WORDS]);
 
 impl Fsid {
-    /// Words of a filesystem id of this kind; `None` for a kind that knfsd does not have.
+    /// How many words a filesystem ID of this kind has; `None` if knfsd has no such kind.
     #[inline(always)]
     pub const fn words_of(kind: u8) -> Option<usize> {
         Some(match kind {
-            // A user's number.
+            // `fsid=` of the export.
             1 => 1,
             // Device and inode; inode and half a UUID; half a UUID.
             0 | 3 | 4 | 5 => 2,
@@ -57,8 +56,8 @@ impl Fsid {
         })
     }
 
-    /// The filesystem of a handle, given as the words that it begins with, in the
-    /// byte order of the wire. `None` for a handle that is not one of knfsd's.
+    /// The filesystem of a handle, from its first words in the byte order of the wire. `None` if the
+    /// handle is not one of knfsd's.
     #[inline(always)]
     pub fn of_handle(words: &[u32; HANDLE_WORDS]) -> Option<Self> {
         let [version, _, kind, _] = words[0].to_ne_bytes();
@@ -101,15 +100,16 @@ mod step {
     pub const HANDLE: u32 = 16;
     pub const OWNER_LEN: u32 = 17;
     pub const RECLAIM: u32 = 18;
-    /// Nothing of this record concerns us.
+    /// The rest of this record is skipped.
     pub const REST: u32 = 19;
     pub const LOST: u32 = 20;
 }
 
 /// Where bytes come from: a packet, or a slice.
 pub trait Bytes {
-    /// The four bytes at `at`, big-endian.
+    /// The big-endian word at offset `at`; `None` past the end.
     fn word(&self, at: u32) -> Option<u32>;
+    /// The byte at offset `at`; `None` past the end.
     fn byte(&self, at: u32) -> Option<u8>;
 }
 
@@ -124,7 +124,7 @@ impl Bytes for [u8] {
     }
 }
 
-/// What a step came upon.
+/// What a step found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Nothing yet; there is more to read.
@@ -134,12 +134,15 @@ pub enum Found {
     /// The last byte of a `reclaim` word, at this offset; its value is in
     /// [`Calls::word`]. The bytes before it were zero, so writing 0 or 1 here
     /// decides what lockd reads.
-    Reclaim { at: u32 },
-    /// lockd may read on where we cannot, now and for ever.
+    Reclaim {
+        /// Offset of that byte.
+        at: u32,
+    },
+    /// lockd may read calls that we cannot: nothing more of this stream is read.
     Lost,
 }
 
-/// Where a reader of calls stands, between two bytes of a stream or datagram.
+/// The state of a reader of calls, between two bytes of a stream or datagram.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
@@ -151,21 +154,24 @@ pub struct Calls {
     left: u32,
     /// Bytes to pass over before the next word.
     skip: u32,
-    /// The word as far as it is read, and the last one when it is whole.
+    /// The bytes of the current word that are read so far; the last word if that is complete.
     pub word: u32,
-    /// How many bytes of it are read, 0 to 3.
+    /// How many bytes of the current word are read, 0 to 3.
     have: u32,
     step: u32,
     /// Whether records have markers: 1 for TCP, 0 for UDP.
     marked: u32,
+    /// The RPC transaction ID of the current call, in host byte order.
     pub xid: u32,
     version: u32,
+    /// The NLM procedure of the current call.
     pub procedure: u32,
     /// Bytes of the credential's body after the part that is read.
     body: u32,
     handle_at: u32,
     handle_len: u32,
-    /// What the call's file handle begins with.
+    /// The first words of the call's file handle, in the byte order of the wire; zeros after its
+    /// end.
     pub handle: [u32; HANDLE_WORDS],
 }
 
@@ -189,7 +195,7 @@ impl Calls {
         handle: [0; HANDLE_WORDS],
     };
 
-    /// Makes this the reader of one UDP payload, from `at` to `end` of a packet.
+    /// Starts reading one UDP payload, from offset `at` to `end` of a packet.
     #[inline(always)]
     pub fn begin_datagram(&mut self, at: u32, end: u32) {
         self.at = at;
@@ -201,12 +207,14 @@ impl Calls {
         self.marked = 0;
     }
 
-    /// Whether the call at hand is a SHARE; else it is a LOCK.
+    /// Whether the current call is a SHARE. If a `reclaim` word was found and this is false, it is
+    /// a LOCK.
     #[inline(always)]
     pub fn is_share(&self) -> bool {
         self.procedure == SHARE
     }
 
+    /// Whether the stream was given up: no more of it is read.
     #[inline(always)]
     pub fn is_lost(&self) -> bool {
         self.step == step::LOST
@@ -218,8 +226,8 @@ impl Calls {
         self.step = step::LOST;
     }
 
-    /// Passes over some bytes, or reads one word or a part of it. Call it again
-    /// until it finds something other than [`Found::More`].
+    /// Skips some bytes, or reads one word or a part of it. Call it until it returns something other
+    /// than [`Found::More`].
     #[inline(always)]
     pub fn step<B: Bytes + ?Sized>(&mut self, bytes: &B) -> Found {
         if self.step == step::LOST {
@@ -239,7 +247,7 @@ impl Calls {
             self.left = 4;
             self.skip = 0;
         }
-        // A word that the record has no room for: lockd will not find it either.
+        // The record has no room for another word: lockd does not find one either.
         if self.have == 0 && self.skip == 0 && self.left < 4 {
             self.step = step::REST;
         }
@@ -251,7 +259,7 @@ impl Calls {
             if pass > here {
                 pass = here;
             }
-            // What claims to be longer than its record ends with it.
+            // A field that is longer than its record ends with the record.
             if pass > self.left {
                 pass = self.left;
             }
@@ -274,7 +282,7 @@ impl Calls {
             let Some(byte) = bytes.byte(self.at) else {
                 return self.lost();
             };
-            // Four of these leave nothing of the word before.
+            // After four of these, nothing is left of the previous word.
             self.word = self.word << 8 | byte as u32;
             self.at += 1;
             self.left -= 1;
@@ -293,8 +301,8 @@ impl Calls {
         Found::Lost
     }
 
-    /// Goes on to `step` after the padded body of an opaque, whose length is the
-    /// word at hand, and `more` bytes.
+    /// Skips the padded body of an opaque, whose length is the current word, and `more` bytes, and
+    /// continues with the step `next`.
     #[inline(always)]
     fn opaque(&mut self, more: u32, next: u32) -> Found {
         if self.word > OPAQUE_MAX {
@@ -305,7 +313,7 @@ impl Calls {
         Found::More
     }
 
-    /// Whether the call at hand has a `reclaim` word.
+    /// Whether the current call has a `reclaim` word.
     #[inline(always)]
     fn reclaims(&self) -> bool {
         matches!(self.procedure, LOCK | LOCK_MSG | NM_LOCK | SHARE)
@@ -317,7 +325,7 @@ impl Calls {
         let word = self.word;
         let next = match self.step {
             step::MARKER => {
-                // lockd joins fragments; we do not, and no client makes them.
+                // lockd joins fragments; we do not. No client is known to send them.
                 if word & LAST_FRAGMENT == 0 {
                     return self.lost();
                 }
@@ -434,13 +442,13 @@ impl Calls {
             }
             step::RECLAIM => {
                 self.step = step::REST;
-                // The first three bytes may have gone on their way already.
+                // Earlier segments may have passed with the first three bytes.
                 if word > 0xff {
                     return self.lost();
                 }
                 return Found::Reclaim { at: self.at - 1 };
             }
-            // A reply, another program, a version that lockd does not have.
+            // A reply, another program, or a version that lockd does not have.
             _ => step::REST,
         };
         self.step = next;

@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "serde", serde(into = "u32", try_from = "u32"))]
 pub enum NlmVersion {
+    /// 32-bit ranges.
     V1 = 1,
+    /// 32-bit ranges, and DOS shares (`NLM_VERSX`).
     V3 = 3,
+    /// 64-bit ranges: the version for NFSv3 (RFC 1813).
     V4 = 4,
 }
 
@@ -22,7 +25,7 @@ impl From<NlmVersion> for u32 {
     }
 }
 
-/// A number that is no version of NLM.
+/// The number is not a version of NLM that exists: 1, 3 and 4 do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSuchVersion(pub u32);
 
@@ -58,12 +61,14 @@ impl fmt::Display for NlmVersion {
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Transport {
+    /// IP protocol 6.
     Tcp,
+    /// IP protocol 17.
     Udp,
 }
 
 impl Transport {
-    /// From `nlm_host.h_proto`, an IP protocol number.
+    /// From `nlm_host.h_proto`, an IP protocol number; `None` unless TCP or UDP.
     pub fn from_ip_protocol(protocol: u16) -> Option<Self> {
         match protocol {
             6 => Some(Transport::Tcp),
@@ -87,12 +92,14 @@ impl fmt::Display for Transport {
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Mode {
+    /// Shared: `F_RDLCK`.
     Read,
+    /// Exclusive: `F_WRLCK`.
     Write,
 }
 
 impl Mode {
-    /// From `F_RDLCK` (0) and `F_WRLCK` (1).
+    /// From `F_RDLCK` (0) or `F_WRLCK` (1); any other number counts as a write lock.
     pub fn from_kernel(mode: u32) -> Self {
         if mode == 0 { Mode::Read } else { Mode::Write }
     }

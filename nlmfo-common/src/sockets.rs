@@ -1,9 +1,9 @@
 //! What the program that reads lockd's own sockets shares with the tool.
 
-/// Sockets that fit into [`Sockets`]; lockd has up to four in a network namespace.
+/// Number of sockets that fit into [`Sockets`]; lockd has up to four in a network namespace.
 pub const ROOM: usize = 16;
 
-/// One socket that lockd listens on, as the kernel numbers things.
+/// One socket that lockd listens on, in the kernel's numbers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Socket {
@@ -13,10 +13,11 @@ pub struct Socket {
     pub protocol: u16,
     /// In host byte order.
     pub port: u16,
+    /// Always 0: keeps the struct without padding.
     pub pad: u16,
 }
 
-/// What one run found; the one entry of its map.
+/// What one run found; the only entry of its map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
@@ -26,19 +27,24 @@ pub struct Sockets {
     pub count: u32,
     /// The NLM versions that lockd serves, bit N for version N.
     pub versions: u64,
+    /// The sockets found in this thread's network namespace: the first `count`.
     pub found: [Socket; ROOM],
-    /// Where the walk is, of no use afterwards: lockd's `svc_serv`'s list head, the entry
-    /// at hand, the one before it, and this thread's network namespace.
+    /// Address of the list head in lockd's `svc_serv`. This and the fields below are of use
+    /// during the walk only.
     pub head: u64,
+    /// Address of the list entry at hand.
     pub node: u64,
+    /// Address of the list entry before it.
     pub before: u64,
+    /// Address of this thread's `struct net`.
     pub net: u64,
 }
 
 /// How a run ended.
 pub mod outcome {
-    /// It was interrupted.
+    /// The walk did not reach the end of the list.
     pub const CUT: u32 = 0;
+    /// The whole list was read.
     pub const DONE: u32 = 1;
     /// lockd serves in no network namespace.
     pub const NOT_SERVING: u32 = 2;

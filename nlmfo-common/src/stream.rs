@@ -17,7 +17,8 @@ pub const SETTLED: u64 = 100_000_000;
 /// the gate, the connection is closed.
 pub const SEGMENTS: usize = 4;
 
-/// What TCP has of a connection. Read before the segment at hand gets there; it only grows.
+/// What TCP has accepted of a connection. It is read before the segment at hand reaches TCP, and
+/// only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tcp {
     /// Whether the handshake is over. If not, nothing is accepted yet.
@@ -30,41 +31,48 @@ pub struct Tcp {
     pub has_gap: bool,
 }
 
-/// How a segment lies to what was read before.
+/// Where a segment lies in relation to what was read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// It comes too early, or a copy of it may still be accepted: TCP sends it again.
     Early,
     /// TCP has all of it and discards it.
     Old,
-    /// It goes on where the reader stands, after so many bytes that TCP discards.
+    /// It continues where the reader stands, after this many bytes that TCP discards.
     New(u32),
-    /// The same, but the reader stands too far: it has to go back to this kept state.
-    Anew { kept: usize, skip: u32 },
-    /// Nobody can tell what TCP will make of it.
+    /// The reader has read further than TCP has accepted: it has to go back.
+    Anew {
+        /// The kept state to go back to, for [`Follower::go_back`].
+        kept: usize,
+        /// Bytes of the segment that TCP discards.
+        skip: u32,
+    },
+    /// It cannot be known what TCP will accept.
     Lost,
 }
 
-/// A reader of a stream, between two segments.
+/// The state of a reader between two segments.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stream {
+    /// The reader of the calls: the byte at `next` is the next one that it reads.
     pub calls: Calls,
     /// Sequence number of the first byte that was not read yet.
     pub next: u32,
-    /// 0 if this is no state of the connection.
+    /// 0 if this is not a state of the current connection.
     is_valid: u32,
 }
 
-/// The readers of one connection: where it stands, and where it stood. All zeros but for
+/// The reader of one connection, and its states before the last segments. All zeros until
 /// [`Follower::begin`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Follower {
+    /// The current state.
     pub stream: Stream,
-    /// Before each of the last segments.
+    /// The states before each of the last segments.
     kept: [Stream; SEGMENTS],
-    /// The oldest of them, to be overwritten next.
+    /// Index of the oldest of them, which is overwritten next.
     oldest: u32,
     /// Sequence number of the connection's first byte.
     first: u32,
@@ -89,7 +97,7 @@ impl Follower {
         self.forget();
     }
 
-    /// No kept state is one of the connection's any more.
+    /// Marks all kept states invalid.
     #[inline(always)]
     fn forget(&mut self) {
         for kept in &mut self.kept {
@@ -97,7 +105,7 @@ impl Follower {
         }
     }
 
-    /// Where a segment of `len` bytes, at least one, lies.
+    /// Where a segment lies. `len` is at least 1, `now` in nanoseconds.
     #[inline(always)]
     pub fn place(&self, seq: u32, len: u32, now: u64, tcp: &Tcp) -> Place {
         let next = self.stream.next;
@@ -111,7 +119,7 @@ impl Follower {
         if is_before(next, seq) {
             return Place::Early;
         }
-        // TCP has read on without us.
+        // TCP has accepted bytes that we have not read.
         if is_before(next, accepted) {
             return Place::Lost;
         }
@@ -158,7 +166,7 @@ impl Follower {
         self.kept[self.oldest as usize % SEGMENTS] = self.stream;
     }
 
-    /// The segment is read up to `end` and goes on to TCP.
+    /// The segment was read up to the sequence number `end` and is let through to TCP.
     #[inline(always)]
     pub fn pass(&mut self, end: u32, now: u64) {
         self.stream.next = end;
@@ -166,7 +174,7 @@ impl Follower {
         self.passed_at = now;
     }
 
-    /// The segment is read but dropped: all is as before it.
+    /// The segment was read but is dropped: restores the state before it.
     #[inline(always)]
     pub fn take_back(&mut self) {
         self.stream = self.kept[self.oldest as usize % SEGMENTS];

@@ -1,51 +1,54 @@
-//! What clients gave up, by their calls, whatever lockd and nfsd answer: they refuse such calls in
-//! grace, and for state that a restart has ended.
+//! What clients gave up, taken from their calls and not from the answers: lockd and nfsd refuse
+//! such calls in grace, and for state that a restart has ended.
 
 use crate::Addr;
 
-/// The most bytes of a file handle of NFSv3 (RFC 1813, `NFS3_FHSIZE`).
+/// Maximum length of an NFSv3 file handle in bytes (RFC 1813, `NFS3_FHSIZE`).
 pub const FH3_MAX: usize = 64;
 
-/// Where the arguments of these calls are.
+/// Byte offsets of the arguments of these calls.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnlockLayout {
+    /// NLM's UNLOCK.
     pub nfs3: Unlock3Layout,
+    /// NFSv4's LOCKU and CLOSE.
     pub nfs4: Unlock4Layout,
 }
 
-/// Of an NLM version 4 UNLOCK. All zeros where that is not known.
+/// Byte offsets for an NLM version 4 UNLOCK; all zeros if they are not known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlock3Layout {
-    /// `svc_rqst.rq_argp`, a pointer to the arguments, from whose start the others count.
+    /// `svc_rqst.rq_argp`, a pointer to the arguments. The offsets from `svid` on count from the
+    /// start of the arguments.
     pub rqst_argp: u32,
-    /// `svc_rqst.rq_addr` and `rq_daddr`, each a `sockaddr_storage`: the client, and the server
-    /// address that it used.
+    /// `svc_rqst.rq_addr`, a `sockaddr_storage`: the client.
     pub rqst_addr: u32,
+    /// `svc_rqst.rq_daddr`, a `sockaddr_storage`: the server address that the client used.
     pub rqst_daddr: u32,
-    /// 4 bytes.
+    /// The client's number for the lock owner, 4 bytes.
     pub svid: u32,
     /// The first byte of the range, 8 bytes.
     pub start: u32,
     /// The number of bytes, 8 bytes; 0 means up to the end of the file.
     pub len: u32,
-    /// The size of the file handle.
+    /// The length of the file handle.
     pub fh_size: u32,
-    /// Bytes of that size: 2 or 4.
+    /// How many bytes `fh_size` has: 2 or 4.
     pub fh_size_bytes: u32,
     /// The file handle.
     pub fh: u32,
-    /// Not 0: `fh` is a pointer to it.
+    /// Not 0: at `fh` is a pointer to the file handle.
     pub fh_is_pointer: u32,
 }
 
-/// Of NFSv4's LOCKU and CLOSE, from the start of the operation's arguments. All zeros where that
-/// is not known.
+/// Byte offsets for NFSv4's LOCKU and CLOSE, from the start of the operation's arguments; all
+/// zeros if they are not known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlock4Layout {
-    /// `nfsd4_locku.lu_stateid`, 16 bytes: the generation, then the rest.
+    /// `nfsd4_locku.lu_stateid`, 16 bytes: the generation (4 bytes), then the rest.
     pub locku_stateid: u32,
     /// `lu_offset`, 8 bytes.
     pub locku_start: u32,
@@ -55,22 +58,27 @@ pub struct Unlock4Layout {
     pub close_stateid: u32,
 }
 
-/// One UNLOCK.
+/// One NLM UNLOCK.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlock3 {
+    /// The server address that the call came to.
     pub vip: Addr,
+    /// The address that the call came from.
     pub client: Addr,
+    /// The first byte of the range.
     pub start: u64,
     /// The number of bytes; 0 means up to the end of the file.
     pub len: u64,
+    /// The client's number for the lock owner.
     pub svid: u32,
+    /// Length of the file handle in bytes.
     pub fh_size: u32,
-    /// Zeros behind the handle.
+    /// The file handle, followed by zeros.
     pub fh: [u8; FH3_MAX],
 }
 
-/// One LOCKU or CLOSE.
+/// One NFSv4 LOCKU or CLOSE.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unlock4 {

@@ -6,12 +6,16 @@ use std::fmt;
 /// counts as patch 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
+    /// 6 of 6.12.107.
     pub major: u32,
+    /// 12 of 6.12.107.
     pub minor: u32,
+    /// 107 of 6.12.107; 0 if there is none.
     pub patch: u32,
 }
 
 impl Version {
+    /// `major.minor.patch`.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Version {
             major,
@@ -20,13 +24,14 @@ impl Version {
         }
     }
 
-    /// The series that stable updates belong to: 6.12 of 6.12.107.
+    /// The stable series: 6.12 for 6.12.107.
     pub const fn series(self) -> (u32, u32) {
         (self.major, self.minor)
     }
 
     /// Reads the numbers at the start of a Debian version, a release or a plain version:
-    /// `6.12.107-1~deb12u1`, `7.3.4+deb13-cloud-amd64`, `7.3-rc4`.
+    /// `6.12.107-1~deb12u1`, `7.3.4+deb13-cloud-amd64`, `7.3-rc4`. `None` if there are fewer than
+    /// two.
     pub fn leading(text: &str) -> Option<Self> {
         let end = text
             .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -40,8 +45,9 @@ impl Version {
         ))
     }
 
-    /// The running kernel's. `release` (`uname -r`) names an ABI on Debian and Ubuntu;
+    /// The version of a kernel. `release` (`uname -r`) names an ABI on Debian and Ubuntu;
     /// `version` (`uname -v`) has the version of the sources on Debian: `… Debian 6.1.192-1 (…)`.
+    /// `None` if neither begins with a version.
     pub fn of_kernel(release: &str, version: &str) -> Option<Self> {
         let built = version
             .split_once("Debian ")
