@@ -14,10 +14,19 @@ use crate::notify::state_dir::StateDir;
 pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
     require_root()?;
     let plan = Plan {
-        halves: match (args.record_only, args.stop_only, args.start_only) {
-            (true, _, _) => Halves::Record,
-            (_, true, _) => Halves::Stop,
-            (_, _, true) => Halves::Start,
+        halves: match args {
+            RestartArgs {
+                record_only: true, ..
+            } => Halves::Record,
+            RestartArgs {
+                stop_only: true, ..
+            } => Halves::Stop,
+            RestartArgs {
+                prepare_only: true, ..
+            } => Halves::Prepare,
+            RestartArgs {
+                start_only: true, ..
+            } => Halves::Start,
             _ => Halves::Both,
         },
         state: StateDir::new(&args.state.state_dir),

@@ -134,8 +134,17 @@ pub fn create_new(
     sync_folder(folder_of(path))
 }
 
+/// Removes a file, durably: after a crash it does not come back. One that is not there is removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_folder(folder_of(path)),
+    }
+}
+
 /// Syncs a directory, after a file in it was created, renamed or removed.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

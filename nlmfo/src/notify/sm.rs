@@ -31,8 +31,22 @@ pub struct Monitored {
     pub address: Option<IpAddr>,
 }
 
+impl Monitored {
+    /// Looks up the name, which may take time.
+    pub fn look_up(name: OsString) -> Monitored {
+        let address = name.to_str().and_then(address_of);
+        Monitored { name, address }
+    }
+}
+
 /// Reads statd's directory and looks up the names, which may take time.
 pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
+    let names = names(folder)?.into_iter();
+    Ok(names.map(Monitored::look_up).collect())
+}
+
+/// The names in statd's directory, in their order.
+pub fn names(folder: &Path) -> io::Result<Vec<OsString>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -41,11 +55,10 @@ pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
             continue;
         };
         if is_record(name.as_bytes(), &text) {
-            let address = name.to_str().and_then(address_of);
-            found.push(Monitored { name, address });
+            found.push(name);
         }
     }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.sort();
     Ok(found)
 }
 

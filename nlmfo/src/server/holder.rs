@@ -6,7 +6,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -182,12 +181,7 @@ fn put(server: &Server, holder: &Holder) -> Result<(), ServerError> {
 /// Removes the file: the server stopped, and what its clients held is recorded. In its namespaces.
 pub fn remove(server: &Server) -> Result<(), ServerError> {
     let path = path(server);
-    let removed = match fs::remove_file(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        removed => removed,
-    };
-    (removed.and_then(|()| files::sync_folder(&server.description.state)))
-        .map_err(ServerError::io("remove", &path))
+    files::remove(&path).map_err(ServerError::io("remove", &path))
 }
 
 #[cfg(test)]

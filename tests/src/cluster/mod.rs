@@ -210,6 +210,12 @@ impl Node {
         Ok(PATH)
     }
 
+    /// [`Node::kill`], of a machine that starts again ([`Extra::Reboots`]).
+    pub fn reboot(&self) -> Result<()> {
+        self.kill()?;
+        self.wait_up()
+    }
+
     /// Ends the machine at once: no process, no connection and no disk is told.
     pub fn kill(&self) -> Result<()> {
         let mut shell = self.node.command("sh");

@@ -34,6 +34,7 @@ mod ready;
 mod release;
 mod release_contended;
 mod restart;
+mod restart_reboot;
 mod revoked;
 mod stepped;
 mod takeover;
@@ -83,7 +84,8 @@ pub struct Scenario {
     pub run: fn(&Context) -> Result<End>,
     pub kernels: Kernels,
     pub machine: Machine,
-    /// What its machine has besides the programs of the lab. Such a machine is its own.
+    /// What its machine, or its cluster, has or does besides what every one does. Such a machine
+    /// is its own.
     pub extra: Option<Extra>,
     /// What its machine, or the servers of its cluster, have installed. A single machine that has
     /// one is its own.
@@ -99,6 +101,8 @@ pub enum Extra {
     Deb,
     /// `/prometheus`, and our rules as `/nlmfo.rules.yml`.
     Prometheus,
+    /// A server of the cluster that reboots starts again, with the disks as they are.
+    Reboots,
 }
 
 /// A cluster manager.
@@ -156,6 +160,7 @@ pub fn on_a_cluster() -> Vec<Scenario> {
         ctdb::SCENARIOS,
         own_server::ON_A_CLUSTER,
         whole_server::ON_A_CLUSTER,
+        restart_reboot::ON_A_CLUSTER,
     ]
     .concat()
 }

@@ -36,6 +36,7 @@ fn install(_: &Context) -> Result<End> {
         "/usr/share/bash-completion/completions/nlmfo",
         "/usr/lib/systemd/system/nlmfo-serve.service",
         "/usr/lib/systemd/system/nlmfo-restart.service",
+        "/usr/lib/systemd/system/nlmfo-restart-prepare.service",
         "/usr/lib/systemd/system/nlmfo-server@.service",
         "/usr/share/doc/nlmfo/THIRD-PARTY.md",
         "/etc/nlmfo.toml",

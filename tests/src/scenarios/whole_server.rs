@@ -42,7 +42,7 @@ const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 /// What moves along: exported files, nfs-utils' state, nlmfo's state.
 const STORAGE: &str = "/srv/whole";
 const EXPORT: &str = "/srv/whole/export";
-const STATE: &str = "/srv/whole/nlmfo";
+pub(super) const STATE: &str = "/srv/whole/nlmfo";
 
 /// Longer than a move may take: a grace of this length that is over was ended early.
 const LONG_GRACE: &str = "90";
@@ -52,11 +52,11 @@ const SHORT_LEASE: &str = "10";
 
 const HAND_OVER: &str = "/tmp/hand-over-whole";
 
-const WITHOUT_DAEMONS: &str = "rpc.nfsd 0\n\
+pub(super) const WITHOUT_DAEMONS: &str = "rpc.nfsd 0\n\
     for daemon in rpc.mountd rpc.statd nfsdcld; do ! pid=$(pidof $daemon) || kill -9 $pid; done";
 
 /// Shell that starts the server, whose scope is the host name. Ended daemons may still be listed.
-const START: &str = "nfsdcld -p /run/rpc_pipefs\n\
+pub(super) const START: &str = "nfsdcld -p /run/rpc_pipefs\n\
     until grep -qs inotify $(for pid in $(pidof nfsdcld); do echo /proc/$pid/fdinfo/*; done)\n\
     do sleep 0.1; done\n\
     rpc.nfsd --tcp 4";
@@ -65,7 +65,7 @@ const START: &str = "nfsdcld -p /run/rpc_pipefs\n\
 const SHARED: &str = "shared";
 
 /// Shell that brings the addresses up, as a cluster manager does last.
-fn addresses_up() -> String {
+pub(super) fn addresses_up() -> String {
     VIPS.map(|vip| match vip.contains(':') {
         true => format!("ip addr replace {vip}/128 dev eth0 nodad"),
         false => format!("ip addr replace {vip}/32 dev eth0; arping -q -A -c 1 -I eth0 {vip}"),
@@ -74,7 +74,7 @@ fn addresses_up() -> String {
 }
 
 /// Shell that takes all but the server away.
-fn leave() -> String {
+pub(super) fn leave() -> String {
     let addresses = VIPS.map(|vip| {
         let length = if vip.contains(':') { 128 } else { 32 };
         format!("ip addr del {vip}/{length} dev eth0")
@@ -90,7 +90,7 @@ fn leave() -> String {
 }
 
 /// Shell that brings everything but the server and the addresses.
-fn arrive() -> String {
+pub(super) fn arrive() -> String {
     let options = export_options(7);
     format!(
         "mkdir -p {STORAGE}\n\
@@ -121,8 +121,8 @@ impl Holder {
     }
 }
 
-struct Fixture {
-    cluster: Cluster,
+pub(super) struct Fixture {
+    pub(super) cluster: Cluster,
     holders: Vec<Holder>,
     thief: Client,
     thief_mounts: Vec<Mount>,
@@ -130,18 +130,12 @@ struct Fixture {
 
 impl Fixture {
     /// The server is on the first node. Both have no other one.
-    fn up(context: &Context) -> Result<Fixture> {
+    pub(super) fn up(context: &Context) -> Result<Fixture> {
         let cluster = Cluster::up(&context.nlmfo, &[])?;
         run(Command::new("modprobe").arg("nfsv4"))?;
         for node in [&cluster.a, &cluster.b] {
             node.shell(WITHOUT_DAEMONS)?;
-            for (file, seconds) in [
-                (NLM_GRACE_PERIOD, LONG_GRACE),
-                (NFSD_LEASE_TIME, SHORT_LEASE),
-                (NFSD_GRACE_TIME, LONG_GRACE),
-            ] {
-                node.node().write(file, seconds)?;
-            }
+            set_graces(node)?;
         }
         let a = &cluster.a;
         a.shell("mkfs.ext4 -q -F /dev/vda")?;
@@ -196,7 +190,7 @@ impl Fixture {
     }
 
     /// Asks for every lock on the shared file all of the time, by NFSv3 and NFSv4.
-    fn steal(&self) -> Result<Busy> {
+    pub(super) fn steal(&self) -> Result<Busy> {
         let wanted = self.thief_mounts.iter().flat_map(|mount| {
             self.holders.iter().map(|holder| Wanted {
                 file: mount.path(SHARED),
@@ -208,7 +202,7 @@ impl Fixture {
     }
 
     /// No lock can be had by others.
-    fn all_held(&self) -> Result<()> {
+    pub(super) fn all_held(&self) -> Result<()> {
         let locker = self.thief.locker()?;
         for holder in &self.holders {
             let range = Holder::range(holder.number);
@@ -225,9 +219,31 @@ impl Fixture {
         }
         Ok(())
     }
+
+    /// Every holder gives its locks back to the server.
+    pub(super) fn release(self) -> Result<()> {
+        for holder in self.holders {
+            for lock in holder.locks {
+                lock.release()?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn ensure_no_theft(thief: Busy) -> Result<()> {
+/// Before nfsd starts.
+pub(super) fn set_graces(node: &Node) -> Result<()> {
+    for (file, seconds) in [
+        (NLM_GRACE_PERIOD, LONG_GRACE),
+        (NFSD_LEASE_TIME, SHORT_LEASE),
+        (NFSD_GRACE_TIME, LONG_GRACE),
+    ] {
+        node.node().write(file, seconds)?;
+    }
+    Ok(())
+}
+
+pub(super) fn ensure_no_theft(thief: Busy) -> Result<()> {
     let tallies = thief.finish()?;
     let stolen: Vec<&Tally> = tallies.iter().filter(|tally| tally.held > 0).collect();
     ensure!(stolen.is_empty(), "stolen: {stolen:?}");
@@ -237,7 +253,7 @@ fn ensure_no_theft(thief: Busy) -> Result<()> {
 }
 
 /// All is back, and grace was ended before its time.
-fn ensure_kept(report: &Value) -> Result<()> {
+pub(super) fn ensure_kept(report: &Value) -> Result<()> {
     let start = &report["start"];
     let none = |kind: &str| start["missing"][kind].as_array().is_some_and(Vec::is_empty);
     ensure!(
@@ -377,10 +393,6 @@ fn moves(context: &Context) -> Result<End> {
     take_over(b)?;
     ensure_no_theft(thief)?;
     fixture.all_held()?;
-    for holder in fixture.holders {
-        for lock in holder.locks {
-            lock.release()?;
-        }
-    }
+    fixture.release()?;
     Ok(End::Pass)
 }

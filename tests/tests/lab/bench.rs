@@ -102,13 +102,12 @@ impl Bench {
     /// Runs the scenarios one after the other; returns those to be run in another machine.
     fn on_one_machine(&self, work: Work) -> Vec<Job> {
         let mut run = self.managed(&work[0], &self.command("scenarios", &work));
-        let all = scenarios::all();
-        let extra = |job: &Job| all.iter().find(|one| one.name == job.scenario)?.extra;
         let cache = self.lab.cache();
-        for extra in work.iter().filter_map(extra) {
+        for extra in work.iter().filter_map(extra_of) {
             let files = match extra {
                 Extra::Deb => package::for_guest(cache, self.arch, &self.programs.join("nlmfo")),
                 Extra::Prometheus => package::promtool::for_guest(cache, self.arch),
+                Extra::Reboots => continue,
             };
             match files {
                 Ok(files) => run.files.extend(files),
@@ -191,11 +190,13 @@ impl Bench {
         let [job] = &work[..] else {
             return self.give_up(&work, "a cluster runs one scenario");
         };
+        let server = |(name, address)| Run {
+            reboots: extra_of(job) == Some(Extra::Reboots),
+            ..self.managed(job, &["node", name, address])
+        };
         let cluster = Cluster {
             driver: self.machine(job, &self.command("scenario", &work)),
-            servers: NODES
-                .map(|(name, address)| self.managed(job, &["node", name, address]))
-                .into(),
+            servers: NODES.map(server).into(),
             disks: vec![DISK; DISKS],
         };
         let outcome = match self.lab.run_cluster(&cluster, &mut |_, _| {}) {
@@ -337,6 +338,11 @@ impl Batch<'_> {
             self.bench.resolve(job, end(&last.verdict, String::new));
         }
     }
+}
+
+fn extra_of(job: &Job) -> Option<Extra> {
+    let all = scenarios::all();
+    all.iter().find(|one| one.name == job.scenario)?.extra
 }
 
 fn end(verdict: &Verdict, said: impl Fn() -> String) -> End {

@@ -4,12 +4,13 @@ use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 
-/// Reads what `init.sh` says on the status port: `started`, then
+/// Reads what `init.sh` says on the status port: `started`, again after each reboot, then
 /// `exit STATUS files SIZE`.
 pub(super) fn parse_status(text: &[u8]) -> Result<Option<(i32, usize)>> {
     let text = String::from_utf8_lossy(text);
     let Some(line) = text
         .strip_prefix("started\n")
+        .map(|rest| rest.trim_start_matches("started\n"))
         .and_then(|rest| rest.strip_suffix('\n'))
     else {
         return Ok(None);

@@ -127,6 +127,8 @@ pub struct Machine<'a> {
     pub clock: Clock,
     /// Connect a terminal of the guest to ours instead of the ports.
     pub interactive: bool,
+    /// A reboot starts the kernel again, with the disks as they are. Else it ends QEMU.
+    pub reboots: bool,
     pub devices: Devices,
 }
 
@@ -356,7 +358,10 @@ fn arguments(machine: &Machine<'_>, initrd: i32, fds: &[(Source, i32)]) -> Vec<O
         arg(name, value);
     }
     args.extend(["-kernel".into(), machine.image.into()]);
-    args.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+    args.extend(["-nodefaults", "-no-user-config"].map(OsString::from));
+    if !machine.reboots {
+        args.push("-no-reboot".into());
+    }
     args
 }
 
@@ -376,6 +381,7 @@ mod tests {
             accelerator: Accelerator::Tcg,
             clock: Clock::Host,
             interactive: false,
+            reboots: false,
             devices: Devices::default(),
         };
         let fds = [

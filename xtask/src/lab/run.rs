@@ -57,6 +57,8 @@ pub struct Run {
     pub bpf_tools: bool,
     /// Have this cluster manager in the guest.
     pub manager: Option<Manager>,
+    /// Whether the guest may reboot: the command then runs again. Else a reboot ends the machine.
+    pub reboots: bool,
     pub clock: Clock,
 }
 
@@ -75,6 +77,7 @@ impl Run {
             renews_deadline: false,
             bpf_tools: false,
             manager: None,
+            reboots: false,
             clock: Clock::default(),
         }
     }
@@ -216,6 +219,7 @@ pub(super) fn see_through(
             accelerator,
             clock: member.run.clock,
             interactive: false,
+            reboots: member.run.reboots,
             devices: member.devices,
         };
         let qemu = Qemu::start(tools, machine, move |event| {
@@ -323,6 +327,7 @@ pub(super) fn shell(
         accelerator,
         clock: run.clock,
         interactive: true,
+        reboots: false,
         devices: Devices::default(),
     };
     let mut qemu = Qemu::start(tools, machine, move |event: Event| {

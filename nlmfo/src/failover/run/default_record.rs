@@ -1,7 +1,6 @@
 //! The release record of a run for which no file is named: on disk, so that an interrupted run can
 //! be repeated.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use rustix::fs::{Access, access};
 
 use crate::exit::Failure;
 use crate::failover::options::Options;
+use crate::files;
 use crate::foreign::Shown;
 use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::output;
@@ -45,7 +45,7 @@ pub fn of_both(options: &Options) -> Option<PathBuf> {
 
 /// Removes it after the move.
 pub fn forget(record: &Path) {
-    if let Err(error) = fs::remove_file(record) {
+    if let Err(error) = files::remove(record) {
         let path = record.shown();
         output::note(format_args!(
             "could not remove the release record {path}: {error}"

@@ -51,8 +51,7 @@ fn sysctl(action: &'static str) -> impl FnOnce(std::io::Error) -> LeasesError {
     move |source| LeasesError::Sysctl { action, source }
 }
 
-/// Pauses leases, unless the administrator has switched them off. None if they cannot be paused,
-/// which is said.
+/// [`try_pause`]; none if they cannot be paused, which is said.
 pub async fn pause() -> Option<Paused> {
     let paused = try_pause().await;
     let failed = |error| {
@@ -80,7 +79,8 @@ pub async fn pause_if(wanted: bool, paused: Option<Paused>) -> Option<Paused> {
     }
 }
 
-async fn try_pause() -> Result<Paused, LeasesError> {
+/// Pauses leases, unless the administrator has switched them off.
+pub async fn try_pause() -> Result<Paused, LeasesError> {
     let held = file()?.take(Mode::Shared, MAX_WAIT).await?;
     if leases::are_enabled().map_err(sysctl("read"))? {
         // The note first: if this process is killed, the next one resumes.

@@ -27,6 +27,7 @@ pub mod present;
 pub mod report;
 pub mod run;
 pub mod server;
+mod sm_notify;
 pub mod start;
 pub mod stop;
 pub mod taking;

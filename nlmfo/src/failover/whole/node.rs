@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::server::{Clients, NotReady, Server, ServerError};
-use super::stop;
+use super::{sm_notify, stop};
 use crate::causes::chain;
 use crate::failover::services::look;
 use crate::files::{self, LIMIT, PRIVATE};
@@ -228,6 +228,10 @@ impl Server for NodeServer {
                 "it was started, but nfsd has no threads".to_owned(),
             )),
         }
+    }
+
+    async fn notify_at_boot(&self, listed: bool) -> Result<(), ServerError> {
+        sm_notify::have_done(listed, self.deadline).await
     }
 
     fn nfs4_records(&self) -> Option<PathBuf> {

@@ -22,6 +22,9 @@ pub struct RestartReport {
     pub schema: &'static str,
     pub node: String,
     pub kernel: String,
+    /// Whether leases are paused for a start by another program: they are if a record waits for it
+    /// that has no delegations. Null unless this run only prepares.
+    pub prepared: Option<bool>,
     /// Null if this run did not stop the server.
     pub stop: Option<StopReport>,
     /// Null if this run did not start the server.
@@ -238,6 +241,14 @@ impl RestartReport {
 
 impl fmt::Display for RestartReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prepared {
+            Some(true) => writeln!(
+                f,
+                "✓ leases are paused until `nlmfo restart --start-only` ends"
+            )?,
+            Some(false) => writeln!(f, "nothing to prepare: no record allows to pause leases")?,
+            None => {}
+        }
         if let Some(stop) = &self.stop {
             stop.fmt(f)?;
         }
@@ -429,6 +440,7 @@ mod tests {
         let mut start = started();
         start.missing.locks = vec![lock("10.77.0.1", 0, 9)];
         let mut report = RestartReport {
+            prepared: None,
             schema: RestartReport::SCHEMA,
             node: "n".into(),
             kernel: "6.1".into(),

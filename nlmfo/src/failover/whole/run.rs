@@ -27,6 +27,8 @@ use crate::times::milliseconds;
 pub enum Halves {
     /// Stop and start.
     Both,
+    /// Pause leases for a start by another program.
+    Prepare,
     /// Record what is held, and store the record.
     Record,
     /// The same, and stop.
@@ -60,11 +62,21 @@ pub async fn run(
         schema: RestartReport::SCHEMA,
         node: netns::node(),
         kernel: crate::kernel::release().unwrap_or_default(),
+        prepared: None,
         stop: None,
         start: None,
         stood_still_ms: None,
         took_ms: 0.0,
     };
+    if plan.halves == Halves::Prepare {
+        let wanted = stop::allows_pause(&plan.state);
+        if wanted {
+            let paused = leases::try_pause().await.map_err(anyhow::Error::from)?;
+            paused.keep();
+        }
+        report.prepared = Some(wanted);
+        return Ok(report);
+    }
     let mut halves = plan.halves;
     let mut stopping = None;
     if halves != Halves::Start && !nfsd::runs() {

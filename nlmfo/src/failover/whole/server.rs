@@ -49,6 +49,15 @@ pub trait Server: Sync {
     /// Starts its threads. Also if they run already.
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
+    /// In grace: has other programs notify clients that would do it later, when grace may be over.
+    /// `listed`: whether statd has clients on its list.
+    fn notify_at_boot(
+        &self,
+        _listed: bool,
+    ) -> impl Future<Output = Result<(), ServerError>> + Send {
+        async { Ok(()) }
+    }
+
     /// Brings up its addresses, once its grace is seen.
     fn appear(&self) -> impl Future<Output = Result<(), ServerError>> + Send {
         async { Ok(()) }

@@ -2,6 +2,7 @@
 //! what comes back, and ends both graces once it is all there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -91,7 +92,9 @@ pub struct Begun {
     began: Instant,
     not_ready: Vec<String>,
     grace: Grace,
-    monitored: Vec<PathBuf>,
+    /// The names on statd's list.
+    monitored: Vec<OsString>,
+    notes: Vec<String>,
 }
 
 impl Begun {
@@ -105,7 +108,8 @@ impl Begun {
             began: Instant::now(),
             not_ready: Vec::new(),
             grace: Grace::read::<StartError>()?,
-            monitored: server.monitored(),
+            monitored: names(&server.monitored()),
+            notes: Vec::new(),
         })
     }
 
@@ -126,8 +130,8 @@ pub async fn begin<T>(
         false => Vec::new(),
     };
     let not_ready = missing.into_iter().map(|one| one.reason).collect();
-    // Before it starts: lockd removes what it unmonitors.
-    let monitored = server.monitored();
+    // Before it starts: lockd removes what it unmonitors, and sm-notify what it has notified.
+    let monitored = names(&server.monitored());
     let began = Instant::now();
     server.start().await.map_err(StartError::Server)?;
     let grace = Grace::read::<StartError>()?;
@@ -138,6 +142,15 @@ pub async fn begin<T>(
         );
     }
     let observed = observe(grace);
+    let mut notes = Vec::new();
+    if grace.stands()
+        && let Err(error) = server.notify_at_boot(!monitored.is_empty()).await
+    {
+        notes.push(format!(
+            "sm-notify may still notify clients, whose reclaims are then refused: {}",
+            chain(&error)
+        ));
+    }
     server.appear().await.map_err(StartError::Appear)?;
     let begun = Begun {
         title: server.title(),
@@ -145,6 +158,7 @@ pub async fn begin<T>(
         not_ready,
         grace,
         monitored,
+        notes,
     };
     Ok((begun, observed))
 }
@@ -156,7 +170,7 @@ pub async fn follow(
     begun: Begun,
     watch: &mut Watch,
 ) -> Result<(StartReport, Instant), StartError> {
-    let mut notes = Vec::new();
+    let mut notes = begun.notes;
     let record = match stored(&plan.state) {
         Ok(record) => record,
         // Clients must be notified nevertheless.
@@ -409,14 +423,18 @@ fn quiet(record: &Record, fences_nfs4: bool, hidden: usize) -> Duration {
     }
 }
 
-/// The clients in statd's directories, with their names.
-async fn listed(folders: Vec<PathBuf>) -> Vec<sm::Monitored> {
-    let read = move || {
-        let read = folders.iter().filter_map(|folder| sm::read(folder).ok());
-        read.flatten().collect()
-    };
-    // Names are looked up.
-    tokio::task::spawn_blocking(read).await.unwrap_or_default()
+/// The names in statd's directories.
+fn names(folders: &[PathBuf]) -> Vec<OsString> {
+    let read = folders.iter().filter_map(|folder| sm::names(folder).ok());
+    read.flatten().collect()
+}
+
+/// The clients of these names.
+async fn listed(names: Vec<OsString>) -> Vec<sm::Monitored> {
+    let look_up = || names.into_iter().map(sm::Monitored::look_up).collect();
+    tokio::task::spawn_blocking(look_up)
+        .await
+        .unwrap_or_default()
 }
 
 /// A record of clients that may hold something through any of these addresses.

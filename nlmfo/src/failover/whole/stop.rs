@@ -16,7 +16,7 @@ use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
 use crate::failover::watch::Watch;
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::kernel::grace::SeenGrace;
 use crate::kernel::nfsd::Nfsd;
 use crate::kernel::nfsdcld::{Records, RecordsError};
@@ -104,12 +104,7 @@ pub fn allows_pause(state: &StateDir) -> bool {
 /// Removes the record after a start has used it.
 pub fn used(state: &StateDir) -> Result<(), FileError> {
     let path = record_path(state);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(FileError::io("removing", &path)(error))
-        }
-        _ => Ok(()),
-    }
+    files::remove(&path).map_err(FileError::io("removing", &path))
 }
 
 /// Renames a record that cannot be read, so that it hinders no stop; returns its new name.
