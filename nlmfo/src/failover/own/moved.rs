@@ -37,7 +37,8 @@ pub struct Moved {
     error: Option<String>,
     /// The server serves on this node again.
     back: bool,
-    /// From the moment that nothing came from clients any more until the start was over.
+    /// From the moment that nothing came from clients any more until the start was over: no client
+    /// got a new lock meanwhile. A Linux NFSv3 client that asked in grace asks again only 5 s later.
     stood_still_ms: f64,
     #[serde(skip)]
     exit: Exit,
@@ -139,7 +140,7 @@ impl fmt::Display for Moved {
             (None, _) => {
                 writeln!(
                     f,
-                    "{} server {name} serves on {to}; clients stood still for at most {:.1} s",
+                    "{} server {name} serves on {to}; no client got a new lock for {:.1} s",
                     if self.exit == Exit::Done {
                         "✓"
                     } else {

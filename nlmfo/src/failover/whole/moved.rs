@@ -43,8 +43,8 @@ pub struct Moved {
     error: Option<String>,
     /// The start here, after that.
     back: Option<RestartReport>,
-    /// From the end of the stop until the other node had followed the reclaims: the longest that a
-    /// client stood still.
+    /// From the end of the stop until the other node had followed the reclaims: no client got a new
+    /// lock meanwhile.
     stood_still_ms: f64,
     took_ms: f64,
     #[serde(skip)]
@@ -224,8 +224,8 @@ impl fmt::Display for Moved {
             let start = &self.takeover["start"];
             writeln!(
                 f,
-                "{mark} the NFS server runs on {to}: {} locks and opens expected there; clients stood still for \
-                 at most {:.1} s",
+                "{mark} the NFS server runs on {to}: {} locks and opens expected there; no client got a new \
+                 lock for {:.1} s",
                 start["expected"],
                 self.stood_still_ms / 1000.0
             )?;

@@ -29,8 +29,8 @@ pub struct RestartReport {
     pub stop: Option<StopReport>,
     /// Null if this run did not start the server.
     pub start: Option<StartReport>,
-    /// From the stop until both graces were over: the longest that a client stood still. Null if
-    /// this run did not do both.
+    /// From the stop until both graces were over: no client got a new lock meanwhile. Null if this
+    /// run did not do both.
     pub stood_still_ms: Option<f64>,
     pub took_ms: f64,
 }
@@ -256,11 +256,7 @@ impl fmt::Display for RestartReport {
             start.fmt(f)?;
         }
         if let Some(still) = self.stood_still_ms {
-            writeln!(
-                f,
-                "  clients stood still for at most {:.1} s",
-                still / 1000.0
-            )?;
+            writeln!(f, "  no client got a new lock for {:.1} s", still / 1000.0)?;
         }
         Ok(())
     }
