@@ -88,6 +88,10 @@ pub static NO_COUNTS4: Array<Counters4> = Array::with_max_entries(1, 0);
 #[map]
 pub static UNCOUNTED4: Array<u64> = Array::with_max_entries(1, 0);
 
+/// How many file handles nfsd has refused NFSv4 clients, at least 1 if any.
+#[map]
+pub static HANDLES_REFUSED4: Array<u64> = Array::with_max_entries(1, 0);
+
 /// An OPEN or LOCK of NFSv4 between entry and return.
 #[repr(C)]
 #[derive(Clone, Copy)]

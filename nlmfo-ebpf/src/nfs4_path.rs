@@ -8,7 +8,7 @@ use nlmfo_common::Addr;
 use nlmfo_common::counters::Counters4;
 
 use crate::kernel::{UNKNOWN_FAMILY, layout, pointer, read, sockaddr};
-use crate::maps::{CALLS4, COUNTERS4, Call4, NO_COUNTS4, UNCOUNTED4};
+use crate::maps::{CALLS4, COUNTERS4, Call4, HANDLES_REFUSED4, NO_COUNTS4, UNCOUNTED4};
 
 /// NFSv4's status codes (RFC 8881, 15.1).
 const OK: u32 = 0;
@@ -129,6 +129,24 @@ pub fn lock4_return(ctx: RetProbeContext) -> u32 {
         DENIED | NO_GRACE | RECLAIM_BAD => counters.locks_denied += 1,
         GRACE => counters.locks_in_grace += 1,
         _ => {}
+    }
+    0
+}
+
+// kernel: __be32 nfsd4_putfh(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u)
+// seen: 6.1 6.12 7.3
+// context: nfsd's thread, no lock held; the status is in network byte order
+//
+// A client names the file of each reclaim first: if its handle is refused, no OPEN follows.
+#[kretprobe]
+pub fn putfh4_return(ctx: RetProbeContext) -> u32 {
+    let status = u32::from_be(ctx.ret::<u32>());
+    if status != OK
+        && status != DELAY
+        && let Some(refused) = HANDLES_REFUSED4.get_ptr_mut(0)
+    {
+        // SAFETY: as that of `UNCOUNTED4`.
+        unsafe { *refused += 1 };
     }
     0
 }

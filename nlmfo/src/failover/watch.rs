@@ -12,7 +12,7 @@ use crate::exit::{Exit, Failure};
 use crate::kernel::layout;
 use crate::kernel::lockd::{self, LockdError};
 use crate::kernel::preflight::{Capability, Facts};
-use crate::observe::counters::nfs4::{CounterProbes4, PerVip4};
+use crate::observe::counters::nfs4::CounterProbes4;
 use crate::observe::counters::{CounterProbes, PerVip};
 use crate::observe::host::Host;
 use crate::observe::programs::{ObserveError, Programs, probed_functions};
@@ -131,7 +131,7 @@ impl Watch {
 
     /// From now on, notes whether nfsd refuses reclaims.
     pub fn follow_reclaims4(&mut self) {
-        match CounterProbes4::attach_calls(self.snapshots.programs()) {
+        match CounterProbes4::attach_reclaims(self.snapshots.programs()) {
             Ok(counters) => self.counters4 = counters,
             Err(error) => warn!(error = chain(&error), "cannot see NFSv4 reclaims"),
         }
@@ -139,9 +139,7 @@ impl Watch {
 
     /// Whether it is certain that nfsd has refused none since [`Watch::follow_reclaims4`].
     pub fn refused_no_reclaim4(&self) -> bool {
-        let counted = self.counters4.as_ref().map(CounterProbes4::read);
-        let refused_none = |all: PerVip4| all.values().all(|one| one.reclaims_refused == 0);
-        counted.is_some_and(|counted| counted.is_ok_and(refused_none))
+        (self.counters4.as_ref()).is_some_and(CounterProbes4::refused_no_reclaim)
     }
 
     pub fn counters(&self) -> Result<PerVip, ObserveError> {

@@ -12,6 +12,7 @@ use super::lock::{ProcessLock, TIMEOUT};
 use super::pins::{self, Pins, State};
 use super::report::WindowReport;
 use super::{GraceError, window};
+use crate::causes::chain;
 use crate::files::run::{self, RunError};
 use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::netns;
@@ -22,7 +23,7 @@ use crate::observe::lockd_queue::pass_queue;
 /// windows' report for `nlmfo grace --list`. To be called with [`ProcessLock::Gate`] held, when lockd
 /// has answered ([`await_answers`]).
 pub(super) async fn finish(gate: Gate) -> Result<(), GraceError> {
-    keep_report(&gate)?;
+    keep_report(&gate);
     gate.detach().await?;
     Ok(())
 }
@@ -139,7 +140,14 @@ pub fn last_report() -> Result<Option<LastReport>, GraceError> {
     }
 }
 
-pub(super) fn keep_report(gate: &Gate) -> Result<(), GraceError> {
+/// Keeps the report if it can be stored: the gate is replaced or removed in any case.
+pub(super) fn keep_report(gate: &Gate) {
+    if let Err(error) = try_keep_report(gate) {
+        warn!(error = chain(&error), "how the windows ended is not kept");
+    }
+}
+
+fn try_keep_report(gate: &Gate) -> Result<(), GraceError> {
     let path = report_path()?;
     let failed = |source| GraceError::File {
         path: path.clone(),

@@ -135,8 +135,20 @@ impl PathFinder {
     /// [`NoPath::NotFound`] with nothing searched means: the file is there, and the
     /// kernel does not know its name.
     fn by_handle(&mut self, file: &LockedFile) -> Result<PathBuf, NoPath> {
-        let id = FileId::parse(&file.handle)?;
-        self.by_id(device(file.device), &id, Some(file.inode))
+        match FileId::parse(&file.handle) {
+            Err(HandleError::Root) => self.exported_root(file),
+            id => self.by_id(device(file.device), &id?, Some(file.inode)),
+        }
+    }
+
+    /// The exported directory that this is.
+    fn exported_root(&self, file: &LockedFile) -> Result<PathBuf, NoPath> {
+        let is_it = |m: Metadata| {
+            (major(m.dev()), minor(m.dev())) == device(file.device) && m.ino() == file.inode
+        };
+        let mut exported = self.exported.iter();
+        let found = exported.find(|folder| fs::metadata(folder).is_ok_and(is_it));
+        Ok(found.ok_or(HandleError::Root)?.clone())
     }
 
     /// `inode` is checked if it is known.
@@ -389,6 +401,22 @@ mod tests {
             }
             ref other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn the_root_of_an_export_is_found_by_its_inode() {
+        let (folder, path) = file();
+        let mut root = locked(folder.path()).unwrap();
+        root.handle = vec![1, 0, 1, 0, 1, 0, 0, 0];
+        let exported = BTreeSet::from([path, folder.path().to_owned()]);
+        let mut finder = PathFinder::with(Vec::new(), exported, 0);
+        let other = LockedFile {
+            inode: root.inode + 1_000_000,
+            ..root.clone()
+        };
+        let found = finder.find_all(&[root, other]);
+        let none = Err(NoPath::Handle(HandleError::Root));
+        assert_eq!(found, [Ok(folder.path().to_owned()), none]);
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "given-up-restart",
-        claim: "locks that clients of NFSv3, 4.0 and 4.1 give up while the server is stopped are not waited for, and not missing",
+        claim: "locks that clients of NFSv3, 4.0 and 4.1 give up while the server is stopped are not waited for, and not missing; \
+                those of a file that was deleted meanwhile are missing",
         run: restart,
         ..Scenario::DEFAULT
     },
@@ -143,6 +144,21 @@ fn restart(context: &Context) -> Result<End> {
         lab.server.locks()?.len() == kept,
         "{:?}",
         lab.server.locks()?
+    );
+
+    // A 4.1 client has reclaimed all that it can, and did not give up the rest.
+    tool.expect(exit::CONFIRMED, &["restart", "--stop-only"])?;
+    fs::remove_file(lab.server.export().join("kept-1"))?;
+    let report = tool.json(exit::INCOMPLETE, &["restart", "--start-only"])?;
+    let start = &report["start"];
+    let missing = start["missing"]["nfs4"].as_array().context("no list")?;
+    ensure!(
+        missing.len() == 2
+            && missing
+                .iter()
+                .all(|line| line["file"]["path"] == "/export/kept-1")
+            && start["given_up"]["nfs4"] == json!([]),
+        "{report}"
     );
     Ok(End::Pass)
 }

@@ -1,11 +1,13 @@
 //! The NFS server of a node restarts, and its clients keep their locks.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use nlmfo::observe::host::Transport;
+use nlmfo::testbed::server::export_folder;
 use serde_json::{Value, json};
 
 use super::{Context, End, Kernels, Machine, Scenario};
@@ -19,6 +21,7 @@ use crate::guest::node::TestNode;
 use crate::guest::server::{NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, Server};
 use crate::guest::step::signal_after;
 use crate::guest::tool::{Tool, exit};
+use crate::guest::wait::{Seen, until};
 
 pub const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -41,7 +44,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "restart-missing",
         claim: "locks that do not come back are named: of an address that is gone, of a client that \
-                is down; without a record, statd's list is used and nothing is confirmed",
+                is down; without a record, statd's list is used and nothing is confirmed; those of an \
+                export that is a bind mount come back",
         run: missing,
         kernels: Kernels::One("the kernel makes no difference to the comparison"),
         ..Scenario::DEFAULT
@@ -72,7 +76,8 @@ const SHARED: &str = "shared";
 /// A client that holds a lock on a file of its own and one on the shared file.
 struct Holder {
     number: u8,
-    _client: Client,
+    client: Client,
+    folder: PathBuf,
     locks: Vec<HeldLock>,
 }
 
@@ -127,7 +132,8 @@ impl Fixture {
                 .collect::<Result<_>>()?;
             holders.push(Holder {
                 number,
-                _client: client,
+                client,
+                folder: mount.path("."),
                 locks,
             });
         }
@@ -256,6 +262,25 @@ fn ensure_kept(report: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The clients list the exported directory until one has a delegation of it.
+fn delegate_directory(fixture: &Fixture, tool: &Tool) -> Result<()> {
+    until("a delegation of the directory", || {
+        for holder in &fixture.holders {
+            run((holder.client.node().command("ls"))
+                .arg("-l")
+                .arg(&holder.folder))?;
+        }
+        let listing = tool.json(exit::CONFIRMED, &["locks"])?;
+        let states = list(&listing["nfs4"], "states")?;
+        let is_it =
+            |state: &Value| state["kind"] == "delegation" && state["file"]["path"] == "/export";
+        Ok(match states.iter().any(is_it) {
+            true => Seen::Yes(()),
+            false => Seen::No(listing["nfs4"]["states"].to_string()),
+        })
+    })
+}
+
 fn keeps(context: &Context) -> Result<End> {
     let mut fixture = Fixture::up(&[None, Some(0), Some(1), Some(2)])?;
     // Its lockd keeps the locks while clients of this machine run, and unlock_ip releases those
@@ -266,6 +291,10 @@ fn keeps(context: &Context) -> Result<End> {
     }
     let node = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &node);
+    // Nothing is locked behind it, and nobody reclaims it.
+    if context.kernel.starts_with("7.") {
+        delegate_directory(&fixture, &tool)?;
+    }
     let thief = fixture.steal()?;
     let report = tool.json(exit::CONFIRMED, &["restart"])?;
     ensure_kept(&report)?;
@@ -376,6 +405,26 @@ fn missing(context: &Context) -> Result<End> {
     ensure!(server.locks()?.len() == 1, "{:?}", server.locks()?);
     server.node().ip("link set vc2 up\n")?;
     server.add_vip(lab.vips[1])?;
+
+    // The export is a bind mount now, and the file is found by another mount.
+    let (export, bound) = (server.export(), Path::new("/run/bound"));
+    let unexport = |folder: &Path| {
+        let folder = format!("*:{}", folder.display());
+        run(server.node().command("exportfs").args(["-u", &folder]))
+    };
+    std::fs::create_dir_all(bound)?;
+    run(Command::new("mount").arg("--bind").args([export, bound]))?;
+    unexport(export)?;
+    export_folder(server.node(), bound, 1)?;
+    let report = tool.json(exit::CONFIRMED, &["restart"])?;
+    ensure!(
+        report["start"]["expected"] == 1 && list(&report["start"], "changes")?.is_empty(),
+        "{report}"
+    );
+    ensure!(server.locks()?.len() == 1, "{:?}", server.locks()?);
+    unexport(bound)?;
+    export_folder(server.node(), export, 1)?;
+    run(Command::new("umount").arg("-l").arg(bound))?;
     Ok(End::Pass)
 }
 

@@ -1,6 +1,7 @@
 //! The lines of a targeted release's report.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::alive::Alive;
@@ -97,6 +98,12 @@ pub(super) fn report(
         alive,
     };
     report.warn();
+    let used = selection.vips();
+    let is_foreign =
+        |vip: &&IpAddr| !used.contains(vip) && !netns::has_address(**vip).unwrap_or(true);
+    for vip in plan.asked.vips.iter().filter(is_foreign) {
+        (report.warnings).push(format!("{vip} is not an address of this node"));
+    }
     report.took_ms = milliseconds(began.elapsed());
     report
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::filesystems::Filesystems;
 use crate::failover::record::Record;
 use crate::foreign::Shown;
 use crate::kernel::nfsd::Versions;
@@ -17,6 +18,7 @@ use crate::observe::states::describe::ClientLine4;
 pub struct Configuration {
     pub addresses: BTreeSet<IpAddr>,
     pub exports: BTreeSet<PathBuf>,
+    pub filesystems: Filesystems,
     pub versions: Versions,
 }
 
@@ -28,28 +30,62 @@ pub struct Change {
     pub costs: usize,
 }
 
-/// The part of the record that can come back, and why the rest cannot.
-pub fn split(record: &Record, now: &Configuration) -> (Record, Vec<Change>) {
-    let mut costs: BTreeMap<String, usize> = BTreeMap::new();
-    let mut keep = |why: Option<String>| match why {
-        None => true,
-        Some(why) => {
-            *costs.entry(why).or_default() += 1;
-            false
-        }
+/// A record, by what can come back.
+#[derive(Clone, Debug)]
+pub struct Split {
+    pub wanted: Record,
+    /// Only the locks, shares and NFSv4 states that cannot come back.
+    pub lost: Record,
+    /// Why they cannot.
+    pub changes: Vec<Change>,
+}
+
+/// Divides a record by what can come back.
+pub fn split(record: &Record, now: &Configuration) -> Split {
+    let mut causes = Causes::default();
+    let mut wanted = record.clone();
+    let lost = Record {
+        locks: causes.divide(&mut wanted.locks, |lock| {
+            now.lacks_for_v3(lock.host.vip, &lock.file)
+        }),
+        shares: causes.divide(&mut wanted.shares, |share| {
+            now.lacks_for_v3(share.host.vip, &share.file)
+        }),
+        nfs4: causes.divide(&mut wanted.nfs4, |state| {
+            now.lacks_for_v4(&state.client, state.file.as_ref())
+        }),
+        ..Record::of_clients(Vec::new(), Vec::new())
     };
-    let mut part = record.clone();
-    part.locks
-        .retain(|lock| keep(now.lacks_for_v3(lock.host.vip, &lock.file)));
-    part.shares
-        .retain(|share| keep(now.lacks_for_v3(share.host.vip, &share.file)));
-    (part.nfs4).retain(|state| keep(now.lacks_for_v4(&state.client, state.file.as_ref())));
-    part.clients
-        .retain(|client| now.addresses.contains(&client.host.vip));
-    part.vips.retain(|vip| now.addresses.contains(vip));
-    let changes = costs.into_iter();
-    let changes = changes.map(|(what, costs)| Change { what, costs });
-    (part, changes.collect())
+    (wanted.clients).retain(|client| now.addresses.contains(&client.host.vip));
+    wanted.vips.retain(|vip| now.addresses.contains(vip));
+    let changes = causes.0.into_iter();
+    Split {
+        wanted,
+        lost,
+        changes: changes
+            .map(|(what, costs)| Change { what, costs })
+            .collect(),
+    }
+}
+
+/// How often each cause was found.
+#[derive(Default)]
+struct Causes(BTreeMap<String, usize>);
+
+impl Causes {
+    /// Takes out what lacks something, and counts what it lacks.
+    fn divide<T>(&mut self, all: &mut Vec<T>, lacks: impl Fn(&T) -> Option<String>) -> Vec<T> {
+        let (lost, kept) = std::mem::take(all).into_iter().partition(|one| {
+            let why = lacks(one);
+            let is_lost = why.is_some();
+            if let Some(why) = why {
+                *self.0.entry(why).or_default() += 1;
+            }
+            is_lost
+        });
+        *all = kept;
+        lost
+    }
 }
 
 impl Configuration {
@@ -74,11 +110,13 @@ impl Configuration {
         }
     }
 
-    /// A file whose path is not known may be exported.
+    /// A file whose path is not known may be exported, and one of which another export has the
+    /// filesystem: it may contain the file by another path.
     fn lacks_export(&self, file: &FileLine) -> Option<String> {
-        let path = Path::new(file.path.as_ref()?);
+        let text = file.path.as_ref()?;
+        let path = Path::new(text);
         let contains = |export: &PathBuf| path.starts_with(export.shown().to_string());
-        if self.exports.iter().any(contains) {
+        if self.exports.iter().any(contains) || !self.filesystems.excludes(text) {
             return None;
         }
         let folder = path.parent().unwrap_or(path);
@@ -94,6 +132,7 @@ fn gone(vip: IpAddr) -> String {
 mod tests {
     use super::*;
     use crate::failover::record::sample::{lock, record, state};
+    use crate::kernel::mounts::Mount;
     use crate::observe::states::Kind;
 
     #[test]
@@ -105,17 +144,28 @@ mod tests {
             addresses: record.vips.iter().copied().collect(),
             exports: [PathBuf::from("/export")].into(),
             versions: "+3 +4 +4.1".into(),
+            ..Configuration::default()
         };
-        let (part, changes) = split(&record, &now);
-        assert!(changes.is_empty() && part.locks == record.locks && part.nfs4 == record.nfs4);
+        let Split {
+            wanted,
+            lost,
+            changes,
+        } = split(&record, &now);
+        assert!(changes.is_empty() && wanted.locks == record.locks && wanted.nfs4 == record.nfs4);
+        assert!(lost.locks.is_empty() && lost.nfs4.is_empty());
 
         now.addresses.remove(&record.vips[1]);
         now.versions = "+3 +4".into();
-        let (part, changes) = split(&record, &now);
+        let Split {
+            wanted,
+            lost,
+            changes,
+        } = split(&record, &now);
         assert_eq!(
-            (part.locks.len(), part.nfs4.len(), part.vips.len()),
+            (wanted.locks.len(), wanted.nfs4.len(), wanted.vips.len()),
             (1, 0, 1)
         );
+        assert_eq!((lost.locks.len(), lost.nfs4.len()), (1, 1));
         let texts: Vec<_> = (changes.iter())
             .map(|change| (change.what.as_str(), change.costs))
             .collect();
@@ -126,7 +176,16 @@ mod tests {
         assert_eq!(texts, expected);
 
         now.exports = ["/exp".into(), "/export2".into()].into();
-        let (_, changes) = split(&record, &now);
+        let Split { changes, .. } = split(&record, &now);
+        assert!(changes.iter().all(|one| !one.what.contains("exported")));
+        let root = Mount {
+            device: (8, 1),
+            root: "/".into(),
+            mount_point: "/".into(),
+            filesystem: "ext4".into(),
+        };
+        now.filesystems = Filesystems::of(&[root], &[], ["/export/file"].into_iter());
+        let Split { changes, .. } = split(&record, &now);
         assert_eq!(changes[0].what, "/export is not exported");
     }
 }

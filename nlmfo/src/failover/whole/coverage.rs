@@ -246,6 +246,28 @@ impl Coverage {
         coverage
     }
 
+    /// With what the configuration keeps from coming back. Its clients did not give it up, whatever
+    /// they say: they were refused it before they could ask for it.
+    pub fn and_of_lost(mut self, lost: &Record, now: Present<'_>) -> Self {
+        let present = Present {
+            given_up: &GivenUp::default(),
+            refused_no_reclaim4: false,
+            ..now
+        };
+        let Coverage {
+            expected,
+            missing,
+            given_up: _,
+            hidden,
+        } = Coverage::of(lost, present);
+        self.expected += expected;
+        self.missing.locks.extend(missing.locks);
+        self.missing.shares.extend(missing.shares);
+        self.missing.nfs4.extend(missing.nfs4);
+        self.hidden += hidden;
+        self
+    }
+
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty()
     }

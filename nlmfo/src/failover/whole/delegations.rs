@@ -1,7 +1,9 @@
 //! Gets delegations back from the clients before a stop, so that the record has every lock: a
 //! client with a delegation locks without asking the server.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -9,7 +11,7 @@ use tracing::debug;
 
 use crate::failover::watch::Watch;
 use crate::kernel::path::{LockedFile, PathFinder};
-use crate::observe::states::{Kind, State};
+use crate::observe::states::{Kind, State, StateTable};
 
 /// Maximum time for the clients to return their delegations.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,11 +34,10 @@ pub async fn recall(watch: &mut Watch) {
         let Ok(states) = watch.all_states(READ_TIMEOUT) else {
             return;
         };
-        let held = states.table.states.iter().filter(|state| state.is_held());
-        let delegations = held.filter(|state| state.kind == Kind::Delegation);
-        let files: Vec<LockedFile> = delegations
-            .filter_map(|state: &State| Some(state.file.as_ref()?.into()))
-            .collect();
+        let mut table = states.table;
+        remove_directories(&mut table, &mut paths);
+        let held = table.states.iter().filter(|state| state.is_held());
+        let files = delegated(held);
         if files.is_empty() || Instant::now() >= until {
             return;
         }
@@ -51,4 +52,30 @@ pub async fn recall(watch: &mut Watch) {
         }
         sleep(POLL_INTERVAL).await;
     }
+}
+
+/// The files of the delegations among the states.
+fn delegated<'a>(states: impl Iterator<Item = &'a State>) -> Vec<LockedFile> {
+    let delegations = states.filter(|state| state.kind == Kind::Delegation);
+    delegations
+        .filter_map(|state| Some(state.file.as_ref()?.into()))
+        .collect()
+}
+
+/// Removes the delegations of directories, which Linux 7.3 gives: they let a client cache
+/// names. There are no locks behind them, and no client reclaims them.
+pub fn remove_directories(table: &mut StateTable, paths: &mut PathFinder) {
+    let files = delegated(table.states.iter());
+    let found = paths.find_all(&files);
+    let is_directory = |path: &PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let inode = |file: &LockedFile| (file.device, file.inode);
+    let directories: BTreeSet<(u32, u64)> = (files.iter().zip(found))
+        .filter(|(_, path)| path.as_ref().is_ok_and(is_directory))
+        .map(|(file, _)| inode(file))
+        .collect();
+    table.states.retain(|state| {
+        let file = state.file.as_ref().map(LockedFile::from);
+        let is_directory = file.is_some_and(|file| directories.contains(&inode(&file)));
+        state.kind != Kind::Delegation || !is_directory
+    });
 }

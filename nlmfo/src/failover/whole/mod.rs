@@ -17,6 +17,7 @@ pub mod changes;
 pub mod coverage;
 pub mod delegations;
 pub mod fence;
+mod filesystems;
 pub mod handed;
 pub mod identity;
 pub mod leases;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::changes::{self, Configuration};
+use super::changes::{self, Configuration, Split};
 use super::coverage::{Coverage, Part, are_reclaiming};
+use super::filesystems::Filesystems;
 use super::present::Held;
 use super::report::{Ended, StartReport, VipNotified};
 use super::stop::{self, stored};
@@ -202,12 +203,16 @@ pub async fn follow(
     };
     let connections = (record.as_ref()).map_or_else(Vec::new, |one| one.connections.clone());
     let tickling = tokio::spawn(tickle(connections));
-    let configuration = configuration()?;
-    let (wanted, whole) = match record {
+    let configuration = configuration(record.as_ref())?;
+    let (wanted, lost) = match record {
         Some(record) => {
-            let (part, changes) = changes::split(&record, &configuration);
+            let Split {
+                wanted,
+                lost,
+                changes,
+            } = changes::split(&record, &configuration);
             report.changes = changes;
-            (part, Some(record))
+            (wanted, Some(lost))
         }
         None => {
             let listed = listed(begun.monitored).await;
@@ -220,7 +225,7 @@ pub async fn follow(
         began: begun.began,
         until: Instant::now() + plan.deadline,
         // Without a record nobody knows when all is back.
-        may_end: whole.is_some() && !wanted.changing,
+        may_end: lost.is_some() && !wanted.changing,
         wanted,
         back: None,
         is_over: false,
@@ -243,13 +248,14 @@ pub async fn follow(
     tickling.abort();
     let held = Held::read(follow.watch, READ_TIMEOUT)?;
     follow.book(&held, &mut report.notes);
-    if let Some(record) = &whole {
-        let coverage = Coverage::of(record, held.present());
+    if let Some(lost) = &lost {
+        let coverage =
+            Coverage::of(&follow.wanted, held.present()).and_of_lost(lost, held.present());
         report.expected = coverage.expected;
         report.missing = coverage.missing;
         report.given_up = coverage.given_up;
         report.hidden = coverage.hidden;
-        if !record.nfs4.is_empty() {
+        if !(follow.wanted.nfs4.is_empty() && lost.nfs4.is_empty()) {
             report.unseen = held.states.as_ref().err().cloned();
         }
     }
@@ -270,10 +276,12 @@ pub fn forget(state: &StateDir) {
     }
 }
 
-fn configuration() -> Result<Configuration, StartError> {
+fn configuration(record: Option<&Record>) -> Result<Configuration, StartError> {
+    let exports = exports::exported().map_err(StartError::Node)?;
     Ok(Configuration {
         addresses: netns::addresses().map_err(StartError::Node)?,
-        exports: exports::exported().map_err(StartError::Node)?,
+        filesystems: Filesystems::read(&exports, record).map_err(StartError::Node)?,
+        exports,
         versions: Nfsd::mounted()?.versions()?,
     })
 }

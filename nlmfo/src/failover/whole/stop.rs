@@ -11,7 +11,7 @@ use super::coverage::Coverage;
 use super::present::Held;
 use super::report::StopReport;
 use super::unrecorded::Unrecorded;
-use super::{Clients, NotReady, Server, ServerError};
+use super::{Clients, NotReady, Server, ServerError, delegations};
 use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
@@ -361,6 +361,7 @@ fn of(held: &Held, plan: &Plan, server: &impl Server, paths: &mut PathFinder) ->
         |states| {
             let mut states = states.clone();
             states.states.retain(State::is_held);
+            delegations::remove_directories(&mut states, paths);
             states
         },
     );

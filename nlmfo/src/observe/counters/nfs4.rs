@@ -13,10 +13,11 @@ const fn probe(program: &'static str, function: &'static str) -> Probe {
     Probe { program, function }
 }
 
-/// Of OPEN and LOCK.
-const OF_CALLS: usize = 4;
+/// Of reclaims: of PUTFH, OPEN and LOCK.
+const OF_RECLAIMS: usize = 5;
 
 pub(in crate::observe) const PROBES: &[Probe] = &[
+    probe("putfh4_return", "nfsd4_putfh"),
     probe("open4_enter", "nfsd4_open"),
     probe("open4_return", "nfsd4_open"),
     probe("lock4_enter", "nfsd4_lock"),
@@ -32,18 +33,20 @@ pub type PerVip4 = BTreeMap<IpAddr, Counters4>;
 pub struct CounterProbes4 {
     map: PerCpuHashMap<MapData, Addr, Counters4>,
     uncounted: Array<MapData, u64>,
+    handles_refused: Array<MapData, u64>,
 }
 
 impl CounterProbes4 {
     /// Attaches the probes; they stay until `programs` is dropped. None if nfsd is not in the
     /// kernel, or its layout is unknown.
     pub fn attach(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
-        Self::attach_these(programs, PROBES)
+        // Reads and writes name their files too: that one is only for as long as clients reclaim.
+        Self::attach_these(programs, &PROBES[1..])
     }
 
-    /// Only those of OPEN and LOCK.
-    pub fn attach_calls(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
-        Self::attach_these(programs, &PROBES[..OF_CALLS])
+    /// Only those of reclaims, for [`CounterProbes4::refused_no_reclaim`].
+    pub fn attach_reclaims(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
+        Self::attach_these(programs, &PROBES[..OF_RECLAIMS])
     }
 
     fn attach_these(
@@ -59,7 +62,16 @@ impl CounterProbes4 {
         Ok(Some(CounterProbes4 {
             map: programs.map("COUNTERS4")?,
             uncounted: programs.map("UNCOUNTED4")?,
+            handles_refused: programs.map("HANDLES_REFUSED4")?,
         }))
+    }
+
+    /// Whether it is certain that nfsd has refused no reclaim since
+    /// [`CounterProbes4::attach_reclaims`], nor the handle of a file.
+    pub fn refused_no_reclaim(&self) -> bool {
+        let refused_none = |all: PerVip4| all.values().all(|one| one.reclaims_refused == 0);
+        let handles = self.handles_refused.get(&0, 0);
+        handles.is_ok_and(|refused| refused == 0) && self.read().is_ok_and(refused_none)
     }
 
     /// Reads every VIP's counters. An error if an event was not counted.

@@ -265,3 +265,28 @@ fn what_a_client_has_not_reclaimed_is_given_up_if_it_is_done_and_was_refused_not
     assert!(!given_up(true, false));
     assert!(!given_up(false, true));
 }
+
+#[test]
+fn what_the_configuration_keeps_from_coming_back_is_not_given_up() {
+    let mut lost = record();
+    lost.nfs4 = vec![state(Kind::Open), locked(&[(Mode::Write, 0, 9)])];
+    lost.locks = vec![lock(VIPS[0], 0, 9)];
+    let mut states = now(C2, &[]);
+    states.clients[0].has_reclaimed = true;
+    let locks = LockTable::default();
+    let present = Present {
+        locks: &locks,
+        states: Some(&states),
+        given_up: &GivenUp::default(),
+        refused_no_reclaim4: true,
+    };
+    let coverage = Coverage::of(&record(), present).and_of_lost(&lost, present);
+    assert_eq!(
+        (
+            coverage.expected,
+            coverage.missing.len(),
+            coverage.given_up.len()
+        ),
+        (3, 3, 0)
+    );
+}
