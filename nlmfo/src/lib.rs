@@ -6,7 +6,7 @@
 pub(crate) mod causes;
 pub mod cli;
 pub mod commands;
-pub mod exit;
+pub(crate) mod exit;
 pub(crate) mod failover;
 pub(crate) mod files;
 pub(crate) mod foreign;

@@ -105,10 +105,10 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     let opened = window::open(plan, &facts, &mut watch).await?;
     // Its probes have done their work.
     drop(watch);
-    let Some(begun) = opened.begun else {
+    let Some(coverage) = opened.coverage else {
         return by_rfc_file(args);
     };
-    let mut listing = listing(&args.vip, Some(begun.coverage))?;
+    let mut listing = listing(&args.vip, Some(coverage))?;
     listing.ended = None;
     listing.waiters_cancelled = Some(opened.cancelled);
     listing.still_waiting = opened.waiting;

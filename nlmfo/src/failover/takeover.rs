@@ -20,6 +20,7 @@ use super::tickle::tickle;
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;
+use crate::grace::gate::Coverage;
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;
@@ -107,8 +108,8 @@ pub async fn run(
     }
     // Before a client can reach the VIP.
     watch.follow_unlocks();
-    let begun = (window::begin(&window, facts).await).map_err(RunError::Before)?;
-    let begun = plan.wait_for_books(begun, &window, facts).await?;
+    let coverage = (window::begin(&window, facts).await).map_err(RunError::Before)?;
+    let coverage = plan.wait_for_books(coverage, &window, facts).await?;
     if !blockers.is_empty() {
         // Waiters would be granted meanwhile. If lockd does not answer, this is done again
         // afterwards.
@@ -118,7 +119,7 @@ pub async fn run(
         plan.wait_for_services(max_wait).await?;
         window.lasting = plan.grace;
     }
-    let opened = (window::complete(&window, begun, watch).await).map_err(RunError::Before)?;
+    let opened = (window::complete(&window, coverage, watch).await).map_err(RunError::Before)?;
     // Fences of a release on this node.
     (fence::lower(&plan.vips).await).map_err(|error| RunError::After(error.into()))?;
     let expected = plan.expect.as_ref().map(|record| {
@@ -162,9 +163,9 @@ pub async fn run(
         vips,
         waiters_cancelled: opened.cancelled,
         still_waiting: opened.waiting,
-        by_gate: opened.begun.is_some(),
+        by_gate: opened.coverage.is_some(),
         nfsd_stopped,
-        uncovered: (opened.begun).map_or_else(Vec::new, |begun| begun.coverage.uncovered),
+        uncovered: (opened.coverage).map_or_else(Vec::new, |coverage| coverage.uncovered),
         took_ms: milliseconds(began.elapsed()),
     })
 }
@@ -191,10 +192,10 @@ impl Plan {
     /// If that node is dead, nobody can read the book before the server's lease time is over.
     async fn wait_for_books(
         &self,
-        mut begun: Option<way::Begun>,
+        mut coverage: Option<Coverage>,
         window: &way::Plan,
         facts: &Facts,
-    ) -> Result<Option<way::Begun>, RunError> {
+    ) -> Result<Option<Coverage>, RunError> {
         let asked = Instant::now();
         let (state, vips) = (self.state.clone(), self.vips.clone());
         // What is wrong with a book is reported by those who need it.
@@ -215,11 +216,11 @@ impl Plan {
                 return Err(self.not_ready(vec![why]).await?);
             }
             warn!(%directory, "the state directory does not answer yet");
-            if begun.is_some() {
-                begun = (window::begin(window, facts).await).map_err(RunError::Before)?;
+            if coverage.is_some() {
+                coverage = (window::begin(window, facts).await).map_err(RunError::Before)?;
             }
         }
-        Ok(begun)
+        Ok(coverage)
     }
 
     /// Waits with the window open. Ends the window if the services do not come up.

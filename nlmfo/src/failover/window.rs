@@ -9,7 +9,8 @@ use tracing::warn;
 
 use super::tickle::end_left;
 use super::watch::Watch;
-use crate::grace::way::{self, Begun, Method, Plan};
+use crate::grace::gate::Coverage;
+use crate::grace::way::{self, Method, Plan};
 use crate::grace::{self, GraceError};
 use crate::kernel::preflight::Facts;
 use crate::observe::programs::ObserveError;
@@ -23,8 +24,9 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A window that is open.
 #[derive(Debug)]
 pub struct Opened {
-    /// None if the kernel has the RFC's file and provides grace itself.
-    pub begun: Option<Begun>,
+    /// Which devices the gate covers; None if the kernel has the RFC's file and provides grace
+    /// itself.
+    pub coverage: Option<Coverage>,
     /// Time left.
     pub left: Duration,
     /// When it ends, by [`grace::window::now`]'s clock; 0 if the kernel ends it.
@@ -48,12 +50,12 @@ pub enum OpenError {
 
 /// Opens the plan's windows. On return, lockd's answers are audited.
 pub async fn open(plan: &Plan, facts: &Facts, watch: &mut Watch) -> Result<Opened, OpenError> {
-    let begun = begin(plan, facts).await?;
-    complete(plan, begun, watch).await
+    let coverage = begin(plan, facts).await?;
+    complete(plan, coverage, watch).await
 }
 
 /// The first half: new locks are refused. Waiters of the VIPs may still be granted.
-pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Begun>, OpenError> {
+pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Coverage>, OpenError> {
     end_left(&plan.vips).await;
     Ok(match Method::choose(facts) {
         Method::RfcFile => {
@@ -67,18 +69,18 @@ pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Begun>, OpenErro
 /// The second half, for which lockd must answer.
 pub async fn complete(
     plan: &Plan,
-    begun: Option<Begun>,
+    coverage: Option<Coverage>,
     watch: &mut Watch,
 ) -> Result<Opened, OpenError> {
     let waiters = cancel_waiters(&plan.vips, plan.lasting, watch).await?;
     let mut opened = Opened {
-        begun,
+        coverage,
         left: plan.lasting,
         until: 0,
         cancelled: waiters.cancelled,
         waiting: waiters.left,
     };
-    if opened.begun.is_some() {
+    if opened.coverage.is_some() {
         let until = way::confirm(plan).await?;
         opened.left = grace::window::left(until, grace::window::now());
         opened.until = until;

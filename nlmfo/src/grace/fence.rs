@@ -82,7 +82,7 @@ pub async fn raise(
     {
         let _lock = ProcessLock::Gate.take(max_wait).await?;
         keeper::spawn()?;
-        let (mut gate, _) = Gate::load_or_take_over().await?;
+        let mut gate = Gate::load_or_take_over().await?;
         gate.cover_all().await?;
         fences.earlier = gate.fenced()?;
         fences.earlier.retain(|vip| vips.contains(vip));

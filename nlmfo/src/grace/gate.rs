@@ -82,7 +82,7 @@ pub struct Gate {
 
 /// How [`Gate::load_or_take_over`] came by the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+enum Origin {
     Loaded,
     /// It was in force already.
     TakenOver,
@@ -121,7 +121,7 @@ impl Gate {
 
     /// Takes over the gate that is in force, or loads it. It then knows lockd's
     /// ports and follows them; on which devices it is, [`Gate::cover_all`] says.
-    pub async fn load_or_take_over() -> Result<(Self, Origin), GraceError> {
+    pub async fn load_or_take_over() -> Result<Self, GraceError> {
         let layout = gate_layout::load()?;
         let pins = Pins::here()?;
         // Two gates on one path would undo each other's work.
@@ -152,7 +152,7 @@ impl Gate {
                     carried.put(&mut gate.maps)?;
                 }
                 debug!(?origin, "the gate is in force");
-                Ok((gate, origin))
+                Ok(gate)
             }
             Err(error) => {
                 if origin == Origin::Loaded {

@@ -80,7 +80,7 @@ pub async fn keep() -> Result<(), GraceError> {
         // The new one's ports are there when nfsd serves.
         if is_stale && nfsd::runs() {
             match Gate::load_or_take_over().await {
-                Ok((followed, _)) => {
+                Ok(followed) => {
                     gate = followed;
                     is_stale = false;
                 }

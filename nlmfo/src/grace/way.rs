@@ -6,7 +6,7 @@ use std::time::Duration;
 use nlmfo_common::Addr;
 use nlmfo_common::nlm_call::Fsid;
 
-use super::gate::{Coverage, Gate, Origin};
+use super::gate::{Coverage, Gate};
 use super::lock::{ProcessLock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper};
@@ -60,17 +60,10 @@ pub struct Plan {
     pub lockd_later: bool,
 }
 
-/// What [`begin`] did.
-#[derive(Debug)]
-pub struct Begun {
-    pub origin: Origin,
-    pub coverage: Coverage,
-}
-
 /// Opens windows: from the return on, new locks through these VIPs are refused on
 /// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
 /// cleared: they would be granted without a question.
-pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
+pub async fn begin(plan: &Plan) -> Result<Coverage, GraceError> {
     // The gate follows a lockd that starts later. But a window on a node where lockd does not listen
     // would be taken for one that works.
     let serves = match LockdPorts::look_up() {
@@ -84,11 +77,11 @@ pub async fn begin(plan: &Plan) -> Result<Begun, GraceError> {
     let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     // Before anything is loaded: should this process be killed, the keeper tidies up.
     keeper::spawn()?;
-    let (mut gate, origin) = Gate::load_or_take_over().await?;
+    let mut gate = Gate::load_or_take_over().await?;
     // The gate first: it is of no effect yet, and none gets past it later.
     let coverage = gate.cover_all().await?;
     gate.open(plan, serves)?;
-    Ok(Begun { origin, coverage })
+    Ok(coverage)
 }
 
 /// The second half: waits until lockd is done with what had reached it before, and

@@ -23,6 +23,10 @@ const FAMILY: &str = "nfsd";
 
 /// A command of the family that releases locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "the names of the commands, which an error prints"
+)]
 pub enum Command {
     /// Locks taken through a server address, in all network namespaces.
     UnlockIp = 16,

@@ -32,11 +32,6 @@ pub fn network() -> io::Result<Namespace> {
     namespace("/proc/thread-self/ns/net")
 }
 
-/// The process namespace of this process.
-pub fn process() -> io::Result<Namespace> {
-    namespace("/proc/self/ns/pid")
-}
-
 /// The number that the kernel gives a network namespace for as long as it runs: it
 /// is never given again, as inode numbers are. Of the namespace of this thread;
 /// Linux 5.14 and newer.
@@ -172,7 +167,7 @@ mod tests {
         let net = network().unwrap();
         let link = std::fs::read_link("/proc/self/ns/net").unwrap();
         assert_eq!(link.to_string_lossy(), format!("net:[{}]", net.inode));
-        assert_ne!(process().unwrap().inode, net.inode);
+        assert_ne!(namespace("/proc/self/ns/pid").unwrap().inode, net.inode);
     }
 
     #[test]

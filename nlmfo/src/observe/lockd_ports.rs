@@ -62,8 +62,8 @@ impl LockdPorts {
         }
     }
 
-    /// Of these sockets and versions.
-    pub fn new(ports: Vec<LockdPort>, versions: Vec<NlmVersion>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(ports: Vec<LockdPort>, versions: Vec<NlmVersion>) -> Self {
         LockdPorts { ports, versions }
     }
 

@@ -13,7 +13,7 @@ mod fixture;
 mod held;
 pub(crate) mod known;
 mod log;
-pub mod report;
+pub(crate) mod report;
 pub(crate) mod run;
 mod worker;
 

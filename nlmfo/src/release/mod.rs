@@ -4,14 +4,14 @@
 //! [`choose`], which decides. Each is a [`Method`] in its own file. No return code is
 //! trusted: what counts is a snapshot of lockd's locks afterwards.
 
-pub mod choose;
+pub(crate) mod choose;
 pub mod filesystem;
 pub mod free_all;
 pub mod reboot;
 pub(crate) mod rfc_file;
 pub mod route;
 pub mod target;
-pub mod turn;
+pub(crate) mod turn;
 pub mod unlock_ip;
 
 use std::collections::BTreeSet;

@@ -149,10 +149,6 @@ impl Client {
     pub fn set_deadline(&mut self, deadline: Duration) {
         self.endpoint.deadline = deadline;
     }
-
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
 }
 
 impl Endpoint {

@@ -4,12 +4,12 @@
 //! Calls go one at a time over a [`client::Client`], each with a deadline; many at
 //! once means many clients. Errors name the call, the peer and what was waited for.
 
-pub mod alive;
-pub mod client;
+pub(crate) mod alive;
+pub(crate) mod client;
 pub mod message;
-pub mod nfs4;
+pub(crate) mod nfs4;
 pub mod nlm;
 pub mod nsm;
 pub mod portmap;
-pub mod registration;
+pub(crate) mod registration;
 pub mod xdr;

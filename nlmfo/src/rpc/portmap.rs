@@ -44,7 +44,8 @@ impl Registered {
         services(deadline).await.map(Registered)
     }
 
-    pub fn new(services: Vec<Service>) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(services: Vec<Service>) -> Self {
         Registered(services)
     }
 

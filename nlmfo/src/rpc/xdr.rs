@@ -86,11 +86,6 @@ impl<'a> Decoder<'a> {
         Ok(bytes)
     }
 
-    pub fn string(&mut self, what: &'static str, max: usize) -> Result<String, Error> {
-        let bytes = self.opaque(what, max)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| Error::NotText { what })
-    }
-
     /// States that the message ends here.
     pub fn finish(self) -> Result<(), Error> {
         match self.rest.len() {
@@ -141,8 +136,6 @@ pub enum Error {
     Unknown { what: &'static str, number: u32 },
     #[error("{what} is {value}, which exceeds the 32 bits of NLM v1 and v3")]
     TooLarge { what: &'static str, value: u64 },
-    #[error("{what} is not UTF-8 text")]
-    NotText { what: &'static str },
     #[error("{extra} bytes follow the end of the message")]
     Trailing { extra: usize },
 }
@@ -220,7 +213,7 @@ mod tests {
             prop_assert_eq!(decoder.u32("u32").unwrap(), words.0);
             prop_assert_eq!(decoder.opaque("bytes", 70).unwrap(), &bytes[..]);
             prop_assert_eq!(decoder.u64("u64").unwrap(), words.1);
-            prop_assert_eq!(decoder.string("text", 100).unwrap(), text);
+            prop_assert_eq!(decoder.opaque("text", 100).unwrap(), text.as_bytes());
             prop_assert_eq!(decoder.bool("bool").unwrap(), words.2);
             prop_assert_eq!(decoder.finish(), Ok(()));
         }
@@ -228,7 +221,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(message in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut decoder = Decoder::new(&message);
-            while decoder.string("field", 32).is_ok() {}
+            while decoder.opaque("field", 32).is_ok() {}
             let _ = Decoder::new(&message).u64("word");
         }
     }

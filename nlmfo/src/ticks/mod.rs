@@ -4,18 +4,18 @@
 //! a processor. [`tick`] is one of them, [`events`] says what happened between two, and [`world`]
 //! adds them up.
 
-pub mod detail;
-pub mod events;
+pub(crate) mod detail;
+pub(crate) mod events;
 pub mod judge;
 mod known;
 pub(crate) mod latency;
-pub mod live;
+pub(crate) mod live;
 mod locks;
 pub(crate) mod pace;
 mod probes;
-pub mod states;
+pub(crate) mod states;
 pub mod tick;
-pub mod world;
+pub(crate) mod world;
 
 #[cfg(test)]
 pub(crate) mod samples;

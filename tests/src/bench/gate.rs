@@ -143,7 +143,7 @@ fn enter(runtime: &Runtime, state: State, vips: &[IpAddr]) -> Result<()> {
     runtime.block_on(async {
         let vip = match state {
             State::Attached => {
-                let (gate, _) = Gate::load_or_take_over().await?;
+                let gate = Gate::load_or_take_over().await?;
                 gate.cover_all().await?;
                 return Ok(());
             }

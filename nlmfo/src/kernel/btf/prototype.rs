@@ -21,13 +21,6 @@ pub struct Parameter {
     pub of_type: String,
 }
 
-impl Prototype {
-    /// Position of the parameter of that name, from 0.
-    pub fn position(&self, parameter: &str) -> Option<usize> {
-        self.parameters.iter().position(|p| p.name == parameter)
-    }
-}
-
 impl fmt::Display for Prototype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let declare = |of_type: &str, name: &str| match of_type.ends_with('*') || name.is_empty() {
@@ -49,13 +42,6 @@ impl fmt::Display for Prototype {
 }
 
 impl Btf {
-    /// The prototype of the function of that name: this module's own if it has
-    /// one, else vmlinux's.
-    pub fn function(&self, name: &str) -> Option<Prototype> {
-        self.own_function(name)
-            .or_else(|| self.base.as_ref()?.function(name))
-    }
-
     pub(super) fn own_function(&self, name: &str) -> Option<Prototype> {
         let own = self.functions.find(self, name).next()?;
         let function = self.ty(own)?;

@@ -7,11 +7,11 @@
 //! ([`writer`]); the node that creates the next file has taken over the book, and the old owner
 //! finds that out when it writes next. [`line`](self::line) tells what is in a file.
 
-pub mod line;
+pub(crate) mod line;
 mod term;
 #[cfg(test)]
 mod tests;
-pub mod writer;
+pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -135,12 +135,8 @@ impl Book {
         self.clients.values()
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.clients.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.clients.is_empty()
     }
 
     /// What the state directory has of a VIP; empty if it has nothing.

@@ -54,8 +54,9 @@ impl Writer {
         }
     }
 
-    /// As it was read when it was opened, with what was noted since.
-    pub fn book(&self) -> &Book {
+    /// The book as it was read when it was opened, and what was noted since.
+    #[cfg(test)]
+    pub(super) fn book(&self) -> &Book {
         &self.book
     }
 

@@ -12,8 +12,8 @@ mod events;
 mod help;
 mod histogram;
 mod overview;
-pub mod text;
-pub mod theme;
+pub(crate) mod text;
+pub(crate) mod theme;
 mod vip;
 
 pub use help::LINES as HELP_LINES;

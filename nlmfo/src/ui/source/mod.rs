@@ -1,5 +1,5 @@
 //! Where ticks come from: the kernel, or a recording.
 
-pub mod live;
+pub(crate) mod live;
 pub mod recording;
-pub mod replay;
+pub(crate) mod replay;
