@@ -1,6 +1,8 @@
 //! `cargo xtask picture`: a moment of a recording of `nlmfo watch`, as the screen shows
-//! it, drawn as SVG.
+//! it, drawn as SVG; and a move between two nodes, as a picture that moves.
 
+mod lanes;
+mod moved;
 mod svg;
 
 use std::path::Path;
@@ -27,8 +29,8 @@ const THEME: Theme = Theme {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match &arguments[..] {
-        [recording, picture] => paint(Path::new(recording), Path::new(picture)),
-        _ => Err(anyhow::anyhow!("usage: picture RECORDING SVG")),
+        [name, recording, picture] => paint(name, Path::new(recording), Path::new(picture)),
+        _ => Err(anyhow::anyhow!("usage: picture watch|move RECORDING SVG")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,8 +41,21 @@ fn main() -> ExitCode {
     }
 }
 
+fn paint(name: &str, recording: &Path, picture: &Path) -> Result<()> {
+    std::fs::write(picture, drawn(name, recording)?).with_context(|| picture.display().to_string())
+}
+
+/// The picture of this name.
+fn drawn(name: &str, recording: &Path) -> Result<String> {
+    match name {
+        "watch" => Ok(svg::of(&moment(recording)?)),
+        "move" => moved::picture(recording),
+        _ => bail!("there is no picture {name:?}"),
+    }
+}
+
 /// The last moment at which clients reclaim.
-fn paint(recording: &Path, picture: &Path) -> Result<()> {
+fn moment(recording: &Path) -> Result<Buffer> {
     let (mut reader, first) = Reader::open(recording)?;
     let mut app = App::default();
     let mut shown = None;
@@ -53,10 +68,10 @@ fn paint(recording: &Path, picture: &Path) -> Result<()> {
         }
         next = reader.next_tick()?;
     }
-    let Some(cells) = shown else {
-        bail!("{}: no VIP reclaims in this recording", recording.display());
-    };
-    std::fs::write(picture, svg::of(&cells)).with_context(|| picture.display().to_string())
+    match shown {
+        Some(cells) => Ok(cells),
+        None => bail!("{}: no VIP reclaims in this recording", recording.display()),
+    }
 }
 
 fn is_reclaiming(tick: &Tick) -> bool {
@@ -68,4 +83,16 @@ fn cells(app: &App) -> Buffer {
     let mut buffer = Buffer::empty(Rect::new(0, 0, WIDTH, HEIGHT));
     draw(app, &THEME, &mut buffer);
     buffer
+}
+
+#[test]
+fn the_pictures_are_those_of_their_recordings_and_fit_a_readme() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for name in ["watch", "move"] {
+        let now = drawn(name, &docs.join(format!("{name}.jsonl"))).unwrap();
+        let file = docs.join(format!("{name}.svg"));
+        let then = std::fs::read_to_string(&file).unwrap();
+        assert!(now == then, "run cargo xtask picture: {}", file.display());
+        assert!(!now.contains("<script") && now.len() < 200 << 10);
+    }
 }

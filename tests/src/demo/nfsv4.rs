@@ -38,10 +38,11 @@ pub(super) struct ClientSeen {
     name: String,
     nfs: String,
     file: String,
-    /// Milliseconds since its last answer.
+    /// Milliseconds since its last answer through the VIP that moves.
     silent_ms: u64,
-    answers: u64,
     slowest_ms: u64,
+    /// Milliseconds since its last answer through the VIP that stays.
+    elsewhere_silent_ms: u64,
     /// How often the thief was refused this lock, and how often it got it.
     refused: u64,
     stolen: u64,
@@ -165,7 +166,10 @@ fn ensure_holds(cluster: &Cluster, a: usize, b: usize) -> Result<()> {
 
 fn move_it(nlmfo: &Path, record: Option<&Path>, cluster: &Cluster, users: &Users) -> Result<()> {
     let recording = Recording::create(record)?;
-    let _watched = [recording.watch(&cluster.a)?, recording.watch(&cluster.b)?];
+    let _watched = [
+        recording.watch(&cluster.a, nlmfo, "mail")?,
+        recording.watch(&cluster.b, nlmfo, "mail")?,
+    ];
     let command = failover_to(nlmfo, NODES[1].1)?;
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     thread::scope(|scope| {
@@ -242,15 +246,15 @@ fn seen(users: &Users) -> Result<Vec<ClientSeen>> {
     let milliseconds = |time: Duration| time.as_millis() as u64;
     let one = |(number, user): (usize, &User)| {
         let still = user.still()?;
-        let silent = still.answered.map_or(Duration::ZERO, |at| at.elapsed());
+        let silent = |tally: &Tally| tally.answered.map_or(Duration::ZERO, |at| at.elapsed());
         let robbed = || thief.iter().filter_map(|all| all.get(number));
         Ok(ClientSeen {
             name: name(user),
             nfs: user.version(),
             file: user.file.clone(),
-            silent_ms: milliseconds(silent),
-            answers: still.answers(),
+            silent_ms: milliseconds(silent(&still)),
             slowest_ms: milliseconds(still.slowest),
+            elsewhere_silent_ms: milliseconds(silent(&user.elsewhere()?)),
             refused: robbed().map(|tally| tally.refused).sum(),
             stolen: robbed().map(|tally| tally.held).sum(),
         })

@@ -22,6 +22,9 @@ pub(super) struct Recording {
     began: Instant,
 }
 
+/// What stands for a tick while the server is not there.
+const GONE: &str = "gone";
+
 /// `nlmfo watch` on a node. Dropping it ends it.
 pub(super) struct Watch(Child);
 
@@ -36,40 +39,50 @@ impl Recording {
         })
     }
 
-    fn line(&self, what: &str, value: &Value) -> Result<()> {
+    fn line(&self, value: Value) -> Result<()> {
         let Some(out) = &self.out else {
             return Ok(());
         };
-        let at = self.began.elapsed().as_millis() as u64;
-        let line = json!({ "at_ms": at, what: value });
+        let mut line = value;
+        line["at_ms"] = json!(self.began.elapsed().as_millis() as u64);
         writeln!(out.lock().expect("no panic while held"), "{line}").context("the recording")
     }
 
     /// A line of what the operator sees.
     pub(super) fn said(&self, line: &str) -> Result<()> {
-        self.line("said", &json!(line))
+        self.line(json!({ "said": line }))
     }
 
     pub(super) fn clients(&self, clients: &[ClientSeen]) -> Result<()> {
-        self.line("clients", &serde_json::to_value(clients)?)
+        self.line(json!({ "clients": clients }))
     }
 
-    /// Records what `nlmfo watch` shows of a node, from its first record on.
-    pub(super) fn watch(&self, node: &Node) -> Result<Option<Watch>> {
+    /// Records what `nlmfo watch` shows of a server on a node, each time that it is there. Returns
+    /// once it has said whether it is.
+    pub(super) fn watch(&self, node: &Node, nlmfo: &Path, server: &str) -> Result<Option<Watch>> {
         if self.out.is_none() {
             return Ok(None);
         }
-        let mut command = node.tool().command(&["watch", "--json"]);
+        let nlmfo = nlmfo.display();
+        let watch = format!("{nlmfo} watch --json --server {server} 2>/dev/null");
+        // Its output breaks once nobody reads it.
+        let again = format!("while {watch} || :; do echo {GONE} || exit; sleep 0.2; done");
+        let mut command = node.node().command("sh");
+        command.args(["-c", &again]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().context("nlmfo watch")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
-        let mut ticks = BufReader::new(stdout).lines();
-        let first = ticks.next().context("nlmfo watch says nothing")??;
-        let this = self.clone();
+        let mut lines = BufReader::new(stdout).lines();
+        let first = lines.next().context("nlmfo watch says nothing")??;
+        let (this, node) = (self.clone(), node.name().to_owned());
         thread::spawn(move || -> Result<()> {
-            this.line("tick", &serde_json::from_str(&first)?)?;
-            for tick in ticks {
-                this.line("tick", &serde_json::from_str(&tick?)?)?;
+            for line in std::iter::once(Ok(first)).chain(lines) {
+                let line = line?;
+                let tick = match line == GONE {
+                    true => Value::Null,
+                    false => serde_json::from_str(&line)?,
+                };
+                this.line(json!({ "watch": { "node": node, "tick": tick } }))?;
             }
             Ok(())
         });

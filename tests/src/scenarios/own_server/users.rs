@@ -74,6 +74,11 @@ impl User {
     pub fn still(&self) -> Result<Tally> {
         self.still.tallies().pop().context("no result")
     }
+
+    /// Of what it asks the other server for.
+    pub fn elsewhere(&self) -> Result<Tally> {
+        self.elsewhere.tallies().pop().context("no result")
+    }
 }
 
 /// A client that has its lock, and has not asked for others yet.
