@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::book::Client;
 use super::state_dir::let_statd_read;
@@ -31,22 +32,33 @@ pub struct Monitored {
     pub address: Option<IpAddr>,
 }
 
-impl Monitored {
+/// A file in statd's directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub name: OsString,
+    /// When statd wrote it last.
+    pub written: SystemTime,
+}
+
+impl Listed {
     /// Looks up the name, which may take time.
-    pub fn look_up(name: OsString) -> Monitored {
-        let address = name.to_str().and_then(address_of);
-        Monitored { name, address }
+    pub fn look_up(self) -> Monitored {
+        let address = self.name.to_str().and_then(address_of);
+        Monitored {
+            name: self.name,
+            address,
+        }
     }
 }
 
 /// Reads statd's directory and looks up the names, which may take time.
 pub fn read(folder: &Path) -> io::Result<Vec<Monitored>> {
-    let names = names(folder)?.into_iter();
-    Ok(names.map(Monitored::look_up).collect())
+    let listed = list(folder)?.into_iter();
+    Ok(listed.map(Listed::look_up).collect())
 }
 
-/// The names in statd's directory, in their order.
-pub fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+/// The records in statd's directory, by name.
+pub fn list(folder: &Path) -> io::Result<Vec<Listed>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -55,10 +67,11 @@ pub fn names(folder: &Path) -> io::Result<Vec<OsString>> {
             continue;
         };
         if is_record(name.as_bytes(), &text) {
-            found.push(name);
+            let written = entry.metadata()?.modified()?;
+            found.push(Listed { name, written });
         }
     }
-    found.sort();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 

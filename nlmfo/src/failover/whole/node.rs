@@ -16,6 +16,7 @@ use crate::failover::services::look;
 use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::nfsd::{self, Nfsd, NfsdError};
 use crate::kernel::{namespaces, netns, nfsdcld};
+use crate::notify::sm::Listed;
 use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::server::program::{self, run_within};
 
@@ -230,7 +231,7 @@ impl Server for NodeServer {
         }
     }
 
-    async fn notify_at_boot(&self, listed: bool) -> Result<(), ServerError> {
+    async fn notify_at_boot(&self, listed: &[Listed]) -> Result<(), ServerError> {
         sm_notify::have_done(listed, self.deadline).await
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::kernel::connections::Connection;
+use crate::notify::sm::Listed;
 use crate::server::program::ProgramError;
 
 /// Why a server could not be stopped or started.
@@ -50,10 +51,10 @@ pub trait Server: Sync {
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
     /// In grace: has other programs notify clients that would do it later, when grace may be over.
-    /// `listed`: whether statd has clients on its list.
+    /// `listed` is what statd's list was before the start.
     fn notify_at_boot(
         &self,
-        _listed: bool,
+        _listed: &[Listed],
     ) -> impl Future<Output = Result<(), ServerError>> + Send {
         async { Ok(()) }
     }

@@ -4,32 +4,93 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::server::ServerError;
 use crate::causes::chain;
 use crate::files::{self, PRIVATE};
+use crate::notify::sm::Listed;
 use crate::server::program::run_within;
 
 /// Exists when `sm-notify` has run since the boot: it then does nothing (`-f`, sm-notify(8)).
 const RAN: &str = "/run/sm-notify.pid";
 
-/// In grace: has it notify what is on statd's list, which it does in the background. Without
-/// `listed` clients it has nothing to do but to end lockd's grace: it is marked as done.
-pub(super) async fn have_done(listed: bool, deadline: Duration) -> Result<(), ServerError> {
+/// What is to be done about `sm-notify` at a start in grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Its clients are from before the boot.
+    Now,
+    /// It would only end lockd's grace.
+    Never,
+    /// Everybody was monitored after the boot. It also tells servers that hold locks of this node
+    /// that this node has lost them.
+    Unknown,
+}
+
+fn due(listed: &[Listed], boot: SystemTime) -> Due {
+    match listed {
+        [] => Due::Never,
+        _ if listed.iter().any(|one| one.written < boot) => Due::Now,
+        _ => Due::Unknown,
+    }
+}
+
+/// In grace: runs it if that is due, in the background, or marks that it has run.
+pub(super) async fn have_done(listed: &[Listed], deadline: Duration) -> Result<(), ServerError> {
     let path = Path::new(RAN);
     if path.exists() {
         return Ok(());
     }
-    if listed {
-        return Ok(run_within::<&str>("sm-notify", &[], deadline).await?);
+    match due(listed, boot()) {
+        Due::Now => Ok(run_within::<&str>("sm-notify", &[], deadline).await?),
+        Due::Never => mark(path),
+        Due::Unknown => Ok(()),
     }
+}
+
+fn mark(path: &Path) -> Result<(), ServerError> {
     let pid = format!("{}\n", std::process::id());
     match files::create_new(path, pid.as_bytes(), PRIVATE, |_| ()) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            let why = format!("cannot create {RAN}: {}", chain(&error));
+            let why = format!("cannot create {}: {}", path.display(), chain(&error));
             Err(ServerError::Other(why))
         }
         _ => Ok(()),
+    }
+}
+
+/// When the machine was booted.
+fn boot() -> SystemTime {
+    let up = clock_gettime(ClockId::Boottime);
+    let up = Duration::new(up.tv_sec.unsigned_abs(), up.tv_nsec.unsigned_abs() as u32);
+    SystemTime::now() - up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_due_for_clients_from_before_the_boot() {
+        let boot = boot();
+        let listed = |written| Listed {
+            name: "c1".into(),
+            written,
+        };
+        let (before, after) = (boot - Duration::from_secs(1), boot + Duration::from_secs(1));
+        assert_eq!(due(&[], boot), Due::Never);
+        assert_eq!(due(&[listed(after)], boot), Due::Unknown);
+        assert_eq!(due(&[listed(after), listed(before)], boot), Due::Now);
+    }
+
+    #[test]
+    fn a_mark_that_is_there_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sm-notify.pid");
+        std::fs::write(&path, "7\n").unwrap();
+        mark(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "7\n");
     }
 }

@@ -2,7 +2,6 @@
 //! what comes back, and ends both graces once it is all there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ use crate::kernel::grace::Grace;
 use crate::kernel::nfsd::{Nfsd, NfsdError};
 use crate::kernel::{exports, lockd, netns};
 use crate::notify::config::Config;
-use crate::notify::sm;
+use crate::notify::sm::{self, Listed, Monitored};
 use crate::notify::state_dir::StateDir;
 use crate::observe::describe::HostLine;
 use crate::observe::host::{NlmVersion, Transport};
@@ -93,8 +92,8 @@ pub struct Begun {
     began: Instant,
     not_ready: Vec<String>,
     grace: Grace,
-    /// The names on statd's list.
-    monitored: Vec<OsString>,
+    /// statd's list.
+    monitored: Vec<Listed>,
     notes: Vec<String>,
 }
 
@@ -109,7 +108,7 @@ impl Begun {
             began: Instant::now(),
             not_ready: Vec::new(),
             grace: Grace::read::<StartError>()?,
-            monitored: names(&server.monitored()),
+            monitored: on_lists(&server.monitored()),
             notes: Vec::new(),
         })
     }
@@ -132,7 +131,7 @@ pub async fn begin<T>(
     };
     let not_ready = missing.into_iter().map(|one| one.reason).collect();
     // Before it starts: lockd removes what it unmonitors, and sm-notify what it has notified.
-    let monitored = names(&server.monitored());
+    let monitored = on_lists(&server.monitored());
     let began = Instant::now();
     server.start().await.map_err(StartError::Server)?;
     let grace = Grace::read::<StartError>()?;
@@ -145,7 +144,7 @@ pub async fn begin<T>(
     let observed = observe(grace);
     let mut notes = Vec::new();
     if grace.stands()
-        && let Err(error) = server.notify_at_boot(!monitored.is_empty()).await
+        && let Err(error) = server.notify_at_boot(&monitored).await
     {
         notes.push(format!(
             "sm-notify may still notify clients, whose reclaims are then refused: {}",
@@ -215,7 +214,7 @@ pub async fn follow(
             (wanted, Some(lost))
         }
         None => {
-            let listed = listed(begun.monitored).await;
+            let listed = looked_up(begun.monitored).await;
             (only_clients(&configuration.addresses, listed), None)
         }
     };
@@ -431,22 +430,22 @@ fn quiet(record: &Record, fences_nfs4: bool, hidden: usize) -> Duration {
     }
 }
 
-/// The names in statd's directories.
-fn names(folders: &[PathBuf]) -> Vec<OsString> {
-    let read = folders.iter().filter_map(|folder| sm::names(folder).ok());
+/// What is in statd's directories.
+fn on_lists(folders: &[PathBuf]) -> Vec<Listed> {
+    let read = folders.iter().filter_map(|folder| sm::list(folder).ok());
     read.flatten().collect()
 }
 
-/// The clients of these names.
-async fn listed(names: Vec<OsString>) -> Vec<sm::Monitored> {
-    let look_up = || names.into_iter().map(sm::Monitored::look_up).collect();
+/// The addresses of these clients.
+async fn looked_up(listed: Vec<Listed>) -> Vec<Monitored> {
+    let look_up = || listed.into_iter().map(Listed::look_up).collect();
     tokio::task::spawn_blocking(look_up)
         .await
         .unwrap_or_default()
 }
 
 /// A record of clients that may hold something through any of these addresses.
-fn only_clients(addresses: &BTreeSet<IpAddr>, listed: Vec<sm::Monitored>) -> Record {
+fn only_clients(addresses: &BTreeSet<IpAddr>, listed: Vec<Monitored>) -> Record {
     let mut clients = Vec::new();
     let mut vips = BTreeSet::new();
     for monitored in &listed {
