@@ -132,8 +132,7 @@ impl Scene {
         }
         let mut y = SAID;
         for (node, colour) in NODES {
-            let title = format!("── node {node}: nlmfo watch --server mail ");
-            let title = format!("{title:─<0$}", WIDTH.into());
+            let title = title(&format!("node {node}: nlmfo watch --server mail"));
             buffer.set_string(0, y, title, Style::new().fg(colour));
             match self.nodes.get(node) {
                 Some(app) => table(app, &mut buffer, y + 1),
@@ -142,9 +141,7 @@ impl Scene {
             y += TABLE + 2;
         }
         for (vip, ..) in VIPS {
-            let title = format!("── clients of {vip} ");
-            let title = format!("{title:─<0$}", WIDTH.into());
-            buffer.set_string(0, y, title, Style::new());
+            buffer.set_string(0, y, title(&format!("clients of {vip}")), Style::new());
             for (y, client) in (y + 1..).zip(&self.clients) {
                 let name = format!("{}  NFSv{}", client.name, client.nfs);
                 buffer.set_string(0, y, name, Style::new());
@@ -160,6 +157,12 @@ impl Scene {
         buffer.set_string(0, AXIS + 1, thief, Style::new());
         buffer
     }
+}
+
+/// A line as wide as the picture, with this in it.
+fn title(text: &str) -> String {
+    let begun = format!("── {text} ");
+    format!("{begun:─<0$}", WIDTH.into())
 }
 
 fn dim() -> Style {

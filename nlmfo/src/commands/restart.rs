@@ -14,21 +14,7 @@ use crate::notify::state_dir::StateDir;
 pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
     require_root()?;
     let plan = Plan {
-        halves: match args {
-            RestartArgs {
-                record_only: true, ..
-            } => Halves::Record,
-            RestartArgs {
-                stop_only: true, ..
-            } => Halves::Stop,
-            RestartArgs {
-                prepare_only: true, ..
-            } => Halves::Prepare,
-            RestartArgs {
-                start_only: true, ..
-            } => Halves::Start,
-            _ => Halves::Both,
-        },
+        halves: halves(args),
         state: StateDir::new(&args.state.state_dir),
         config: Config::read(args.names.config.as_deref()).map_err(anyhow::Error::from)?,
         force: args.force,
@@ -42,6 +28,17 @@ pub fn run(args: &RestartArgs) -> Result<Exit, Failure> {
     };
     let work = work(&plan, args);
     whole::run(&kind, &plan.state, args.json, RestartReport::exit, work)
+}
+
+fn halves(args: &RestartArgs) -> Halves {
+    let asked = [
+        (args.record_only, Halves::Record),
+        (args.stop_only, Halves::Stop),
+        (args.prepare_only, Halves::Prepare),
+        (args.start_only, Halves::Start),
+    ];
+    let only = asked.into_iter().find(|(is_asked, _)| *is_asked);
+    only.map_or(Halves::Both, |(_, halves)| halves)
 }
 
 async fn work(plan: &Plan, args: &RestartArgs) -> Result<RestartReport, Failure> {

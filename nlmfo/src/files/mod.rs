@@ -134,7 +134,7 @@ pub fn create_new(
     sync_folder(folder_of(path))
 }
 
-/// Removes a file, durably: after a crash it does not come back. One that is not there is removed.
+/// Removes a file durably: it does not come back after a crash. A missing file is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -210,7 +210,7 @@ impl Node {
         Ok(PATH)
     }
 
-    /// [`Node::kill`], of a machine that starts again ([`Extra::Reboots`]).
+    /// [`Node::kill`], of a machine that starts again ([`Extra::Reboots`](crate::scenarios::Extra::Reboots)).
     pub fn reboot(&self) -> Result<()> {
         self.kill()?;
         self.wait_up()

@@ -39,11 +39,10 @@ impl Recording {
         })
     }
 
-    fn line(&self, value: Value) -> Result<()> {
+    fn line(&self, mut line: Value) -> Result<()> {
         let Some(out) = &self.out else {
             return Ok(());
         };
-        let mut line = value;
         line["at_ms"] = json!(self.began.elapsed().as_millis() as u64);
         writeln!(out.lock().expect("no panic while held"), "{line}").context("the recording")
     }

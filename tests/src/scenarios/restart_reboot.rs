@@ -23,7 +23,7 @@ pub const ON_A_CLUSTER: &[Scenario] = &[Scenario {
 
 const LEASES: &str = "/proc/sys/fs/leases-enable";
 
-/// What is done after the unit's start of the server. Of the server itself, it starts nothing.
+/// What the unit does after the start of the server.
 const AFTER_START: [&str; 6] = [
     "restart",
     "--start-only",
@@ -38,8 +38,8 @@ fn reboots(context: &Context) -> Result<End> {
     let a = &fixture.cluster.a;
     let thief = fixture.steal()?;
 
-    // Without warning: what nfsd and statd have on the disk is all that is left. Without leases, since
-    // nlmfo does not pause them without a record; the thief has every delegation recalled.
+    // Without warning: only what nfsd and statd have on the disk is left. There is no record, so nlmfo
+    // does not pause leases; the test does. `all_held` opens every file, which recalls delegations.
     a.node().write(LEASES, "0")?;
     fixture.all_held()?;
     a.reboot()?;
@@ -74,8 +74,8 @@ fn reboots(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// As a machine does it that serves NFS: the network first. `prepared` is what the unit's first part
-/// is expected to say.
+/// The order of an NFS server's boot: the network comes first. `prepared` is what the unit's first
+/// part must report.
 fn boot(node: &Node, prepared: bool) -> Result<()> {
     node.shell(WITHOUT_DAEMONS)?;
     whole_server::set_graces(node)?;

@@ -74,8 +74,8 @@ pub fn remove_directories(table: &mut StateTable, paths: &mut PathFinder) {
         .map(|(file, _)| inode(file))
         .collect();
     table.states.retain(|state| {
-        let file = state.file.as_ref().map(LockedFile::from);
-        let is_directory = file.is_some_and(|file| directories.contains(&inode(&file)));
-        state.kind != Kind::Delegation || !is_directory
+        let file = || state.file.as_ref().map(LockedFile::from);
+        state.kind != Kind::Delegation
+            || !file().is_some_and(|file| directories.contains(&inode(&file)))
     });
 }

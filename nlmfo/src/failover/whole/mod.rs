@@ -21,6 +21,7 @@ mod filesystems;
 pub mod handed;
 pub mod identity;
 pub mod leases;
+mod listed;
 pub mod moved;
 pub mod node;
 pub mod own;

@@ -246,7 +246,10 @@ impl fmt::Display for RestartReport {
                 f,
                 "✓ leases are paused until `nlmfo restart --start-only` ends"
             )?,
-            Some(false) => writeln!(f, "nothing to prepare: no record allows to pause leases")?,
+            Some(false) => writeln!(
+                f,
+                "nothing to prepare: there is no readable record, or it has delegations"
+            )?,
             None => {}
         }
         if let Some(stop) = &self.stop {

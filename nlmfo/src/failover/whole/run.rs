@@ -75,6 +75,7 @@ pub async fn run(
             paused.keep();
         }
         report.prepared = Some(wanted);
+        report.took_ms = milliseconds(began.elapsed());
         return Ok(report);
     }
     let mut halves = plan.halves;

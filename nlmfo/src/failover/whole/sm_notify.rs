@@ -14,18 +14,18 @@ use crate::files::{self, PRIVATE};
 use crate::notify::sm::Listed;
 use crate::server::program::run_within;
 
-/// Exists when `sm-notify` has run since the boot: it then does nothing (`-f`, sm-notify(8)).
+/// Exists if `sm-notify` has run since the boot; it then exits at once (sm-notify(8), option `-f`).
 const RAN: &str = "/run/sm-notify.pid";
 
 /// What is to be done about `sm-notify` at a start in grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// Its clients are from before the boot.
+    /// Clients are listed from before the boot.
     Now,
     /// It would only end lockd's grace.
     Never,
-    /// Everybody was monitored after the boot. It also tells servers that hold locks of this node
-    /// that this node has lost them.
+    /// All clients were listed after the boot. It would also have other servers release the locks of
+    /// this node.
     Unknown,
 }
 

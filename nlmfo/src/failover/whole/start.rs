@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -15,21 +14,19 @@ use super::filesystems::Filesystems;
 use super::present::Held;
 use super::report::{Ended, StartReport, VipNotified};
 use super::stop::{self, stored};
-use super::{Server, ServerError, fence};
+use super::{Server, ServerError, fence, listed};
 use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::notification::{Notification, Notifier, Settled};
-use crate::failover::record::{ClientLine, Record};
+use crate::failover::record::Record;
 use crate::failover::tickle::tickle;
 use crate::failover::watch::Watch;
 use crate::kernel::grace::Grace;
 use crate::kernel::nfsd::{Nfsd, NfsdError};
 use crate::kernel::{exports, lockd, netns};
 use crate::notify::config::Config;
-use crate::notify::sm::{self, Listed, Monitored};
+use crate::notify::sm::Listed;
 use crate::notify::state_dir::StateDir;
-use crate::observe::describe::HostLine;
-use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::states::Counts4;
 use crate::output;
 use crate::times::milliseconds;
@@ -108,7 +105,7 @@ impl Begun {
             began: Instant::now(),
             not_ready: Vec::new(),
             grace: Grace::read::<StartError>()?,
-            monitored: on_lists(&server.monitored()),
+            monitored: listed::read(&server.monitored()),
             notes: Vec::new(),
         })
     }
@@ -131,7 +128,7 @@ pub async fn begin<T>(
     };
     let not_ready = missing.into_iter().map(|one| one.reason).collect();
     // Before it starts: lockd removes what it unmonitors, and sm-notify what it has notified.
-    let monitored = on_lists(&server.monitored());
+    let monitored = listed::read(&server.monitored());
     let began = Instant::now();
     server.start().await.map_err(StartError::Server)?;
     let grace = Grace::read::<StartError>()?;
@@ -214,8 +211,8 @@ pub async fn follow(
             (wanted, Some(lost))
         }
         None => {
-            let listed = looked_up(begun.monitored).await;
-            (only_clients(&configuration.addresses, listed), None)
+            let record = listed::record(begun.monitored, &configuration.addresses).await;
+            (record, None)
         }
     };
     let mut follow = Follow {
@@ -428,50 +425,6 @@ fn quiet(record: &Record, fences_nfs4: bool, hidden: usize) -> Duration {
         (0, _) => Duration::ZERO,
         _ => HIDDEN_QUIET,
     }
-}
-
-/// What is in statd's directories.
-fn on_lists(folders: &[PathBuf]) -> Vec<Listed> {
-    let read = folders.iter().filter_map(|folder| sm::list(folder).ok());
-    read.flatten().collect()
-}
-
-/// The addresses of these clients.
-async fn looked_up(listed: Vec<Listed>) -> Vec<Monitored> {
-    let look_up = || listed.into_iter().map(Listed::look_up).collect();
-    tokio::task::spawn_blocking(look_up)
-        .await
-        .unwrap_or_default()
-}
-
-/// A record of clients that may hold something through any of these addresses.
-fn only_clients(addresses: &BTreeSet<IpAddr>, listed: Vec<Monitored>) -> Record {
-    let mut clients = Vec::new();
-    let mut vips = BTreeSet::new();
-    for monitored in &listed {
-        let Some(client) = monitored.address else {
-            continue;
-        };
-        for &vip in addresses
-            .iter()
-            .filter(|vip| vip.is_ipv4() == client.is_ipv4())
-        {
-            vips.insert(vip);
-            let name = monitored.name.as_os_str();
-            clients.push(ClientLine {
-                host: HostLine {
-                    vip,
-                    client,
-                    client_name: name.into(),
-                    version: NlmVersion::V4,
-                    transport: Transport::Tcp,
-                    netns: 0,
-                },
-                nsm_name: name.into(),
-            });
-        }
-    }
-    Record::of_clients(vips.into_iter().collect(), clients)
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl User {
         self.still.tallies().pop().context("no result")
     }
 
-    /// Of what it asks the other server for.
+    /// The same, through the VIP of the other server.
     pub fn elsewhere(&self) -> Result<Tally> {
         self.elsewhere.tallies().pop().context("no result")
     }
