@@ -12,7 +12,7 @@ pub const OWN_MARK: u32 = 0x6e6c_6d66;
 
 /// Version of everything that is pinned: the maps of this file and the programs
 /// that share them. Raise it with every change.
-pub const PINNED_VERSION: u32 = 3;
+pub const PINNED_VERSION: u32 = 4;
 
 /// What the gate does for one VIP.
 #[repr(C)]
@@ -30,6 +30,9 @@ pub struct Window {
     /// Not 0 if lockd served the VIP when grace began, without a fence: new locks may have been
     /// granted before.
     pub late: u64,
+    /// Until then, packets to a port of the NFS server that nothing listens on are dropped instead of
+    /// refused.
+    pub muted_until: u64,
 }
 
 /// What applies to all VIPs; the only entry of its map.
@@ -256,7 +259,7 @@ impl GateLayout {
 }
 
 crate::plain!(
-    Window: 40,
+    Window: 48,
     Gate: 40,
     Flow: 40,
     NoteKey: 24,

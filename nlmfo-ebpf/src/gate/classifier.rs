@@ -14,7 +14,7 @@ use nlmfo_common::stream::Place;
 use crate::calls::{self, Outcome, WORK, Work};
 use crate::maps::{BUSY, CONNECTIONS, FRESH, GATE, WINDOWS, count};
 use crate::packet::{ACK, Packet, SYN, Skb, TCP, URG};
-use crate::socket::{CLOSE, LISTEN, NEW_SYN_RECV, Socket, TIME_WAIT};
+use crate::socket::{CLOSE, LISTEN, NEW_SYN_RECV, Socket, TIME_WAIT, is_unheard};
 
 const ETHERNET_HEADER: u32 = 14;
 
@@ -57,8 +57,9 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     };
     // SAFETY: this CPU's value; classifiers on a CPU run one after another.
     let work = unsafe { &mut *work };
+    let is_lockds = packet.is_lockds();
     if !packet.flow(&mut work.flow) {
-        return DROP;
+        return if is_lockds { DROP } else { PASS };
     }
     if skb.is_own() {
         return PASS;
@@ -66,10 +67,23 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: an element of our map; its fields are read once each.
-    let (opened, until, fenced_until) = match unsafe { WINDOWS.get(work.flow.vip) } {
-        Some(window) => (window.opened, window.until, window.fenced_until),
-        None => (0, 0, 0),
+    let window = unsafe { WINDOWS.get(work.flow.vip) };
+    let (opened, until, fenced_until, muted_until) = match window {
+        Some(window) => (
+            window.opened,
+            window.until,
+            window.fenced_until,
+            window.muted_until,
+        ),
+        None => (0, 0, 0, 0),
     };
+    if now < muted_until && packet.is_muted() && skb.is_unicast() && is_unheard(&packet, &work.flow)
+    {
+        return DROP;
+    }
+    if !is_lockds {
+        return PASS;
+    }
     if now < fenced_until {
         count(&work.flow.vip, |gated| gated.fenced += 1);
         return DROP;

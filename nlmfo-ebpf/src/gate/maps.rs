@@ -25,6 +25,10 @@ pub static SCOPES: HashMap<Fsid, u64> = HashMap::with_max_entries(1024, 0);
 pub static PORTS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
 pub const PORT_WORDS: u32 = 65536 / 64;
 
+/// The NFS server's ports that are muted, a bit each like those of [`PORTS`].
+#[map]
+pub static MUTED: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
+
 /// When the map is full, the least recently used connection is evicted; if it was alive, it is
 /// closed at its next segment.
 #[map]

@@ -6,7 +6,7 @@ use nlmfo_common::Addr;
 use nlmfo_common::gate::{Flow, OWN_MARK};
 use nlmfo_common::nlm_call::Bytes;
 
-use crate::ports::is_lockds;
+use crate::ports::{is_lockds, is_muted};
 
 pub const TCP: u16 = 6;
 pub const UDP: u16 = 17;
@@ -187,7 +187,7 @@ impl Bytes for Skb {
     }
 }
 
-/// A packet that is one of lockd's, or may be.
+/// A packet that is one of lockd's, or may be; or one to a muted port.
 pub struct Packet {
     pub skb: Skb,
     pub proto: u16,
@@ -208,7 +208,7 @@ impl Packet {
         self.l4 != 0
     }
 
-    /// The packet, if it is for lockd. `l3` is the offset of its IP header.
+    /// The packet, if it is for lockd or for a muted port. `l3` is the offset of its IP header.
     ///
     /// Only the first fragment of a datagram has its ports. It counts as unreadable; if it is
     /// dropped, the datagram is never reassembled.
@@ -225,8 +225,20 @@ impl Packet {
             l3 += 4;
         }
         let packet = Self::parse(skb, protocol, l3)?;
-        let has_ports = packet.proto == TCP || packet.proto == UDP;
-        (!has_ports || is_lockds(packet.proto, packet.server_port)).then_some(packet)
+        (packet.is_lockds() || packet.is_muted()).then_some(packet)
+    }
+
+    /// Whether it is one of lockd's, or may be.
+    #[inline(always)]
+    pub fn is_lockds(&self) -> bool {
+        let has_ports = self.proto == TCP || self.proto == UDP;
+        !has_ports || is_lockds(self.proto, self.server_port)
+    }
+
+    /// Whether it is for a muted port.
+    #[inline(always)]
+    pub fn is_muted(&self) -> bool {
+        self.is_readable() && is_muted(self.proto, self.server_port)
     }
 
     /// The packet as one of lockd's sockets gets it: without a link header.

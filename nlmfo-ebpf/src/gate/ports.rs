@@ -5,7 +5,7 @@ use aya_ebpf::programs::ProbeContext;
 use nlmfo_ebpf::memory::{pointer, read_str};
 
 use crate::kernel::layout;
-use crate::maps::{GATE, PORT_WORDS, PORTS};
+use crate::maps::{GATE, MUTED, PORT_WORDS, PORTS};
 
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
@@ -60,5 +60,13 @@ fn listen(proto: u16, port: u16) {
 pub fn is_lockds(proto: u16, port: u16) -> bool {
     place(proto, port)
         .and_then(|(word, bit)| Some(PORTS.get(word)? & bit != 0))
+        .unwrap_or(false)
+}
+
+/// Whether what nothing listens for on this port may be dropped.
+#[inline(always)]
+pub fn is_muted(proto: u16, port: u16) -> bool {
+    place(proto, port)
+        .and_then(|(word, bit)| Some(MUTED.get(word)? & bit != 0))
         .unwrap_or(false)
 }

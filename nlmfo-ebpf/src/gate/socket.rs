@@ -1,13 +1,15 @@
 //! The socket that TCP finds for a segment, and its sequence state.
 
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_tuple};
-use aya_ebpf::helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock};
+use aya_ebpf::helpers::generated::{
+    bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_tcp_sock,
+};
 use nlmfo_common::gate::Flow;
 use nlmfo_common::stream::Tcp;
 use nlmfo_ebpf::memory::{pointer, read};
 
 use crate::kernel::layout;
-use crate::packet::Packet;
+use crate::packet::{Packet, TCP};
 
 /// States of a socket (`include/net/tcp_states.h`).
 pub const TIME_WAIT: u32 = 6;
@@ -27,28 +29,7 @@ pub struct Socket {
 impl Socket {
     #[inline(always)]
     pub fn of(packet: &Packet, flow: &Flow) -> Self {
-        let ports = [
-            flow.client_port.to_be_bytes(),
-            flow.server_port.to_be_bytes(),
-        ];
-        let mut tuple = [0u8; 36];
-        // `struct bpf_sock_tuple`: both addresses, both ports, without a gap.
-        let is_ipv4 = matches!(
-            flow.client.0,
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
-        );
-        let len = if is_ipv4 {
-            tuple[..4].copy_from_slice(&flow.client.0[12..]);
-            tuple[4..8].copy_from_slice(&flow.vip.0[12..]);
-            tuple[8..12].copy_from_slice(ports.as_flattened());
-            12
-        } else {
-            tuple[..16].copy_from_slice(&flow.client.0);
-            tuple[16..32].copy_from_slice(&flow.vip.0);
-            tuple[32..36].copy_from_slice(ports.as_flattened());
-            36
-        };
-        const CURRENT_NETNS: u64 = u64::MAX;
+        let (mut tuple, len) = tuple(flow, flow.client_port);
         // SAFETY: the tuple has 36 bytes; what is found is released.
         unsafe {
             let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
@@ -80,6 +61,63 @@ impl Socket {
     #[inline(always)]
     pub fn may_take_data(&self) -> bool {
         self.tcp.is_open || self.state == NEW_SYN_RECV
+    }
+}
+
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// `struct bpf_sock_tuple`, which has both addresses and both ports without a gap, and its length.
+#[inline(always)]
+fn tuple(flow: &Flow, client_port: u16) -> ([u8; 36], u32) {
+    let ports = [client_port.to_be_bytes(), flow.server_port.to_be_bytes()];
+    let mut tuple = [0u8; 36];
+    let is_ipv4 = matches!(
+        flow.client.0,
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..]
+    );
+    let len = if is_ipv4 {
+        tuple[..4].copy_from_slice(&flow.client.0[12..]);
+        tuple[4..8].copy_from_slice(&flow.vip.0[12..]);
+        tuple[8..12].copy_from_slice(ports.as_flattened());
+        12
+    } else {
+        tuple[..16].copy_from_slice(&flow.client.0);
+        tuple[16..32].copy_from_slice(&flow.vip.0);
+        tuple[32..36].copy_from_slice(ports.as_flattened());
+        36
+    };
+    (tuple, len)
+}
+
+/// Whether nothing on this node takes the packet, so that the kernel would refuse it. A connection
+/// in TIME_WAIT takes none that opens another one.
+#[inline(always)]
+pub fn is_unheard(packet: &Packet, flow: &Flow) -> bool {
+    match state(packet, flow, flow.client_port) {
+        // No client has port 0: only a listener is found.
+        TIME_WAIT => state(packet, flow, 0) == 0,
+        state => state == 0,
+    }
+}
+
+/// The state of the socket for this client's port, a listener's too; 0 if there is none.
+#[inline(always)]
+fn state(packet: &Packet, flow: &Flow, client_port: u16) -> u32 {
+    let (mut tuple, len) = tuple(flow, client_port);
+    // SAFETY: the tuple has 36 bytes; what is found is released.
+    unsafe {
+        let skb = packet.skb.0.cast();
+        let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+        let found = match packet.proto {
+            TCP => bpf_skc_lookup_tcp(skb, tuple, len, CURRENT_NETNS, 0),
+            _ => bpf_sk_lookup_udp(skb, tuple, len, CURRENT_NETNS, 0),
+        };
+        if found.is_null() {
+            return 0;
+        }
+        let state = (*found).state;
+        bpf_sk_release(found.cast());
+        state
     }
 }
 

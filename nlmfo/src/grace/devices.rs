@@ -1,5 +1,5 @@
 //! The network devices of this namespace: their list, the format of their packets, and events for
-//! new ones.
+//! new ones and for addresses that go.
 
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::MulticastGroup;
@@ -105,25 +105,30 @@ fn device(link: &LinkMessage) -> Device {
     }
 }
 
-/// Receives events for new devices.
+/// Receives events for new devices and for addresses that go.
 pub struct Monitor {
     messages: std::pin::Pin<Box<dyn futures_util::Stream<Item = Heard> + Send>>,
     connection: JoinHandle<()>,
 }
 
 enum Heard {
-    /// A device appeared or changed, or events were lost.
+    /// A device appeared or changed, an address went, or events were lost.
     Change,
     Other,
 }
 
 impl Monitor {
     pub fn start() -> Result<Self, GraceError> {
-        let (connection, _, messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .map_err(|error| GraceError::netlink("listen for network devices", error))?;
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ])
+        .map_err(|error| GraceError::netlink("listen for network devices", error))?;
         let messages = messages.map(|(message, _)| match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(_))
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelAddress(_),
+            )
             | NetlinkPayload::Overrun(_) => Heard::Change,
             _ => Heard::Other,
         });
@@ -133,7 +138,7 @@ impl Monitor {
         })
     }
 
-    /// Waits until there may be a new device; `false` if no more events will come.
+    /// Waits until there may be a new device, or an address fewer; `false` if no more events will come.
     pub async fn changed(&mut self) -> bool {
         loop {
             match self.messages.next().await {

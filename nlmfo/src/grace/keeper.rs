@@ -1,5 +1,5 @@
 //! The background process of open windows and fences. It attaches the gate to new devices,
-//! follows a lockd that is loaded again, removes a fence when its VIP has left the node,
+//! follows a lockd that is loaded again, removes a fence or mute when its VIP has left the node,
 //! and removes the gate after the last window has ended.
 //!
 //! A process that holds [`ProcessLock::Gate`] starts it before the gate is loaded. If that
@@ -26,7 +26,7 @@ use crate::kernel::{netns, nfsd};
 /// The hidden command that runs [`keep`].
 pub const COMMAND: &str = "grace-keeper";
 
-/// Maximum time between two checks, in case the event of a device is missed.
+/// Maximum time between two checks, in case an event is missed.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The same while lockd is not loaded: the gate must follow it at once.
@@ -94,6 +94,10 @@ pub async fn keep() -> Result<(), GraceError> {
         let gone = vips_gone(&gate.fenced()?);
         if !gone.is_empty() {
             gate.fence(&gone, 0)?;
+        }
+        let gone = vips_gone(&gate.muted()?);
+        if !gone.is_empty() {
+            gate.mute(&gone, 0)?;
         }
         let left = window::left(gate.ends()?, window::now());
         if left.is_zero() && !is_answered {

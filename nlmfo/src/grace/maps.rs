@@ -20,6 +20,7 @@ pub struct Maps {
     /// The filesystems of the scope; the value means nothing.
     pub scopes: HashMap<MapData, Fsid, u64>,
     pub ports: Array<MapData, u64>,
+    pub muted: Array<MapData, u64>,
     pub gated: PerCpuHashMap<MapData, Addr, Gated>,
     pub audited: HashMap<MapData, Addr, Audited>,
     pub violations: Array<MapData, Violation>,
@@ -33,6 +34,7 @@ impl Maps {
             windows: open(pins, "WINDOWS")?,
             scopes: open(pins, "SCOPES")?,
             ports: open(pins, "PORTS")?,
+            muted: open(pins, "MUTED")?,
             gated: open(pins, "GATED")?,
             audited: open(pins, "AUDITED")?,
             violations: open(pins, "VIOLATIONS")?,
@@ -145,6 +147,14 @@ impl Maps {
             same if same == before => Ok(()),
             more => self.ports.set(word, more, 0).map_err(&map_error),
         }
+    }
+
+    /// Adds a port that is muted with a VIP.
+    pub fn add_muted(&mut self, tcp: bool, port: u16) -> Result<(), GraceError> {
+        let map_error = GraceError::map("MUTED");
+        let (word, bit) = port_bit(tcp, port);
+        let before = self.muted.get(&word, 0).map_err(&map_error)?;
+        (self.muted.set(word, before | bit, 0)).map_err(&map_error)
     }
 
     /// Removes a port that lockd listens on no more.

@@ -15,6 +15,7 @@ pub(crate) mod keeper;
 pub mod leftovers;
 pub(crate) mod lock;
 pub(crate) mod maps;
+pub(crate) mod mute;
 pub(crate) mod pins;
 mod reload;
 pub(crate) mod report;

@@ -54,6 +54,7 @@ pub fn opened(before: Option<Window>, now: u64, until: u64) -> Window {
             opened: now,
             until,
             fenced_until: other.map_or(0, |window| window.fenced_until),
+            muted_until: other.map_or(0, |window| window.muted_until),
             audited_from: NOT_YET,
             late: u64::from(other.is_none_or(|window| window.fenced_until <= now)),
         },
@@ -111,11 +112,19 @@ pub fn fenced(window: Window, until: u64) -> Window {
     }
 }
 
+/// The same, muted until then.
+pub fn muted(window: Window, until: u64) -> Window {
+    Window {
+        muted_until: until,
+        ..window
+    }
+}
+
 /// When the last of them ends for which the gate has to act.
 pub fn latest_end<'a>(gate: &Gate, windows: impl IntoIterator<Item = &'a Window>) -> u64 {
     windows
         .into_iter()
-        .flat_map(|window| [window.until, window.fenced_until])
+        .flat_map(|window| [window.until, window.fenced_until, window.muted_until])
         .fold(gate.scope_until, u64::max)
 }
 
@@ -230,5 +239,10 @@ mod tests {
             ..Window::default()
         };
         assert_eq!(latest_end(&gate, [&fence]), 400);
+        let muted = muted(fence, 500);
+        assert_eq!(latest_end(&gate, [&muted]), 500);
+        // A window that opens, or a fence, leaves it.
+        assert_eq!(opened(Some(muted), 5, 100).muted_until, 500);
+        assert_eq!(fenced(muted, 0).muted_until, 500);
     }
 }

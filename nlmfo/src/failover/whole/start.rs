@@ -138,6 +138,9 @@ pub async fn begin<T>(
             "lock calls are dropped until the fence is over"
         );
     }
+    if let Err(error) = fence::unmute().await {
+        warn!(error = chain(&error));
+    }
     let observed = observe(grace);
     let mut notes = Vec::new();
     if grace.stands()
