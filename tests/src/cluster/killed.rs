@@ -23,6 +23,11 @@ impl Step {
         }
     }
 
+    /// This holds on the node.
+    pub fn when(name: &'static str, condition: String) -> Step {
+        Step { name, condition }
+    }
+
     /// The command handles SIGHUP, signal 1.
     pub fn begun() -> Step {
         Step {

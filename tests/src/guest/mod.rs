@@ -15,6 +15,7 @@ pub mod counted;
 pub mod crafted;
 pub mod daemons;
 pub mod gated;
+pub mod holders;
 pub mod kernel_log;
 pub mod known;
 pub mod lab;

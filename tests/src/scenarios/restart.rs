@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use nlmfo::observe::host::Transport;
 use nlmfo::testbed::server::export_folder;
 use serde_json::{Value, json};
 
 use super::{Context, End, Kernels, Machine, Scenario};
-use crate::guest::busy::{Busy, Tally, Wanted};
-use crate::guest::client::{Client, HeldLock, Mount};
 use crate::guest::command::run;
 use crate::guest::daemons;
+use crate::guest::holders::{Holders, ensure_no_theft};
 use crate::guest::lab::{Lab, MountedClient};
-use crate::guest::locker::{Mode, Outcome, Range};
+use crate::guest::locker::{Mode, Range};
 use crate::guest::node::TestNode;
 use crate::guest::server::{NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, Server};
 use crate::guest::step::signal_after;
@@ -70,135 +68,27 @@ const LONG_GRACE: &str = "90";
 /// An idle NFSv4 client notices a restart when it renews its lease, after two thirds of it.
 const SHORT_LEASE: &str = "10";
 
-/// The file that every client has open, so that nobody has a delegation of it.
+/// The file that clients lock.
 const SHARED: &str = "shared";
-
-/// A client that holds a lock on a file of its own and one on the shared file.
-struct Holder {
-    number: u8,
-    client: Client,
-    folder: PathBuf,
-    locks: Vec<HeldLock>,
-}
-
-impl Holder {
-    fn range(number: u8) -> Range {
-        Range::new(10 * u64::from(number), 5)
-    }
-
-    fn own(number: u8) -> String {
-        format!("own-{number}")
-    }
-}
 
 struct Fixture {
     lab: Lab,
-    holders: Vec<Holder>,
-    thief: Client,
-    thief_mounts: Vec<Mount>,
+    holders: Holders,
 }
 
 impl Fixture {
-    /// NFSv3 through the first VIP and the IPv6 one, 4.0 through the first, 4.1 through the
-    /// second, 4.2 through the IPv6 one; and a client that wants what they hold. Graces are
-    /// long and leases short.
-    fn up(minors: &[Option<u8>]) -> Result<Fixture> {
+    /// Graces are long and leases short.
+    fn up() -> Result<Fixture> {
         let lab = Lab::up(&VIPS, 0)?;
         run(Command::new("modprobe").arg("nfsv4"))?;
         long_graces(&lab.server)?;
-        let [one, two, six] = lab.vips[..] else {
-            anyhow::bail!("the scenario wants three VIPs");
-        };
-        let mut holders = Vec::new();
-        for (number, minor, vip) in [
-            (1, None, one),
-            (2, Some(0), one),
-            (3, Some(1), two),
-            (4, Some(2), six),
-            (5, None, six),
-        ] {
-            if !minors.contains(&minor) {
-                continue;
-            }
-            let client = Client::join(&lab.server, number)?;
-            let mount = match minor {
-                None => client.mount(&lab.server, vip, Transport::Tcp)?,
-                Some(minor) => client.mount_nfs4(&lab.server, vip, minor)?,
-            };
-            let locks = [Holder::own(number), SHARED.to_owned()];
-            let locks = locks
-                .iter()
-                .map(|file| client.lock(&mount, file, Holder::range(number), Mode::Write))
-                .collect::<Result<_>>()?;
-            holders.push(Holder {
-                number,
-                client,
-                folder: mount.path("."),
-                locks,
-            });
-        }
-        let thief = Client::join(&lab.server, 9)?;
-        let thief_mounts = vec![
-            // First: its opens make the server recall delegations.
-            thief.mount_nfs4(&lab.server, two, 1)?,
-            thief.mount(&lab.server, one, Transport::Tcp)?,
-        ];
-        Ok(Fixture {
-            lab,
-            holders,
-            thief,
-            thief_mounts,
-        })
-    }
-
-    /// Asks for every lock on the shared file all of the time, by NFSv3 and NFSv4.
-    fn steal(&self) -> Result<Busy> {
-        let wanted = self.thief_mounts.iter().flat_map(|mount| {
-            self.holders.iter().map(|holder| Wanted {
-                file: mount.path(SHARED),
-                range: Holder::range(holder.number),
-                mode: Mode::Write,
-            })
-        });
-        self.thief.busy(&wanted.collect::<Vec<_>>())
-    }
-
-    /// No lock can be had by others, and each of the server's is there.
-    fn all_held(&self) -> Result<()> {
-        let locker = self.thief.locker()?;
-        for holder in &self.holders {
-            let range = Holder::range(holder.number);
-            for file in [SHARED.to_owned(), Holder::own(holder.number)] {
-                for mount in &self.thief_mounts {
-                    let tested = locker.test(&mount.path(&file), range, Mode::Write)?;
-                    ensure!(
-                        tested == Outcome::Refused,
-                        "the lock of client {} on {file}: {tested:?}",
-                        holder.number
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Releases the locks of one holder, which has nothing open any more.
-    fn drop_holder(&mut self, number: u8) -> Result<()> {
-        let at = self.holders.iter().position(|one| one.number == number);
-        let holder = self.holders.remove(at.context("no such holder")?);
-        for lock in holder.locks {
-            lock.release()?;
-        }
-        Ok(())
+        let holders = Holders::up(lab.server.node(), lab.server.export(), &lab.vips)?;
+        Ok(Fixture { lab, holders })
     }
 
     /// Every holder gives its locks back to the server.
     fn release(self) -> Result<()> {
-        for holder in self.holders {
-            for lock in holder.locks {
-                lock.release()?;
-            }
-        }
+        self.holders.release()?;
         let left = self.lab.server.locks()?;
         ensure!(left.is_empty(), "locks are left: {left:?}");
         Ok(())
@@ -214,15 +104,6 @@ fn long_graces(server: &Server) -> Result<()> {
     node.write(NFSD_GRACE_TIME, LONG_GRACE)?;
     server.start_nfsd()?;
     server.end_grace()
-}
-
-fn ensure_no_theft(thief: Busy) -> Result<()> {
-    let tallies = thief.finish()?;
-    let stolen: Vec<&Tally> = tallies.iter().filter(|tally| tally.held > 0).collect();
-    ensure!(stolen.is_empty(), "stolen: {stolen:?}");
-    let slowest = tallies.iter().map(|tally| tally.slowest).max();
-    eprintln!("the slowest answer to the thief took {slowest:?}");
-    Ok(())
 }
 
 fn number(value: &Value, key: &str) -> Result<u64> {
@@ -265,11 +146,7 @@ fn ensure_kept(report: &Value) -> Result<()> {
 /// The clients list the exported directory until one has a delegation of it.
 fn delegate_directory(fixture: &Fixture, tool: &Tool) -> Result<()> {
     until("a delegation of the directory", || {
-        for holder in &fixture.holders {
-            run((holder.client.node().command("ls"))
-                .arg("-l")
-                .arg(&holder.folder))?;
-        }
+        fixture.holders.list_folder()?;
         let listing = tool.json(exit::CONFIRMED, &["locks"])?;
         let states = list(&listing["nfs4"], "states")?;
         let is_it =
@@ -282,12 +159,12 @@ fn delegate_directory(fixture: &Fixture, tool: &Tool) -> Result<()> {
 }
 
 fn keeps(context: &Context) -> Result<End> {
-    let mut fixture = Fixture::up(&[None, Some(0), Some(1), Some(2)])?;
+    let mut fixture = Fixture::up()?;
     // Its lockd keeps the locks while clients of this machine run, and unlock_ip releases those
     // of IPv4 addresses only.
     let keeps_ipv6 = context.kernel.starts_with("6.1.");
     if keeps_ipv6 {
-        fixture.drop_holder(5)?;
+        fixture.holders.drop_holder(5)?;
     }
     let node = TestNode::root();
     let tool = Tool::new(&context.nlmfo, &node);
@@ -295,7 +172,7 @@ fn keeps(context: &Context) -> Result<End> {
     if context.kernel.starts_with("7.") {
         delegate_directory(&fixture, &tool)?;
     }
-    let thief = fixture.steal()?;
+    let thief = fixture.holders.steal()?;
     let report = tool.json(exit::CONFIRMED, &["restart"])?;
     ensure_kept(&report)?;
     let nfs3_locks = if keeps_ipv6 { 2 } else { 4 };
@@ -304,17 +181,17 @@ fn keeps(context: &Context) -> Result<End> {
             && number(&report["stop"], "nfs4_clients")? >= 3,
         "{report}"
     );
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
     ensure_no_theft(thief)?;
 
     // Once more, and without the daemons that reclaims need.
-    let thief = fixture.steal()?;
+    let thief = fixture.holders.steal()?;
     daemons::crash("rpc.statd")?;
     daemons::crash("nfsdcld")?;
     let report = tool.json(exit::CONFIRMED, &["restart"])?;
     ensure_kept(&report)?;
     ensure_added(&report)?;
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
 
     // As systemd's unit does it.
     let recorded = tool.json(exit::CONFIRMED, &["restart", "--record-only"])?;
@@ -325,7 +202,7 @@ fn keeps(context: &Context) -> Result<End> {
     let unit = ["restart", "--start-only", "--start-command", "true"];
     ensure_kept(&tool.json(exit::CONFIRMED, &unit)?)?;
     ensure_no_theft(thief)?;
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
     fixture.release()?;
     Ok(End::Pass)
 }
@@ -436,9 +313,9 @@ fn steps(full: bool) -> Box<dyn Iterator<Item = usize>> {
 }
 
 fn killed(context: &Context) -> Result<End> {
-    let fixture = Fixture::up(&[None, Some(0), Some(1), Some(2)])?;
+    let fixture = Fixture::up()?;
     let tool = Tool::new(&context.nlmfo, fixture.lab.server.node());
-    let thief = fixture.steal()?;
+    let thief = fixture.holders.steal()?;
     let mut kills = 0;
     for step in steps(context.full) {
         let stepped = signal_after(&mut tool.command(&["restart"]), step, Signal::SIGKILL)?;
@@ -450,11 +327,11 @@ fn killed(context: &Context) -> Result<End> {
         eprintln!("killed at step {step}, {at}");
         let report = tool.json(exit::CONFIRMED, &["restart"])?;
         ensure_kept(&report).with_context(|| format!("killed at step {step}, {at}"))?;
-        (fixture.all_held()).with_context(|| format!("killed at step {step}, {at}"))?;
+        (fixture.holders.all_held()).with_context(|| format!("killed at step {step}, {at}"))?;
     }
     ensure!(kills >= 1, "killed {kills} times only");
     ensure_no_theft(thief)?;
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
     fixture.release()?;
     Ok(End::Pass)
 }

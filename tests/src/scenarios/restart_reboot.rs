@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 
 use super::whole_server::{
-    self, Fixture, START, STATE, WITHOUT_DAEMONS, addresses_up, arrive, ensure_no_theft, leave,
+    self, Fixture, START, STATE, WITHOUT_DAEMONS, addresses_up, arrive, leave,
 };
 use super::{Context, End, Extra, Kernels, Scenario};
 use crate::cluster::Node;
+use crate::guest::holders::ensure_no_theft;
 use crate::guest::tool::exit;
 
 pub const ON_A_CLUSTER: &[Scenario] = &[Scenario {
@@ -36,12 +37,12 @@ const AFTER_START: [&str; 6] = [
 fn reboots(context: &Context) -> Result<End> {
     let fixture = Fixture::up(context)?;
     let a = &fixture.cluster.a;
-    let thief = fixture.steal()?;
+    let thief = fixture.holders.steal()?;
 
     // Without warning: only what nfsd and statd have on the disk is left. There is no record, so nlmfo
     // does not pause leases; the test does. `all_held` opens every file, which recalls delegations.
     a.node().write(LEASES, "0")?;
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
     a.reboot()?;
     a.node().write(LEASES, "0")?;
     boot(a, false)?;
@@ -56,7 +57,7 @@ fn reboots(context: &Context) -> Result<End> {
         "{report}"
     );
     notify_late(a)?;
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
 
     // With the unit's parts.
     let before_stop = ["restart", "--record-only", "--state-dir", STATE];
@@ -66,11 +67,11 @@ fn reboots(context: &Context) -> Result<End> {
     boot(a, true)?;
     let report = a.tool().json(exit::CONFIRMED, &AFTER_START)?;
     whole_server::ensure_kept(&report)?;
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
     notify_late(a)?;
     ensure_no_theft(thief)?;
-    fixture.all_held()?;
-    fixture.release()?;
+    fixture.holders.all_held()?;
+    fixture.holders.release()?;
     Ok(End::Pass)
 }
 

@@ -1,21 +1,21 @@
 //! The node's own NFS server moves whole, with all its VIPs and its storage: active/passive.
 
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nlmfo::observe::host::Transport;
 use serde_json::Value;
 
 use super::{Context, End, Kernels, Scenario};
 use crate::cluster::agent::{AGENT, quoted};
+use crate::cluster::killed::Step;
 use crate::cluster::{Cluster, Node};
-use crate::guest::busy::{Busy, Tally, Wanted};
-use crate::guest::client::{Client, HeldLock, Mount};
 use crate::guest::command::run;
-use crate::guest::locker::{Mode, Outcome, Range};
+use crate::guest::holders::{Holders, ensure_no_theft};
 use crate::guest::node::TestNode;
 use crate::guest::server::{
     LOCKD_GRACE, NFSD_GRACE, NFSD_GRACE_TIME, NFSD_LEASE_TIME, NLM_GRACE_PERIOD, end_grace_of,
@@ -24,7 +24,9 @@ use crate::guest::server::{
 use crate::guest::tool::exit;
 use crate::guest::wait::{Seen, until};
 
-pub const ON_A_CLUSTER: &[Scenario] = &[Scenario {
+pub const ON_A_CLUSTER: &[Scenario] = &[MOVES, KILLED];
+
+const MOVES: Scenario = Scenario {
     name: "two-nodes-whole-server",
     claim: "the NFS server of a node moves to another one with all its VIPs and its storage, and back: \
             NFSv3, 4.0, 4.1 and 4.2 clients keep every lock, nobody else gets one, and both graces end \
@@ -35,7 +37,17 @@ pub const ON_A_CLUSTER: &[Scenario] = &[Scenario {
     kernels: Kernels::One("the halves are those of a restart, which restart-keeps shows on all"),
     only_full: Some("three moves of a whole server"),
     ..Scenario::DEFAULT
-}];
+};
+
+const KILLED: Scenario = Scenario {
+    name: "two-nodes-whole-server-killed",
+    claim: "a release or takeover of a whole server that is killed goes on if it is run again; the record may \
+            be copied; after a crash of the node clients reclaim too, and that is not confirmed: nobody loses a lock",
+    run: killed,
+    kernels: Kernels::One("the halves are those of a restart, which restart-killed kills"),
+    only_full: Some("four moves of a whole server"),
+    ..Scenario::DEFAULT
+};
 
 const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 
@@ -50,7 +62,14 @@ const LONG_GRACE: &str = "90";
 /// An idle NFSv4 client notices the move when it renews its lease.
 const SHORT_LEASE: &str = "10";
 
+/// A state directory of each node, and the copy of a record.
+const LOCAL_STATE: &str = "/tmp/whole-state";
+const COPY: &str = "/tmp/whole.json";
+
 const HAND_OVER: &str = "/tmp/hand-over-whole";
+
+/// A condition of the shell.
+const RUNS: &str = "grep -qsx '[1-9][0-9]*' /proc/fs/nfsd/threads";
 
 pub(super) const WITHOUT_DAEMONS: &str = "rpc.nfsd 0\n\
     for daemon in rpc.mountd rpc.statd nfsdcld; do ! pid=$(pidof $daemon) || kill -9 $pid; done";
@@ -61,9 +80,6 @@ pub(super) const START: &str = "nfsdcld -p /run/rpc_pipefs\n\
     do sleep 0.1; done\n\
     rpc.nfsd --tcp 4";
 
-/// The file that every client has open, so that nobody has a delegation of it.
-const SHARED: &str = "shared";
-
 /// Shell that brings the addresses up, as a cluster manager does last.
 pub(super) fn addresses_up() -> String {
     VIPS.map(|vip| match vip.contains(':') {
@@ -71,6 +87,12 @@ pub(super) fn addresses_up() -> String {
         false => format!("ip addr replace {vip}/32 dev eth0; arping -q -A -c 1 -I eth0 {vip}"),
     })
     .join("\n")
+}
+
+/// The same in the background, once the server runs: no client is refused by a node without it.
+fn addresses_later() -> String {
+    let up = addresses_up();
+    format!("{{ until {RUNS}; do sleep 0.1; done; {up}\n}} </dev/null >/dev/null 2>&1 &")
 }
 
 /// Shell that takes all but the server away.
@@ -104,28 +126,9 @@ pub(super) fn arrive() -> String {
     )
 }
 
-/// A client that holds a lock on a file of its own and one on the shared file.
-struct Holder {
-    number: u8,
-    _client: Client,
-    locks: Vec<HeldLock>,
-}
-
-impl Holder {
-    fn range(number: u8) -> Range {
-        Range::new(10 * u64::from(number), 5)
-    }
-
-    fn own(number: u8) -> String {
-        format!("own-{number}")
-    }
-}
-
 pub(super) struct Fixture {
     pub(super) cluster: Cluster,
-    holders: Vec<Holder>,
-    thief: Client,
-    thief_mounts: Vec<Mount>,
+    pub(super) holders: Holders,
 }
 
 impl Fixture {
@@ -150,84 +153,8 @@ impl Fixture {
             .iter()
             .map(|vip| vip.parse())
             .collect::<Result<_, _>>()?;
-        let [one, two, six] = vips[..] else {
-            anyhow::bail!("the scenario wants three VIPs");
-        };
-        let bridge = TestNode::root();
-        let mount = |client: &Client, minor, vip| match minor {
-            None => client.mount_export(Path::new(EXPORT), vip, Transport::Tcp),
-            Some(minor) => client.mount_export_nfs4(Path::new(EXPORT), vip, minor),
-        };
-        let mut holders = Vec::new();
-        for (number, minor, vip) in [
-            (1, None, one),
-            (2, Some(0), one),
-            (3, Some(1), two),
-            (4, Some(2), six),
-            (5, None, six),
-        ] {
-            let client = Client::join_bridge(&bridge, number)?;
-            let mount = mount(&client, minor, vip)?;
-            let locks = [Holder::own(number), SHARED.to_owned()];
-            let locks = locks
-                .iter()
-                .map(|file| client.lock(&mount, file, Holder::range(number), Mode::Write))
-                .collect::<Result<_>>()?;
-            holders.push(Holder {
-                number,
-                _client: client,
-                locks,
-            });
-        }
-        let thief = Client::join_bridge(&bridge, 9)?;
-        let thief_mounts = vec![mount(&thief, Some(1), two)?, mount(&thief, None, one)?];
-        Ok(Fixture {
-            cluster,
-            holders,
-            thief,
-            thief_mounts,
-        })
-    }
-
-    /// Asks for every lock on the shared file all of the time, by NFSv3 and NFSv4.
-    pub(super) fn steal(&self) -> Result<Busy> {
-        let wanted = self.thief_mounts.iter().flat_map(|mount| {
-            self.holders.iter().map(|holder| Wanted {
-                file: mount.path(SHARED),
-                range: Holder::range(holder.number),
-                mode: Mode::Write,
-            })
-        });
-        self.thief.busy(&wanted.collect::<Vec<_>>())
-    }
-
-    /// No lock can be had by others.
-    pub(super) fn all_held(&self) -> Result<()> {
-        let locker = self.thief.locker()?;
-        for holder in &self.holders {
-            let range = Holder::range(holder.number);
-            for file in [SHARED.to_owned(), Holder::own(holder.number)] {
-                for mount in &self.thief_mounts {
-                    let tested = locker.test(&mount.path(&file), range, Mode::Write)?;
-                    ensure!(
-                        tested == Outcome::Refused,
-                        "the lock of client {} on {file}: {tested:?}",
-                        holder.number
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every holder gives its locks back to the server.
-    pub(super) fn release(self) -> Result<()> {
-        for holder in self.holders {
-            for lock in holder.locks {
-                lock.release()?;
-            }
-        }
-        Ok(())
+        let holders = Holders::up(&TestNode::root(), Path::new(EXPORT), &vips)?;
+        Ok(Fixture { cluster, holders })
     }
 }
 
@@ -240,15 +167,6 @@ pub(super) fn set_graces(node: &Node) -> Result<()> {
     ] {
         node.node().write(file, seconds)?;
     }
-    Ok(())
-}
-
-pub(super) fn ensure_no_theft(thief: Busy) -> Result<()> {
-    let tallies = thief.finish()?;
-    let stolen: Vec<&Tally> = tallies.iter().filter(|tally| tally.held > 0).collect();
-    ensure!(stolen.is_empty(), "stolen: {stolen:?}");
-    let slowest = tallies.iter().map(|tally| tally.slowest).max();
-    eprintln!("the slowest answer to the thief took {slowest:?}");
     Ok(())
 }
 
@@ -270,18 +188,27 @@ pub(super) fn ensure_kept(report: &Value) -> Result<()> {
     Ok(())
 }
 
-fn words<'a>(first: &[&'a str]) -> Vec<&'a str> {
-    let mut words = [&["failover", "--whole-server", "--state-dir", STATE], first].concat();
+fn words<'a>(state: &'a str, first: &[&'a str]) -> Vec<&'a str> {
+    let mut words = [&["failover", "--whole-server", "--state-dir", state], first].concat();
     for vip in VIPS {
         words.extend(["--vip", vip]);
     }
     words
 }
 
+/// The stopped server's address does not refuse clients.
+fn ensure_silent() -> Result<()> {
+    let address = SocketAddr::new(VIPS[0].parse()?, 2049);
+    let answer = TcpStream::connect_timeout(&address, Duration::from_millis(500));
+    let error = answer.err().context("connected to a stopped server")?;
+    ensure!(error.kind() == ErrorKind::TimedOut, "{error}");
+    Ok(())
+}
+
 fn release(node: &Node) -> Result<()> {
     let released = node
         .tool()
-        .json(exit::CONFIRMED, &words(&["--phase", "release"]))?;
+        .json(exit::CONFIRMED, &words(STATE, &["--phase", "release"]))?;
     ensure!(
         released["stop"]["stopped"] == true
             && released["start"].is_null()
@@ -289,14 +216,21 @@ fn release(node: &Node) -> Result<()> {
         "{released}"
     );
     eprintln!("released in {} ms", released["took_ms"]);
+    ensure_silent()?;
     node.shell(&leave()).map(drop)
 }
 
 /// Takes over; the addresses come when the server runs.
-fn take_over(node: &Node) -> Result<()> {
-    let takeover = words(&["--phase", "takeover", "--wait-address", "60s"]);
-    let taken = thread::scope(|scope| {
-        let takeover = scope.spawn(|| node.tool().json(exit::CONFIRMED, &takeover));
+fn take_over(node: &Node, state: &str, further: &[&str]) -> Result<()> {
+    ensure_kept(&take_over_with(node, exit::CONFIRMED, state, further)?)
+}
+
+/// The same, with this exit status. Returns the report.
+fn take_over_with(node: &Node, exit: i32, state: &str, further: &[&str]) -> Result<Value> {
+    let wait = ["--phase", "takeover", "--wait-address", "60s"];
+    let takeover = words(state, &[&wait, further].concat());
+    thread::scope(|scope| {
+        let takeover = scope.spawn(|| node.tool().json(exit, &takeover));
         until("nfsd on the other node", || {
             let threads = node.node().read("/proc/fs/nfsd/threads")?;
             Ok(match threads.trim() {
@@ -306,14 +240,81 @@ fn take_over(node: &Node) -> Result<()> {
         })?;
         node.shell(&addresses_up())?;
         takeover.join().expect("running nlmfo does not panic")
-    })?;
-    ensure_kept(&taken)
+    })
+}
+
+/// Steps of a release and of a takeover at which they are killed.
+fn steps(from: &Node, to: &Node) -> [(Step, Step); 3] {
+    let record = |node: &Node| format!("{STATE}/restart/{}.json", node.name());
+    let reclaims = format!(
+        "{RUNS} && {{ {}; ls /proc/fs/nfsd/clients | grep -q .; }}",
+        addresses_up().replace('\n', "; ")
+    );
+    [
+        (Step::gate_loaded(), Step::file_there(&record(to))),
+        (
+            Step::file_there(&record(from)),
+            Step::when("nfsd runs", RUNS.to_owned()),
+        ),
+        (
+            Step::when(
+                "nfsd has stopped",
+                "grep -qx 0 /proc/fs/nfsd/threads".into(),
+            ),
+            Step::when("clients reclaim", reclaims),
+        ),
+    ]
+}
+
+fn killed(context: &Context) -> Result<End> {
+    let fixture = Fixture::up(context)?;
+    let (mut from, mut to) = (&fixture.cluster.a, &fixture.cluster.b);
+    let thief = fixture.holders.steal()?;
+    let owned = |words: Vec<&str>| -> Vec<String> { words.into_iter().map(String::from).collect() };
+    for nth in 0..steps(from, to).len() {
+        let (releasing, taking) = steps(from, to).into_iter().nth(nth).context("no step")?;
+        let words_here = words(STATE, &["--phase", "release"]);
+        from.kill_at(&releasing, &owned(words_here.clone()))?;
+        let released = from.tool().json(exit::CONFIRMED, &words_here)?;
+        ensure!(released["stop"]["stopped"] == true, "{released}");
+        from.shell(&leave())?;
+        to.shell(&arrive())?;
+        let words_there = words(STATE, &["--phase", "takeover", "--wait-address", "60s"]);
+        to.kill_at(&taking, &owned(words_there))?;
+        take_over(to, STATE, &[])?;
+        fixture.holders.all_held()?;
+        (from, to) = (to, from);
+    }
+
+    // The state directories are those of the nodes, and the record is copied.
+    let release = ["--phase", "release", "--record", COPY];
+    from.tool()
+        .json(exit::CONFIRMED, &words(LOCAL_STATE, &release))?;
+    let record = from.shell(&format!("cat {COPY}"))?;
+    from.shell(&leave())?;
+    to.shell(&arrive())?;
+    to.shell(&format!("printf %s {} >{COPY}", quoted(&record)))?;
+    take_over(to, LOCAL_STATE, &["--expect", COPY])?;
+    fixture.holders.all_held()?;
+
+    // Nobody recorded anything.
+    to.kill()?;
+    from.shell(&arrive())?;
+    let taken = take_over_with(from, exit::NOT_CONFIRMED, STATE, &[])?;
+    ensure!(
+        taken["start"]["has_record"] == false && taken["start"]["ended"] == "by_itself",
+        "{taken}"
+    );
+    ensure_no_theft(thief)?;
+    fixture.holders.all_held()?;
+    fixture.holders.release()?;
+    Ok(End::Pass)
 }
 
 fn moves(context: &Context) -> Result<End> {
     let fixture = Fixture::up(context)?;
     let (a, b) = (&fixture.cluster.a, &fixture.cluster.b);
-    let thief = fixture.steal()?;
+    let thief = fixture.holders.steal()?;
 
     // A VIP stays behind: nothing is stopped.
     let some = [
@@ -335,7 +336,7 @@ fn moves(context: &Context) -> Result<End> {
     // The other node's phase is refused where the server runs.
     let here = a.tool().expect(
         exit::UNSUPPORTED,
-        &words(&["--phase", "takeover", "--dry-run"]),
+        &words(STATE, &["--phase", "takeover", "--dry-run"]),
     )?;
     ensure!(
         here.stdout.contains("the NFS server runs here"),
@@ -346,14 +347,14 @@ fn moves(context: &Context) -> Result<End> {
     // By phases, addresses last.
     release(a)?;
     b.shell(&arrive())?;
-    take_over(b)?;
-    fixture.all_held()?;
+    take_over(b, STATE, &[])?;
+    fixture.holders.all_held()?;
 
     // Back by one command.
     let script = format!(
         "#!/bin/sh\nset -e\n{}\n{AGENT} rsh \"$1\" {}\n",
         leave(),
-        quoted(&format!("set -e\n{}\n{}", arrive(), addresses_up()))
+        quoted(&format!("set -e\n{}\n{}", arrive(), addresses_later()))
     );
     b.node().write_program(HAND_OVER, &script)?;
     let rsh = format!("{AGENT} rsh");
@@ -368,19 +369,19 @@ fn moves(context: &Context) -> Result<End> {
         "--hand-over",
         HAND_OVER,
     ];
-    let moved = b.tool().json(exit::CONFIRMED, &words(&to))?;
+    let moved = b.tool().json(exit::CONFIRMED, &words(STATE, &to))?;
     ensure_kept(&moved["takeover"])?;
     eprintln!(
         "moved in {} ms; stood still at most {} ms",
         moved["took_ms"], moved["stood_still_ms"]
     );
-    fixture.all_held()?;
+    fixture.holders.all_held()?;
 
     // A server that is started with another scope is refused, and no lock is lost.
     release(a)?;
     b.shell(&arrive())?;
     b.shell(START)?;
-    let takeover = words(&["--phase", "takeover"]);
+    let takeover = words(STATE, &["--phase", "takeover"]);
     let refused = b.tool().expect(exit::NOT_CONFIRMED, &takeover)?;
     ensure!(
         refused
@@ -390,9 +391,9 @@ fn moves(context: &Context) -> Result<End> {
         refused.stderr
     );
     b.shell("rpc.nfsd 0")?;
-    take_over(b)?;
+    take_over(b, STATE, &[])?;
     ensure_no_theft(thief)?;
-    fixture.all_held()?;
-    fixture.release()?;
+    fixture.holders.all_held()?;
+    fixture.holders.release()?;
     Ok(End::Pass)
 }
