@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use nlmfo_common::gate::{Connection, decided_priority};
+use nlmfo_common::gate::{Connection, Flow, decided_priority};
 use nlmfo_common::stream::Place;
 
 use crate::calls::{self, Outcome, WORK, Work};
@@ -52,14 +52,17 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     if skb.is_of_vlan() {
         return PASS;
     }
+    // It ends here: the verifier has one way less to follow through the rest.
+    if !packet.is_lockds() {
+        return muted(&packet);
+    }
     let Some(work) = WORK.get_ptr_mut(0) else {
         return DROP;
     };
     // SAFETY: this CPU's value; classifiers on a CPU run one after another.
     let work = unsafe { &mut *work };
-    let is_lockds = packet.is_lockds();
     if !packet.flow(&mut work.flow) {
-        return if is_lockds { DROP } else { PASS };
+        return DROP;
     }
     if skb.is_own() {
         return PASS;
@@ -67,23 +70,10 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: an element of our map; its fields are read once each.
-    let window = unsafe { WINDOWS.get(work.flow.vip) };
-    let (opened, until, fenced_until, muted_until) = match window {
-        Some(window) => (
-            window.opened,
-            window.until,
-            window.fenced_until,
-            window.muted_until,
-        ),
-        None => (0, 0, 0, 0),
+    let (opened, until, fenced_until) = match unsafe { WINDOWS.get(work.flow.vip) } {
+        Some(window) => (window.opened, window.until, window.fenced_until),
+        None => (0, 0, 0),
     };
-    if now < muted_until && packet.is_muted() && skb.is_unicast() && is_unheard(&packet, &work.flow)
-    {
-        return DROP;
-    }
-    if !is_lockds {
-        return PASS;
-    }
     if now < fenced_until {
         count(&work.flow.vip, |gated| gated.fenced += 1);
         return DROP;
@@ -112,6 +102,23 @@ fn gate(skb: Skb, l3: u32) -> i32 {
     match packet.proto {
         TCP => segment(&packet, work),
         _ => datagram(&packet, work),
+    }
+}
+
+/// Drops a packet to a muted port that nothing takes.
+#[inline(always)]
+fn muted(packet: &Packet) -> i32 {
+    let mut flow = Flow::default();
+    if !packet.is_muted() || !packet.skb.is_unicast() || !packet.flow(&mut flow) {
+        return PASS;
+    }
+    // SAFETY: an element of our map; the field is read once. The time has no preconditions.
+    let is_muted = unsafe {
+        (WINDOWS.get(flow.vip)).is_some_and(|window| bpf_ktime_get_ns() < window.muted_until)
+    };
+    match is_muted && !packet.skb.is_own() && is_unheard(packet, &flow) {
+        true => DROP,
+        false => PASS,
     }
 }
 

@@ -93,6 +93,9 @@ fn tuple(flow: &Flow, client_port: u16) -> ([u8; 36], u32) {
 /// in TIME_WAIT takes none that opens another one.
 #[inline(always)]
 pub fn is_unheard(packet: &Packet, flow: &Flow) -> bool {
+    if packet.proto != TCP {
+        return !is_bound(packet, flow);
+    }
     match state(packet, flow, flow.client_port) {
         // No client has port 0: only a listener is found.
         TIME_WAIT => state(packet, flow, 0) == 0,
@@ -100,18 +103,31 @@ pub fn is_unheard(packet: &Packet, flow: &Flow) -> bool {
     }
 }
 
-/// The state of the socket for this client's port, a listener's too; 0 if there is none.
+/// Whether a socket of UDP takes the datagram. Apart from TCP's: the verifier refuses one read of the
+/// state for both kinds of socket.
+#[inline(always)]
+fn is_bound(packet: &Packet, flow: &Flow) -> bool {
+    let (mut tuple, len) = tuple(flow, flow.client_port);
+    // SAFETY: the tuple has 36 bytes; what is found is released.
+    unsafe {
+        let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
+        let found = bpf_sk_lookup_udp(packet.skb.0.cast(), tuple, len, CURRENT_NETNS, 0);
+        if found.is_null() {
+            return false;
+        }
+        bpf_sk_release(found.cast());
+    }
+    true
+}
+
+/// The state of TCP's socket for this client's port, a listener's too; 0 if there is none.
 #[inline(always)]
 fn state(packet: &Packet, flow: &Flow, client_port: u16) -> u32 {
     let (mut tuple, len) = tuple(flow, client_port);
     // SAFETY: the tuple has 36 bytes; what is found is released.
     unsafe {
-        let skb = packet.skb.0.cast();
         let tuple = tuple.as_mut_ptr().cast::<bpf_sock_tuple>();
-        let found = match packet.proto {
-            TCP => bpf_skc_lookup_tcp(skb, tuple, len, CURRENT_NETNS, 0),
-            _ => bpf_sk_lookup_udp(skb, tuple, len, CURRENT_NETNS, 0),
-        };
+        let found = bpf_skc_lookup_tcp(packet.skb.0.cast(), tuple, len, CURRENT_NETNS, 0);
         if found.is_null() {
             return 0;
         }

@@ -204,7 +204,11 @@ impl Gate {
 
     /// Those that lockd listens on now, with whether they are TCP's.
     fn add_ports(&mut self) -> Result<BTreeSet<(bool, u16)>, GraceError> {
-        let ports = lockd_ports()?;
+        let found = LockdPorts::look_up()?;
+        let ports = found.ports().iter();
+        let ports: BTreeSet<_> = ports
+            .map(|found| (found.transport == Transport::Tcp, found.port))
+            .collect();
         for &(tcp, port) in &ports {
             self.maps.add_port(tcp, port)?;
         }
@@ -361,15 +365,6 @@ fn load(pins: &Pins, layout: &GateLayout) -> Result<(), GraceError> {
             .map_err(|error| GraceError::pin("pin", &path, &error))?;
     }
     run_here(&ebpf)
-}
-
-/// Those that lockd listens on, with whether they are TCP's.
-pub(super) fn lockd_ports() -> Result<BTreeSet<(bool, u16)>, GraceError> {
-    let found = LockdPorts::look_up()?;
-    let ports = found.ports().iter();
-    Ok(ports
-        .map(|found| (found.transport == Transport::Tcp, found.port))
-        .collect())
 }
 
 fn random() -> Result<u64, GraceError> {

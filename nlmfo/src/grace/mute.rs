@@ -10,12 +10,12 @@ use std::time::Duration;
 use nlmfo_common::Addr;
 
 use super::GraceError;
-use super::gate::{Gate, lockd_ports};
+use super::gate::Gate;
 use super::lock::{ProcessLock, TIMEOUT};
 use super::window::{self, after, now};
 
-/// Mutes the VIPs for at most that long: the ports given, with whether they are TCP's, and
-/// lockd's. The gate must be in force, as after [`fence::raise`](super::fence::raise); its keeper
+/// Mutes the VIPs for at most that long: the ports given, with whether they are TCP's, of which
+/// lockd's are left out. The gate must be in force, as after [`fence::raise`](super::fence::raise); its keeper
 /// ends this for a VIP that leaves the node.
 pub async fn raise(
     vips: &[IpAddr],
@@ -27,9 +27,6 @@ pub async fn raise(
         return Ok(());
     };
     for &(tcp, port) in ports {
-        gate.maps.add_muted(tcp, port)?;
-    }
-    for (tcp, port) in lockd_ports()? {
         gate.maps.add_muted(tcp, port)?;
     }
     gate.mute(vips, after(now(), lasting))
