@@ -1,6 +1,6 @@
 //! The NFS server of a node restarts, and its clients keep their locks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
