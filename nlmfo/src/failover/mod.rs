@@ -1,5 +1,6 @@
 //! Moving a VIP's locks: phases as plans, their execution, and what they prove.
 
+mod announce;
 pub mod begun;
 pub mod credit;
 pub mod evidence;

@@ -10,6 +10,7 @@ use nlmfo_common::nlm_call::Fsid;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::announce::announce;
 use super::noted;
 use super::notification::{Notification, Notifier, Outcomes, Settled};
 use super::reclaim::{Expected, split};
@@ -323,21 +324,22 @@ impl Takeover<'_> {
         Ok(reclaims)
     }
 
+    /// Waits for the VIPs, if it is told to, and announces each that is up.
     async fn wait_for_addresses(&self) -> anyhow::Result<()> {
-        let Some(max_wait) = self.plan.wait_address else {
-            return Ok(());
-        };
-        let until = self.until.min(Instant::now() + max_wait);
+        let max_wait = self.plan.wait_address;
+        let until = max_wait.map(|max_wait| self.until.min(Instant::now() + max_wait));
         for &vip in &self.plan.vips {
-            while !netns::has_address(vip).context("reading this node's addresses")? {
+            let is_up = || netns::has_address(vip).context("reading this node's addresses");
+            while let (Some(until), false) = (until, is_up()?) {
                 anyhow::ensure!(
                     Instant::now() < until,
                     "{vip} is not an address of this node after {} s: bring it up, or give \
                      --wait-address more time",
-                    max_wait.as_secs_f64()
+                    max_wait.unwrap_or_default().as_secs_f64()
                 );
                 sleep(POLL_INTERVAL).await;
             }
+            announce(vip);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ pub(crate) mod locks;
 pub(crate) mod modules;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+pub(crate) mod neighbours;
 pub(crate) mod netlink;
 pub mod netns;
 pub(crate) mod nfs4_clients;

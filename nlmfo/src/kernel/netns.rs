@@ -153,7 +153,8 @@ pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
         .collect())
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+/// The IP address that it is, if it is one.
+pub(super) fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }

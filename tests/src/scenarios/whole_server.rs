@@ -80,11 +80,11 @@ pub(super) const START: &str = "nfsdcld -p /run/rpc_pipefs\n\
     do sleep 0.1; done\n\
     rpc.nfsd --tcp 4";
 
-/// Shell that brings the addresses up, as a cluster manager does last.
+/// Shell that brings the addresses up, as a cluster manager does last; nlmfo announces them.
 pub(super) fn addresses_up() -> String {
     VIPS.map(|vip| match vip.contains(':') {
         true => format!("ip addr replace {vip}/128 dev eth0 nodad"),
-        false => format!("ip addr replace {vip}/32 dev eth0; arping -q -A -c 1 -I eth0 {vip}"),
+        false => format!("ip addr replace {vip}/32 dev eth0"),
     })
     .join("\n")
 }

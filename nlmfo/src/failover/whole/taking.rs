@@ -18,6 +18,7 @@ use super::run::{self, Plan};
 use super::{NotReady, Server, ServerError, identity};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
+use crate::failover::announce::announce;
 use crate::failover::record::Record;
 use crate::failover::watch::observe;
 use crate::kernel::{netns, nfsd, nfsdcld};
@@ -156,14 +157,19 @@ impl Taking<'_> {
         }
     }
 
-    /// Waits until the VIPs are up.
+    /// Waits until the VIPs are up, and announces each as soon as it is.
     async fn wait(&self) -> Result<(), ServerError> {
         let until = Instant::now() + self.wait_address;
+        let mut announced = BTreeSet::new();
         loop {
             let here = netns::addresses();
             let here = here.map_err(|error| ServerError::Other(format!("addresses: {error}")))?;
-            let missing: Vec<String> = (self.vips.iter())
-                .filter(|vip| !here.contains(vip))
+            for &vip in self.vips.intersection(&here) {
+                if announced.insert(vip) {
+                    announce(vip);
+                }
+            }
+            let missing: Vec<String> = (self.vips.difference(&here))
                 .map(IpAddr::to_string)
                 .collect();
             if missing.is_empty() || Instant::now() >= until {
