@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::require_root;
+use crate::causes::chain;
 use crate::cli::CleanupArgs;
 use crate::exit::{Exit, Failure};
 use crate::failover::exclusive;
@@ -34,6 +35,8 @@ struct Cleaned {
     servers: usize,
     /// Leases and delegations, which a killed nlmfo had paused, were resumed.
     leases: bool,
+    /// Why the keeper of windows has not ended; null if it has.
+    keeper: Option<String>,
 }
 
 pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
@@ -51,12 +54,19 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         let gate = leftovers::cleanup().await?;
         let leases = leases::resume().context("resuming leases")?;
         let files = (abandoned(&args.state.state_dir)).context("removing temporary files")?;
-        Ok((removed, gate, files, leases))
+        // At last, since it needs a moment to see that its gate is gone.
+        let keeper = leftovers::keeper_ended().await.err();
+        let keeper = keeper.map(|error| chain(&error));
+        Ok((removed, gate, files, leases, keeper))
     };
     let work = or_interrupt(work, &[], "some items may remain; run the command again");
-    let (removed, gate, files, leases) =
+    let (removed, gate, files, leases, keeper) =
         runtime::run(work).context("starting the asynchronous runtime")??;
-    interrupt::only_words_are_left(Exit::Done as u8);
+    let exit = match keeper {
+        None => Exit::Done,
+        Some(_) => Exit::NotConfirmed,
+    };
+    interrupt::only_words_are_left(exit as u8);
     if args.json {
         let cleaned = Cleaned {
             schema: "nlmfo.cleanup/1",
@@ -65,9 +75,10 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
             files,
             servers,
             leases,
+            keeper,
         };
         output::report_json(None, &cleaned);
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     output::report(None, |out| {
         if !removed.is_nothing() {
@@ -95,9 +106,12 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         if removed.is_nothing() && gate + files + servers == 0 && !leases {
             writeln!(out, "nothing to remove")?;
         }
+        if let Some(keeper) = &keeper {
+            writeln!(out, "✗ NOT CONFIRMED: {keeper}")?;
+        }
         Ok(())
     });
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// Removes temporary files from our folders. Returns how many.

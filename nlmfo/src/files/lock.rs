@@ -152,6 +152,12 @@ impl Held {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holders(Vec<(u32, String)>);
 
+impl Holders {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl fmt::Display for Holders {
     /// Formatted to be appended: ` (pid 7: nlmfo …)`, or nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

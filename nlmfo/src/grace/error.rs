@@ -9,7 +9,7 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 
 use crate::causes::chain;
-use crate::files::lock::LockError;
+use crate::files::lock::{Holders, LockError};
 use crate::files::run::RunError;
 use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
@@ -94,6 +94,11 @@ pub enum GraceError {
     Run(#[from] RunError),
     #[error(transparent)]
     Lock(#[from] LockError),
+    #[error(
+        "the gate is removed, but its keeper still runs{who}: end it with `kill`, since it may write \
+         to /run/nlmfo"
+    )]
+    Keeper { who: Holders },
     #[error("the file handle of {0} has no filesystem ID of a known kind")]
     Handle(PathBuf),
 }

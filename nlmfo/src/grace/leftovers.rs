@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::gate::{self, Gate};
@@ -190,6 +191,34 @@ pub async fn cleanup() -> Result<usize, GraceError> {
     }
     pins::remove_empty()?;
     Ok(removed)
+}
+
+/// Longer than a keeper takes to see that there is no gate any more, and [`ANSWERS_TIMEOUT`].
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(20);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until the keeper of a removed gate has ended. Its lock is not taken for that: one that
+/// is started meanwhile would find it taken, and not keep its windows.
+///
+/// # Errors
+/// If it still runs after [`KEEPER_TIMEOUT`] and no window was opened meanwhile.
+pub async fn keeper_ended() -> Result<(), GraceError> {
+    let until = Instant::now() + KEEPER_TIMEOUT;
+    loop {
+        let who = ProcessLock::Keeper.holders()?;
+        if who.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
+            return match Gate::in_force()? {
+                Some(_) => Ok(()),
+                None => Err(GraceError::Keeper { who }),
+            };
+        }
+        sleep(POLL_INTERVAL).await;
+    }
 }
 
 /// How long [`await_answers`] waits for lockd.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::GraceError;
-use crate::files::lock::{Held, LockFile, Mode};
+use crate::files::lock::{Held, Holders, LockFile, Mode};
 use crate::kernel::netns;
 
 /// Maximum wait for a lock that each run holds only for moments.
@@ -28,6 +28,11 @@ impl ProcessLock {
     /// `None` if another has it.
     pub fn try_take(self) -> Result<Option<Held>, GraceError> {
         Ok(self.file()?.try_take(Mode::Exclusive)?)
+    }
+
+    /// The processes that hold it now, as far as this process can see them.
+    pub fn holders(self) -> Result<Holders, GraceError> {
+        Ok(self.file()?.holders())
     }
 
     fn file(self) -> Result<LockFile, GraceError> {
