@@ -22,12 +22,17 @@ mod watch;
 mod whole;
 mod whole_server;
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::anyhow;
 
-use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction, WatchArgs};
+use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction, StateArgs, WatchArgs};
 use crate::exit::{Exit, Failure};
 use crate::files;
+use crate::foreign::Shown;
 use crate::kernel::symbols;
+use crate::notify::callout;
 
 /// Runs the command and tells how it ended.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -42,6 +47,14 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         symbols::keep_in(&path, |path, text| {
             files::write_whole(path, text, files::PRIVATE)
         });
+    }
+    if let Some(StateArgs { state_dir }) = state_of(&cli.command) {
+        let answers = require_answers(state_dir);
+        if let (Err(failure), Command::HaCallout(_)) = (&answers, &cli.command) {
+            // statd discards what its callout prints.
+            callout::log(&failure.error.to_string());
+        }
+        answers?;
     }
     if let Command::Locks(LocksArgs { filter, .. })
     | Command::Clients(ClientsArgs { filter, .. })
@@ -72,6 +85,45 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
             crate::testbed::node::hold(&name)?;
             Ok(Exit::Done)
         }
+    }
+}
+
+/// Maximum time until the state directory answers, which may be on storage that fails over.
+const STATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The state directory that a command uses.
+fn state_of(command: &Command) -> Option<&StateArgs> {
+    Some(match command {
+        Command::Check(args) => &args.state,
+        Command::Doctor(args) => &args.state,
+        Command::Failover(args) => &args.state,
+        Command::Restart(args) => &args.state,
+        Command::Notify(args) => &args.state,
+        Command::Clients(args) => &args.state,
+        Command::Serve(args) => &args.state,
+        Command::HaCallout(args) => &args.state,
+        Command::Watch(args) => &args.state,
+        Command::Cleanup(args) => &args.state,
+        _ => return None,
+    })
+}
+
+/// A command that uses a state directory which does not answer would never end.
+fn require_answers(state: &Path) -> Result<(), Failure> {
+    match files::answers::answers(state, STATE_TIMEOUT) {
+        Ok(false) => {
+            let error = anyhow!(
+                "the state directory {} does not answer within {} s: its filesystem is frozen, or its \
+                 server is gone. Mend it, or go on with another directory (--state-dir)",
+                state.shown(),
+                STATE_TIMEOUT.as_secs()
+            );
+            Err(Failure::new(Exit::Unsupported, error))
+        }
+        Ok(true) => Ok(()),
+        Err(error) => Err(anyhow!(error)
+            .context("looking at the state directory")
+            .into()),
     }
 }
 

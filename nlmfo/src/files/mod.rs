@@ -10,6 +10,7 @@
 //!
 //! Whatever lives in `/run` is in one directory of ours, see [`run`].
 
+pub mod answers;
 pub mod lock;
 mod place;
 pub mod run;
