@@ -20,6 +20,7 @@ use crate::causes::chain;
 use crate::cli::{Listen, ServeArgs};
 use crate::exit::{Exit, Failure};
 use crate::failover::services::{self, look};
+use crate::failover::whole::identity;
 use crate::foreign::Shown;
 use crate::interrupt::Interrupts;
 use crate::kernel::preflight::{Capability, Check};
@@ -80,6 +81,12 @@ async fn serve(
     let observes = listener.is_some() || args.events.is_some();
     if observes {
         observer::start(args, state, events, &shared)?;
+    }
+    // For a crash of this node: the server must have the same scope on the next one.
+    if matches!(args.server.as_deref(), None | Some(NODE))
+        && let Ok(Some(identity)) = identity::of_server().await
+    {
+        identity::remember(state, &identity);
     }
     // Who came before the probe did.
     let mut all_seen = service.see_holders(&mut snapshots)?;

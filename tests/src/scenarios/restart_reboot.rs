@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::whole_server::{
-    self, Fixture, START, STATE, WITHOUT_DAEMONS, addresses_up, arrive, leave,
+    self, Fixture, LEASES, START, STATE, WITHOUT_DAEMONS, addresses_up, arrive, leave,
 };
 use super::{Context, End, Extra, Kernels, Scenario};
 use crate::cluster::Node;
@@ -21,8 +21,6 @@ pub const ON_A_CLUSTER: &[Scenario] = &[Scenario {
     only_full: Some("two reboots, and a grace of its full time"),
     ..Scenario::DEFAULT
 }];
-
-const LEASES: &str = "/proc/sys/fs/leases-enable";
 
 /// What the unit does after the start of the server.
 const AFTER_START: [&str; 6] = [

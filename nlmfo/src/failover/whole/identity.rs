@@ -3,11 +3,16 @@
 //! netlink, and no file tells it: the server is asked, as its clients ask it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use crate::causes::chain;
+use crate::files::{self, LIMIT, PRIVATE};
 use crate::kernel::netns;
 use crate::kernel::nfsd::Nfsd;
+use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::rpc::nfs4::{self, Identity};
 
 const NFS_PORT: u16 = 2049;
@@ -48,4 +53,51 @@ pub async fn of_server() -> Result<Option<Identity>, String> {
         }
     }
     Err(reason)
+}
+
+/// Not one of the records, which are the JSON files of this directory.
+fn path(state: &StateDir) -> PathBuf {
+    state.path().join("restart/identity")
+}
+
+/// Keeps it for a start after a crash, here or on the node that the state directory moves to.
+pub fn remember(state: &StateDir, identity: &Identity) {
+    if remembered(state).as_ref() == Some(identity) {
+        return;
+    }
+    let path = path(state);
+    let written = state_dir::create(&state.path().join("restart"), Readers::Nobody)
+        .and_then(|()| Ok(serde_json::to_vec(identity)?))
+        .and_then(|json| files::write_whole(&path, &json, PRIVATE));
+    if let Err(error) = written {
+        warn!(%error, path = %path.display(), "the server's scope is not kept");
+    }
+}
+
+/// What was kept last. The server may have got another scope since.
+pub fn remembered(state: &StateDir) -> Option<Identity> {
+    let json = files::read(&path(state), LIMIT).ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_one_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path());
+        assert_eq!(remembered(&state), None);
+        for scope in ["a", "b"] {
+            let identity = Identity {
+                scope: scope.into(),
+                owner: "owner".into(),
+            };
+            remember(&state, &identity);
+            assert_eq!(remembered(&state), Some(identity));
+        }
+        std::fs::write(path(&state), "no JSON").unwrap();
+        assert_eq!(remembered(&state), None);
+    }
 }

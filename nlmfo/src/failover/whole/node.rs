@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::server::{Clients, NotReady, Server, ServerError};
-use super::{sm_notify, stop};
+use super::{identity, sm_notify, stop};
 use crate::causes::chain;
 use crate::failover::services::look;
 use crate::files::{self, LIMIT, PRIVATE};
@@ -116,8 +116,8 @@ impl NodeServer {
     /// which may have been on a node with another name.
     async fn threads(&self, arguments: &[OsString]) -> Result<(), ServerError> {
         let record = stop::stored(&self.state).ok().flatten();
-        let identity = record.and_then(|record| record.identity);
-        let scope = match identity {
+        let recorded = record.and_then(|record| record.identity);
+        let scope = match recorded.or_else(|| identity::remembered(&self.state)) {
             Some(identity) if identity.scope != netns::node().as_str() => identity.scope,
             _ => return self.run("rpc.nfsd", arguments).await,
         };

@@ -11,7 +11,7 @@ use super::coverage::Coverage;
 use super::present::Held;
 use super::report::StopReport;
 use super::unrecorded::Unrecorded;
-use super::{Clients, NotReady, Server, ServerError, delegations};
+use super::{Clients, NotReady, Server, ServerError, delegations, identity};
 use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
@@ -373,6 +373,9 @@ fn of(held: &Held, plan: &Plan, server: &impl Server, paths: &mut PathFinder) ->
     // What could not be read may come back too.
     record.changing = !held.exact;
     record.identity.clone_from(&plan.identity);
+    if let Some(identity) = &plan.identity {
+        identity::remember(&plan.state, identity);
+    }
     let records = server.nfs4_records().map(|path| Records::open(&path));
     record.epoch = records.and_then(Result::ok).map(|records| records.epoch());
     record

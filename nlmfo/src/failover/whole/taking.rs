@@ -22,6 +22,7 @@ use crate::failover::announce::announce;
 use crate::failover::record::Record;
 use crate::failover::watch::observe;
 use crate::kernel::{netns, nfsd, nfsdcld};
+use crate::notify::state_dir::StateDir;
 use crate::output;
 use crate::rpc::nfs4::Identity;
 use crate::server::program;
@@ -72,7 +73,12 @@ pub async fn run(
         ran: runs,
         holds_nfs4: newest.is_some(),
         has_sessions: newest > Some(0),
-        identity: record.and_then(|record| record.identity),
+        recorded: record.is_some(),
+        identity: match record {
+            Some(record) => record.identity,
+            None => identity::remembered(&plan.state),
+        },
+        state: &plan.state,
         vips,
         wait_address: takeover.wait_address,
         exposed: AtomicBool::new(false),
@@ -113,8 +119,11 @@ struct Taking<'a> {
     /// NFSv4 clients are recorded, and of them some of 4.1 or newer.
     holds_nfs4: bool,
     has_sessions: bool,
-    /// What they know the server by.
+    /// There is a record of the release.
+    recorded: bool,
+    /// What they know the server by; without a record, what nlmfo saw last.
     identity: Option<Identity>,
+    state: &'a StateDir,
     vips: BTreeSet<IpAddr>,
     wait_address: Duration,
     /// Clients could reach a server that they do not reclaim from.
@@ -135,26 +144,20 @@ impl Taking<'_> {
 
     /// Whether NFSv4 clients reclaim from the server that runs now.
     async fn is_the_same(&self) -> Result<(), String> {
-        if !self.has_sessions {
+        if self.recorded && !self.has_sessions {
             return Ok(());
         }
-        let Some(expected) = &self.identity else {
-            output::note(
-                "the scope of the server was not known at the release: it is not compared",
-            );
-            return Ok(());
-        };
-        let scope = &expected.scope;
-        match identity::of_server().await {
-            Ok(Some(now)) if now == *expected => Ok(()),
-            Ok(Some(now)) => Err(format!(
-                "its scope is {}, and NFSv4 clients reclaim only from one with the scope {scope}: start it with \
-                 that scope (`scope` in section [nfsd] of /etc/nfs.conf, or the host name)",
-                now.scope
-            )),
-            Ok(None) => Err("NFSv4.1 and 4.2 are not served".to_owned()),
-            Err(reason) => Err(format!("its scope is not known: {reason}")),
+        let now = identity::of_server().await;
+        if let Err(reason) = same(self.identity.as_ref(), &now) {
+            if self.recorded && self.identity.is_some() {
+                return Err(reason);
+            }
+            output::note(reason);
         }
+        if let Ok(Some(now)) = &now {
+            identity::remember(self.state, now);
+        }
+        Ok(())
     }
 
     /// Waits until the VIPs are up, and announces each as soon as it is.
@@ -178,6 +181,28 @@ impl Taking<'_> {
             output::progress(format_args!("waiting for {}", missing.join(", ")));
             sleep(POLL_INTERVAL).await;
         }
+    }
+}
+
+/// Whether clients that know the server by this reclaim from the one that runs now.
+fn same(expected: Option<&Identity>, now: &Result<Option<Identity>, String>) -> Result<(), String> {
+    let Some(expected) = expected else {
+        return Err(
+            "the scope that the server had before is not known: if it was another one, NFSv4.1 and 4.2 \
+             clients cannot reclaim"
+                .to_owned(),
+        );
+    };
+    let scope = &expected.scope;
+    match now {
+        Ok(Some(now)) if now == expected => Ok(()),
+        Ok(Some(now)) => Err(format!(
+            "its scope is {}, and NFSv4 clients reclaim only from one with the scope {scope}: start it with \
+             that scope (`scope` in section [nfsd] of /etc/nfs.conf, or the host name)",
+            now.scope
+        )),
+        Ok(None) => Err("NFSv4.1 and 4.2 are not served".to_owned()),
+        Err(reason) => Err(format!("its scope is not known: {reason}")),
     }
 }
 
@@ -232,4 +257,26 @@ impl Server for Taking<'_> {
 pub fn given(path: Option<&Path>) -> Result<Option<Record>, Failure> {
     let record = path.map(Record::read).transpose();
     Ok(record.context("the record of the release")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_reclaim_from_a_server_with_the_same_scope() {
+        let identity = |scope: &str| Identity {
+            scope: scope.into(),
+            owner: scope.into(),
+        };
+        let (a, b) = (identity("a"), identity("b"));
+        assert_eq!(same(Some(&a), &Ok(Some(a.clone()))), Ok(()));
+        let refused = |expected, now: Result<Option<Identity>, String>| {
+            same(expected, &now).expect_err("another one")
+        };
+        assert!(refused(Some(&a), Ok(Some(b))).contains("the scope a"));
+        assert!(refused(Some(&a), Ok(None)).contains("not served"));
+        assert!(refused(Some(&a), Err("no answer".into())).contains("no answer"));
+        assert!(refused(None, Ok(Some(a.clone()))).contains("before is not known"));
+    }
 }
