@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -41,8 +42,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "restart-missing",
-        claim: "locks that do not come back are named: of an address that is gone, of a client that \
-                is down; without a record, statd's list is used and nothing is confirmed; those of an \
+        claim: "an address that comes up late is waited for; locks that do not come back are named: of an \
+                address that is gone, of a client that is down; without a record, statd's list is used and nothing is confirmed; those of an \
                 export that is a bind mount come back",
         run: missing,
         kernels: Kernels::One("the kernel makes no difference to the comparison"),
@@ -232,7 +233,6 @@ fn missing(context: &Context) -> Result<End> {
     let [one, two] = &lab.clients[..] else {
         unreachable!("two clients were asked for");
     };
-    server.node().write(NLM_GRACE_PERIOD, "12")?;
     let through = |client: &MountedClient, vip: usize, file: &str| {
         (client.client).lock(&client.mounts[vip], file, Range::WHOLE, Mode::Write)
     };
@@ -242,7 +242,32 @@ fn missing(context: &Context) -> Result<End> {
         through(two, 0, "two")?,
     ];
 
-    // An address goes between the halves. Its lock is named, and not waited for.
+    // An address comes up when the server runs already and all else is back.
+    server.node().write(NLM_GRACE_PERIOD, LONG_GRACE)?;
+    tool.json(exit::CONFIRMED, &["restart", "--stop-only"])?;
+    server.remove_vip(lab.vips[1])?;
+    let report = thread::scope(|scope| {
+        let starting = scope.spawn(|| tool.json(exit::CONFIRMED, &["restart", "--start-only"]));
+        until("the locks of the other address", || {
+            let locks = server.locks()?;
+            Ok(match locks.len() {
+                2 => Seen::Yes(()),
+                _ => Seen::No(format!("{locks:?}")),
+            })
+        })?;
+        server.add_vip(lab.vips[1])?;
+        starting.join().expect("no panic")
+    })?;
+    ensure!(
+        report["start"]["expected"] == 3
+            && report["start"]["ended"] == "early"
+            && list(&report["start"], "changes")?.is_empty(),
+        "{report}"
+    );
+    ensure!(server.locks()?.len() == 3, "{:?}", server.locks()?);
+    server.node().write(NLM_GRACE_PERIOD, "12")?;
+
+    // An address does not come up. Its lock is named.
     tool.json(exit::CONFIRMED, &["restart", "--stop-only"])?;
     server.remove_vip(lab.vips[1])?;
     let report = tool.json(exit::INCOMPLETE, &["restart", "--start-only"])?;
@@ -251,7 +276,7 @@ fn missing(context: &Context) -> Result<End> {
         changes.len() == 1
             && changes[0]["what"] == "10.77.0.2 is not an address of this node"
             && changes[0]["costs"] == 1
-            && report["start"]["ended"] == "early"
+            && report["start"]["ended"] == "by_itself"
             && list(&report["start"]["missing"], "locks")?.len() == 1,
         "{report}"
     );

@@ -38,6 +38,8 @@ pub struct Split {
     pub lost: Record,
     /// Why they cannot.
     pub changes: Vec<Change>,
+    /// The addresses that keep some of them from coming back.
+    absent: BTreeSet<IpAddr>,
 }
 
 /// Divides a record by what can come back.
@@ -56,6 +58,11 @@ pub fn split(record: &Record, now: &Configuration) -> Split {
         }),
         ..Record::of_clients(Vec::new(), Vec::new())
     };
+    let nfs3 = lost.locks.iter().map(|lock| lock.host.vip);
+    let nfs3 = nfs3.chain(lost.shares.iter().map(|share| share.host.vip));
+    let nfs4 = lost.nfs4.iter().flat_map(|state| &state.client.vips);
+    let absent = nfs3.chain(nfs4.copied());
+    let absent = absent.filter(|vip| !now.addresses.contains(vip)).collect();
     (wanted.clients).retain(|client| now.addresses.contains(&client.host.vip));
     wanted.vips.retain(|vip| now.addresses.contains(vip));
     let changes = causes.0.into_iter();
@@ -65,7 +72,20 @@ pub fn split(record: &Record, now: &Configuration) -> Split {
         changes: changes
             .map(|(what, costs)| Change { what, costs })
             .collect(),
+        absent,
     }
+}
+
+/// The addresses of which something can come back once they are up: a slow network may bring them up
+/// after the server has started.
+pub fn awaited(record: &Record, now: &Configuration) -> BTreeSet<IpAddr> {
+    let nfs3 = record.locks.iter().map(|lock| lock.host.vip);
+    let nfs3 = nfs3.chain(record.shares.iter().map(|share| share.host.vip));
+    let nfs4 = record.nfs4.iter().flat_map(|state| &state.client.vips);
+    let mut complete = now.clone();
+    complete.addresses.extend(nfs3.chain(nfs4.copied()));
+    let possible = split(record, &complete).wanted;
+    split(&possible, now).absent
 }
 
 /// How often each cause was found.
@@ -150,6 +170,7 @@ mod tests {
             wanted,
             lost,
             changes,
+            ..
         } = split(&record, &now);
         assert!(changes.is_empty() && wanted.locks == record.locks && wanted.nfs4 == record.nfs4);
         assert!(lost.locks.is_empty() && lost.nfs4.is_empty());
@@ -160,6 +181,7 @@ mod tests {
             wanted,
             lost,
             changes,
+            ..
         } = split(&record, &now);
         assert_eq!(
             (wanted.locks.len(), wanted.nfs4.len(), wanted.vips.len()),
@@ -187,5 +209,31 @@ mod tests {
         now.filesystems = Filesystems::of(&[root], &[], ["/export/file"].into_iter());
         let Split { changes, .. } = split(&record, &now);
         assert_eq!(changes[0].what, "/export is not exported");
+    }
+
+    #[test]
+    fn only_an_address_that_alone_keeps_something_away_is_awaited() {
+        let mut record = record(&["10.77.0.1", "10.77.0.2"]);
+        record.locks = vec![lock("10.77.0.1", 0, 9), lock("10.77.0.2", 0, 9)];
+        record.nfs4 = vec![state(Kind::Open)];
+        let [first, second] = record.vips[..] else {
+            panic!("{record:?}");
+        };
+        let of_nfs4 = record.nfs4[0].client.vips.clone();
+        let mut now = Configuration {
+            addresses: record.vips.iter().chain(&of_nfs4).copied().collect(),
+            exports: [PathBuf::from("/export")].into(),
+            versions: "+3 +4 +4.1".into(),
+            ..Configuration::default()
+        };
+        assert!(awaited(&record, &now).is_empty());
+        now.addresses.remove(&second);
+        assert!(awaited(&record, &now).contains(&second));
+        now.addresses.clear();
+        let all: BTreeSet<IpAddr> = [first, second].into_iter().chain(of_nfs4.clone()).collect();
+        assert_eq!(awaited(&record, &now), all);
+        // Its locks are lost even if it comes up.
+        now.versions = "+4 +4.1".into();
+        assert_eq!(awaited(&record, &now), of_nfs4.into_iter().collect());
     }
 }

@@ -202,21 +202,19 @@ pub async fn follow(
     };
     let connections = (record.as_ref()).map_or_else(Vec::new, |one| one.connections.clone());
     let tickling = tokio::spawn(tickle(connections));
-    let configuration = configuration(record.as_ref())?;
-    let (wanted, lost) = match record {
+    let mut configuration = configuration(record.as_ref())?;
+    let wanted = match &record {
         Some(record) => {
-            let Split {
-                wanted,
-                lost,
-                changes,
-            } = changes::split(&record, &configuration);
-            report.changes = changes;
-            (wanted, Some(lost))
+            // What is not up when grace is over is counted as gone then.
+            let awaited = changes::awaited(record, &configuration);
+            if !awaited.is_empty() {
+                let awaited: Vec<String> = awaited.iter().map(IpAddr::to_string).collect();
+                output::progress(format_args!("waiting for {}", awaited.join(", ")));
+            }
+            configuration.addresses.extend(awaited);
+            changes::split(record, &configuration).wanted
         }
-        None => {
-            let record = listed::record(begun.monitored, &configuration.addresses).await;
-            (record, None)
-        }
+        None => listed::record(begun.monitored, &configuration.addresses).await,
     };
     let mut follow = Follow {
         plan,
@@ -224,7 +222,7 @@ pub async fn follow(
         began: begun.began,
         until: Instant::now() + plan.deadline,
         // Without a record nobody knows when all is back.
-        may_end: lost.is_some() && !wanted.changing,
+        may_end: record.is_some() && !wanted.changing,
         wanted,
         back: None,
         is_over: false,
@@ -247,16 +245,19 @@ pub async fn follow(
     tickling.abort();
     let held = Held::read(follow.watch, READ_TIMEOUT)?;
     follow.book(&held, &mut report.notes);
-    if let Some(lost) = &lost {
-        let coverage =
-            Coverage::of(&follow.wanted, held.present()).and_of_lost(lost, held.present());
+    if let Some(record) = &record {
+        configuration.addresses = netns::addresses().map_err(StartError::Node)?;
+        let split = changes::split(record, &configuration);
+        let Split { wanted, lost, .. } = &split;
+        let coverage = Coverage::of(wanted, held.present()).and_of_lost(lost, held.present());
         report.expected = coverage.expected;
         report.missing = coverage.missing;
         report.given_up = coverage.given_up;
         report.hidden = coverage.hidden;
-        if !(follow.wanted.nfs4.is_empty() && lost.nfs4.is_empty()) {
+        if !record.nfs4.is_empty() {
             report.unseen = held.states.as_ref().err().cloned();
         }
+        report.changes = split.changes;
     }
     report.back_after_ms = follow.back.map(milliseconds);
     report.took_ms = milliseconds(begun.began.elapsed());
