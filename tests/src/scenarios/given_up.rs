@@ -27,7 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "given-up-restart",
         claim: "locks that clients of NFSv3, 4.0 and 4.1 give up while the server is stopped are not waited for, and not missing; \
-                those of a file that was deleted meanwhile are missing",
+                those of a file that was deleted meanwhile, or of an export that refuses the client, are missing",
         run: restart,
         ..Scenario::DEFAULT
     },
@@ -106,7 +106,7 @@ fn restart(context: &Context) -> Result<End> {
         let lock = |file: String| client.lock(&mount, &file, Range::new(3, 7), Mode::Write);
         held.push(lock(format!("kept-{minor}"))?);
         given_up.push(lock(format!("given-up-{minor}"))?);
-        clients.push(client);
+        clients.push((client, mount));
     }
     let tool = Tool::new(&context.nlmfo, lab.server.node());
     (lab.server.node()).write(NLM_GRACE_PERIOD, LONG_GRACE)?;
@@ -157,6 +157,28 @@ fn restart(context: &Context) -> Result<End> {
             && missing
                 .iter()
                 .all(|line| line["file"]["path"] == "/export/kept-1")
+            && start["given_up"]["nfs4"] == json!([]),
+        "{report}"
+    );
+
+    // Nor what an export of another security flavour keeps from it.
+    held.remove(0).release()?;
+    let (client, mount) = clients.last().context("no client")?;
+    let _of_sys = client.lock(mount, "of-sys", Range::new(3, 7), Mode::Write)?;
+    tool.expect(exit::CONFIRMED, &["restart", "--stop-only"])?;
+    let export = lab.server.export().display().to_string();
+    let krb5 = [
+        "-o",
+        "rw,no_subtree_check,sec=krb5,fsid=1",
+        &format!("*:{export}"),
+    ];
+    run(lab.server.node().command("exportfs").args(krb5))?;
+    let report = tool.json(exit::INCOMPLETE, &["restart", "--start-only"])?;
+    let start = &report["start"];
+    let missing = start["missing"]["nfs4"].as_array().context("no list")?;
+    let path = format!("{export}/of-sys");
+    ensure!(
+        missing.iter().any(|line| line["file"]["path"] == *path)
             && start["given_up"]["nfs4"] == json!([]),
         "{report}"
     );
