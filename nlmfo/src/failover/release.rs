@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tokio::time::sleep;
 use tracing::info;
 
 pub use super::begun::Begun;
@@ -38,6 +39,9 @@ use crate::release::choose::{self, Attempt, Decision};
 use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
 use crate::release::{self, Job, MethodRef, Turn};
 use crate::times::milliseconds;
+
+/// Time between two looks at NFSv4 locks that keep a filesystem from being released.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What to release, and how.
 #[derive(Clone, Debug)]
@@ -345,7 +349,7 @@ impl OneVip<'_> {
         observed: &mut Vec<Observed>,
         blockers: &mut Vec<String>,
     ) -> anyhow::Result<(Vec<Step>, Option<After>)> {
-        let choice = self.choice(&before.snapshot.table);
+        let mut choice = self.choice(&before.snapshot.table);
         let mut steps = Vec::new();
         let mut attempts = Vec::new();
         let mut after: Option<After> = None;
@@ -354,8 +358,15 @@ impl OneVip<'_> {
                 .as_ref()
                 .map_or(&before.ours, |after| &after.seen.ours);
             let counts = Counts::of(table);
+            // NFSv4 clients lock and unlock meanwhile.
+            choice.filesystems = revoked::may_release(self.watch, &self.plan.filesystems);
+            let has_time = self.turn.is_some() && self.began.elapsed() < self.plan.deadline;
             let (method, reason) = match choose::next(&choice, counts.total(), &attempts) {
                 Decision::Done => return Ok((steps, after)),
+                Decision::GiveUp { .. } if choice.may_change() && has_time => {
+                    sleep(POLL_INTERVAL).await;
+                    continue;
+                }
                 Decision::GiveUp { reason } => {
                     blockers.push(reason);
                     return Ok((steps, after));
@@ -416,10 +427,9 @@ impl OneVip<'_> {
     }
 
     /// The facts for the choice of a method.
-    fn choice(&mut self, table: &LockTable) -> choose::Facts {
+    fn choice(&self, table: &LockTable) -> choose::Facts {
         let elsewhere = is_served_elsewhere(table, self.vip, self.watch.netns());
         choose::Facts {
-            filesystems: revoked::may_release(self.watch, &self.plan.filesystems),
             reboot_allowed: self.plan.reboot_notice,
             lockd_blocked: self.plan.blocked.clone(),
             ..choose::Facts::of_node(self.facts, self.vip, elsewhere)

@@ -56,6 +56,11 @@ impl Facts {
             lockd_blocked: None,
         }
     }
+
+    /// Whether a method that is unfit now may be fit soon: NFSv4 clients give their locks up.
+    pub fn may_change(&self) -> bool {
+        self.nfsd_threads > 0 && matches!(self.filesystems, Suitability::Unfit(_))
+    }
 }
 
 /// The kernel's own release by address.
@@ -381,5 +386,19 @@ mod tests {
                 reason
             }
         );
+    }
+
+    #[test]
+    fn only_a_filesystem_that_is_unfit_may_change() {
+        let with = |filesystems| Facts {
+            filesystems,
+            ..facts(V4, broken())
+        };
+        assert!(!with(Suitability::Absent).may_change());
+        assert!(!with(Suitability::Fit).may_change());
+        let mut unfit = with(Suitability::Unfit("a client has locks".into()));
+        assert!(unfit.may_change());
+        unfit.nfsd_threads = 0;
+        assert!(!unfit.may_change());
     }
 }
