@@ -1,7 +1,7 @@
 //! What both sides of the kernel boundary share: the same types in the programs
 //! that the kernel runs and in the tool that reads their maps.
 #![cfg_attr(not(any(test, feature = "serde")), no_std)]
-#![warn(missing_docs, clippy::missing_errors_doc)]
+#![warn(missing_docs)]
 
 /// Plain records: each has the given size, so that it has no padding, and user space may put it
 /// into the maps.

@@ -29,6 +29,7 @@
 //! program without these entries fails the tests, and so does one that nlmfo attaches to
 //! another function.
 #![no_std]
+#![warn(missing_docs)]
 
 #[cfg(target_arch = "bpf")]
 pub mod arguments;

@@ -20,13 +20,13 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub use self::clients::ClientsArgs;
-pub use self::doctor::{DoctorArgs, PeerArgs};
-pub use self::failover::{FailoverArgs, OnlyNfs3, PairArgs, Phase, ReleaseArgs, TakeoverArgs};
-pub use self::restart::RestartArgs;
-pub use self::serve::{Listen, ServeArgs};
-pub use self::server::{CheckServerArgs, NamedServer, ServerAction, ServerArgs, StartArgs};
-pub use self::targeted::TargetedArgs;
+pub(crate) use self::clients::ClientsArgs;
+pub(crate) use self::doctor::{DoctorArgs, PeerArgs};
+pub(crate) use self::failover::{FailoverArgs, PairArgs, Phase, ReleaseArgs, TakeoverArgs};
+pub(crate) use self::restart::RestartArgs;
+pub(crate) use self::serve::{Listen, ServeArgs};
+pub(crate) use self::server::{CheckServerArgs, NamedServer, ServerAction, ServerArgs, StartArgs};
+pub(crate) use self::targeted::TargetedArgs;
 use self::values::{address, interval, name, not_empty, speed, time, vip};
 use crate::notify::callout::Event;
 use crate::notify::state_dir;
@@ -44,7 +44,7 @@ use crate::notify::state_dir;
 #[command(version, long_version = version::LONG, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 impl Cli {
@@ -60,7 +60,7 @@ impl Cli {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Check what this kernel and node support, and say how to fix what is missing
     Check(CheckArgs),
     /// Show whether this node can give up or take over each VIP now, and what would be lost
@@ -100,7 +100,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// Check whether this node can take over this VIP (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
@@ -115,7 +115,7 @@ pub struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct LocksArgs {
+pub(crate) struct LocksArgs {
     /// Show only locks taken through this server address (repeatable)
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: Vec<IpAddr>,
@@ -146,7 +146,7 @@ pub struct LocksArgs {
 
 /// The servers to show, of those that run on the node.
 #[derive(Debug, Args)]
-pub struct ServerFilter {
+pub(crate) struct ServerFilter {
     /// Show only this server of the node, as `nlmfo server list` names it, or `node` for the
     /// node's own
     #[arg(long, value_name = "NAME")]
@@ -155,7 +155,7 @@ pub struct ServerFilter {
 
 /// An NFS version. The kernel keeps the state of each separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum NfsVersion {
+pub(crate) enum NfsVersion {
     #[value(name = "3")]
     V3,
     #[value(name = "4")]
@@ -164,7 +164,7 @@ pub enum NfsVersion {
 
 /// How to run nlmfo on another node.
 #[derive(Clone, Debug, Args)]
-pub struct RemoteArgs {
+pub(crate) struct RemoteArgs {
     /// Run commands on HOST with this program and its first arguments; nlmfo appends the host
     /// and one shell command line
     #[arg(long, value_name = "COMMAND", default_value = "ssh -o BatchMode=yes")]
@@ -179,7 +179,7 @@ pub struct RemoteArgs {
 #[derive(Debug, Args)]
 #[command(group(clap::ArgGroup::new("action").required(true).args(["duration", "end", "list"])))]
 #[command(mut_arg("server", |server| server.requires("list")))]
-pub struct GraceArgs {
+pub(crate) struct GraceArgs {
     /// Virtual server address (repeatable; optional with --list)
     #[arg(long, value_name = "ADDRESS", required_unless_present = "list", value_parser = vip)]
     pub vip: Vec<IpAddr>,
@@ -208,7 +208,7 @@ pub struct GraceArgs {
 
 /// Which new locks a grace window refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// Locks through the VIP
     Vip,
     /// Also locks on the VIP's filesystem through other addresses
@@ -217,7 +217,7 @@ pub enum Scope {
 
 /// The state directory: data that must survive processes and nodes.
 #[derive(Clone, Debug, Args)]
-pub struct StateArgs {
+pub(crate) struct StateArgs {
     /// Directory of the client book and the state numbers; the nodes of a cluster should share it
     #[arg(long, value_name = "DIR", env = "NLMFO_STATE_DIR", default_value = state_dir::DEFAULT)]
     pub state_dir: PathBuf,
@@ -225,14 +225,14 @@ pub struct StateArgs {
 
 /// The names of the VIPs.
 #[derive(Clone, Debug, Args)]
-pub struct NamesArgs {
+pub(crate) struct NamesArgs {
     /// File with the names that clients mount by [default: /etc/nlmfo.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub struct NotifyArgs {
+pub(crate) struct NotifyArgs {
     /// Virtual server address; it must be up on this node
     #[arg(long, value_name = "ADDRESS", value_parser = vip)]
     pub vip: IpAddr,
@@ -259,7 +259,7 @@ pub struct NotifyArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct CalloutArgs {
+pub(crate) struct CalloutArgs {
     /// Event that statd reports
     #[arg(value_enum)]
     pub event: Event,
@@ -282,7 +282,7 @@ pub struct CalloutArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     /// Print one table with the rates of one interval, then exit
     #[arg(long)]
     pub once: bool,
@@ -312,7 +312,7 @@ pub struct WatchArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct CleanupArgs {
+pub(crate) struct CleanupArgs {
     #[command(flatten)]
     pub state: StateArgs,
     /// Print one JSON object
@@ -321,7 +321,7 @@ pub struct CleanupArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ProbeArgs {
+pub(crate) struct ProbeArgs {
     /// List the checks and what each verifies, without running them
     #[arg(long)]
     pub list: bool,
@@ -347,7 +347,7 @@ pub struct ProbeArgs {
 
 /// Format of the report of `probe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProbeFormat {
+pub(crate) enum ProbeFormat {
     /// TAP 13, one line as each check ends
     Tap,
     /// JUnit XML

@@ -1,6 +1,7 @@
 //! NLM lock failover per virtual server address, with proof from the kernel's
 //! own lock lists.
 
+#![warn(missing_docs)]
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::disallowed_methods)]
 
 pub(crate) mod causes;

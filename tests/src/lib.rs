@@ -2,6 +2,11 @@
 //! virtual machine.
 //! The program `lab-guest` runs them in the virtual machine; the host side (`tests/lab`) boots
 //! kernels and reads the verdicts.
+#![allow(
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    reason = "the crate is a test; nobody calls its functions from outside"
+)]
 
 pub mod bench;
 pub mod cluster;

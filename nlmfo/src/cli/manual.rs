@@ -204,6 +204,7 @@ pub const EXIT_STATUSES: &[(&str, &str)] = &[
     ),
 ];
 
+/// Files of nlmfo, by path, each with what it holds.
 pub const FILES: &[(&str, &str)] = &[
     (
         "/etc/nlmfo.toml",

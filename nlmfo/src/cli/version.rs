@@ -7,11 +7,10 @@ macro_rules! kernels {
     };
 }
 
-pub const KERNELS: &str = kernels!();
-
 /// Of a release build, the commit; see `nlmfo/build.rs`.
 pub const COMMIT: &str = env!("NLMFO_BUILT_FROM");
 
+/// As in `Cargo.toml`, without the commit.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Version, commit and kernels, a line each.

@@ -35,6 +35,9 @@ use crate::kernel::symbols;
 use crate::notify::callout;
 
 /// Runs the command and tells how it ended.
+///
+/// # Errors
+/// If the command could not run; the failure has the exit status.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     if let Command::Server(args) = &cli.command
         && let ServerAction::Exec { name, command } = &args.action

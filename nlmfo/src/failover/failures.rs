@@ -3,7 +3,7 @@
 use super::window::OpenError;
 use crate::exit::{Exit, Failure};
 use crate::grace::GraceError;
-use crate::observe::programs::ObserveError;
+use crate::observe::error::ObserveError;
 use crate::server::ServerError;
 
 impl From<GraceError> for Failure {

@@ -13,7 +13,7 @@ use crate::grace::gate::Coverage;
 use crate::grace::way::{self, Method, Plan};
 use crate::grace::{self, GraceError};
 use crate::kernel::preflight::Facts;
-use crate::observe::programs::ObserveError;
+use crate::observe::error::ObserveError;
 use crate::release::free_all::FreeAll;
 use crate::release::target::targets;
 use crate::release::{self, Job, Turn};

@@ -14,8 +14,8 @@ use crate::files::run::RunError;
 use crate::kernel::bpffs::BpffsError;
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfsd::NfsdError;
+use crate::observe::error::ObserveError;
 use crate::observe::lockd_queue::Unanswered;
-use crate::observe::programs::ObserveError;
 
 /// Why grace could not be started, ended or read.
 #[derive(Debug, thiserror::Error)]

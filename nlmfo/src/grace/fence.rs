@@ -122,7 +122,7 @@ impl Gate {
     }
 
     /// The VIPs that are fenced now.
-    pub fn fenced(&self) -> Result<Vec<IpAddr>, GraceError> {
+    pub(crate) fn fenced(&self) -> Result<Vec<IpAddr>, GraceError> {
         let windows = self.maps.windows()?;
         let now = now();
         Ok((windows.into_iter())

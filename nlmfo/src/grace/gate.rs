@@ -64,12 +64,12 @@ const PROBES: [Probe; 4] = [
 ];
 
 /// The gate's probes, each with the kernel function that it sits on.
-pub fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(crate) fn probes() -> impl Iterator<Item = (&'static str, &'static str)> {
     PROBES.iter().map(|probe| (probe.program, probe.function))
 }
 
 /// The kernel functions alone, in that order.
-pub fn probed_functions() -> impl Iterator<Item = &'static str> {
+pub(crate) fn probed_functions() -> impl Iterator<Item = &'static str> {
     probes().map(|(_, function)| function)
 }
 
@@ -77,6 +77,7 @@ pub fn probed_functions() -> impl Iterator<Item = &'static str> {
 /// nothing.
 pub struct Gate {
     pins: Pins,
+    /// Its pinned maps, open.
     pub maps: Maps,
 }
 
@@ -91,15 +92,19 @@ enum Origin {
 /// Which devices' packets pass the gate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Coverage {
+    /// Their packets pass the gate.
     pub covered: Vec<Device>,
+    /// Their packets bypass the gate.
     pub uncovered: Vec<Uncovered>,
 }
 
 /// A device whose packets do not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Uncovered {
+    /// The device.
     #[serde(flatten)]
     pub device: Device,
+    /// Why the gate is not on it, as text.
     pub reason: String,
     /// Whether an attempt failed, as against a kind of device that the gate does not
     /// know.
@@ -108,6 +113,9 @@ pub struct Uncovered {
 
 impl Gate {
     /// The gate if it is in force here, whichever process loaded it.
+    ///
+    /// # Errors
+    /// If what is pinned cannot be read.
     pub fn in_force() -> Result<Option<Self>, GraceError> {
         let pins = Pins::here()?;
         Ok(match pins.state()? {
@@ -121,6 +129,10 @@ impl Gate {
 
     /// Takes over the gate that is in force, or loads it. It then knows lockd's
     /// ports and follows them; on which devices it is, [`Gate::cover_all`] says.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program or map, does not show its layout, or lockd's ports
+    /// cannot be read.
     pub async fn load_or_take_over() -> Result<Self, GraceError> {
         let layout = gate_layout::load()?;
         let pins = Pins::here()?;
@@ -240,6 +252,9 @@ impl Gate {
     }
 
     /// Puts the gate on every device that it is not on yet.
+    ///
+    /// # Errors
+    /// If the devices cannot be listed. A device that refuses the gate is in the coverage.
     pub async fn cover_all(&self) -> Result<Coverage, GraceError> {
         let netlink = Netlink::connect()?;
         let devices = netlink.devices().await?;
@@ -335,7 +350,7 @@ impl Gate {
     }
 
     /// Takes the gate out of the kernel. The number of pins and filters.
-    pub async fn detach(self) -> Result<usize, GraceError> {
+    pub(crate) async fn detach(self) -> Result<usize, GraceError> {
         detach(&self.pins).await
     }
 }
@@ -387,6 +402,9 @@ fn object(layout: &GateLayout) -> Result<Ebpf, GraceError> {
 
 /// Gives every program of the gate to the kernel's verifier and attaches none: its
 /// name, and what the kernel said against it.
+///
+/// # Errors
+/// If the kernel refuses the maps, before the verifier sees a program.
 pub fn verify(
     layout: &GateLayout,
 ) -> Result<BTreeMap<String, Result<(), ProgramError>>, GraceError> {

@@ -30,7 +30,7 @@ pub(super) async fn finish(gate: Gate) -> Result<(), GraceError> {
 }
 
 /// Removes a gate of which no window is open any more, and keeps its report.
-pub async fn finish_if_over() -> Result<(), GraceError> {
+pub(crate) async fn finish_if_over() -> Result<(), GraceError> {
     {
         let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
         match Gate::in_force()? {
@@ -50,7 +50,7 @@ pub async fn finish_if_over() -> Result<(), GraceError> {
 
 /// How windows ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     pub windows: Vec<WindowReport>,
     /// The VIPs that had none open.
     pub not_open: Vec<IpAddr>,
@@ -59,7 +59,11 @@ pub struct Ended {
 /// Ends the windows of these VIPs, and reports when lockd has answered what reached it in
 /// them. If their time is over, the keeper may have removed the gate: then it has kept the
 /// reports of the windows, which ended at `until`.
-pub async fn end(vips: &[IpAddr], until: u64, paths: &mut PathFinder) -> Result<Ended, GraceError> {
+pub(crate) async fn end(
+    vips: &[IpAddr],
+    until: u64,
+    paths: &mut PathFinder,
+) -> Result<Ended, GraceError> {
     let mut ends = vec![until];
     let mut not_open = vips.to_vec();
     let is_there = {
@@ -107,7 +111,7 @@ pub(super) async fn remove_partial() -> Result<(), GraceError> {
 
 /// How windows ended whose gate is gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LastReport {
+pub(crate) struct LastReport {
     /// The report for people.
     pub text: String,
     /// Whether every window was enforced.
@@ -132,7 +136,7 @@ impl LastReport {
 }
 
 /// The last gate's report; `None` if there was none since the node started.
-pub fn last_report() -> Result<Option<LastReport>, GraceError> {
+pub(crate) fn last_report() -> Result<Option<LastReport>, GraceError> {
     let path = report_path()?;
     match files::read(&path, LIMIT) {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
@@ -173,6 +177,9 @@ fn report_path() -> Result<PathBuf, GraceError> {
 /// Removes every gate of this network namespace, of any version and in any state, open
 /// windows or not; and what is pinned for network namespaces that are gone. The number
 /// of pins and filters.
+///
+/// # Errors
+/// If another process holds the gate for too long, or the kernel keeps a pin or filter.
 pub async fn cleanup() -> Result<usize, GraceError> {
     let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     let mut removed = 0;

@@ -25,5 +25,5 @@ pub(crate) mod tc;
 pub mod way;
 pub mod window;
 
-pub use error::GraceError;
+pub(crate) use error::GraceError;
 pub use gate::Gate;

@@ -112,7 +112,7 @@ pub enum ViolationKind {
 
 impl Gate {
     /// All windows, sorted by address; after them the addresses that a scope covers.
-    pub fn report(&self, paths: &mut PathFinder) -> Result<Vec<WindowReport>, GraceError> {
+    pub(crate) fn report(&self, paths: &mut PathFinder) -> Result<Vec<WindowReport>, GraceError> {
         let now = window::now();
         let is_stale = self.is_of_another_lockd()?;
         let violations = self.maps.violations()?;

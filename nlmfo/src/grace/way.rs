@@ -18,7 +18,7 @@ use crate::observe::lockd_queue::pass_queue;
 
 /// How a VIP gets its grace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub(crate) enum Method {
     /// The file of kernels patched with the RFC: per-address grace by the kernel, as long as its
     /// grace period.
     RfcFile,
@@ -37,7 +37,7 @@ impl Method {
 
 /// Starts the kernel's own grace for each address, on kernels with the RFC's file. The kernel
 /// ends it.
-pub fn start_by_rfc_file(vips: &[IpAddr]) -> Result<(), GraceError> {
+pub(crate) fn start_by_rfc_file(vips: &[IpAddr]) -> Result<(), GraceError> {
     let nfsd = Nfsd::mounted()?;
     for vip in vips {
         nfsd.write_address(Control::NlmSetIpGrace, *vip)?;
@@ -52,7 +52,9 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Windows to open or to give a new deadline.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
+    /// The VIPs, one window each.
     pub vips: Vec<IpAddr>,
+    /// From the opening on, and again from the start of the audit.
     pub lasting: Duration,
     /// New locks on these filesystems are refused through every address.
     pub scope: Vec<Fsid>,
@@ -63,6 +65,10 @@ pub struct Plan {
 /// Opens windows: from the return on, new locks through these VIPs are refused on
 /// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
 /// cleared: they would be granted without a question.
+///
+/// # Errors
+/// If lockd does not listen (unless [`Plan::lockd_later`]), or the gate cannot be loaded. What
+/// was opened before stays open until its time is over.
 pub async fn begin(plan: &Plan) -> Result<Coverage, GraceError> {
     // The gate follows a lockd that starts later. But a window on a node where lockd does not listen
     // would be taken for one that works.
@@ -87,7 +93,7 @@ pub async fn begin(plan: &Plan) -> Result<Coverage, GraceError> {
 /// The second half: waits until lockd is done with what had reached it before, and
 /// audits its answers from then on. The windows' time counts from here; when they end, by
 /// [`window::now`]'s clock, is returned.
-pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
+pub(crate) async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
     pass_queue(QUEUE_TIMEOUT).await?;
     let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
     let too_short = || GraceError::EndedEarly(plan.lasting);
@@ -96,7 +102,7 @@ pub async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
 }
 
 /// Whether a lockd that serves could have granted new locks through the address until now.
-pub fn could_be_granted(vip: IpAddr) -> bool {
+pub(crate) fn could_be_granted(vip: IpAddr) -> bool {
     // The kernel's own grace began with lockd.
     let is_refused = lockd::in_grace().is_ok_and(|is_in_grace| is_in_grace);
     let is_down = netns::has_address(vip).is_ok_and(|is_up| !is_up);
@@ -177,7 +183,7 @@ impl Gate {
     }
 
     /// Ends the windows of these VIPs. Those that had none open are returned.
-    pub fn end(&mut self, vips: &[IpAddr]) -> Result<Vec<IpAddr>, GraceError> {
+    pub(crate) fn end(&mut self, vips: &[IpAddr]) -> Result<Vec<IpAddr>, GraceError> {
         let mut not_open = Vec::new();
         for &vip in vips {
             let key = Addr::from(vip);
@@ -200,7 +206,7 @@ impl Gate {
     }
 
     /// When the gate is no longer needed.
-    pub fn ends(&self) -> Result<u64, GraceError> {
+    pub(crate) fn ends(&self) -> Result<u64, GraceError> {
         let windows = self.maps.windows()?;
         let gate = self.maps.gate()?;
         Ok(window::latest_end(

@@ -30,11 +30,11 @@ pub fn left(until: u64, now: u64) -> Duration {
     Duration::from_nanos(until.saturating_sub(now))
 }
 
-pub fn is_open(window: &Window, now: u64) -> bool {
+pub(crate) fn is_open(window: &Window, now: u64) -> bool {
     window.opened != 0 && window.until > now
 }
 
-pub fn state(window: &Window, now: u64) -> WindowState {
+pub(crate) fn state(window: &Window, now: u64) -> WindowState {
     match window.audited_from {
         NOT_YET if is_open(window, now) => WindowState::Opening,
         NOT_YET => WindowState::EndedEarly,

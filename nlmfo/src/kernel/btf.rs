@@ -12,6 +12,7 @@
 //! `lockd_lock` and gave the old name to another struct, while
 //! `nlm_block.b_call->a_args.lock.fl` means the same in 6.1 and 7.3.
 
+mod error;
 mod names;
 mod path;
 mod prototype;
@@ -19,36 +20,22 @@ mod prototype;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-pub use path::{Field, FieldError};
-pub use prototype::{Parameter, Prototype};
+pub(crate) use error::BtfError;
+pub(crate) use path::{Field, FieldError};
+pub(crate) use prototype::Prototype;
 
 use names::Names;
 
 /// Where the kernel shows it.
-pub const FOLDER: &str = "/sys/kernel/btf";
+pub(crate) const FOLDER: &str = "/sys/kernel/btf";
 const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: usize = 24;
 const TYPE_LEN: usize = 12;
 /// Longer chains of typedefs and qualifiers are taken for a cycle.
 const MAX_CHAIN: usize = 32;
-
-/// The type information could not be had at all.
-#[derive(Debug, thiserror::Error)]
-pub enum BtfError {
-    #[error(
-        "cannot read the kernel's type information {path} (it needs a kernel built with \
-         CONFIG_DEBUG_INFO_BTF=y, and sysfs mounted on /sys)"
-    )]
-    Read { path: PathBuf, source: io::Error },
-    #[error("the type information {origin} is malformed: {problem}")]
-    Malformed {
-        origin: String,
-        problem: &'static str,
-    },
-}
 
 /// vmlinux's types and those of the modules that were asked for.
 #[derive(Debug)]
@@ -60,11 +47,14 @@ pub struct KernelBtf {
 impl KernelBtf {
     /// Reads vmlinux's BTF and, of `modules`, those that have a file of their
     /// own. The rest is built in, or not loaded: a path tells which.
-    pub fn load(modules: &[&str]) -> Result<Self, BtfError> {
+    pub(crate) fn load(modules: &[&str]) -> Result<Self, BtfError> {
         Self::load_from(Path::new(FOLDER), modules)
     }
 
     /// The same from a directory in the form of `/sys/kernel/btf`, of any kernel.
+    ///
+    /// # Errors
+    /// If vmlinux's file cannot be read, or one is malformed.
     pub fn load_from(folder: &Path, modules: &[&str]) -> Result<Self, BtfError> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -90,22 +80,22 @@ impl KernelBtf {
 
     /// What code in `module` sees: its own types on top of vmlinux's, or
     /// vmlinux's alone for a module that is built in.
-    pub fn of(&self, module: &str) -> &Btf {
+    pub(crate) fn of(&self, module: &str) -> &Btf {
         self.modules.get(module).unwrap_or(&self.vmlinux)
     }
 
     /// Whether the module has type information of its own.
-    pub fn has_module(&self, module: &str) -> bool {
+    pub(crate) fn has_module(&self, module: &str) -> bool {
         self.modules.contains_key(module)
     }
 
-    pub fn vmlinux(&self) -> &Btf {
+    pub(crate) fn vmlinux(&self) -> &Btf {
         &self.vmlinux
     }
 
     /// The prototypes of the functions of that name: vmlinux's and those of the modules
     /// that were asked for, each with whose it is.
-    pub fn functions(&self, name: &str) -> Vec<(&str, Prototype)> {
+    pub(crate) fn functions(&self, name: &str) -> Vec<(&str, Prototype)> {
         let vmlinux = [("vmlinux", &self.vmlinux)];
         let modules = self.modules.iter().map(|(name, btf)| (name.as_str(), btf));
         (vmlinux.into_iter().chain(modules))
@@ -116,7 +106,7 @@ impl KernelBtf {
 
 /// One BTF blob, on top of the one that it splits from.
 #[derive(Debug)]
-pub struct Btf {
+pub(crate) struct Btf {
     origin: String,
     base: Option<Arc<Btf>>,
     data: Vec<u8>,
@@ -207,7 +197,7 @@ fn word(data: &[u8], at: usize) -> u32 {
 impl Btf {
     /// Checks every record's bounds once, so that what is asked later stays
     /// inside the blob. `origin` names it in errors.
-    pub fn parse(
+    pub(crate) fn parse(
         origin: &str,
         data: Vec<u8>,
         base: Option<Arc<Btf>>,

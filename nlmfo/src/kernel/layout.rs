@@ -1,20 +1,22 @@
 //! Fills the programs' [`Layout`] from the running kernel: offsets from BTF,
 //! addresses from `/proc/kallsyms`.
 
-use std::io;
+mod error;
 
 use nlmfo_common::layout::{Layout, LockLists};
 
-use super::btf::{self, Btf, BtfError, Field, FieldError, KernelBtf};
+use super::btf::{self, Btf, Field, KernelBtf};
 use super::state_layout;
-use super::symbols::{Symbols, SymbolsError};
+use super::symbols::Symbols;
 use super::unlock_layout;
 
+pub(crate) use error::LayoutError;
+
 /// The modules whose types the programs read.
-pub const MODULES: [&str; 3] = ["lockd", "nfsd", "sunrpc"];
+pub(crate) const MODULES: [&str; 3] = ["lockd", "nfsd", "sunrpc"];
 
 /// The objects that the programs compare with or walk: lockd's, and the kernel's lists.
-pub const OBJECTS: [&str; 4] = [LOCK_OPERATIONS, FILES, LOCK_LISTS, CPU_OFFSETS];
+pub(crate) const OBJECTS: [&str; 4] = [LOCK_OPERATIONS, FILES, LOCK_LISTS, CPU_OFFSETS];
 
 /// The per-CPU lists of all locks, and what is added to a per-CPU variable's address.
 const LOCK_LISTS: &str = "file_lock_list";
@@ -30,54 +32,11 @@ const FILE_HASH_BUCKETS: u32 = 128;
 /// One `struct hlist_head`.
 const BUCKET_BYTES: u64 = 8;
 
-/// Why it is not known where the kernel has its data.
-#[derive(Debug, thiserror::Error)]
-pub enum LayoutError {
-    #[error(transparent)]
-    Btf(#[from] BtfError),
-    #[error(transparent)]
-    Symbols(#[from] SymbolsError),
-    #[error(
-        "kernel {release} lacks what is needed for {purpose}; its structs are new to nlmfo: \
-         please report the release and this line"
-    )]
-    Field {
-        release: String,
-        purpose: &'static str,
-        source: FieldError,
-    },
-    #[error(
-        "kernel {release}: `{path}` has {found} bytes where {expected} were expected; it is needed \
-         for {purpose}. This kernel's structs are new to nlmfo: please report the release and this line"
-    )]
-    Size {
-        release: String,
-        path: &'static str,
-        purpose: &'static str,
-        found: u32,
-        expected: u32,
-    },
-    #[error(
-        "kernel {release}: lockd's hash table {FILES} has room for {room} bytes up to the next \
-         symbol, where {} were expected; waiters and shares cannot be read from it",
-        u64::from(FILE_HASH_BUCKETS) * BUCKET_BYTES
-    )]
-    FileHash { release: String, room: u64 },
-    #[error(
-        "kernel {release} has no type information of its module {module} ({folder}/{module} is not \
-         there): boot a kernel built with CONFIG_DEBUG_INFO_BTF_MODULES=y"
-    )]
-    NoModuleBtf {
-        release: String,
-        module: &'static str,
-        folder: &'static str,
-    },
-    #[error("cannot tell the kernel's release: {0}")]
-    Release(io::Error),
-}
-
 /// The layout of the running kernel. lockd must be loaded. Without nfsd, the part about
 /// NFSv4 is zeros; [`state_layout::load`] tells why.
+///
+/// # Errors
+/// If lockd is not loaded, or the kernel does not show its types or addresses.
 pub fn load() -> Result<Layout, LayoutError> {
     let symbols = Symbols::load(OBJECTS.into_iter().chain(state_layout::OBJECTS))?;
     // First, because without the module the types are missing too, and this
@@ -89,7 +48,11 @@ pub fn load() -> Result<Layout, LayoutError> {
 }
 
 /// `release` is for the errors.
-pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<Layout, LayoutError> {
+pub(crate) fn fill(
+    btf: &KernelBtf,
+    symbols: &Symbols,
+    release: &str,
+) -> Result<Layout, LayoutError> {
     let lock_operations = symbols.in_module(LOCK_OPERATIONS, "lockd")?;
     if lock_operations.module.is_some() && !btf.has_module("lockd") {
         return Err(LayoutError::NoModuleBtf {

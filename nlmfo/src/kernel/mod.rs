@@ -37,19 +37,22 @@ use std::io;
 use nlmfo_common::version::Version;
 
 /// The running kernel's release, as `uname -r` prints it.
+///
+/// # Errors
+/// If procfs is not mounted on `/proc`.
 pub fn release() -> io::Result<String> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     Ok(release.trim_end().to_owned())
 }
 
 /// The version of the running kernel; none if neither its release nor its build tells.
-pub fn version() -> Option<Version> {
+pub(crate) fn version() -> Option<Version> {
     let built = std::fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
     Version::of_kernel(&release().unwrap_or_default(), &built)
 }
 
 /// The ID of this boot of the kernel, as text.
-pub fn boot() -> io::Result<String> {
+pub(crate) fn boot() -> io::Result<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(id.trim_end().to_owned())
 }

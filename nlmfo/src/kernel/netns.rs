@@ -28,6 +28,9 @@ pub struct Namespace {
 }
 
 /// The network namespace of this thread.
+///
+/// # Errors
+/// If procfs is not mounted on `/proc`.
 pub fn network() -> io::Result<Namespace> {
     namespace("/proc/thread-self/ns/net")
 }
@@ -35,7 +38,7 @@ pub fn network() -> io::Result<Namespace> {
 /// The number that the kernel gives a network namespace for as long as it runs: it
 /// is never given again, as inode numbers are. Of the namespace of this thread;
 /// Linux 5.14 and newer.
-pub fn cookie() -> io::Result<u64> {
+pub(crate) fn cookie() -> io::Result<u64> {
     let socket = UnixDatagram::unbound()?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
@@ -59,7 +62,7 @@ pub fn cookie() -> io::Result<u64> {
 /// The cookies of the network namespaces that some thread is in, or that are mounted
 /// where `ip netns` mounts them. One that only an open file or socket keeps alive is
 /// not among them.
-pub fn living_cookies() -> io::Result<BTreeSet<u64>> {
+pub(crate) fn living_cookies() -> io::Result<BTreeSet<u64>> {
     let mut living = BTreeSet::from([cookie()?]);
     let mut seen = BTreeSet::from([network()?.inode]);
     let threads = threads()?.map(|thread| thread.join("ns/net"));
@@ -104,7 +107,7 @@ fn namespace(path: &str) -> io::Result<Namespace> {
 /// Has the kernel announce the addresses of this interface, of this network namespace, to its
 /// neighbours when it comes up: gratuitous ARP, unsolicited neighbour advertisements. IPv6 may
 /// be off.
-pub fn announce(interface: &str) -> io::Result<()> {
+pub(crate) fn announce(interface: &str) -> io::Result<()> {
     std::fs::write(
         format!("/proc/sys/net/ipv4/conf/{interface}/arp_notify"),
         "1",
@@ -117,17 +120,17 @@ pub fn announce(interface: &str) -> io::Result<()> {
 }
 
 /// Whether an interface of this name is in this network namespace.
-pub fn has_interface(name: &str) -> bool {
+pub(crate) fn has_interface(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
 }
 
 /// The file of a network namespace that `ip netns` has named.
-pub fn named(name: &str) -> PathBuf {
+pub(crate) fn named(name: &str) -> PathBuf {
     PathBuf::from(NAMED).join(name)
 }
 
 /// The name of this node, for reports.
-pub fn node() -> String {
+pub(crate) fn node() -> String {
     let uname = rustix::system::uname();
     escaped(uname.nodename().to_bytes()).into_owned()
 }
@@ -135,7 +138,7 @@ pub fn node() -> String {
 /// Whether `address` is one of an interface of this network namespace. Asked of
 /// the interfaces, because nodes of a cluster often have `ip_nonlocal_bind` set,
 /// and then a socket can be bound to any address.
-pub fn has_address(address: IpAddr) -> io::Result<bool> {
+pub(crate) fn has_address(address: IpAddr) -> io::Result<bool> {
     let address = address.to_canonical();
     let interfaces = nix::ifaddrs::getifaddrs().map_err(io::Error::from)?;
     Ok(interfaces
@@ -144,7 +147,7 @@ pub fn has_address(address: IpAddr) -> io::Result<bool> {
 }
 
 /// The addresses of this network namespace's interfaces that clients on other machines may use.
-pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+pub(crate) fn addresses() -> io::Result<BTreeSet<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs().map_err(io::Error::from)?;
     let addresses = interfaces.filter_map(|interface| ip(&interface.address?));
     Ok(addresses

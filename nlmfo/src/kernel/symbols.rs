@@ -1,41 +1,21 @@
 //! Addresses of the kernel's functions and objects, from `/proc/kallsyms`.
 
+mod error;
 mod kept;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{BufRead, BufReader};
 
-pub use kept::keep_in;
+pub(crate) use error::SymbolsError;
+pub(crate) use kept::keep_in;
 use serde::{Deserialize, Serialize};
 
 const KALLSYMS: &str = "/proc/kallsyms";
 
-#[derive(Debug, thiserror::Error)]
-pub enum SymbolsError {
-    #[error("cannot read {KALLSYMS}")]
-    Read(#[from] io::Error),
-    #[error(
-        "{KALLSYMS} shows every address as zero: run as root, or set kernel.kptr_restrict to 1 \
-         or less (`sysctl kernel.kptr_restrict=1`)"
-    )]
-    Hidden,
-    #[error("{KALLSYMS} has no symbol `{name}`{}", .module.map(|m| format!(" of {m}: is the module loaded (`modprobe {m}`)?")).unwrap_or_default())]
-    Missing {
-        name: String,
-        module: Option<&'static str>,
-    },
-    #[error("{KALLSYMS} has {count} symbols named `{name}`, and none is module {module}'s")]
-    Ambiguous {
-        name: String,
-        module: &'static str,
-        count: usize,
-    },
-}
-
 /// One line of `/proc/kallsyms`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Symbol {
+pub(crate) struct Symbol {
     pub address: u64,
     /// As nm writes it: `t` or `T` is code, `w` or `W` weak, the rest is data.
     pub kind: char,
@@ -102,7 +82,7 @@ impl Symbols {
     }
 
     /// All symbols of that name, if it was asked for.
-    pub fn all(&self, name: &str) -> &[Symbol] {
+    pub(crate) fn all(&self, name: &str) -> &[Symbol] {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
@@ -113,7 +93,11 @@ impl Symbols {
 
     /// The one symbol of that name in `module`, or in the kernel proper where the
     /// module is built in.
-    pub fn in_module(&self, name: &str, module: &'static str) -> Result<&Symbol, SymbolsError> {
+    pub(crate) fn in_module(
+        &self,
+        name: &str,
+        module: &'static str,
+    ) -> Result<&Symbol, SymbolsError> {
         let all = self.all(name);
         if let Some(found) = all.iter().find(|s| s.module.as_deref() == Some(module)) {
             return Ok(found);

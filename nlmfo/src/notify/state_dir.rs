@@ -18,7 +18,7 @@ use rustix::fs::{XattrFlags, fsetxattr};
 use tracing::warn;
 
 /// The default state directory.
-pub const DEFAULT: &str = "/var/lib/nlmfo";
+pub(crate) const DEFAULT: &str = "/var/lib/nlmfo";
 
 /// A state directory, which need not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,21 +27,22 @@ pub struct StateDir {
 }
 
 impl StateDir {
+    /// The state directory at this path; nothing is read or created.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         StateDir { root: root.into() }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.root
     }
 
     /// The directory of a VIP.
-    pub fn vip(&self, vip: IpAddr) -> PathBuf {
+    pub(crate) fn vip(&self, vip: IpAddr) -> PathBuf {
         self.vips_folder().join(vip.to_canonical().to_string())
     }
 
     /// The VIPs that have a directory, in order.
-    pub fn vips(&self) -> io::Result<Vec<IpAddr>> {
+    pub(crate) fn vips(&self) -> io::Result<Vec<IpAddr>> {
         let entries = match fs::read_dir(self.vips_folder()) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -58,7 +59,7 @@ impl StateDir {
     }
 
     /// The folder of the claimed state numbers.
-    pub fn numbers(&self) -> PathBuf {
+    pub(crate) fn numbers(&self) -> PathBuf {
         self.root.join("numbers")
     }
 
@@ -68,7 +69,7 @@ impl StateDir {
 
     /// Whether statd's user, as which its callout runs, can list the client books, on a
     /// thread that is that user to the filesystem. Fine where there are none yet.
-    pub fn read_by_statd(&self) -> io::Result<()> {
+    pub(crate) fn read_by_statd(&self) -> io::Result<()> {
         let folder = self.vips_folder();
         let Some(statd) = statd().filter(|_| folder.exists()) else {
             return Ok(());
@@ -87,7 +88,7 @@ impl StateDir {
 
 /// Who may read a directory, besides root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readers {
+pub(crate) enum Readers {
     Nobody,
     /// statd's user.
     Statd,
@@ -95,7 +96,7 @@ pub enum Readers {
 
 /// Creates a directory of the state directory, with all above it, which statd's user may list.
 /// Directories that are there stay as they are.
-pub fn create(folder: &Path, readers: Readers) -> io::Result<()> {
+pub(crate) fn create(folder: &Path, readers: Readers) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -122,7 +123,7 @@ pub fn create(folder: &Path, readers: Readers) -> io::Result<()> {
 
 /// Gives statd's user, and no other user, read access to a file or directory of root. If that
 /// fails, the callout reports that it cannot read.
-pub fn let_statd_read(file: &File) {
+pub(crate) fn let_statd_read(file: &File) {
     let let_read = |statd: Statd| {
         let is_folder = file.metadata()?.is_dir();
         let acl = acl(statd.user, is_folder);

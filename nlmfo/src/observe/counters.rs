@@ -9,7 +9,8 @@ use aya::maps::{Array, MapData, PerCpuHashMap};
 use nlmfo_common::Addr;
 pub use nlmfo_common::counters::{Counters, Released};
 
-use super::programs::{ObserveError, Probe, Programs};
+use super::error::ObserveError;
+use super::programs::{Probe, Programs};
 
 const fn probe(program: &'static str, function: &'static str) -> Probe {
     Probe { program, function }
@@ -48,6 +49,9 @@ pub struct CounterProbes {
 
 impl CounterProbes {
     /// Attaches the probes; they stay until `programs` is dropped.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program, or lacks a function that is probed.
     pub fn attach(programs: &mut Programs) -> Result<Self, ObserveError> {
         for probe in PROBES {
             programs.attach(probe)?;
@@ -58,7 +62,10 @@ impl CounterProbes {
         })
     }
 
-    /// Reads every VIP's counters. An error if an event was not counted: then they prove nothing.
+    /// Reads every VIP's counters.
+    ///
+    /// # Errors
+    /// If an event was not counted (then they prove nothing), or the maps cannot be read.
     pub fn read(&self) -> Result<PerVip, ObserveError> {
         match self.uncounted.get(&0, 0).map_err(map_error)? {
             0 => {}

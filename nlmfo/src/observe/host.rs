@@ -14,8 +14,11 @@ pub use nlmfo_common::protocol::{NlmVersion, Transport};
 pub struct Host {
     /// The server address that the client used.
     pub vip: IpAddr,
+    /// The client's address, where its calls come from.
     pub client: IpAddr,
+    /// The NLM version that it speaks.
     pub version: NlmVersion,
+    /// TCP or UDP, for its calls to lockd.
     pub transport: Transport,
     /// Inode number of the network namespace, as in `/proc/PID/ns/net`.
     pub netns: u32,

@@ -12,7 +12,7 @@ use nlmfo_common::record::{LockRecord, kind, list};
 use nlmfo_common::state::{self, RangeRecord};
 use tracing::debug;
 
-use super::programs::ObserveError;
+use super::error::ObserveError;
 use super::snapshot::{Snapshots, record};
 use crate::kernel;
 

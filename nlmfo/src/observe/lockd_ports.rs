@@ -13,9 +13,10 @@ use aya::maps::Array;
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
 use nlmfo_common::sockets::{Socket, Sockets, SocketsLayout, outcome};
 
+use super::error::ObserveError;
 use super::host::{NlmVersion, Transport};
 use super::loader::loader;
-use super::programs::{ObserveError, map_error};
+use super::programs::map_error;
 use crate::kernel::{lockd, sockets_layout};
 
 /// The ELF, built by `build.rs`.
@@ -33,8 +34,11 @@ const AF_INET6: u16 = 10;
 /// One socket that lockd listens on. IPv6 sockets accept no IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockdPort {
+    /// TCP or UDP.
     pub transport: Transport,
+    /// Takes calls over IPv6, else over IPv4.
     pub ipv6: bool,
+    /// In the byte order of this machine.
     pub port: u16,
 }
 
@@ -47,6 +51,9 @@ pub struct LockdPorts {
 
 impl LockdPorts {
     /// Those of this network namespace; empty if lockd does not serve it.
+    ///
+    /// # Errors
+    /// If the program cannot be run, or the list of sockets keeps changing.
     pub fn look_up() -> Result<Self, ObserveError> {
         if !lockd::is_loaded() {
             return Ok(LockdPorts::default());
@@ -75,21 +82,26 @@ impl LockdPorts {
         found.filter(|_| serves).map(|found| found.port)
     }
 
+    /// All of them, in ascending order.
     pub fn ports(&self) -> &[LockdPort] {
         &self.ports
     }
 
-    /// Ascending.
+    /// The NLM versions that it speaks, in ascending order.
     pub fn versions(&self) -> &[NlmVersion] {
         &self.versions
     }
 
+    /// Whether lockd does not serve this network namespace.
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty()
     }
 }
 
 /// What the kernel's verifier says of the program, by its name.
+///
+/// # Errors
+/// If the kernel refuses the map, before the verifier sees the program.
 pub fn verify(
     layout: &SocketsLayout,
 ) -> Result<BTreeMap<String, Result<(), ProgramError>>, ObserveError> {

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::error::ObserveError;
 use super::host::Transport;
 use super::lockd_ports::LockdPorts;
-use super::programs::ObserveError;
 use crate::kernel::lockd;
 use crate::rpc::client::{self, Client, Endpoint, Source};
 use crate::rpc::message::Credential;

@@ -8,6 +8,7 @@ pub(crate) mod assemble;
 pub(crate) mod behind;
 pub mod counters;
 pub(crate) mod describe;
+pub(crate) mod error;
 pub mod host;
 pub(crate) mod loader;
 pub(crate) mod local;

@@ -8,7 +8,8 @@ use nlmfo_common::record::{HostRecord, kind};
 use tokio::io::unix::AsyncFd;
 
 use super::assemble::host_info;
-use super::programs::{ObserveError, Probe, Programs};
+use super::error::ObserveError;
+use super::programs::{Probe, Programs};
 use super::snapshot::record;
 use super::table::HostInfo;
 

@@ -18,7 +18,8 @@ use nlmfo_common::record::{Control, HOSTS_PER_RUN, HostRecord, kind, walk};
 use tracing::debug;
 
 use super::assemble::{Assembled, Records, assemble};
-use super::programs::{ObserveError, Probe, Programs, map_error};
+use super::error::ObserveError;
+use super::programs::{Probe, Programs, map_error};
 use super::states::take::Ready;
 use super::table::LockTable;
 use crate::interrupt;
@@ -45,6 +46,7 @@ const TABLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a snapshot found.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// What lockd holds, of all network namespaces.
     pub table: LockTable,
     /// Files whose locks kept changing while they were read; empty in an exact
     /// snapshot.
@@ -53,6 +55,7 @@ pub struct Snapshot {
     pub orphans: usize,
     /// How often the kernel's lists were read.
     pub passes: u32,
+    /// From the first pass to the end of the last.
     pub took: Duration,
     /// The longest time for which other lock operations of the node were kept waiting at a
     /// stretch; none if the kernel showed the locks page by page.
@@ -86,6 +89,9 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// Loads and attaches what a snapshot needs.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program, or lacks a function that is probed.
     pub fn attach(mut programs: Programs) -> Result<Self, ObserveError> {
         for program in [BEGIN, WALK, READ_HOSTS] {
             programs.load_runnable(program)?;
@@ -119,6 +125,9 @@ impl Snapshots {
     /// Takes snapshots until one is exact or `max_wait` runs out; then the last
     /// one is returned, with the files that kept changing. With `only`, exact
     /// means that VIP's locks: what others do meanwhile does not matter.
+    ///
+    /// # Errors
+    /// If the kernel's lists cannot be read, or records were lost.
     pub fn take(
         &mut self,
         only: Option<IpAddr>,

@@ -13,6 +13,7 @@ use crate::foreign::Name;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "Ends", from = "Ends")]
 pub struct Range {
+    /// First byte.
     pub start: u64,
     /// [`Range::EOF`]: to the end of the file, however far it grows.
     pub end: u64,
@@ -36,7 +37,8 @@ impl Range {
         Range { start, end }
     }
 
-    pub fn covers(self, other: Range) -> bool {
+    /// Whether all of `other` is inside.
+    pub(crate) fn covers(self, other: Range) -> bool {
         self.start <= other.start && self.end >= other.end
     }
 }
@@ -101,6 +103,7 @@ impl FileId {
 /// A lockd host and what else the kernel knows of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostInfo {
+    /// What lockd tells it from others by.
     pub key: Host,
     /// The client's own name (`caller_name`).
     pub name: Name,
@@ -115,8 +118,11 @@ pub struct HostInfo {
 /// A file that lockd holds open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInfo {
+    /// Major number of the filesystem's device.
     pub major: u32,
+    /// Its minor number.
     pub minor: u32,
+    /// Inode number.
     pub ino: u64,
     /// The NFS file handle, at most 128 bytes.
     pub fh: Vec<u8>,
@@ -125,20 +131,30 @@ pub struct FileInfo {
 /// A held lock. Its owner, in lockd's sense, is its host and svid together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lock {
+    /// The client, through one VIP.
     pub host: HostId,
+    /// The locked file.
     pub file: FileId,
+    /// What tells the owners of one host apart; most clients number their processes.
     pub svid: u32,
+    /// Read (shared) or write (exclusive).
     pub mode: Mode,
+    /// The bytes that it covers.
     pub range: Range,
 }
 
 /// A blocked request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
+    /// The client that waits.
     pub host: HostId,
+    /// The file that it wants to lock.
     pub file: FileId,
+    /// As in [`Lock`].
     pub svid: u32,
+    /// Read (shared) or write (exclusive).
     pub mode: Mode,
+    /// The bytes that it asks for.
     pub range: Range,
     /// The lock is granted, and lockd is notifying the client.
     pub granted: bool,
@@ -147,7 +163,9 @@ pub struct Waiter {
 /// A DOS share reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
+    /// The client, through one VIP.
     pub host: HostId,
+    /// The whole of this file.
     pub file: FileId,
     /// `fsh_access`: 0 none, 1 read, 2 write, 3 both.
     pub access: u32,
@@ -161,18 +179,25 @@ pub struct Share {
 /// and range.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LockTable {
+    /// Those that a lock, waiter or share names.
     pub hosts: Vec<HostInfo>,
+    /// Those that a lock, waiter or share names.
     pub files: Vec<FileInfo>,
+    /// Held locks.
     pub locks: Vec<Lock>,
+    /// Blocked requests.
     pub waiters: Vec<Waiter>,
+    /// DOS share reservations.
     pub shares: Vec<Share>,
 }
 
 impl LockTable {
+    /// The host of a lock, waiter or share of this table.
     pub fn host(&self, id: HostId) -> &HostInfo {
         &self.hosts[id.0 as usize]
     }
 
+    /// The file of a lock, waiter or share of this table.
     pub fn file(&self, id: FileId) -> &FileInfo {
         &self.files[id.0 as usize]
     }

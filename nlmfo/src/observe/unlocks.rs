@@ -8,7 +8,8 @@ use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use nlmfo_common::unlock::{Unlock3, Unlock4};
 
-use super::programs::{ObserveError, Probe, Programs, map_error};
+use super::error::ObserveError;
+use super::programs::{Probe, Programs, map_error};
 use super::table::Range;
 
 const OF_NFS3: &[Probe] = &[Probe {

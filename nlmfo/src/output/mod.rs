@@ -24,14 +24,14 @@ use crate::causes::chain;
 use crate::exit::Failure;
 use crate::foreign::Shown;
 
-pub use self::json::write as write_json;
-pub use self::text::{Text, is_dumb, is_utf8};
+pub(crate) use self::json::write as write_json;
+pub(crate) use self::text::{Text, is_dumb, is_utf8};
 
 /// Prints a listing.
 ///
 /// # Errors
 /// It cannot be written, for another reason than a missing reader.
-pub fn list(print: impl FnOnce(&mut Text) -> fmt::Result) -> Result<(), Failure> {
+pub(crate) fn list(print: impl FnOnce(&mut Text) -> fmt::Result) -> Result<(), Failure> {
     listed(print_text(print)).map(|_| ())
 }
 
@@ -39,35 +39,35 @@ pub fn list(print: impl FnOnce(&mut Text) -> fmt::Result) -> Result<(), Failure>
 ///
 /// # Errors
 /// As [`list`].
-pub fn list_json(value: &impl Serialize) -> Result<bool, Failure> {
+pub(crate) fn list_json(value: &impl Serialize) -> Result<bool, Failure> {
     listed(print_json(value))
 }
 
 /// Prints the report of a command that changed something. If it cannot be written, standard
 /// error says so, and names the file where it is stored.
-pub fn report(kept: Option<&Path>, print: impl FnOnce(&mut Text) -> fmt::Result) {
+pub(crate) fn report(kept: Option<&Path>, print: impl FnOnce(&mut Text) -> fmt::Result) {
     reported(kept, print_text(print));
 }
 
 /// [`report`] as one JSON object on its own line.
-pub fn report_json(kept: Option<&Path>, value: &impl Serialize) {
+pub(crate) fn report_json(kept: Option<&Path>, value: &impl Serialize) {
     reported(kept, print_json(value));
 }
 
 /// Prints a message on standard error, with the prefix `nlmfo: `.
-pub fn note(text: impl Display) {
+pub(crate) fn note(text: impl Display) {
     Stream::Err.offer(safe_line(&format!("nlmfo: {text}")).as_bytes());
 }
 
 /// Prints progress on standard error, for a person who waits; scripts read the report.
-pub fn progress(text: impl Display) {
+pub(crate) fn progress(text: impl Display) {
     if Stream::Err.is_terminal() {
         Stream::Err.offer(safe_line(&text.to_string()).as_bytes());
     }
 }
 
 /// Text on standard error as it is, with its newline.
-pub fn warn(text: impl Display) {
+pub(crate) fn warn(text: impl Display) {
     Stream::Err.offer(text::safe(&format!("{text}\n"), !is_utf8()).as_bytes());
 }
 

@@ -19,9 +19,11 @@ pub struct Baseline {
 /// A check whose verdict has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
+    /// Name of the check.
     pub name: String,
     /// None: the check is new.
     pub before: Option<Verdict>,
+    /// Its verdict in the later report.
     pub now: Verdict,
     /// Both are failures, of which one is a known bug that the other is not.
     pub is_other_failure: bool,
@@ -55,7 +57,7 @@ impl fmt::Display for Change {
 
 impl Baseline {
     /// Reads a report that `nlmfo probe --format json` wrote.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text =
             files::read(path, LIMIT).with_context(|| format!("the baseline {}", path.display()))?;
         let report: Report = serde_json::from_slice(&text).with_context(|| {
@@ -73,6 +75,7 @@ impl Baseline {
         Ok(Self::of(&report))
     }
 
+    /// What a report says, for comparison with a later one.
     pub fn of(report: &Report) -> Self {
         let verdicts = (report.checks.iter())
             .map(|check| (check.name.clone(), (check.verdict, bug(check))))

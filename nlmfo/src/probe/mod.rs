@@ -17,10 +17,10 @@ pub(crate) mod report;
 pub(crate) mod run;
 mod worker;
 
-pub use checks::{Check, all};
+pub(crate) use checks::{Check, all};
 
 /// The server addresses of the testbed, which `unlock_ip` is given in all network
 /// namespaces.
-pub fn addresses() -> impl Iterator<Item = std::net::IpAddr> {
+pub(crate) fn addresses() -> impl Iterator<Item = std::net::IpAddr> {
     (fixture::Family::BOTH.into_iter()).flat_map(fixture::Family::vips)
 }

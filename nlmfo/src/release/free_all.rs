@@ -114,13 +114,13 @@ enum Pass {
 
 impl FreeAll {
     /// Cancels the waiters of the job's targets. Held locks stay.
-    pub async fn cancel_waiters(&self, job: &Job<'_>) -> Result<Report, Error> {
+    pub(crate) async fn cancel_waiters(&self, job: &Job<'_>) -> Result<Report, Error> {
         self.call(job, &[Pass::Waiters]).await
     }
 
     /// Gives up what the targets name, each by a call of its own: UNLOCK, CANCEL, UNSHARE. What
     /// else their hosts hold stays. lockd refuses all three while it is in grace.
-    pub async fn give_up_named(&self, job: &Job<'_>) -> Result<Report, Error> {
+    pub(crate) async fn give_up_named(&self, job: &Job<'_>) -> Result<Report, Error> {
         self.call(job, &[Pass::Waiters, Pass::Named]).await
     }
 

@@ -5,6 +5,7 @@
 //! trusted: what counts is a snapshot of lockd's locks afterwards.
 
 pub(crate) mod choose;
+mod error;
 pub mod filesystem;
 pub mod free_all;
 pub mod reboot;
@@ -23,14 +24,12 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use serde::{Serialize, Serializer};
 
-use crate::files::lock::LockError;
-use crate::kernel::netlink::NetlinkError;
-use crate::kernel::nfsd::NfsdError;
 use crate::observe::counters::Counters;
 use crate::observe::host::{Host, NlmVersion};
 use crate::times;
 
-pub use choose::{Attempt, Facts};
+pub(crate) use choose::{Attempt, Facts};
+pub(crate) use error::Error;
 pub use target::Target;
 pub use turn::Turn;
 
@@ -96,7 +95,9 @@ pub enum Reach {
 /// Whether a method can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suitability {
+    /// It can be used here.
     Fit,
+    /// It cannot be used, for this reason (text for the report).
     Unfit(String),
     /// Not available here, and not worth a message.
     Absent,
@@ -143,6 +144,7 @@ impl Serialize for MethodRef {
 /// What to release: one VIP, and the hosts that a snapshot shows on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Job<'a> {
+    /// Whose locks, waiting requests and shares are released.
     pub vip: IpAddr,
     /// Inode number of the network namespace that this process is in. Hosts of others
     /// cannot be reached by calls.
@@ -187,33 +189,13 @@ impl Report {
 /// What one method did for one host.
 #[derive(Clone, Debug, Serialize)]
 pub struct HostReport {
+    /// The host, in whose name lockd was called if the method calls lockd.
     pub host: Host,
     /// What was called, or what failed, as text.
     pub outcome: Result<String, String>,
+    /// How long the calls for it took.
     #[serde(rename = "took_ms", serialize_with = "times::serialize")]
     pub took: Duration,
-}
-
-/// Why a method failed as a whole.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Ports(#[from] crate::observe::programs::ObserveError),
-    #[error(
-        "lockd listens on no port in this network namespace: start the NFS server (`systemctl start \
-         nfs-server`)"
-    )]
-    NoLockd,
-    #[error("NLM calls for clients need CAP_NET_ADMIN and a kernel with policy routing")]
-    Route(#[from] route::Error),
-    #[error(transparent)]
-    Turn(#[from] LockError),
-    #[error(transparent)]
-    Nfsd(#[from] NfsdError),
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    #[error("the write to the kernel was interrupted")]
-    Interrupted(#[from] tokio::task::JoinError),
 }
 
 /// Runs a blocking kernel call (a release walks all of lockd's files) outside the runtime, so

@@ -87,12 +87,16 @@ impl Error {
 /// What [`cleanup`] removed from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Removed {
+    /// Policy routing rules.
     pub rules: usize,
+    /// Routes, those of the local table included.
     pub routes: usize,
+    /// Network devices.
     pub devices: usize,
 }
 
 impl Removed {
+    /// Whether nothing of nlmfo was there.
     pub fn is_nothing(self) -> bool {
         self == Removed::default()
     }
@@ -169,6 +173,9 @@ impl Drop for Detour {
 }
 
 /// Removes every rule, route and device of ours from this network namespace.
+///
+/// # Errors
+/// If the kernel refuses to list or to remove them.
 pub async fn cleanup() -> Result<Removed, Error> {
     let netlink = Netlink::connect()?;
     let mut removed = Removed::default();

@@ -12,6 +12,7 @@ use crate::rpc::nsm::Cookie;
 /// One lockd host that something is to be released of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// The host, as lockd identifies it.
     pub host: Host,
     /// The client's own name. In calls it appears only in lockd's log.
     pub caller: Name,
@@ -27,15 +28,20 @@ pub struct Target {
 /// A client in lockd's dealings with statd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitored {
+    /// The name that statd monitors.
     pub name: Name,
+    /// What lockd gave statd with `SM_MON`, and expects back from it.
     pub cookie: Cookie,
 }
 
 /// A lock, or a request for one, as its owner would name it in a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// The NFS file handle, as the client sent it.
     pub file_handle: Vec<u8>,
+    /// What tells the owners of one host apart.
     pub svid: u32,
+    /// A lock, a waiting request or a share.
     pub kind: RequestKind,
 }
 
@@ -43,13 +49,24 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestKind {
     /// What this owner holds of this range of the file.
-    Held { range: Range },
+    Held {
+        /// The bytes to unlock.
+        range: Range,
+    },
     /// A request in lockd's queue.
-    Waiting { range: Range, exclusive: bool },
+    Waiting {
+        /// The bytes that it asks for, exactly.
+        range: Range,
+        /// It asks for a write lock.
+        exclusive: bool,
+    },
     /// A DOS share.
     Share {
+        /// The owner's name as its client sent it.
         owner: Vec<u8>,
+        /// What the holder does: 0 nothing, 1 read, 2 write, 3 both.
         access: u32,
+        /// What others may not do: the same numbers.
         deny: u32,
     },
 }

@@ -19,6 +19,9 @@ pub struct Turn {
 
 impl Turn {
     /// Waits for up to `max_wait`.
+    ///
+    /// # Errors
+    /// If another run holds it for all that time, or the lock file cannot be opened.
     pub async fn take(max_wait: Duration) -> Result<Self, Error> {
         let file = LockFile::named("release", "is releasing locks")?;
         Ok(Turn {

@@ -15,10 +15,15 @@ pub const RECORD_MARKER: usize = 4;
 /// A remote procedure, with the name that errors call it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Procedure {
+    /// Its number, as IANA or the vendor assigns it.
     pub program: u32,
+    /// For messages, e.g. `NLM`.
     pub program_name: &'static str,
+    /// Version of the program.
     pub version: u32,
+    /// Number within that version of the program.
     pub number: u32,
+    /// For messages, as the protocol spells it.
     pub name: &'static str,
 }
 
@@ -31,12 +36,16 @@ impl fmt::Display for Procedure {
 /// Who the caller says it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Credential {
+    /// `AUTH_NONE`.
     #[default]
     Null,
     /// AUTH_UNIX, without supplementary groups.
     Unix {
+        /// The caller's host name; cut to what fits the credential.
         machine: Vec<u8>,
+        /// User ID; 0 is root.
         uid: u32,
+        /// Primary group ID.
         gid: u32,
     },
 }
@@ -58,6 +67,7 @@ impl Credential {
 }
 
 /// A whole call, record marker included.
+#[expect(clippy::missing_panics_doc, reason = "a write to memory does not fail")]
 pub fn encode_call(
     xid: u32,
     procedure: &Procedure,
@@ -80,10 +90,8 @@ pub fn encode_call(
 /// The transaction a reply belongs to, from the first word after the marker.
 /// `None` if the record is too short to be a reply.
 pub fn reply_xid(record: &[u8]) -> Option<u32> {
-    let xid = record.get(RECORD_MARKER..RECORD_MARKER + 4)?;
-    Some(u32::from_be_bytes(
-        xid.try_into().expect("four bytes were taken"),
-    ))
+    let xid = record.get(RECORD_MARKER..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*xid))
 }
 
 /// Fills in the marker that `record` has room for in front: it is one whole record.
@@ -102,6 +110,9 @@ pub fn datagram_as_record(datagram: &[u8]) -> Bytes {
 
 /// The results in a reply. `record` is one record with a marker of its whole
 /// length in front.
+///
+/// # Errors
+/// If the peer refused the call, or the record is no reply to one.
 pub fn decode_reply(record: Bytes) -> Result<Bytes, Refusal> {
     let message = RpcMessage::<Bytes, Bytes>::try_from(record)
         .map_err(|error| Refusal::Malformed(error.to_string()))?;
@@ -133,21 +144,38 @@ pub fn decode_reply(record: Bytes) -> Result<Bytes, Refusal> {
 /// Why a peer that did answer gave no results.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// `PROG_UNAVAIL`.
     #[error("the peer does not serve the program")]
     ProgramUnavailable,
+    /// `PROG_MISMATCH`.
     #[error("the peer serves only versions {low} to {high} of the program")]
-    VersionUnavailable { low: u32, high: u32 },
+    VersionUnavailable {
+        /// Lowest version served.
+        low: u32,
+        /// Highest version served.
+        high: u32,
+    },
+    /// `PROC_UNAVAIL`.
     #[error("the peer does not know the procedure")]
     ProcedureUnavailable,
+    /// `GARBAGE_ARGS`.
     #[error("the peer could not decode the arguments")]
     GarbageArguments,
+    /// `SYSTEM_ERR`.
     #[error("the peer reports an internal error (for lockd's SM_NOTIFY: not privileged)")]
     SystemError,
     /// knfsd and lockd answer this way to an address that no export names.
     #[error("the peer refused the credentials or the caller's address ({0})")]
     Authentication(String),
+    /// `RPC_MISMATCH`.
     #[error("the peer speaks ONC RPC {low} to {high}, not 2")]
-    RpcVersion { low: u32, high: u32 },
+    RpcVersion {
+        /// Lowest version of ONC RPC served.
+        low: u32,
+        /// Highest version of ONC RPC served.
+        high: u32,
+    },
+    /// Not a reply in the form of RFC 5531; what is wrong with it.
     #[error("the reply is malformed: {0}")]
     Malformed(String),
 }

@@ -18,18 +18,22 @@ use super::xdr::{self, Decoder, Encoder};
 use nlmfo_common::protocol::NlmVersion;
 use wire::{decode_share, decode_status, decode_test, encode};
 
+/// The number of the NLM program.
 pub const PROGRAM: u32 = 100_021;
 
 /// Limits on variable-length fields, in bytes. lockd takes shorter cookies than the
 /// protocol's 1024, and file handles of v1 and v3 of exactly 32.
 pub const MAX_COOKIE: usize = 32;
+/// Longest name of a caller, in bytes.
 pub const MAX_NAME: usize = 1024;
+/// Longest file handle of v4, in bytes (`NFS3_FHSIZE`).
 pub const MAX_FILE_HANDLE: usize = 64;
+/// Longest owner, in bytes.
 pub const MAX_OWNER: usize = 1024;
 
 /// What a lock is asked for, or given up: a range of a file, for an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lock {
+pub(crate) struct Lock {
     /// The client's name, as its statd knows it. lockd identifies a client by
     /// address; this is for its logs and for statd.
     pub caller: Vec<u8>,
@@ -45,11 +49,14 @@ pub struct Lock {
 /// Bytes of a file. Length 0 reaches to the end, wherever that will be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
+    /// First byte.
     pub offset: u64,
+    /// Number of bytes; 0 is up to the end of the file.
     pub length: u64,
 }
 
 impl Range {
+    /// From the first byte to the end, wherever that will be.
     pub const WHOLE_FILE: Range = Range {
         offset: 0,
         length: 0,
@@ -58,7 +65,7 @@ impl Range {
 
 /// Arguments of LOCK and NM_LOCK.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockCall {
+pub(crate) struct LockCall {
     pub lock: Lock,
     pub exclusive: bool,
     /// Wait in the server's queue rather than be denied.
@@ -71,7 +78,7 @@ pub struct LockCall {
 
 /// Arguments of SHARE and UNSHARE: a DOS share reservation of a whole file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     pub caller: String,
     pub file_handle: Vec<u8>,
     pub owner: Vec<u8>,
@@ -84,17 +91,25 @@ pub struct Share {
 /// `nlm_stats` and `nlm4_stats`. lockd sends those from `Deadlock` on only in v4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
+    /// The call has done what it asked for.
     Granted = 0,
+    /// Another owner holds a lock that conflicts; for CANCEL, no such request waits.
     Denied = 1,
     /// No resources; also what lockd says to a client it cannot monitor.
     DeniedNoLocks = 2,
+    /// The request waits; a GRANTED callback follows.
     Blocked = 3,
+    /// lockd is in its grace period, or (for a reclaim) is not.
     DeniedGracePeriod = 4,
+    /// Waiting for the lock would be a deadlock.
     Deadlock = 5,
+    /// The filesystem is read-only.
     ReadOnly = 6,
+    /// No file has this handle any more.
     StaleFileHandle = 7,
     /// The range is beyond what the filesystem can address.
     TooBig = 8,
+    /// Any other failure.
     Failed = 9,
 }
 
@@ -126,16 +141,22 @@ impl TryFrom<u32> for Status {
 /// The holder that conflicts with a tested lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
+    /// A write lock.
     pub exclusive: bool,
+    /// What tells the owners of one client apart.
     pub svid: u32,
+    /// The owner's name as its client sent it.
     pub owner: Vec<u8>,
+    /// What it has locked.
     pub range: Range,
 }
 
 /// The answer to TEST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
+    /// The lock would be granted.
     Free,
+    /// The lock would be refused, because of this one.
     Held(Holder),
     /// Neither is known: grace, an error.
     Refused(Status),
@@ -143,7 +164,7 @@ pub enum Test {
 
 /// A client of one lockd, speaking one version.
 #[derive(Debug)]
-pub struct NlmClient {
+pub(crate) struct NlmClient {
     rpc: Client,
     version: NlmVersion,
     next_cookie: u32,

@@ -21,7 +21,7 @@ use super::xdr::{self, Encoder};
 use nlmfo_common::protocol::Transport;
 
 /// Longest name of a monitored host (`SM_MAXSTRLEN`, include/linux/lockd/xdr.h).
-pub const MAX_NAME: usize = 1024;
+pub(crate) const MAX_NAME: usize = 1024;
 
 /// What lockd knows a monitored client by (`SM_PRIV_SIZE` bytes, in statd's record
 /// of the client).
@@ -50,6 +50,9 @@ pub const STATD: Procedure = Procedure {
 /// one than the client saw last, else it does nothing. False if no statd is there.
 ///
 /// The answer is empty, and the same whether the client monitors that name or not.
+///
+/// # Errors
+/// If the client's rpcbind or statd does not answer in time, or refuses the call.
 pub async fn tell(
     client: IpAddr,
     vip: IpAddr,
@@ -76,7 +79,7 @@ pub async fn tell(
 }
 
 /// The arguments of [`STATD`]: the name that has rebooted, and its state number.
-pub fn statd_arguments(name: &str, state: u32) -> Result<Bytes, xdr::Error> {
+pub(crate) fn statd_arguments(name: &str, state: u32) -> Result<Bytes, xdr::Error> {
     let mut arguments = Encoder::default();
     arguments.opaque("the server's name", name.as_bytes(), MAX_NAME)?;
     arguments.u32(state);
@@ -88,7 +91,7 @@ pub fn statd_arguments(name: &str, state: u32) -> Result<Bytes, xdr::Error> {
 /// `lockd_port` is its port for `transport` over IPv4. `state` is the client's NSM state number:
 /// lockd passes over hosts that it has already seen at that number. The answer is
 /// empty, and the same for a cookie that lockd does not know.
-pub async fn notify(
+pub(crate) async fn notify(
     transport: Transport,
     lockd_port: u16,
     name: &[u8],

@@ -26,7 +26,7 @@ const DUMP: &str = "DUMP";
 
 /// One address that one version of a program is served at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
+pub(crate) struct Service {
     pub program: u32,
     pub version: u32,
     pub transport: Transport,
@@ -37,7 +37,7 @@ pub struct Service {
 /// The registrations with the rpcbind of this network namespace. They are what clients get, and
 /// no more: any local user may register a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registered(Vec<Service>);
+pub(crate) struct Registered(Vec<Service>);
 
 impl Registered {
     pub async fn look_up(deadline: Duration) -> Result<Self, Error> {
@@ -86,7 +86,7 @@ async fn connect(
 
 /// The UDP port of a service on another node, as its rpcbind tells; `None` if it has no
 /// such service. Called from `source`.
-pub async fn port_at(
+pub(crate) async fn port_at(
     node: IpAddr,
     source: Source,
     program: u32,
@@ -100,7 +100,7 @@ pub async fn port_at(
 }
 
 /// [`port_at`] for either transport, which the call goes over too.
-pub async fn port_over(
+pub(crate) async fn port_over(
     transport: Transport,
     node: IpAddr,
     program: u32,
@@ -115,7 +115,7 @@ pub async fn port_over(
 
 /// The call that asks a node's rpcbind, at [`PORT`], for the UDP port of a service: the
 /// procedure and its arguments. Over IPv4 every portmapper since version 2 knows it.
-pub fn udp_port_call(node: IpAddr, program: u32, version: u32) -> (Procedure, Bytes) {
+pub(crate) fn udp_port_call(node: IpAddr, program: u32, version: u32) -> (Procedure, Bytes) {
     port_call(Transport::Udp, node, program, version)
 }
 
@@ -145,7 +145,7 @@ fn port_call(transport: Transport, node: IpAddr, program: u32, version: u32) -> 
 }
 
 /// What that call's results say: `None` if the node has no such service.
-pub fn udp_port(node: IpAddr, results: &[u8]) -> Result<Option<u16>, xdr::Error> {
+pub(crate) fn udp_port(node: IpAddr, results: &[u8]) -> Result<Option<u16>, xdr::Error> {
     let mut xdr = Decoder::new(results);
     let port = match node {
         IpAddr::V4(_) => u16::try_from(xdr.u32("the port")?).ok(),
@@ -164,7 +164,7 @@ async fn local(deadline: Duration) -> Result<Client, Error> {
 ///
 /// # Errors
 /// Also if it speaks version 2 only.
-pub async fn registrations(deadline: Duration) -> Result<Vec<Registration>, Error> {
+pub(crate) async fn registrations(deadline: Duration) -> Result<Vec<Registration>, Error> {
     dumped(&mut local(deadline).await?).await
 }
 

@@ -3,7 +3,11 @@
 //! Everything is big-endian in units of four bytes; opaques and strings carry
 //! their length in front and are padded with zeros.
 
+mod error;
+
 use bytes::{BufMut, BytesMut};
+
+pub(crate) use error::Error;
 
 /// Writes XDR items one after the other.
 #[derive(Debug, Default)]
@@ -12,14 +16,17 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// An unsigned integer.
     pub fn u32(&mut self, value: u32) {
         self.buffer.put_u32(value);
     }
 
+    /// An unsigned hyper integer.
     pub fn u64(&mut self, value: u64) {
         self.buffer.put_u64(value);
     }
 
+    /// A boolean: one word, 1 or 0.
     pub fn bool(&mut self, value: bool) {
         self.u32(value.into());
     }
@@ -32,20 +39,25 @@ impl Encoder {
 
     /// Bytes (or a string) with their length in front. `max` is the protocol's
     /// limit, `what` names the field in the error.
+    ///
+    /// # Errors
+    /// If there are more than `max` bytes; nothing is written.
     pub fn opaque(&mut self, what: &'static str, bytes: &[u8], max: usize) -> Result<(), Error> {
-        if bytes.len() > max {
-            return Err(Error::TooLong {
+        match u32::try_from(bytes.len()) {
+            Ok(length) if bytes.len() <= max => {
+                self.u32(length);
+                self.fixed(bytes);
+                Ok(())
+            }
+            _ => Err(Error::TooLong {
                 what,
                 length: bytes.len(),
                 max,
-            });
+            }),
         }
-        let length = u32::try_from(bytes.len()).expect("limits are far below 4 GiB");
-        self.u32(length);
-        self.fixed(bytes);
-        Ok(())
     }
 
+    /// The message as written so far.
     pub fn finish(self) -> BytesMut {
         self.buffer
     }
@@ -59,23 +71,39 @@ pub struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
+    /// Reads from the first byte of `message`.
     pub fn new(message: &'a [u8]) -> Self {
         Decoder { rest: message }
     }
 
+    /// An unsigned integer; `what` names the field in the error.
+    ///
+    /// # Errors
+    /// If the message ends inside it.
     pub fn u32(&mut self, what: &'static str) -> Result<u32, Error> {
         Ok(u32::from_be_bytes(self.array(what)?))
     }
 
+    /// An unsigned hyper integer.
+    ///
+    /// # Errors
+    /// If the message ends inside it.
     pub fn u64(&mut self, what: &'static str) -> Result<u64, Error> {
         Ok(u64::from_be_bytes(self.array(what)?))
     }
 
     /// Any non-zero word is true, as in the kernel's `xdr_stream_decode_bool`.
+    ///
+    /// # Errors
+    /// If the message ends inside it.
     pub fn bool(&mut self, what: &'static str) -> Result<bool, Error> {
         Ok(self.u32(what)? != 0)
     }
 
+    /// Bytes (or a string) with their length in front, at most `max`.
+    ///
+    /// # Errors
+    /// If the length exceeds `max`, or the message ends inside them.
     pub fn opaque(&mut self, what: &'static str, max: usize) -> Result<&'a [u8], Error> {
         let length = self.u32(what)? as usize;
         if length > max {
@@ -87,6 +115,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// States that the message ends here.
+    ///
+    /// # Errors
+    /// If bytes are left.
     pub fn finish(self) -> Result<(), Error> {
         match self.rest.len() {
             0 => Ok(()),
@@ -115,29 +146,6 @@ impl<'a> Decoder<'a> {
 /// Zero bytes that follow an opaque of this length.
 fn padding(length: usize) -> usize {
     length.wrapping_neg() % 4
-}
-
-/// Why a message is not XDR of the expected form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    #[error("{what} is {length} bytes long, but the protocol's limit is {max}")]
-    TooLong {
-        what: &'static str,
-        length: usize,
-        max: usize,
-    },
-    #[error("the message ends inside {what}: {wanted} bytes wanted, {left} left")]
-    Short {
-        what: &'static str,
-        wanted: usize,
-        left: usize,
-    },
-    #[error("{what} has the unknown value {number}")]
-    Unknown { what: &'static str, number: u32 },
-    #[error("{what} is {value}, which exceeds the 32 bits of NLM v1 and v3")]
-    TooLarge { what: &'static str, value: u64 },
-    #[error("{extra} bytes follow the end of the message")]
-    Trailing { extra: usize },
 }
 
 #[cfg(test)]

@@ -16,8 +16,11 @@ use super::wait::{DEADLINE, Seen, until_for};
 /// What a finished command left behind.
 #[derive(Clone, Debug)]
 pub struct Finished {
+    /// How it ended.
     pub status: ExitStatus,
+    /// Its standard output, lossy where it is not UTF-8.
     pub stdout: String,
+    /// Its standard error, likewise.
     pub stderr: String,
 }
 
@@ -56,6 +59,9 @@ pub fn finish(command: &mut Command, stdin: &str) -> Result<Finished> {
 }
 
 /// [`finish`] with a time limit of its own.
+///
+/// # Errors
+/// As [`finish`], with this limit.
 pub fn finish_within(limit: Duration, command: &mut Command, stdin: &str) -> Result<Finished> {
     let mut out = tempfile::tempfile().context("temporary file for a command's output")?;
     let mut err = tempfile::tempfile().context("temporary file for a command's errors")?;
@@ -100,7 +106,7 @@ pub fn run(command: &mut Command) -> Result<String> {
 }
 
 /// [`run`] with text for the command's standard input.
-pub fn run_with_input(command: &mut Command, stdin: &str) -> Result<String> {
+pub(crate) fn run_with_input(command: &mut Command, stdin: &str) -> Result<String> {
     let finished = finish(command, stdin)?;
     if !finished.status.success() {
         bail!(

@@ -37,7 +37,7 @@ const LOOKUP: Procedure = Procedure {
 };
 
 /// The handle of an exported directory, asked of a server's mountd.
-pub async fn root(mountd: &mut Client, export: &str) -> Result<FileHandle> {
+pub(crate) async fn root(mountd: &mut Client, export: &str) -> Result<FileHandle> {
     let mut arguments = Encoder::default();
     arguments.opaque("export", export.as_bytes(), MAX_PATH)?;
     let results = mountd.call(&MNT, &arguments.finish()).await?;
@@ -45,7 +45,11 @@ pub async fn root(mountd: &mut Client, export: &str) -> Result<FileHandle> {
 }
 
 /// The handle of the file `name` in `directory`, asked of a server's nfsd.
-pub async fn lookup(nfsd: &mut Client, directory: &FileHandle, name: &str) -> Result<FileHandle> {
+pub(crate) async fn lookup(
+    nfsd: &mut Client,
+    directory: &FileHandle,
+    name: &str,
+) -> Result<FileHandle> {
     let mut arguments = Encoder::default();
     arguments.opaque("directory", &directory.0, MAX_HANDLE)?;
     arguments.opaque("name", name.as_bytes(), MAX_NAME)?;

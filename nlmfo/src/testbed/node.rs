@@ -96,6 +96,10 @@ impl TestNode {
     }
 
     /// New namespaces with `name` as host name, loopback up and nothing else.
+    ///
+    /// # Errors
+    /// If the namespaces cannot be made, as without root.
+    #[expect(clippy::missing_panics_doc, reason = "the child's pipes are there")]
     pub fn create(name: &str) -> Result<TestNode> {
         let mut child = Command::new(env::current_exe()?)
             .args([COMMAND, name])
@@ -124,6 +128,7 @@ impl TestNode {
         Ok(node)
     }
 
+    /// Its host name; of [`TestNode::root`], `root`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -170,6 +175,9 @@ impl TestNode {
     }
 
     /// Makes a directory here, with those above it.
+    ///
+    /// # Errors
+    /// If it cannot be made.
     pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
         if let Kind::Remote(_) = self.kind {
             run(self.command("mkdir").arg("-p").arg(path.as_ref()))?;
@@ -181,6 +189,9 @@ impl TestNode {
 
     /// Writes to a file of the kernel's, which may act on the network namespace
     /// of the process that writes.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or the kernel refuses the text.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         if let Kind::Remote(_) = self.kind {
             run_with_input(self.command("tee").arg(path), text)?;
@@ -193,6 +204,9 @@ impl TestNode {
     }
 
     /// Reads a file of the kernel's, of this network namespace.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is not UTF-8.
     pub fn read(&self, path: &str) -> Result<String> {
         if let Kind::Remote(_) = self.kind {
             return run(self.command("cat").arg(path));
@@ -202,6 +216,9 @@ impl TestNode {
     }
 
     /// Writes a program that runs here.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
     pub fn write_program(&self, path: &str, text: &str) -> Result<()> {
         self.write(path, text)?;
         run(self.command("chmod").args(["755", path]))?;
@@ -209,6 +226,9 @@ impl TestNode {
     }
 
     /// Runs several `ip` commands, one a line, in one process.
+    ///
+    /// # Errors
+    /// If one of them fails; those before it have been done.
     pub fn ip(&self, batch: &str) -> Result<()> {
         run_with_input(self.command("ip").args(["-batch", "-"]), batch)
             .with_context(|| format!("in {}: {batch}", self.name))?;
@@ -217,6 +237,12 @@ impl TestNode {
 
     /// Runs `work` on a thread in this node's network namespace. Sockets created there belong to
     /// it, whichever thread uses them later. Not for another machine.
+    ///
+    /// # Errors
+    /// If the network namespace cannot be entered, or the work fails.
+    ///
+    /// # Panics
+    /// If the work does.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let net = File::open(format!("/proc/{}/ns/net", self.pid()))
             .with_context(|| format!("network namespace of {}", self.name))?;
@@ -234,6 +260,9 @@ impl TestNode {
 
 /// The holder process: makes the namespaces, says so, waits until its standard input
 /// ends, and then stops what runs in them.
+///
+/// # Errors
+/// If the namespaces cannot be made, or something in them cannot be stopped at the end.
 pub fn hold(name: &str) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
         .context("unshare of network, mount and UTS namespaces")?;

@@ -17,10 +17,13 @@ use nix::sys::stat::{major, minor};
 pub struct PosixLock {
     /// `major:minor` of the file's superblock.
     pub device: (u64, u64),
+    /// Inode number of the file.
     pub inode: u64,
+    /// First byte.
     pub start: u64,
     /// Last byte, inclusive; `None` is to the end of the file.
     pub end: Option<u64>,
+    /// A write lock, else a read lock.
     pub write: bool,
     /// True for a request that is queued behind another lock.
     pub waiting: bool,
@@ -79,7 +82,7 @@ fn parse_line(line: &str) -> Result<Option<PosixLock>> {
 /// The locks and waiters on files of the filesystem that `directory` is on,
 /// in order. An NFS mount of that directory is another filesystem, so these
 /// are what the *server* holds.
-pub fn on_filesystem_of(directory: &Path) -> Result<Vec<PosixLock>> {
+pub(crate) fn on_filesystem_of(directory: &Path) -> Result<Vec<PosixLock>> {
     let device = fs::metadata(directory)
         .with_context(|| format!("{}", directory.display()))?
         .dev();

@@ -47,6 +47,9 @@ pub fn address(number: u16, vip: IpAddr) -> IpAddr {
 
 impl RawNet {
     /// Connects the namespace to the server and looks up the ports of its lockd.
+    ///
+    /// # Errors
+    /// If the namespace cannot be made, or rpcbind does not answer.
     pub fn join(server: &Server) -> Result<RawNet> {
         let node = TestNode::create("raw")?;
         server.node().ip(&format!(
@@ -68,16 +71,23 @@ impl RawNet {
     }
 
     /// Asks again for the ports of a lockd that has restarted.
+    ///
+    /// # Errors
+    /// If rpcbind does not answer.
     pub fn look_up_ports(&mut self, server: &Server) -> Result<()> {
         self.ports = ports(server)?;
         Ok(())
     }
 
+    /// Where the clients are.
     pub fn node(&self) -> &TestNode {
         &self.node
     }
 
     /// The address at which the lockd of `vip` takes calls of this version over this transport.
+    ///
+    /// # Errors
+    /// If rpcbind did not name such a port.
     pub fn lockd(
         &self,
         vip: IpAddr,
@@ -92,6 +102,9 @@ impl RawNet {
     }
 
     /// Raw client `number`, connected to the lockd of `vip`.
+    ///
+    /// # Errors
+    /// If rpcbind did not name such a port, or lockd cannot be reached.
     pub fn client(
         &self,
         number: u16,
@@ -111,11 +124,17 @@ impl RawNet {
 
     /// Creates files in the server's export and asks for their handles, as an
     /// NFSv3 client of `vip` would.
+    ///
+    /// # Errors
+    /// If a file cannot be created, or mountd or nfsd gives no handle.
     pub fn files(&self, server: &Server, vip: IpAddr, names: &[String]) -> Result<Vec<FileHandle>> {
         self.files_in(server.export(), server, vip, names)
     }
 
     /// [`RawNet::files`] in another of the server's exports.
+    ///
+    /// # Errors
+    /// As [`RawNet::files`].
     pub fn files_in(
         &self,
         export: &Path,
@@ -142,6 +161,9 @@ impl RawNet {
     }
 
     /// Creates one file in the server's export: its handle, see [`RawNet::files`].
+    ///
+    /// # Errors
+    /// As [`RawNet::files`].
     pub fn file(&self, server: &Server, vip: IpAddr, name: &str) -> Result<FileHandle> {
         let mut files = self.files(server, vip, &[name.into()])?;
         files.pop().context("a handle for each name")
@@ -149,6 +171,9 @@ impl RawNet {
 
     /// Makes the server's statd know client `number`. Until then a LOCK may
     /// take so long that a UDP client asks twice, and lockd rightly counts two.
+    ///
+    /// # Errors
+    /// If a lock is not granted.
     pub fn introduce(&self, number: u16, vip: IpAddr, file: &FileHandle) -> Result<()> {
         let mut client = self.client(number, vip, NlmVersion::V4, Transport::Tcp)?;
         let range = Range::new(1 << 30, 1);
@@ -224,12 +249,18 @@ impl RawClient {
     }
 
     /// LOCK without `block`, monitored: the server's statd records the client.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn lock(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = self.lock_call(file, svid, range, mode);
         Ok(self.runtime.block_on(self.nlm.lock(&call))?)
     }
 
     /// NM_LOCK: as [`RawClient::lock`], but unmonitored. NLM v3 and v4 only.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn nm_lock(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = self.lock_call(file, svid, range, mode);
         self.unmonitored(&call)
@@ -238,6 +269,9 @@ impl RawClient {
     /// NM_LOCK with `block`: [`Status::Blocked`] when it waits in the server's
     /// queue, or, on kernels that queue no NLM request (6.7 to 6.12), is to be
     /// asked again.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn wait(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = LockCall {
             block: true,
@@ -246,6 +280,10 @@ impl RawClient {
         self.unmonitored(&call)
     }
 
+    /// UNLOCK of a range, which may be a part of what is locked.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn unlock(&mut self, file: &FileHandle, svid: u32, range: Range) -> Answer {
         let lock = self.lock_arguments(file, svid, range);
         Ok(self.runtime.block_on(self.nlm.unlock(&lock))?)
@@ -253,6 +291,9 @@ impl RawClient {
 
     /// NM_LOCK with `reclaim`: a lock from before the server's restart, granted only in grace. NLM v3
     /// and v4 only.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn reclaim(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let call = LockCall {
             reclaim: true,
@@ -262,6 +303,9 @@ impl RawClient {
     }
 
     /// TEST: whether this lock would be refused, and because of which lock.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn test(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Result<Test> {
         let lock = self.lock_arguments(file, svid, range);
         let exclusive = mode == Mode::Write;
@@ -269,6 +313,9 @@ impl RawClient {
     }
 
     /// CANCEL; range and mode must be those of the waiting request.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn cancel(&mut self, file: &FileHandle, svid: u32, range: Range, mode: Mode) -> Answer {
         let lock = self.lock_arguments(file, svid, range);
         let exclusive = mode == Mode::Write;
@@ -277,6 +324,9 @@ impl RawClient {
 
     /// SHARE: access and deny are 1 for read, 2 for write, 3 for both. NLM v3
     /// and v4 only.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn share(&mut self, file: &FileHandle, access: u32, deny: u32) -> Answer {
         let share = Share {
             caller: self.name.clone(),
@@ -290,6 +340,9 @@ impl RawClient {
 
     /// FREE_ALL: gives up everything that this client, of this version and transport,
     /// has through the VIP. NLM v3 and v4 only.
+    ///
+    /// # Errors
+    /// If lockd does not answer in time.
     pub fn free_all(&mut self) -> Result<()> {
         Ok(self
             .runtime
@@ -297,6 +350,9 @@ impl RawClient {
     }
 
     /// Makes a call that must be granted.
+    ///
+    /// # Errors
+    /// If it fails, or is answered with another status.
     pub fn granted(&mut self, call: impl FnOnce(&mut Self) -> Answer) -> Result<()> {
         let status = call(self)?;
         ensure!(

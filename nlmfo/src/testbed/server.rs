@@ -23,16 +23,20 @@ const BRIDGE_MAC: &str = "02:6e:6c:6d:66:01";
 /// mountd's port, fixed so that raw clients need not ask for it.
 pub const MOUNTD_PORT: u16 = 20048;
 
-/// Reads `Y` once that grace has ended; writing it ends it.
+/// Reads `Y` once lockd's grace has ended; writing `Y` ends it.
 pub const LOCKD_GRACE: &str = "/proc/fs/lockd/nlm_end_grace";
+/// The same for nfsd's grace.
 pub const NFSD_GRACE: &str = "/proc/fs/nfsd/v4_end_grace";
 
-/// How long nfsd's grace lasts, and NFSv4 leases, in seconds; set while nfsd is stopped.
+/// How long nfsd's grace lasts, in seconds; set while nfsd is stopped.
 pub const NFSD_GRACE_TIME: &str = "/proc/fs/nfsd/nfsv4gracetime";
+/// How long NFSv4 leases last, in seconds; set while nfsd is stopped.
 pub const NFSD_LEASE_TIME: &str = "/proc/fs/nfsd/nfsv4leasetime";
 
-/// lockd's settings, in seconds, of the whole machine.
+/// How long lockd waits for the answer to a call of its own before it sends the call again, in
+/// seconds; of the whole machine (`nlm_bind_host`, fs/lockd/host.c).
 pub const NLM_TIMEOUT: &str = "/proc/sys/fs/nfs/nlm_timeout";
+/// How long lockd's grace lasts, in seconds; of the whole machine.
 pub const NLM_GRACE_PERIOD: &str = "/proc/sys/fs/nfs/nlm_grace_period";
 
 /// The server's own address, which no client mounts from.
@@ -43,6 +47,7 @@ const OWN_V6: &str = "fd77::fe/64";
 /// its device number tells the server's locks from the clients'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filesystem {
+    /// In memory.
     Tmpfs,
     /// On a loop device.
     Ext4,
@@ -58,11 +63,17 @@ pub struct Server {
 impl Server {
     /// Starts the server with a new tmpfs on `export`, and ends both grace
     /// periods, so that locks can be taken at once.
+    ///
+    /// # Errors
+    /// If a daemon does not start or grace does not end.
     pub fn start(node: TestNode, export: &Path) -> Result<Server> {
         Self::start_with(Filesystem::Tmpfs, node, export)
     }
 
     /// [`Server::start`] with another filesystem.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
     pub fn start_with(filesystem: Filesystem, node: TestNode, export: &Path) -> Result<Server> {
         run(tool("modprobe").args(["-a", "sunrpc", "lockd", "nfsd", "nfsv3", "bridge"]))?;
         make_bridge(&node)?;
@@ -79,6 +90,7 @@ impl Server {
         })
     }
 
+    /// Where it runs.
     pub fn node(&self) -> &TestNode {
         &self.node
     }
@@ -89,6 +101,9 @@ impl Server {
     }
 
     /// Adds a virtual server address.
+    ///
+    /// # Errors
+    /// If the server has the address already.
     pub fn add_vip(&self, vip: IpAddr) -> Result<()> {
         self.node.ip(&match vip {
             IpAddr::V4(v4) => format!("addr add {v4}/32 dev {BRIDGE}\n"),
@@ -96,6 +111,10 @@ impl Server {
         })
     }
 
+    /// Removes a virtual server address.
+    ///
+    /// # Errors
+    /// If the server does not have the address.
     pub fn remove_vip(&self, vip: IpAddr) -> Result<()> {
         let prefix = if vip.is_ipv4() { 32 } else { 128 };
         self.node
@@ -103,22 +122,34 @@ impl Server {
     }
 
     /// What the kernel holds on the exported filesystem, in order.
+    ///
+    /// # Errors
+    /// If `/proc/locks` cannot be read.
     pub fn locks(&self) -> Result<Vec<PosixLock>> {
         proc_locks::on_filesystem_of(&self.node.path(&self.export))
     }
 
     /// Ends lockd's and nfsd's grace, both of which refuse NLM locks.
+    ///
+    /// # Errors
+    /// If grace does not end in time.
     pub fn end_grace(&self) -> Result<()> {
         self.daemons.end_grace(&self.node)
     }
 
     /// Stops nfsd's threads, and with them lockd's serving of this place.
+    ///
+    /// # Errors
+    /// If `rpc.nfsd` fails.
     pub fn stop_nfsd(&self) -> Result<()> {
         run(self.node.command("rpc.nfsd").arg("0"))?;
         Ok(())
     }
 
     /// Starts nfsd again after [`Server::stop_nfsd`], in its grace and lockd's.
+    ///
+    /// # Errors
+    /// If `rpc.nfsd` fails.
     pub fn start_nfsd(&self) -> Result<()> {
         start_nfsd(&self.node)
     }
@@ -131,6 +162,9 @@ pub struct Daemons {
 
 impl Daemons {
     /// Starts them, and ends both grace periods, so that locks can be taken at once.
+    ///
+    /// # Errors
+    /// If a daemon does not start or grace does not end.
     pub fn start(node: &TestNode) -> Result<Daemons> {
         start_rpc(node)?;
         mount("nfsd", node, Path::new("/proc/fs/nfsd"))?;
@@ -163,6 +197,9 @@ impl Daemons {
 }
 
 /// Ends the grace whose control file this is ([`LOCKD_GRACE`] or [`NFSD_GRACE`]).
+///
+/// # Errors
+/// If it does not end in time.
 pub fn end_grace_of(node: &TestNode, control: &str) -> Result<()> {
     until(&format!("the end of grace by {control}"), || {
         let state = node.read(control)?;
@@ -190,6 +227,9 @@ fn start_nfsd(node: &TestNode) -> Result<()> {
 }
 
 /// Exports a directory to everyone; file handles begin with `fsid`.
+///
+/// # Errors
+/// If `exportfs` fails.
 pub fn export_folder(node: &TestNode, folder: &Path, fsid: u32) -> Result<()> {
     // exportfs reads this file even when the export is on its command line.
     run(node.command("touch").arg("/etc/exports"))?;
@@ -206,6 +246,9 @@ pub fn export_options(fsid: u32) -> String {
 }
 
 /// The bridge for clients, with an address of the place's own.
+///
+/// # Errors
+/// If `ip` fails: the bridge may be there already.
 pub fn make_bridge(node: &TestNode) -> Result<()> {
     node.ip(&format!(
         "link set lo up\n\
@@ -217,6 +260,9 @@ pub fn make_bridge(node: &TestNode) -> Result<()> {
 }
 
 /// Mounts a filesystem of this kind, which needs no device.
+///
+/// # Errors
+/// If the directory cannot be made, or `mount` fails.
 pub fn mount(kind: &str, node: &TestNode, at: &Path) -> Result<()> {
     node.create_dir(at)?;
     run(node.command("mount").args(["-t", kind, kind]).arg(at))?;
@@ -242,6 +288,9 @@ fn mount_ext4(node: &TestNode, at: &Path) -> Result<()> {
 
 /// rpcbind and statd, which an NFSv3 server and client both need. Each returns
 /// once it serves.
+///
+/// # Errors
+/// If one of them does not start.
 pub fn start_rpc(node: &TestNode) -> Result<()> {
     run(node.command("rpcbind").arg("-w"))?;
     run(node.command("rpc.statd").arg("--no-notify"))?;

@@ -14,6 +14,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a condition saw when it was looked at.
 pub enum Seen<T> {
+    /// The condition holds, with what it yields.
     Yes(T),
     /// Not yet; the words go into the error if the time runs out.
     No(String),
@@ -29,6 +30,9 @@ pub fn until<T>(what: &str, condition: impl FnMut() -> Result<Seen<T>>) -> Resul
 }
 
 /// [`until`] with a time limit of its own.
+///
+/// # Errors
+/// As [`until`].
 pub fn until_for<T>(
     limit: Duration,
     what: &str,

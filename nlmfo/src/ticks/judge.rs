@@ -10,6 +10,7 @@ use crate::observe::counters::Counters;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum VipState {
+    /// lockd grants locks through it as usual.
     Serving,
     /// Its packets to lockd are dropped; its locks are still held.
     Fenced,
@@ -19,30 +20,37 @@ pub enum VipState {
     Released,
     /// New locks are refused, and no lock is reclaimed yet.
     Grace {
+        /// Until its end, in milliseconds.
         left_ms: u64,
     },
-    /// `expected` is what was held before this watch saw the release, if it did.
+    /// In grace, and clients reclaim their locks.
     Reclaiming {
+        /// Locks that were reclaimed in this grace.
         reclaimed: u64,
+        /// Locks that were held before the release; none if this watch did not see it.
         expected: Option<u64>,
+        /// Until the end of grace, in milliseconds.
         left_ms: u64,
     },
     /// The kernel itself is in grace, for every address.
     KernelGrace,
     /// Locks were granted in grace that were not reclaims.
     Violation {
+        /// How many.
         locks: u64,
     },
     /// Grace may have failed: reclaims were refused, or lockd answered calls that the gate did not
     /// see.
     Doubtful {
+        /// How many: reclaims that were refused, calls that the gate did not see, or calls that lockd
+        /// did not answer.
         calls: u64,
     },
 }
 
 /// What is known of a VIP at a tick.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     pub held: u64,
     /// Waiters and shares.
     pub others: u64,
@@ -54,7 +62,7 @@ pub struct Facts<'a> {
 
 /// What is remembered of a VIP from tick to tick.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Locks held when it last served.
     held: u64,
     /// Held before the release that was seen.

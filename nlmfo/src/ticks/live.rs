@@ -15,7 +15,7 @@ use crate::kernel::path::PathFinder;
 use crate::kernel::{lockd, netns};
 use crate::notify::number::{Claim, Numbers};
 use crate::notify::state_dir::StateDir;
-use crate::observe::programs::ObserveError;
+use crate::observe::error::ObserveError;
 use crate::observe::states::take::StateSnapshot;
 use crate::observe::table::LockTable;
 use crate::ticks::events;

@@ -23,6 +23,7 @@ pub const SCHEMA: &str = "nlmfo.watch/1";
 /// One moment. Times are milliseconds; addresses are text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tick {
+    /// [`SCHEMA`].
     pub schema: Cow<'static, str>,
     /// The node's name.
     #[serde(deserialize_with = "foreign::text")]
@@ -31,9 +32,13 @@ pub struct Tick {
     pub at_ms: u64,
     /// Since the watch started, on a monotonic clock; rates and ages use it.
     pub elapsed_ms: u64,
+    /// How often this watch updates, and at what cost.
     pub pace: Pace,
+    /// Whether the node serves locks now.
     pub server: Server,
+    /// lockd's and nfsd's own grace, of all addresses.
     pub kernel_grace: SeenGrace,
+    /// The snapshot that the gauges are from.
     pub look: Look,
     /// In the order of their addresses.
     pub vips: Vec<VipTick>,
@@ -77,6 +82,7 @@ impl Pace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Server {
+    /// nfsd has threads, and lockd is loaded.
     #[default]
     Serving,
     /// nfsd has no thread, so lockd serves no client.
@@ -99,11 +105,16 @@ pub struct Look {
 /// One VIP. The gauges are those of [`Tick::look`], all else is of the tick.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VipTick {
+    /// The server address.
     pub vip: IpAddr,
+    /// Its state; the fields are those of the record itself.
     #[serde(flatten)]
     pub state: VipState,
+    /// Locks of NFSv3 clients.
     pub held: u64,
+    /// Their blocked requests.
     pub waiters: u64,
+    /// Their DOS share reservations.
     pub shares: u64,
     /// That hold, wait for or have reserved something.
     pub clients: u64,
@@ -146,6 +157,7 @@ impl VipTick {
 }
 
 impl Tick {
+    /// The entry of a VIP, if there is one.
     pub fn vip(&self, vip: IpAddr) -> Option<&VipTick> {
         let place = self.vips.binary_search_by_key(&vip, |one| one.vip);
         place.ok().map(|place| &self.vips[place])

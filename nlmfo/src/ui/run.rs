@@ -20,6 +20,9 @@ const WAITING: usize = 16;
 /// Shows what `source` sends until an operator or a signal ends it, or the source ends
 /// with an error. The source runs on a thread of its own; it gets what the screen asks
 /// for and sends messages; sending returns false when the receiver is gone.
+///
+/// # Errors
+/// If the terminal cannot be set up or drawn to, or the source ends with an error.
 pub fn screen<E, S>(theme: &Theme, source: S) -> Result<(), RunError<E>>
 where
     E: Send + 'static,
@@ -63,7 +66,9 @@ where
 /// Why the screen ended.
 #[derive(Debug)]
 pub enum RunError<E> {
+    /// The terminal, or the signal handlers, failed.
     Terminal(io::Error),
+    /// The source ended with this error.
     Source(E),
 }
 

@@ -10,7 +10,7 @@ use crate::ticks::world::World;
 
 mod lines;
 
-pub use lines::Line;
+pub(crate) use lines::Line;
 
 /// Lines that a page key moves.
 const PAGE: usize = 10;
@@ -21,7 +21,9 @@ const FILTER: usize = 64;
 /// A message to the screen.
 #[derive(Clone, Debug)]
 pub enum Message {
+    /// The operator has pressed a key.
     Key(Key),
+    /// The next tick of the source.
     Tick(Box<Tick>),
     /// The progress of a replay.
     Playback(Playback),
@@ -34,20 +36,26 @@ pub enum Message {
 /// A request to the source or the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// The operator or a signal ends the screen.
     Quit,
     /// This VIP's detail goes before the others'.
     Open(Option<IpAddr>),
+    /// For a replay.
     Play(Play),
 }
 
 /// A command to a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Play {
+    /// Pauses, or goes on.
     PauseOrGo,
+    /// Doubles the speed.
     Faster,
+    /// Halves the speed.
     Slower,
     /// One tick, while it is paused.
     Step,
+    /// Back to the first tick.
     Restart,
 }
 
@@ -56,6 +64,7 @@ pub enum Play {
 pub struct Playback {
     /// Playback speed, as a factor.
     pub speed: f64,
+    /// The operator has paused it.
     pub paused: bool,
     /// The recording is at its end.
     pub ended: bool,
@@ -63,7 +72,7 @@ pub struct Playback {
 
 /// The pane in front; the overview is behind all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pane {
+pub(crate) enum Pane {
     Overview,
     /// `line` is the selected one, as in the others.
     Vip {
@@ -80,7 +89,7 @@ pub enum Pane {
 
 /// The sort column of the overview; ties are sorted by address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sort {
+pub(crate) enum Sort {
     #[default]
     Vip,
     Held,
@@ -124,11 +133,11 @@ pub struct App {
     /// Behind one another, the front one last.
     panes: Vec<Pane>,
     selected: Option<IpAddr>,
-    pub sort: Sort,
+    pub(crate) sort: Sort,
     filter: String,
     /// The filter is being typed; this is what Esc goes back to.
     before_typing: Option<String>,
-    pub playback: Option<Playback>,
+    pub(crate) playback: Option<Playback>,
 }
 
 impl App {
@@ -151,28 +160,28 @@ impl App {
     }
 
     /// What is shown.
-    pub fn world(&self) -> &World {
+    pub(crate) fn world(&self) -> &World {
         self.frozen.as_deref().unwrap_or(&self.live)
     }
 
-    pub fn is_frozen(&self) -> bool {
+    pub(crate) fn is_frozen(&self) -> bool {
         self.frozen.is_some()
     }
 
-    pub fn is_typing(&self) -> bool {
+    pub(crate) fn is_typing(&self) -> bool {
         self.before_typing.is_some()
     }
 
-    pub fn filter(&self) -> &str {
+    pub(crate) fn filter(&self) -> &str {
         &self.filter
     }
 
-    pub fn pane(&self) -> Pane {
+    pub(crate) fn pane(&self) -> Pane {
         self.panes.last().copied().unwrap_or(Pane::Overview)
     }
 
     /// The overview's rows, filtered and in order.
-    pub fn rows(&self) -> Vec<&VipTick> {
+    pub(crate) fn rows(&self) -> Vec<&VipTick> {
         let world = self.world();
         let filter = lines::Filter::new(&self.filter);
         let mut rows: Vec<&VipTick> = (world.vips().iter())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::coverage::Present;
 use crate::causes::chain;
 use crate::failover::watch::Watch;
-use crate::observe::programs::ObserveError;
+use crate::observe::error::ObserveError;
 use crate::observe::states::{Counts4, State, StateTable};
 use crate::observe::table::LockTable;
 use crate::observe::unlocks::GivenUp;

@@ -77,7 +77,7 @@ pub enum StartError {
     #[error(transparent)]
     Lockd(#[from] lockd::LockdError),
     #[error(transparent)]
-    Observe(#[from] crate::observe::programs::ObserveError),
+    Observe(#[from] crate::observe::error::ObserveError),
     #[error("reading this node's addresses and exports")]
     Node(#[source] std::io::Error),
 }

@@ -23,7 +23,7 @@ use crate::kernel::nfsdcld::{Records, RecordsError};
 use crate::kernel::path::PathFinder;
 use crate::kernel::{netns, nfsd};
 use crate::notify::state_dir::{self, Readers, StateDir};
-use crate::observe::programs::ObserveError;
+use crate::observe::error::ObserveError;
 use crate::observe::states::describe::{StateLine, describe};
 use crate::observe::states::{Kind, State, StateTable};
 use crate::observe::table::LockTable;

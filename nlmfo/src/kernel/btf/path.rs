@@ -31,7 +31,7 @@ impl Btf {
     ///
     /// Only full definitions count, forward declarations do not. Several structs
     /// of one name are fine as long as they agree on this field.
-    pub fn field(&self, path: &str) -> Result<Field, FieldError> {
+    pub(crate) fn field(&self, path: &str) -> Result<Field, FieldError> {
         let mut missing = Vec::new();
         for alternative in path.split('|').map(str::trim) {
             match self.one_field(alternative) {

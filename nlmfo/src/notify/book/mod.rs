@@ -7,6 +7,7 @@
 //! ([`writer`]); the node that creates the next file has taken over the book, and the old owner
 //! finds that out when it writes next. [`line`](self::line) tells what is in a file.
 
+mod error;
 pub(crate) mod line;
 mod term;
 #[cfg(test)]
@@ -15,54 +16,26 @@ pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use self::line::Line;
 use self::term::{Folder, Wanted};
 use super::state_dir::StateDir;
-use crate::files::FileError;
 use crate::foreign::{self, Name};
 use crate::observe::host::{NlmVersion, Transport};
 use crate::observe::table::HostInfo;
 
-/// A client that is known to be there is noted again after this many seconds.
-pub const NOTED_AGAIN: u64 = 600;
+pub(crate) use self::error::BookError;
 
-/// Why a client book cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum BookError {
-    #[error("cannot access the client book {}", path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Read(#[from] FileError),
-    #[error(
-        "{} is damaged, or not a client book: move it away; {} is then rebuilt from the clients that \
-         lock from now on", path.display(), path.display()
-    )]
-    Damaged { path: PathBuf },
-    #[error(
-        "the client book {} has the schema {schema:?}, but this nlmfo reads {:?}: use the same nlmfo \
-         version on all nodes", path.display(), line::SCHEMA
-    )]
-    Foreign { path: PathBuf, schema: String },
-    #[error(
-        "the client book of {vip} belongs to node {node} (term {term}); only its owner can write, \
-         and a takeover on this node makes it the owner"
-    )]
-    Owned {
-        vip: IpAddr,
-        node: String,
-        term: u64,
-    },
-}
+/// A client that is known to be there is noted again after this many seconds.
+pub(crate) const NOTED_AGAIN: u64 = 600;
 
 /// A client of a VIP. Times in seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
+    /// Where its calls to lockd come from.
     #[serde(rename = "client")]
     pub address: IpAddr,
     /// The name that it calls itself, or under which statd has it.
@@ -71,21 +44,22 @@ pub struct Client {
     pub version: Option<NlmVersion>,
     /// Null if the client is known from statd's record only.
     pub transport: Option<Transport>,
+    /// When it first used lockd through the VIP.
     pub first_seen: u64,
     /// Exact to [`NOTED_AGAIN`].
     pub last_seen: u64,
 }
 
 /// Which host a client is to the book: one that comes over two transports is in it twice.
-pub type Key = (IpAddr, Option<NlmVersion>, Option<Transport>);
+pub(crate) type Key = (IpAddr, Option<NlmVersion>, Option<Transport>);
 
 impl Client {
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         (self.address, self.version, self.transport)
     }
 
     /// A host that was seen at a time.
-    pub fn seen(host: &HostInfo, at: u64) -> Self {
+    pub(crate) fn seen(host: &HostInfo, at: u64) -> Self {
         Client {
             address: host.key.client,
             name: host.name.clone(),
@@ -105,7 +79,7 @@ pub struct Book {
 
 impl Book {
     /// What a sighting changes, if anything worth a line.
-    pub fn news(&self, seen: &Client) -> Option<Client> {
+    pub(crate) fn news(&self, seen: &Client) -> Option<Client> {
         let Some(known) = self.clients.get(&seen.key()) else {
             return Some(seen.clone());
         };
@@ -118,7 +92,7 @@ impl Book {
     }
 
     /// Takes a line of the book in.
-    pub fn apply(&mut self, line: &Line) {
+    pub(crate) fn apply(&mut self, line: &Line) {
         match line {
             Line::Client(client) => {
                 self.clients.insert(client.key(), client.clone());
@@ -140,13 +114,16 @@ impl Book {
     }
 
     /// What the state directory has of a VIP; empty if it has nothing.
+    ///
+    /// # Errors
+    /// If a file of the book cannot be read, is damaged, or has another schema.
     pub fn read(state: &StateDir, vip: IpAddr) -> Result<ReadBook, BookError> {
         Folder::new(state, vip).read(&Wanted::All)
     }
 
     /// Whether the VIP has a client of this name or address. Only the lines about
     /// it are looked at: a book of 10,000 clients takes a millisecond or two.
-    pub fn has_client(
+    pub(crate) fn has_client(
         state: &StateDir,
         vip: IpAddr,
         client: impl AsRef<OsStr>,
@@ -168,6 +145,7 @@ impl Book {
 /// A book with what was found about it.
 #[derive(Clone, Debug, Default)]
 pub struct ReadBook {
+    /// The clients; empty if there is no book.
     pub book: Book,
     /// None if there is no book.
     pub owner: Option<Owner>,
@@ -182,6 +160,7 @@ pub struct Owner {
     /// Its node name (`uname -n`).
     #[serde(deserialize_with = "foreign::text")]
     pub node: String,
+    /// The number of the term, as in the name of its file.
     pub term: u64,
     /// When the term began, in seconds since 1970.
     pub since: u64,

@@ -7,7 +7,8 @@ use aya::maps::{Array, MapData, PerCpuHashMap};
 use nlmfo_common::Addr;
 pub use nlmfo_common::counters::Counters4;
 
-use crate::observe::programs::{ObserveError, Probe, Programs, map_error};
+use crate::observe::error::ObserveError;
+use crate::observe::programs::{Probe, Programs, map_error};
 
 const fn probe(program: &'static str, function: &'static str) -> Probe {
     Probe { program, function }
@@ -39,13 +40,19 @@ pub struct CounterProbes4 {
 impl CounterProbes4 {
     /// Attaches the probes; they stay until `programs` is dropped. None if nfsd is not in the
     /// kernel, or its layout is unknown.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program, or lacks a function that is probed.
     pub fn attach(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
         // Reads and writes name their files too: that one is only for as long as clients reclaim.
         Self::attach_these(programs, &PROBES[1..])
     }
 
     /// Only those of reclaims, for [`CounterProbes4::refused_no_reclaim`].
-    pub fn attach_reclaims(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
+    ///
+    /// # Errors
+    /// As [`CounterProbes4::attach`].
+    pub(crate) fn attach_reclaims(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
         Self::attach_these(programs, &PROBES[..OF_RECLAIMS])
     }
 
@@ -74,7 +81,10 @@ impl CounterProbes4 {
         handles.is_ok_and(|refused| refused == 0) && self.read().is_ok_and(refused_none)
     }
 
-    /// Reads every VIP's counters. An error if an event was not counted.
+    /// Reads every VIP's counters.
+    ///
+    /// # Errors
+    /// If an event was not counted, or the maps cannot be read.
     pub fn read(&self) -> Result<PerVip4, ObserveError> {
         let uncounted = self.uncounted.get(&0, 0);
         match uncounted.map_err(map_error("UNCOUNTED4"))? {

@@ -17,7 +17,8 @@ use crate::kernel::layout::LayoutError;
 use crate::kernel::nfs4_clients::Clients;
 use crate::kernel::nfsd::NfsdError;
 use crate::kernel::{self, state_layout};
-use crate::observe::programs::{ObserveError, Probe};
+use crate::observe::error::ObserveError;
+use crate::observe::programs::Probe;
 use crate::observe::snapshot::{BEGIN, Snapshots, record};
 
 pub(in crate::observe) const PROBES: &[Probe] = &[
@@ -87,7 +88,7 @@ impl Snapshots {
     /// VIP's clients, and those whose VIP is not known, need to hold still.
     ///
     /// For a server without clients this reads one empty directory.
-    pub fn take_states(
+    pub(crate) fn take_states(
         &mut self,
         netns: u32,
         only: Option<IpAddr>,

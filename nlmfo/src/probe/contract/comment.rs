@@ -11,6 +11,7 @@ pub struct Contract {
     pub program: String,
     /// File and line of the program.
     pub place: String,
+    /// What the program is attached to.
     pub hook: Hook,
     /// Who runs it and what is held meanwhile, as text.
     pub context: String,

@@ -10,7 +10,8 @@ mod comment;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use comment::{CommentError, Contract, Hook, Series, Signature, read};
+pub use comment::Contract;
+pub(crate) use comment::{CommentError, Hook, Series, Signature, read};
 
 use crate::grace::gate;
 use crate::kernel::btf::KernelBtf;
@@ -51,6 +52,9 @@ sources!(
 );
 
 /// The contracts of all programs, or what is wrong with one.
+///
+/// # Errors
+/// If a program has no contract, or one in another form.
 pub fn all() -> Result<Vec<Contract>, CommentError> {
     (SOURCES.iter())
         .flat_map(|(file, source)| read(file, source))
@@ -70,10 +74,13 @@ pub fn symbols() -> impl Iterator<Item = &'static str> {
 pub enum Mismatch {
     /// The prototype is another one.
     Prototype {
+        /// Name of the kernel function.
         function: String,
-        /// The program, and where its comment is.
+        /// The program that is attached to it.
         program: String,
+        /// File and line of the comment.
         place: String,
+        /// The prototype that its comment states.
         comment: String,
         /// What the kernel has, and whose it is; empty if it has no such function, or
         /// has it only inlined.
@@ -83,8 +90,11 @@ pub enum Mismatch {
     Layout(LayoutError),
     /// nlmfo attaches the program to another function than its comment says.
     Attached {
+        /// Name of the program.
         program: String,
+        /// The function that its comment names; none for a program of another kind.
         comment: Option<String>,
+        /// The function that nlmfo attaches it to, if any.
         attached: Option<String>,
     },
 }
@@ -133,6 +143,7 @@ pub struct Checked {
     /// The contracts that hold, though the kernel's series is not among those on which
     /// they were seen to: the program's names.
     pub unseen: Vec<String>,
+    /// What differs on this kernel.
     pub mismatches: Vec<Mismatch>,
 }
 

@@ -10,6 +10,7 @@ use crate::ticks::judge::VipState;
 /// What the terminal can show and the operator allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Theme {
+    /// Colours may be used.
     pub colour: bool,
     /// No other characters than those.
     pub ascii: bool,
@@ -33,38 +34,38 @@ impl Shown {
 }
 
 impl Theme {
-    pub fn either(&self, symbol: &'static str, ascii: &'static str) -> &'static str {
+    pub(crate) fn either(&self, symbol: &'static str, ascii: &'static str) -> &'static str {
         if self.ascii { ascii } else { symbol }
     }
 
-    pub fn bars(&self) -> &'static [&'static str; 8] {
+    pub(crate) fn bars(&self) -> &'static [&'static str; 8] {
         if self.ascii { &ASCII_BARS } else { &BARS }
     }
 
-    pub fn bold(&self) -> Style {
+    pub(crate) fn bold(&self) -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    pub fn dim(&self) -> Style {
+    pub(crate) fn dim(&self) -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
 
-    pub fn headings(&self) -> Style {
+    pub(crate) fn headings(&self) -> Style {
         Style::new().add_modifier(Modifier::UNDERLINED)
     }
 
-    pub fn alarm(&self) -> Style {
+    pub(crate) fn alarm(&self) -> Style {
         self.coloured(Color::Red).add_modifier(Modifier::BOLD)
     }
 
-    pub fn coloured(&self, colour: Color) -> Style {
+    pub(crate) fn coloured(&self, colour: Color) -> Style {
         match self.colour {
             true => Style::new().fg(colour),
             false => Style::new(),
         }
     }
 
-    pub fn state(&self, state: &VipState) -> Shown {
+    pub(crate) fn state(&self, state: &VipState) -> Shown {
         let shown = |symbol, ascii, word: String, style| Shown {
             symbol: self.either(symbol, ascii),
             word,

@@ -6,40 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::files::{self, FileError, Place};
+use super::error::RecordingError;
+use crate::files::{self, Place};
 use crate::ticks::tick::{SCHEMA, Tick};
-
-/// Why a recording cannot be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordingError {
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error("cannot write the recording {}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    #[error("cannot read the recording {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("the recording {} contains no tick", path.display())]
-    Empty { path: PathBuf },
-    #[error("{}, line {line}, is damaged or not a recording of nlmfo", path.display())]
-    Damaged {
-        path: PathBuf,
-        line: usize,
-        source: serde_json::Error,
-    },
-    #[error(
-        "the recording {}, line {line}, has the schema {schema:?}, but this nlmfo reads {SCHEMA:?}: \
-         replay it with the version that wrote it", path.display()
-    )]
-    Foreign {
-        path: PathBuf,
-        line: usize,
-        schema: String,
-    },
-}
 
 /// Writes ticks, each as soon as it is there.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     place: Place<()>,
     /// From the first tick on.
     out: Option<BufWriter<File>>,
@@ -73,7 +46,7 @@ impl Recorder {
 }
 
 /// A tick as one line, at once.
-pub fn write_line(out: &mut impl Write, tick: &Tick) -> io::Result<()> {
+pub(crate) fn write_line(out: &mut impl Write, tick: &Tick) -> io::Result<()> {
     serde_json::to_writer(&mut *out, tick)?;
     out.write_all(b"\n")?;
     out.flush()
@@ -90,6 +63,9 @@ pub struct Reader {
 
 impl Reader {
     /// Reads the first tick too, so that a wrong file is told at once.
+    ///
+    /// # Errors
+    /// If the file cannot be read, contains no tick, or has another schema.
     pub fn open(path: &Path) -> Result<(Self, Tick), RecordingError> {
         Reader::of(path, files::open(path)?)
     }
@@ -108,12 +84,15 @@ impl Reader {
         Ok((reader, first))
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The next tick; none at the end. A last line that was not written to its end, as
     /// of a watch that was killed, is the end too.
+    ///
+    /// # Errors
+    /// If the file cannot be read any further, or a whole line is no tick.
     pub fn next_tick(&mut self) -> Result<Option<Tick>, RecordingError> {
         self.text.clear();
         self.line += 1;

@@ -3,7 +3,8 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use super::recording::{Reader, RecordingError};
+use super::error::RecordingError;
+use super::recording::Reader;
 use crate::ticks::tick::Tick;
 use crate::ui::state::{Effect, Message, Play, Playback};
 
