@@ -21,7 +21,7 @@ use super::tickle::tickle;
 use super::watch::Watch;
 use super::window::{self, OpenError};
 use crate::causes::chain;
-use crate::grace::gate::Coverage;
+use crate::grace::devices::Coverage;
 use crate::grace::report::WindowReport;
 use crate::grace::{fence, leftovers, way};
 use crate::kernel::netns;

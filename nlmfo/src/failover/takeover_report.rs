@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::exit::Exit;
-use crate::grace::gate::Uncovered;
+use crate::grace::devices::Uncovered;
 use crate::grace::report::WindowReport;
 use crate::notify::report::NotifyReport;
 use crate::observe::describe::LockLine;

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::tickle::end_left;
 use super::watch::Watch;
-use crate::grace::gate::Coverage;
+use crate::grace::devices::Coverage;
 use crate::grace::way::{self, Method, Plan};
 use crate::grace::{self, GraceError};
 use crate::kernel::preflight::Facts;

@@ -20,6 +20,28 @@ pub struct Device {
     pub kind: u16,
 }
 
+/// Which devices' packets pass the gate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Their packets pass the gate.
+    pub covered: Vec<Device>,
+    /// Their packets bypass the gate.
+    pub uncovered: Vec<Uncovered>,
+}
+
+/// A device whose packets do not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Uncovered {
+    /// The device.
+    #[serde(flatten)]
+    pub device: Device,
+    /// Why the gate is not on it, as text.
+    pub reason: String,
+    /// Whether an attempt failed, as against a kind of device that the gate does not
+    /// know.
+    pub failed: bool,
+}
+
 /// Which of the gate's programs reads a device's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frames {

@@ -11,11 +11,10 @@ use aya::programs::raw_trace_point::RawTracePoint;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProbeKind, Program, ProgramError};
 use nlmfo_common::gate::GateLayout;
-use serde::Serialize;
 use tracing::{debug, warn};
 
 use super::GraceError;
-use super::devices::{Device, Netlink};
+use super::devices::{Coverage, Device, Netlink, Uncovered};
 use super::leftovers;
 use super::maps::Maps;
 use super::pins::{self, Pins, State};
@@ -87,28 +86,6 @@ enum Origin {
     Loaded,
     /// It was in force already.
     TakenOver,
-}
-
-/// Which devices' packets pass the gate.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Coverage {
-    /// Their packets pass the gate.
-    pub covered: Vec<Device>,
-    /// Their packets bypass the gate.
-    pub uncovered: Vec<Uncovered>,
-}
-
-/// A device whose packets do not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Uncovered {
-    /// The device.
-    #[serde(flatten)]
-    pub device: Device,
-    /// Why the gate is not on it, as text.
-    pub reason: String,
-    /// Whether an attempt failed, as against a kind of device that the gate does not
-    /// know.
-    pub failed: bool,
 }
 
 impl Gate {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use nlmfo_common::Addr;
 use nlmfo_common::nlm_call::Fsid;
 
-use super::gate::{Coverage, Gate};
+use super::devices::Coverage;
+use super::gate::Gate;
 use super::lock::{ProcessLock, TIMEOUT};
 use super::window::{self, after, now};
 use super::{GraceError, keeper};
