@@ -210,7 +210,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// If it still runs after [`KEEPER_TIMEOUT`] and no window was opened meanwhile.
-pub async fn keeper_ended() -> Result<(), GraceError> {
+pub(crate) async fn keeper_ended() -> Result<(), GraceError> {
     let until = Instant::now() + KEEPER_TIMEOUT;
     loop {
         let who = ProcessLock::Keeper.holders()?;
