@@ -17,24 +17,11 @@ use crate::server::program::run_within;
 /// Exists if `sm-notify` has run since the boot; it then exits at once (sm-notify(8), option `-f`).
 const RAN: &str = "/run/sm-notify.pid";
 
-/// What is to be done about `sm-notify` at a start in grace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    /// Clients are listed from before the boot.
-    Now,
-    /// It would only end lockd's grace.
-    Never,
-    /// All clients were listed after the boot. It would also have other servers release the locks of
-    /// this node.
-    Unknown,
-}
-
-fn due(listed: &[Listed], boot: SystemTime) -> Due {
-    match listed {
-        [] => Due::Never,
-        _ if listed.iter().any(|one| one.written < boot) => Due::Now,
-        _ => Due::Unknown,
-    }
+/// Whether it has something to do that nlmfo does not: clients are listed from before the boot. If all
+/// were listed after it, nlmfo notifies those that hold something, and `sm-notify` would have other
+/// servers release the locks of this node.
+fn is_due(listed: &[Listed], boot: SystemTime) -> bool {
+    listed.iter().any(|one| one.written < boot)
 }
 
 /// In grace: runs it if that is due, in the background, or marks that it has run.
@@ -43,10 +30,9 @@ pub(super) async fn have_done(listed: &[Listed], deadline: Duration) -> Result<(
     if path.exists() {
         return Ok(());
     }
-    match due(listed, boot()) {
-        Due::Now => Ok(run_within::<&str>("sm-notify", &[], deadline).await?),
-        Due::Never => mark(path),
-        Due::Unknown => Ok(()),
+    match is_due(listed, boot()) {
+        true => Ok(run_within::<&str>("sm-notify", &[], deadline).await?),
+        false => mark(path),
     }
 }
 
@@ -80,9 +66,9 @@ mod tests {
             written,
         };
         let (before, after) = (boot - Duration::from_secs(1), boot + Duration::from_secs(1));
-        assert_eq!(due(&[], boot), Due::Never);
-        assert_eq!(due(&[listed(after)], boot), Due::Unknown);
-        assert_eq!(due(&[listed(after), listed(before)], boot), Due::Now);
+        assert!(!is_due(&[], boot));
+        assert!(!is_due(&[listed(after)], boot));
+        assert!(is_due(&[listed(after), listed(before)], boot));
     }
 
     #[test]
