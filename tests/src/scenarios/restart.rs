@@ -35,7 +35,8 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "restart-plain",
-        claim: "over a plain restart, an NFSv3 client loses its lock to another one",
+        claim: "over a plain restart, an NFSv3 client loses its lock to another one; a restart whose stop fails \
+                leaves no fence",
         run: plain,
         kernels: Kernels::One("it is the control of restart-keeps"),
         ..Scenario::DEFAULT
@@ -209,12 +210,20 @@ fn keeps(context: &Context) -> Result<End> {
 }
 
 /// The control.
-fn plain(_: &Context) -> Result<End> {
+fn plain(context: &Context) -> Result<End> {
     let lab = Lab::up(&VIPS[..1], 2)?;
     let [owner, thief] = &lab.clients[..] else {
         unreachable!("two clients were asked for");
     };
     let _held = owner.lock(SHARED, Range::WHOLE)?;
+
+    let tool = Tool::new(&context.nlmfo, lab.server.node());
+    let failing = ["restart", "--stop-command", "false"];
+    tool.expect(exit::NOT_CONFIRMED, &failing)?;
+    let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
+    ensure!(list(&listed, "fences")?.is_empty(), "{listed}");
+    thief.lock("another", Range::WHOLE)?.release()?;
+
     lab.server.stop_nfsd()?;
     lab.server.start_nfsd()?;
     let locker = thief.client.locker()?;

@@ -83,6 +83,13 @@ pub async fn finish() -> Result<(), ServerError> {
     finished.map_err(|error| ServerError::Other(format!("the gate remains: {}", chain(&error))))
 }
 
+/// Ends the fences, the muting and the gate.
+pub async fn withdraw() -> Result<(), ServerError> {
+    lower().await?;
+    unmute().await?;
+    finish().await
+}
+
 fn addresses() -> std::io::Result<Vec<IpAddr>> {
     Ok(netns::addresses()?.into_iter().collect())
 }

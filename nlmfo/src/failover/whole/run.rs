@@ -137,6 +137,10 @@ pub async fn run(
             stopping = Some(Instant::now());
             fences.keep();
             let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
+            if stopped.is_err() && nfsd::runs() {
+                // It serves on.
+                said(fence::withdraw().await);
+            }
             // It would delay the start: it goes on beside it.
             std::thread::spawn(wake_lockd);
             let mut stopped = stopped.map_err(of_stop)?;
