@@ -22,16 +22,22 @@ static CAME: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 /// Receives the signals that end a command.
 pub struct Interrupts([unix::Signal; 3]);
 
+/// From now on, ignores SIGHUP, and keeps a signal that comes for [`Interrupts::listen`].
+pub fn keep() -> io::Result<()> {
+    // SAFETY: this installs no handler of ours, so none can do what a handler must not.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
+    let came = CAME.get_or_init(Arc::default);
+    for number in ENDING {
+        register_usize(number, Arc::clone(came), number as usize)?;
+    }
+    Ok(())
+}
+
 impl Interrupts {
     /// From now on, receives these signals and ignores SIGHUP. Must be called within a tokio
     /// runtime.
     pub fn listen() -> io::Result<Self> {
-        // SAFETY: this installs no handler of ours, so none can do what a handler must not.
-        unsafe { signal(Signal::SIGHUP, SigHandler::SigIgn) }?;
-        let came = CAME.get_or_init(Arc::default);
-        for number in ENDING {
-            register_usize(number, Arc::clone(came), number as usize)?;
-        }
+        keep()?;
         let [int, term, quit] = ENDING.map(|number| unix::signal(SignalKind::from_raw(number)));
         Ok(Interrupts([int?, term?, quit?]))
     }

@@ -25,12 +25,13 @@ mod whole_server;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 
 use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction, StateArgs, WatchArgs};
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::foreign::Shown;
+use crate::interrupt;
 use crate::kernel::symbols;
 use crate::notify::callout;
 
@@ -50,6 +51,15 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         symbols::keep_in(&path, |path, text| {
             files::write_whole(path, text, files::PRIVATE)
         });
+    }
+    if let Command::Failover(_)
+    | Command::Restart(_)
+    | Command::Notify(_)
+    | Command::Serve(_)
+    | Command::Cleanup(_) = &cli.command
+    {
+        // They say how a signal ends them.
+        interrupt::keep().context("cannot install signal handlers")?;
     }
     if let Some(StateArgs { state_dir }) = state_of(&cli.command) {
         let answers = require_answers(state_dir);
