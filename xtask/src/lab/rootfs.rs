@@ -69,14 +69,16 @@ const PACKAGES: [&str; 34] = [
 /// For measuring against: Debian's own BPF tools. Large (LLVM), so apart.
 const BPF_PACKAGES: [&str; 2] = ["bpftool", "bpftrace"];
 
-/// A cluster manager, as Debian packages it. Each is a layer of its own: only its scenarios
-/// unpack it.
+/// A manager of clusters or services, as Debian packages it. Each is a layer of its own: only its
+/// scenarios unpack it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Manager {
     /// With corosync and the resource agents
     Pacemaker,
     Keepalived,
     Ctdb,
+    /// With the units of the NFS packages
+    Systemd,
 }
 
 impl Manager {
@@ -85,6 +87,7 @@ impl Manager {
             Manager::Pacemaker => "pacemaker",
             Manager::Keepalived => "keepalived",
             Manager::Ctdb => "ctdb",
+            Manager::Systemd => "systemd",
         }
     }
 
@@ -101,9 +104,12 @@ impl Manager {
             Manager::Keepalived => &["keepalived"],
             // Its event scripts use ethtool and iptables.
             Manager::Ctdb => &["ctdb", "ethtool", "iptables"],
+            Manager::Systemd => &["nfs-common", "nfs-kernel-server", "rpcbind", SYSTEMD],
         }
     }
 }
+
+const SYSTEMD: &str = "systemd";
 
 /// Dependencies that are needed only to install and configure packages.
 const LEFT_OUT: [&str; 19] = [
@@ -122,14 +128,14 @@ const LEFT_OUT: [&str; 19] = [
     "perl-base",
     "python3",
     "sensible-utils",
-    "systemd",
+    SYSTEMD,
     "sysvinit-utils",
     "ucf",
     "usrmerge",
 ];
 
 /// Paths that nothing in the lab uses; every boot would unpack them.
-const PRUNED: [&str; 16] = [
+const PRUNED: [&str; 15] = [
     "boot",
     "usr/bin/localedef",
     "usr/sbin/arpd",
@@ -145,8 +151,10 @@ const PRUNED: [&str; 16] = [
     "usr/share/locale",
     "usr/share/man",
     "usr/share/zoneinfo",
-    "usr/lib/systemd",
 ];
+
+/// systemd, and the units of packages. The same, unless systemd is asked for.
+const UNITS: &str = "usr/lib/systemd";
 
 /// The same, in the directory of the libraries.
 const PRUNED_LIBRARIES: [&str; 4] = ["gconv", "libdb-5.3.so", "libmvec.so.1", "security"];
@@ -228,7 +236,10 @@ pub fn manager(cache: &Cache, apt: &Apt, manager: Manager) -> Result<PathBuf> {
     cache
         .once(&entry(apt, &format!("{name}-1")), |to| {
             let packages = manager.packages();
-            build(apt, packages, &PACKAGES, to, |tree, layer| {
+            let below: Vec<&str> = (PACKAGES.into_iter())
+                .filter(|package| !packages.contains(package))
+                .collect();
+            build(apt, packages, &below, to, |tree, layer| {
                 for dir in ["etc", "usr", "var/lib"] {
                     if tree.join(dir).exists() {
                         layer.tree(&tree.join(dir), dir)?;
@@ -274,8 +285,11 @@ fn build(
     fill: impl FnOnce(&Path, &mut Layer<File>) -> Result<()>,
 ) -> Result<()> {
     let index = apt.index(&SUITES)?;
+    let left_out: Vec<&str> = (LEFT_OUT.into_iter())
+        .filter(|package| !packages.contains(package))
+        .collect();
     let present = index.closure(below, &LEFT_OUT, None)?;
-    let mut pins = index.closure(packages, &LEFT_OUT, None)?;
+    let mut pins = index.closure(packages, &left_out, None)?;
     pins.retain(|pin| !present.contains(pin));
     let debs = index.download(&pins)?;
     let what = format!("building a layer of {} packages", debs.len());
@@ -286,7 +300,8 @@ fn build(
             symlink(format!("usr/{dir}"), tree.join(dir))?;
         }
         apt::unpack(debs, tree)?;
-        for path in PRUNED {
+        let units = (!packages.contains(&SYSTEMD)).then_some(UNITS);
+        for path in PRUNED.into_iter().chain(units) {
             remove(&tree.join(path))?;
         }
         let libraries = tree.join("usr").join(apt.arch().libraries());
