@@ -30,8 +30,8 @@ pub struct Window {
     /// Not 0 if lockd served the VIP when grace began, without a fence: new locks may have been
     /// granted before.
     pub late: u64,
-    /// Until then, packets to a port of the NFS server that nothing listens on are dropped instead of
-    /// refused.
+    /// Until then, packets to nfsd's ports are dropped while nothing listens there. The kernel would
+    /// refuse them.
     pub muted_until: u64,
 }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Whether a change of the directory, or of the nearest one above it that exists, ends within
-/// `max_wait`. Whether it succeeds is another question.
+/// Whether the filesystem answers within `max_wait`. Changes the directory for that, or its nearest parent
+/// that exists; the change may fail.
 ///
 /// # Errors
 /// If no process can be created.

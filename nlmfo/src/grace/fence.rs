@@ -104,13 +104,23 @@ pub async fn lower(vips: &[IpAddr]) -> Result<(), GraceError> {
 impl Gate {
     /// Fences until that moment.
     pub(super) fn fence(&mut self, vips: &[IpAddr], until: u64) -> Result<(), GraceError> {
+        self.change(vips, until, window::fenced)
+    }
+
+    /// Changes the VIPs' windows to what `changed` makes of them and that moment.
+    pub(super) fn change(
+        &mut self,
+        vips: &[IpAddr],
+        until: u64,
+        changed: fn(Window, u64) -> Window,
+    ) -> Result<(), GraceError> {
         // Up to the latest end packets are read at all: it goes first when it grows.
         let mut gate = self.maps.gate()?;
         gate.until = gate.until.max(until);
         self.maps.set_gate(gate)?;
         for vip in vips.iter().copied().map(Addr::from) {
             let before = self.maps.window(vip)?.unwrap_or_default();
-            self.maps.set_window(vip, window::fenced(before, until))?;
+            self.maps.set_window(vip, changed(before, until))?;
         }
         self.settle()
     }
@@ -123,11 +133,16 @@ impl Gate {
 
     /// The VIPs that are fenced now.
     pub(crate) fn fenced(&self) -> Result<Vec<IpAddr>, GraceError> {
-        let windows = self.maps.windows()?;
+        self.now_until(|window| window.fenced_until)
+    }
+
+    /// The VIPs for which this moment is still to come.
+    pub(super) fn now_until(&self, until: fn(&Window) -> u64) -> Result<Vec<IpAddr>, GraceError> {
         let now = now();
-        Ok((windows.into_iter())
-            .filter(|(_, window)| window.fenced_until > now)
-            .map(|(vip, _)| vip.ip())
+        let windows = self.windows()?.into_iter();
+        Ok(windows
+            .filter(|(_, window)| until(window) > now)
+            .map(|(vip, _)| vip)
             .collect())
     }
 }

@@ -58,11 +58,8 @@ pub fn split(record: &Record, now: &Configuration) -> Split {
         }),
         ..Record::of_clients(Vec::new(), Vec::new())
     };
-    let nfs3 = lost.locks.iter().map(|lock| lock.host.vip);
-    let nfs3 = nfs3.chain(lost.shares.iter().map(|share| share.host.vip));
-    let nfs4 = lost.nfs4.iter().flat_map(|state| &state.client.vips);
-    let absent = nfs3.chain(nfs4.copied());
-    let absent = absent.filter(|vip| !now.addresses.contains(vip)).collect();
+    let absent = vips_of(&lost).filter(|vip| !now.addresses.contains(vip));
+    let absent = absent.collect();
     (wanted.clients).retain(|client| now.addresses.contains(&client.host.vip));
     wanted.vips.retain(|vip| now.addresses.contains(vip));
     let changes = causes.0.into_iter();
@@ -76,14 +73,19 @@ pub fn split(record: &Record, now: &Configuration) -> Split {
     }
 }
 
+/// The addresses through which something is held.
+fn vips_of(record: &Record) -> impl Iterator<Item = IpAddr> {
+    let locks = record.locks.iter().map(|lock| lock.host.vip);
+    let shares = record.shares.iter().map(|share| share.host.vip);
+    let nfs4 = record.nfs4.iter().flat_map(|state| &state.client.vips);
+    locks.chain(shares).chain(nfs4.copied())
+}
+
 /// The addresses of which something can come back once they are up: a slow network may bring them up
 /// after the server has started.
 pub fn awaited(record: &Record, now: &Configuration) -> BTreeSet<IpAddr> {
-    let nfs3 = record.locks.iter().map(|lock| lock.host.vip);
-    let nfs3 = nfs3.chain(record.shares.iter().map(|share| share.host.vip));
-    let nfs4 = record.nfs4.iter().flat_map(|state| &state.client.vips);
     let mut complete = now.clone();
-    complete.addresses.extend(nfs3.chain(nfs4.copied()));
+    complete.addresses.extend(vips_of(record));
     let possible = split(record, &complete).wanted;
     split(&possible, now).absent
 }
