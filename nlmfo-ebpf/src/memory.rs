@@ -11,6 +11,9 @@ const AF_INET6: u16 = 10;
 pub const UNKNOWN_FAMILY: i32 = 1;
 
 /// Reads a `T` at `base + offset` in kernel memory.
+///
+/// # Errors
+/// The kernel's error number, negative, if there is no such memory.
 #[inline(always)]
 pub fn read<T>(base: u64, offset: u32) -> Result<T, i32> {
     // SAFETY: the helper checks the address; `T` is plain integers or arrays of them.
@@ -18,12 +21,18 @@ pub fn read<T>(base: u64, offset: u32) -> Result<T, i32> {
 }
 
 /// Reads a pointer field.
+///
+/// # Errors
+/// The kernel's error number, negative, if there is no such memory.
 #[inline(always)]
 pub fn pointer(base: u64, offset: u32) -> Result<u64, i32> {
     read::<u64>(base, offset)
 }
 
 /// Fills the first `len` bytes of `into` from kernel memory; at most its length.
+///
+/// # Errors
+/// The kernel's error number, negative, if there is no such memory.
 #[inline(always)]
 pub fn read_bytes<const N: usize>(into: *mut [u8; N], len: u32, from: u64) -> Result<(), i32> {
     // SAFETY: the destination has N bytes, and the length is cut to that.
@@ -72,6 +81,10 @@ struct Sockaddr {
 
 /// The address and port (host byte order) of a `sockaddr_storage` that holds an IPv4 or
 /// IPv6 address. One read serves both families: a helper call costs more than the extra bytes.
+///
+/// # Errors
+/// The kernel's error number, negative, if there is no such memory; [`UNKNOWN_FAMILY`] if it holds
+/// neither.
 #[inline(always)]
 pub fn sockaddr(at: u64) -> Result<(Addr, u16), i32> {
     let address = read::<Sockaddr>(at, 0)?;

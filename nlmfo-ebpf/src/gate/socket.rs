@@ -90,7 +90,7 @@ fn tuple(flow: &Flow, client_port: u16) -> ([u8; 36], u32) {
 }
 
 /// Whether nothing on this node takes the packet, so that the kernel would refuse it. A connection
-/// in TIME_WAIT takes none that opens another one.
+/// in `TIME_WAIT` takes none that opens another one.
 #[inline(always)]
 pub fn is_unheard(packet: &Packet, flow: &Flow) -> bool {
     if packet.proto != TCP {
