@@ -29,6 +29,7 @@ pub mod report;
 pub mod step;
 pub mod stuck;
 pub mod sweep;
+pub mod systemd;
 pub mod tool;
 pub mod traces;
 pub mod wire;

@@ -35,6 +35,7 @@ mod release;
 mod release_contended;
 mod restart;
 mod restart_reboot;
+mod restart_systemd;
 mod revoked;
 mod stepped;
 mod takeover;
@@ -105,12 +106,13 @@ pub enum Extra {
     Reboots,
 }
 
-/// A cluster manager.
+/// A manager of clusters or services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manager {
     Pacemaker,
     Keepalived,
     Ctdb,
+    Systemd,
 }
 
 /// The kernels that a scenario runs on; with `--full` it runs on all.
@@ -195,6 +197,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         targeted_odd::SCENARIOS,
         targeted_raw::SCENARIOS,
         restart::SCENARIOS,
+        restart_systemd::SCENARIOS,
         last_resorts::SCENARIOS,
         bad_days::SCENARIOS,
         output::SCENARIOS,

@@ -62,13 +62,13 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const OWN: &str = "nfsd keeps its NFSv4 clients for longer than their mounts";
 
-const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
+pub(super) const VIPS: [&str; 3] = ["10.77.0.1", "10.77.0.2", "fd77::1"];
 
 /// Longer than a restart may take: a grace of this length that is over was ended early.
-const LONG_GRACE: &str = "90";
+pub(super) const LONG_GRACE: &str = "90";
 
 /// An idle NFSv4 client notices a restart when it renews its lease, after two thirds of it.
-const SHORT_LEASE: &str = "10";
+pub(super) const SHORT_LEASE: &str = "10";
 
 /// The file that clients lock.
 const SHARED: &str = "shared";
@@ -128,7 +128,7 @@ fn ensure_added(report: &Value) -> Result<()> {
 }
 
 /// All is back, and grace was ended before its time.
-fn ensure_kept(report: &Value) -> Result<()> {
+pub(super) fn ensure_kept(report: &Value) -> Result<()> {
     let start = &report["start"];
     ensure!(
         start["ended"] == "early"

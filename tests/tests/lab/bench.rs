@@ -267,13 +267,14 @@ impl Bench {
         run
     }
 
-    /// A machine with the job's cluster manager, and with what is installed beside the tool.
+    /// A machine with the job's manager, and with what is installed beside the tool.
     fn managed(&self, job: &Job, arguments: &[&str]) -> Run {
         let mut run = self.machine(job, arguments);
         run.manager = job.manager.map(|manager| match manager {
             Manager::Pacemaker => lab::Manager::Pacemaker,
             Manager::Keepalived => lab::Manager::Keepalived,
             Manager::Ctdb => lab::Manager::Ctdb,
+            Manager::Systemd => lab::Manager::Systemd,
         });
         if job.manager.is_some() {
             let dist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist");

@@ -24,7 +24,7 @@ fn is_due(listed: &[Listed], boot: SystemTime) -> bool {
     listed.iter().any(|one| one.written < boot)
 }
 
-/// In grace: runs it if that is due, in the background, or marks that it has run.
+/// Runs it if that is due, in the background, or marks that it has run.
 pub(super) async fn have_done(listed: &[Listed], deadline: Duration) -> Result<(), ServerError> {
     let path = Path::new(RAN);
     if path.exists() {

@@ -143,9 +143,8 @@ pub async fn begin<T>(
     }
     let observed = observe(grace);
     let mut notes = Vec::new();
-    if grace.stands()
-        && let Err(error) = server.notify_at_boot(&monitored).await
-    {
+    // Without grace, too: later, sm-notify would notify clients that have come since.
+    if let Err(error) = server.notify_at_boot(&monitored).await {
         notes.push(format!(
             "sm-notify may still notify clients, whose reclaims are then refused: {}",
             chain(&error)
