@@ -14,7 +14,7 @@ use super::{everywhere, require_root, table};
 use crate::cli::{LocksArgs, NfsVersion};
 use crate::exit::{Exit, Failure};
 use crate::failover::evidence::{self, Item};
-use crate::failover::targeted::id::RowId;
+use crate::failover::targeted::id::{RowId, RowIds};
 use crate::failover::targeted::on::On;
 use crate::failover::targeted::report::Row;
 use crate::foreign::Shown;
@@ -253,8 +253,9 @@ fn rows<T>(
     items: impl Iterator<Item = Item> + Clone,
     lines: impl Iterator<Item = T> + Clone,
 ) -> impl Iterator<Item = Row<T>> + Clone {
-    (items.zip(lines)).map(|(item, line)| Row {
-        id: RowId::of(&item),
+    let mut ids = RowIds::default();
+    (items.zip(lines)).map(move |(item, line)| Row {
+        id: ids.of(&item),
         line,
     })
 }

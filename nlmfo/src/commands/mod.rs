@@ -31,9 +31,11 @@ use crate::cli::{Cli, ClientsArgs, Command, LocksArgs, ServerAction, StateArgs, 
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::foreign::Shown;
+use crate::grace::gate;
 use crate::interrupt;
-use crate::kernel::symbols;
+use crate::kernel::{preflight, symbols};
 use crate::notify::callout;
+use crate::observe::programs::{probed_functions, state_functions};
 
 /// Runs the command and tells how it ended.
 ///
@@ -48,9 +50,11 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     }
     // Before it enters another mount namespace. Not everybody may have a file there.
     if let Ok(path) = files::run::file("symbols.json") {
-        symbols::keep_in(&path, |path, text| {
-            files::write_whole(path, text, files::PRIVATE)
-        });
+        let functions =
+            (probed_functions().chain(state_functions())).chain(gate::probed_functions());
+        let names = functions.chain(preflight::symbols()).collect();
+        let write = |path: &Path, text: &[u8]| files::write_whole(path, text, files::PRIVATE);
+        symbols::keep_in(&path, write, names);
     }
     if let Command::Failover(_)
     | Command::Restart(_)

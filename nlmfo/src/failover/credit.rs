@@ -1,10 +1,9 @@
 //! Which method released a lock, waiter or share. Pure: takes what was seen and counted
 //! during a step, returns the method.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use super::evidence::{Item, What};
+use super::evidence::{Item, Items, What};
 use crate::observe::counters::Counters;
 use crate::release::MethodRef;
 
@@ -16,7 +15,7 @@ pub struct Observed {
     pub meanwhile: Counters,
     /// Time since the release started.
     pub at: Duration,
-    pub left: HashMap<Item, usize>,
+    pub left: Items,
 }
 
 impl Observed {
@@ -76,7 +75,7 @@ mod tests {
             method,
             meanwhile,
             at: Duration::ZERO,
-            left: HashMap::new(),
+            left: Items::default(),
         }
     }
 

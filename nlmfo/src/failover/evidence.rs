@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use foldhash::fast::RandomState;
 use serde::Serialize;
 
 use crate::observe::counters::{Counters, PerVip};
@@ -79,9 +80,12 @@ pub fn shares(table: &LockTable) -> impl Iterator<Item = Item> + Clone {
     })
 }
 
+/// Items with their counts. The default hash function would take a sixth of the time of a release.
+pub type Items = HashMap<Item, usize, RandomState>;
+
 /// Everything in the table, with its count.
-pub fn items(table: &LockTable) -> HashMap<Item, usize> {
-    let mut counted = HashMap::new();
+pub fn items(table: &LockTable) -> Items {
+    let mut counted = Items::default();
     for item in locks(table).chain(waiters(table)).chain(shares(table)) {
         *counted.entry(item).or_insert(0) += 1;
     }

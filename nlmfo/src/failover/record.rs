@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ pub enum RecordError {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientLine {
     #[serde(flatten)]
-    pub host: HostLine,
+    pub host: Arc<HostLine>,
     /// The name that statd monitors; empty if the client is not monitored.
     pub nsm_name: Name,
 }

@@ -18,7 +18,7 @@ use super::netlink::{Command, NfsdNetlink};
 use super::nfsd::{Control, Nfsd, NfsdError};
 use super::symbols::Symbols;
 use super::unlock_bug::{self, Verdict};
-use super::{bpffs, lockd, modules, netns, state_layout};
+use super::{bpffs, lockd, modules, netns, sockets_layout, state_layout};
 use crate::causes::chain;
 
 use found::{Found, PLEASE_REPORT};
@@ -142,21 +142,24 @@ pub struct Facts {
     pub clsact: Capability,
 }
 
+/// The symbols that commands want, except the functions that they probe.
+pub fn symbols<'a>() -> impl Iterator<Item = &'a str> {
+    (OBJECTS.into_iter().chain(state_layout::OBJECTS)).chain([
+        unlock_bug::FUNCTION,
+        TCX_FUNCTION,
+        LINK_FUNCTION,
+        CLSACT_FUNCTION,
+        FILTER_FUNCTION,
+        GRACE_NET_ID,
+        sockets_layout::SERVICE,
+    ])
+}
+
 impl Facts {
     /// Checks the running kernel; `functions` are those to be probed.
     pub fn gather(functions: &[&str]) -> Facts {
         let release = super::release().unwrap_or_else(|error| format!("unknown ({error})"));
-        let wanted = (functions.iter().copied())
-            .chain(OBJECTS)
-            .chain(state_layout::OBJECTS);
-        let symbols = Symbols::load(wanted.chain([
-            unlock_bug::FUNCTION,
-            TCX_FUNCTION,
-            LINK_FUNCTION,
-            CLSACT_FUNCTION,
-            FILTER_FUNCTION,
-            GRACE_NET_ID,
-        ]));
+        let symbols = Symbols::load(functions.iter().copied().chain(symbols()));
         let btf = KernelBtf::load(&MODULES);
         let nfsd = Nfsd::mounted();
         let threads = nfsd.as_ref().ok().and_then(|nfsd| nfsd.threads().ok());

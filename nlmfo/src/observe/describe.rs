@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::host::{NlmVersion, Transport};
-use super::table::{FileId, FileInfo, HostId, LockTable, Mode, Range};
+use super::table::{FileId, FileInfo, HostId, HostInfo, LockTable, Mode, Range};
 use crate::foreign::{self, Name, Shown};
 use crate::kernel::path::{LockedFile, PathFinder};
 
@@ -51,12 +52,12 @@ impl std::fmt::Display for FileLine {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LockLine {
     #[serde(flatten)]
-    pub host: HostLine,
+    pub host: Arc<HostLine>,
     /// With the host, the lock's owner.
     pub svid: u32,
     pub mode: Mode,
     pub range: Range,
-    pub file: FileLine,
+    pub file: Arc<FileLine>,
 }
 
 /// A blocked request.
@@ -72,7 +73,7 @@ pub struct WaiterLine {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ShareLine {
     #[serde(flatten)]
-    pub host: HostLine,
+    pub host: Arc<HostLine>,
     /// 0 none, 1 read, 2 write, 3 both.
     pub access: u32,
     /// What is denied to others: the same numbers.
@@ -80,13 +81,14 @@ pub struct ShareLine {
     /// The owner handle in hexadecimal, its first 64 bytes.
     #[serde(deserialize_with = "foreign::text")]
     pub owner: String,
-    pub file: FileLine,
+    pub file: Arc<FileLine>,
 }
 
 /// A table with the paths of its files, to make lines of.
 pub struct Described<'a> {
     table: &'a LockTable,
-    files: Vec<Option<FileLine>>,
+    hosts: Vec<Arc<HostLine>>,
+    files: Vec<Option<Arc<FileLine>>>,
 }
 
 impl<'a> Described<'a> {
@@ -100,14 +102,21 @@ impl<'a> Described<'a> {
                 debug!(ino = table.file(id).ino, %reason, "no path");
             }
             let info = table.file(id);
-            files[id.index()] = Some(FileLine {
+            files[id.index()] = Some(Arc::new(FileLine {
                 dev: format!("{}:{}", info.major, info.minor),
                 ino: info.ino,
                 fh: hex(&info.fh),
                 path: path.ok().map(|path| path.shown().to_string()),
-            });
+            }));
         }
-        Described { table, files }
+        let hosts = (table.hosts.iter())
+            .map(|info| Arc::new(HostLine::from(info)))
+            .collect();
+        Described {
+            table,
+            hosts,
+            files,
+        }
     }
 
     /// The held locks, in the table's order.
@@ -147,8 +156,17 @@ impl<'a> Described<'a> {
     }
 
     /// What a line says of this host.
-    pub fn host(&self, id: HostId) -> HostLine {
-        let info = self.table.host(id);
+    pub fn host(&self, id: HostId) -> Arc<HostLine> {
+        Arc::clone(&self.hosts[id.index()])
+    }
+
+    fn file(&self, id: FileId) -> Arc<FileLine> {
+        (self.files[id.index()].clone()).expect("every file in use was described")
+    }
+}
+
+impl From<&HostInfo> for HostLine {
+    fn from(info: &HostInfo) -> Self {
         HostLine {
             vip: info.key.vip,
             client: info.key.client,
@@ -157,10 +175,6 @@ impl<'a> Described<'a> {
             transport: info.key.transport,
             netns: info.key.netns,
         }
-    }
-
-    fn file(&self, id: FileId) -> FileLine {
-        (self.files[id.index()].clone()).expect("every file in use was described")
     }
 }
 

@@ -45,10 +45,9 @@ impl Range {
 
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.end == Range::EOF {
-            f.pad(&format!("{}-EOF", self.start))
-        } else {
-            f.pad(&format!("{}-{}", self.start, self.end))
+        match self.end {
+            Range::EOF => write!(f, "{}-EOF", self.start),
+            end => write!(f, "{}-{end}", self.start),
         }
     }
 }

@@ -81,6 +81,8 @@ fn nlmfo_locks(nlmfo: &Path) -> Result<Measured> {
 #[derive(Debug, Serialize)]
 pub struct Empty {
     snapshot_peak_kib: i64,
+    /// The first one since the boot: it reads the kernel's symbols, and keeps them.
+    first_nlmfo_locks: Measured,
     nlmfo_locks: Measured,
 }
 
@@ -88,7 +90,7 @@ impl Empty {
     pub fn measure(nlmfo: &Path) -> Result<Empty> {
         Ok(Empty {
             snapshot_peak_kib: take(0)?.peak_kib,
-            // The first one of this boot has read more, and kept it.
+            first_nlmfo_locks: nlmfo_locks(nlmfo)?,
             nlmfo_locks: nlmfo_locks(nlmfo)?,
         })
     }
@@ -176,6 +178,12 @@ impl Snapshot {
             seconds("cat /proc/locks", self.cat_seconds),
             seconds("snapshot", self.snapshot_seconds),
             seconds("nlmfo locks --json", self.nlmfo_locks_seconds),
+            (
+                "nlmfo locks --json, 0 locks, first since the boot".into(),
+                format!("{:.3} s", self.empty.first_nlmfo_locks.seconds),
+                "",
+                None,
+            ),
             (
                 "nlmfo locks --json, 0 locks".into(),
                 format!("{:.3} s", self.empty.nlmfo_locks.seconds),

@@ -1,6 +1,7 @@
 //! A record and its lines for tests.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{ClientLine, Record};
 use crate::observe::describe::{FileLine, HostLine, LockLine};
@@ -21,15 +22,15 @@ pub fn record(vips: &[&str]) -> Record {
     }
 }
 
-fn host(vip: IpAddr, client: &str, client_name: &str) -> HostLine {
-    HostLine {
+fn host(vip: IpAddr, client: &str, client_name: &str) -> Arc<HostLine> {
+    Arc::new(HostLine {
         vip,
         client: client.parse().unwrap(),
         client_name: client_name.into(),
         version: NlmVersion::V4,
         transport: Transport::Tcp,
         netns: 1,
-    }
+    })
 }
 
 /// A client; statd monitors one that has a name.
@@ -56,7 +57,7 @@ pub fn lock(vip: &str, start: u64, end: u64) -> LockLine {
         svid: 3,
         mode: Mode::Write,
         range: Range { start, end },
-        file: file(),
+        file: Arc::new(file()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ID of a row of `nlmfo locks`: made of what the kernel calls the lock, so that it stays
 //! the same as long as the lock does, and another lock has another one.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::hash::Hasher;
 use std::str::FromStr;
 
@@ -9,6 +9,7 @@ use fnv::FnvHasher;
 use serde::{Serialize, Serializer};
 
 use crate::failover::evidence::{Item, What};
+use crate::observe::host::Host;
 use crate::observe::states::{Nfs4Client, State, Waiter4};
 use crate::observe::table::{Mode, Range};
 
@@ -18,56 +19,103 @@ pub struct RowId(u64);
 
 const DIGITS: usize = 12;
 
-impl RowId {
-    /// Of a lock, waiter or share of NFSv3.
-    pub fn of(item: &Item) -> RowId {
-        let host = &item.host;
-        let what = match &item.what {
-            What::Lock { svid, mode, range } => lock("lock", *svid, *mode, *range),
-            What::Waiter { svid, mode, range } => lock("waiter", *svid, *mode, *range),
+/// IDs of NFSv3's rows, one after the other: as long as they have the same host, its part of the
+/// hash is known.
+#[derive(Clone, Default)]
+pub struct RowIds(Option<(Host, Hash)>);
+
+impl RowIds {
+    /// Of a lock, waiter or share.
+    pub fn of(&mut self, item: &Item) -> RowId {
+        let (host, file) = (item.host, item.file);
+        let of_host = match self.0 {
+            Some((known, hash)) if known == host => hash,
+            _ => Hash::default().with(format_args!("{} {host}", host.netns)),
+        };
+        self.0 = Some((host, of_host));
+        let hash = match &item.what {
+            What::Lock { svid, mode, range } => {
+                of_host.with(format_args!(" {file:?} lock {svid} {mode} {range}"))
+            }
+            What::Waiter { svid, mode, range } => {
+                of_host.with(format_args!(" {file:?} waiter {svid} {mode} {range}"))
+            }
             What::Share {
                 owner,
                 access,
                 deny,
-            } => format!("share {access} {deny} {owner:02x?}"),
+            } => of_host.with(format_args!(" {file:?} share {access} {deny} {owner:02x?}")),
         };
-        RowId::hash(&format!("{} {host} {:?} {what}", host.netns, item.file))
+        RowId::from(hash)
+    }
+}
+
+impl RowId {
+    /// Of a lock, waiter or share of NFSv3.
+    pub fn of(item: &Item) -> RowId {
+        RowIds::default().of(item)
     }
 
     /// Of an NFSv4 state, or one range of it. The stateid's generation counts the client's
     /// calls, and is left out.
     pub fn of_state(client: &Nfs4Client, state: &State, range: Option<(Mode, Range)>) -> RowId {
-        let range = range.map_or_else(String::new, |(mode, range)| lock("lock", 0, mode, range));
-        RowId::hash(&format!(
-            "nfs4 {} {} {:02x?} {range}",
-            client.id_text(),
-            state.kind,
-            &state.id[4..]
-        ))
+        let (client, kind, id) = (client.id_text(), state.kind, &state.id[4..]);
+        let place = format_args!("nfs4 {client} {kind} {id:02x?} ");
+        match range {
+            None => RowId::hash(place),
+            Some((mode, range)) => RowId::hash(format_args!("{place}lock 0 {mode} {range}")),
+        }
     }
 
     /// Of an NFSv4 request that waits. The client may repeat it as another owner, and others of
     /// its owners may ask for the same: that is one row more with this ID.
     pub fn of_waiter4(client: &Nfs4Client, waiter: &Waiter4) -> RowId {
-        let file = &waiter.file;
-        RowId::hash(&format!(
-            "nfs4 {} {:?} {}",
-            client.id_text(),
-            (file.major, file.minor, file.ino),
-            lock("waiter", 0, waiter.mode, waiter.range)
+        let Waiter4 {
+            file, mode, range, ..
+        } = waiter;
+        let (client, file) = (client.id_text(), (file.major, file.minor, file.ino));
+        RowId::hash(format_args!(
+            "nfs4 {client} {file:?} waiter 0 {mode} {range}"
         ))
     }
 
-    fn hash(text: &str) -> RowId {
-        let mut hasher = FnvHasher::default();
-        hasher.write(text.as_bytes());
-        let hash = hasher.finish();
+    fn hash(text: fmt::Arguments) -> RowId {
+        Hash::default().with(text).into()
+    }
+}
+
+impl From<Hash> for RowId {
+    fn from(Hash(hash): Hash) -> Self {
         RowId((hash >> 16) ^ (hash & 0xffff))
     }
 }
 
-fn lock(what: &str, svid: u32, mode: Mode, range: Range) -> String {
-    format!("{what} {svid} {mode} {range}")
+/// The hash of a text, of which nothing is kept.
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    /// Of the text with more at its end.
+    fn with(mut self, text: fmt::Arguments) -> Self {
+        // It takes everything.
+        let _ = self.write_fmt(text);
+        self
+    }
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Hash(FnvHasher::default().finish())
+    }
+}
+
+impl Write for Hash {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut hasher = FnvHasher::with_key(self.0);
+        hasher.write(text.as_bytes());
+        self.0 = hasher.finish();
+        Ok(())
+    }
 }
 
 impl fmt::Display for RowId {

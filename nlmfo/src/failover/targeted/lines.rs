@@ -1,6 +1,5 @@
 //! The lines of a targeted release's report.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -145,7 +144,7 @@ pub(super) fn after(
     selection: &Selection,
     paths: &mut PathFinder,
 ) {
-    let gone: HashMap<Item, usize> = items(&selection.nlm);
+    let gone = items(&selection.nlm);
     let besides = items(&selection.besides.nlm);
     let states = selection
         .nfs4

@@ -19,7 +19,7 @@ pub mod proof;
 pub mod report;
 pub mod select;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use self::alive::{Alive, Sign};
 use self::proof::{Nfs4, Nlm, Ours};
 use self::report::{Others, TargetedReport};
 use self::select::{Asked, Refusal, Selection, Wanted, Whole, select};
-use super::evidence::{Item, items};
+use super::evidence::{Items, items};
 use super::exclusive::Working;
 use super::revoked;
 use super::watch::Watch;
@@ -440,9 +440,8 @@ fn leases(selection: &Selection) -> anyhow::Result<Vec<Alive>> {
 fn changed(first: &Looked, second: &Looked, selection: &Selection) -> Vec<Alive> {
     let hosts = selection.nlm.active_hosts().into_iter();
     let clients: BTreeSet<IpAddr> = hosts.map(|id| selection.nlm.host(id).key.client).collect();
-    let of = |table: &LockTable, client| -> HashMap<Item, usize> {
-        items(&table.part(|host| host.client == client))
-    };
+    let of =
+        |table: &LockTable, client| -> Items { items(&table.part(|host| host.client == client)) };
     let calls = |table: &LockTable, client| -> BTreeMap<Host, u64> {
         let hosts = table.hosts.iter().filter(|host| host.key.client == client);
         hosts.map(|host| (host.key, host.expires)).collect()

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::select::Asked;
-use crate::failover::evidence::{Fate, Item, What};
+use crate::failover::evidence::{Fate, Item, Items, What};
 use crate::observe::counters::PerVip;
 use crate::observe::states::{Nfs4Client, Standing, State, StateTable};
 use crate::observe::table::Range;
@@ -34,7 +34,7 @@ pub struct Bystander {
 
 /// All of lockd's items in one look, and whether the look was exact.
 pub struct Look<'a> {
-    pub items: &'a HashMap<Item, usize>,
+    pub items: &'a Items,
     pub exact: bool,
 }
 
@@ -42,10 +42,10 @@ pub struct Look<'a> {
 pub struct Nlm<'a> {
     pub asked: &'a Asked,
     /// What was to go.
-    pub selected: &'a HashMap<Item, usize>,
+    pub selected: &'a Items,
     /// What a filesystem's release takes besides.
-    pub besides: &'a HashMap<Item, usize>,
-    pub before: &'a HashMap<Item, usize>,
+    pub besides: &'a Items,
+    pub before: &'a Items,
     /// After it, the later one last.
     pub looks: [Look<'a>; 2],
     pub meanwhile: &'a PerVip,
@@ -218,7 +218,7 @@ pub fn is_taken4(
         && ranges.any(|(_, range)| overlaps(released, file, *range))
 }
 
-fn count_in(items: &HashMap<Item, usize>, item: &Item) -> usize {
+fn count_in(items: &Items, item: &Item) -> usize {
     items.get(item).copied().unwrap_or_default()
 }
 

@@ -1,13 +1,12 @@
 //! What a targeted release takes, of what the kernel holds. Pure: tables in, selection or
 //! refusal out.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::id::RowId;
 use super::on::On;
-use crate::failover::evidence::{self, Item};
+use crate::failover::evidence::{self, Item, Items};
 use crate::observe::host::Host;
 use crate::observe::states::{Counts4, Nfs4Client, State, StateTable};
 use crate::observe::table::LockTable;
@@ -312,7 +311,7 @@ impl Asked {
 
     /// Whether a lock, waiter or share is one of those that are to go, whenever it was taken.
     /// Of a row, or of a file and all clients, only what was there at first is: `seen` tells.
-    pub fn covers(&self, item: &Item, seen: &HashMap<Item, usize>) -> bool {
+    pub fn covers(&self, item: &Item, seen: &Items) -> bool {
         match self.wanted {
             Wanted::Client(client) => {
                 self.nfs3 && item.host.client == client && self.through(item.host.vip)

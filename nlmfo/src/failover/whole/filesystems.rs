@@ -25,8 +25,8 @@ impl Filesystems {
         let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         let exports: Vec<PathBuf> = exports.iter().map(real).collect();
         let paths: BTreeSet<&str> = record.map_or_else(BTreeSet::new, |record| {
-            let nfs3 = record.locks.iter().map(|lock| &lock.file);
-            let nfs3 = nfs3.chain(record.shares.iter().map(|share| &share.file));
+            let nfs3 = record.locks.iter().map(|lock| &*lock.file);
+            let nfs3 = nfs3.chain(record.shares.iter().map(|share| &*share.file));
             let nfs4 = record.nfs4.iter().filter_map(|state| state.file.as_ref());
             let files = nfs3.chain(nfs4);
             files.filter_map(|file| file.path.as_deref()).collect()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::failover::record::{ClientLine, Record};
 use crate::notify::sm::{self, Listed, Monitored};
@@ -34,14 +35,14 @@ pub async fn record(listed: Vec<Listed>, addresses: &BTreeSet<IpAddr>) -> Record
             vips.insert(vip);
             let name = monitored.name.as_os_str();
             clients.push(ClientLine {
-                host: HostLine {
+                host: Arc::new(HostLine {
                     vip,
                     client,
                     client_name: name.into(),
                     version: NlmVersion::V4,
                     transport: Transport::Tcp,
                     netns: 0,
-                },
+                }),
                 nsm_name: name.into(),
             });
         }

@@ -22,13 +22,15 @@ struct Keeper {
     folder: File,
     name: OsString,
     write: Write,
+    /// What other commands want.
+    names: Vec<&'static str>,
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
 /// Has symbols kept in a file that root alone can write, from whatever mount namespace. Where
-/// nobody calls it, they are read each time.
-pub fn keep_in(path: &Path, write: Write) {
+/// nobody calls it, they are read each time. The first read finds `names`, too.
+pub fn keep_in(path: &Path, write: Write, names: Vec<&'static str>) {
     if let (Some(folder), Some(name)) = (path.parent(), path.file_name())
         && let Ok(folder) = File::open(folder)
     {
@@ -37,6 +39,7 @@ pub fn keep_in(path: &Path, write: Write) {
             folder,
             name,
             write,
+            names,
         };
         // The first call counts.
         let _ = KEEPER.set(keeper);
@@ -87,7 +90,16 @@ pub(super) fn load(
     match (KEEPER.get(), Incarnation::now()) {
         (Some(keeper), Ok(now)) => {
             let path = keeper.path();
-            from(&path, keeper.write, now, Incarnation::now, names, read)
+            let also = &keeper.names;
+            from(
+                &path,
+                keeper.write,
+                now,
+                Incarnation::now,
+                names,
+                also,
+                read,
+            )
         }
         _ => read(&names),
     }
@@ -99,6 +111,7 @@ fn from(
     incarnation: Incarnation,
     now: impl FnOnce() -> io::Result<Incarnation>,
     names: BTreeSet<&str>,
+    also: &[&str],
     read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
 ) -> Result<Symbols, SymbolsError> {
     let kept = (std::fs::read(path).ok())
@@ -110,9 +123,10 @@ fn from(
         return Ok(kept);
     }
     // One read for what the other commands want, too.
-    let mut names: BTreeSet<&str> = names;
-    names.extend(kept.0.keys().map(String::as_str));
-    let symbols = read(&names)?;
+    let mut wanted: BTreeSet<&str> = names;
+    wanted.extend(also);
+    wanted.extend(kept.0.keys().map(String::as_str));
+    let symbols = read(&wanted)?;
     // A module that came or went meanwhile may be in there or not.
     if now().is_ok_and(|now| now == incarnation) {
         let kept = Kept {
@@ -150,7 +164,7 @@ mod tests {
             let names = names.iter().copied().collect();
             let now = || Ok(incarnation(after));
             let write = |path: &Path, text: &[u8]| std::fs::write(path, text);
-            from(path, write, incarnation(before), now, names, |names| {
+            from(path, write, incarnation(before), now, names, &[], |names| {
                 let list: Vec<&str> = names.iter().copied().collect();
                 self.0.borrow_mut().push(list.join(" "));
                 Symbols::parse(TEXT.as_bytes(), names.iter().copied())

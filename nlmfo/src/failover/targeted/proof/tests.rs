@@ -28,15 +28,15 @@ fn item(last: u8, svid: u32, start: u64) -> Item {
     }
 }
 
-fn counted(all: &[Item]) -> HashMap<Item, usize> {
+fn counted(all: &[Item]) -> Items {
     all.iter().map(|item| (item.clone(), 1)).collect()
 }
 
 /// A release of all of client 11, with what is there after it in two looks.
 struct Case {
     wanted: Wanted,
-    before: HashMap<Item, usize>,
-    after: [HashMap<Item, usize>; 2],
+    before: Items,
+    after: [Items; 2],
     exact: bool,
     counters: Counters,
     ours: Ours,
@@ -74,7 +74,7 @@ impl Case {
         look(&Nlm {
             asked: &asked,
             selected: &selected,
-            besides: &HashMap::new(),
+            besides: &Items::default(),
             before: &self.before,
             looks: [look_at(0), look_at(1)],
             meanwhile: &[(VIP, self.counters)].into(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::failover::evidence::items;
+use crate::failover::evidence::{Items, items};
 use crate::observe::states::{Kind, sample};
 use crate::observe::table::{FileId, FileInfo, HostId, HostInfo, Lock, Mode, Range, Share, Waiter};
 
@@ -285,7 +285,7 @@ fn a_share_with_more_owner_than_is_known_is_not_released_alone() {
 fn later_locks_are_the_clients_but_not_the_files() {
     let table = nlm();
     let item = evidence::locks(&table).next().unwrap();
-    let nothing = HashMap::new();
+    let nothing = Items::default();
     assert!(asked(Wanted::Client(ip("10.77.1.11"))).covers(&item, &nothing));
     assert!(!of_file().covers(&item, &nothing));
     assert!(of_file().covers(&item, &items(&table)));
