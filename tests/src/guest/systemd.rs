@@ -99,12 +99,11 @@ impl Systemd {
 
     /// The journal of a unit, for a person who reads what went wrong.
     pub fn journal(&self, unit: &str) -> String {
-        let journal = self.command("journalctl", &["--no-pager", "--unit", unit]);
-        let read = { journal }.output();
-        read.map_or_else(
-            |error| error.to_string(),
-            |read| String::from_utf8_lossy(&read.stdout).into_owned(),
-        )
+        let mut journal = self.command("journalctl", &["--no-pager", "--unit", unit]);
+        match journal.output() {
+            Ok(read) => String::from_utf8_lossy(&read.stdout).into_owned(),
+            Err(error) => error.to_string(),
+        }
     }
 }
 

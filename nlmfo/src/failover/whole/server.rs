@@ -50,7 +50,7 @@ pub trait Server: Sync {
     /// Starts its threads. Also if they run already.
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
-    /// In grace: has other programs notify clients that would do it later, when grace may be over.
+    /// Has other programs notify clients that would do it later, when grace may be over.
     /// `listed` is what statd's list was before the start.
     fn notify_at_boot(
         &self,
