@@ -96,6 +96,18 @@ impl Holders {
         self.thief.busy(&wanted.collect::<Vec<_>>())
     }
 
+    /// Every holder locks and unlocks a range of another file all of the time.
+    pub fn lock_and_unlock(&self) -> Result<Vec<Busy>> {
+        let busy = |holder: &Holder| {
+            holder.client.busy(&[Wanted {
+                file: holder.folder.join(format!("busy-{}", holder.number)),
+                range: holder.range(),
+                mode: Mode::Write,
+            }])
+        };
+        self.holders.iter().map(busy).collect()
+    }
+
     /// No lock can be had by others.
     pub fn all_held(&self) -> Result<()> {
         let locker = self.thief.locker()?;

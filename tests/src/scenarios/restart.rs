@@ -11,6 +11,7 @@ use nlmfo::testbed::server::export_folder;
 use serde_json::{Value, json};
 
 use super::{Context, End, Kernels, Machine, Scenario};
+use crate::guest::busy::Busy;
 use crate::guest::command::run;
 use crate::guest::daemons;
 use crate::guest::holders::{Holders, ensure_no_theft};
@@ -39,6 +40,16 @@ pub const SCENARIOS: &[Scenario] = &[
                 leaves no fence",
         run: plain,
         kernels: Kernels::One("it is the control of restart-keeps"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "restart-busy",
+        claim: "over a restart while clients lock and unlock, they keep the locks that they hold, get each lock \
+                that they ask for, and leave none behind",
+        run: busy,
+        kernels: Kernels::One("the kernel makes no difference to the comparison"),
+        only_full: Some("a grace of its full time, if clients unlock at the wrong moment"),
+        machine: Machine::Own(OWN),
         ..Scenario::DEFAULT
     },
     Scenario {
@@ -232,6 +243,42 @@ fn plain(context: &Context) -> Result<End> {
         waiter.held_within(Duration::from_secs(100))?,
         "a plain restart keeps the lock: nlmfo restart is not needed"
     );
+    Ok(End::Pass)
+}
+
+fn busy(context: &Context) -> Result<End> {
+    let fixture = Fixture::up()?;
+    let tool = Tool::new(&context.nlmfo, fixture.lab.server.node());
+    let thief = fixture.holders.steal()?;
+    let clients = fixture.holders.lock_and_unlock()?;
+    for _ in 0..2 {
+        let report = tool.json(exit::CONFIRMED, &["restart"])?;
+        let start = &report["start"];
+        eprintln!(
+            "all back after {} ms; grace ended {}; given up: {}",
+            start["back_after_ms"], start["ended"], start["given_up"]
+        );
+        fixture.holders.all_held()?;
+        let held = |client: &Busy| client.tallies().iter().map(|one| one.held).sum::<u64>();
+        for client in &clients {
+            let before = held(client);
+            until("more locks", || {
+                Ok(match held(client) > before {
+                    true => Seen::Yes(()),
+                    false => Seen::No(format!("{:?}", client.tallies())),
+                })
+            })?;
+        }
+    }
+    for client in clients {
+        for tally in client.finish()? {
+            ensure!(tally.failed.is_empty() && tally.refused == 0, "{tally:?}");
+            eprintln!("{} locks, the slowest took {:?}", tally.held, tally.slowest);
+        }
+    }
+    ensure_no_theft(thief)?;
+    fixture.holders.all_held()?;
+    fixture.release()?;
     Ok(End::Pass)
 }
 
