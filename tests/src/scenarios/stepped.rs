@@ -289,7 +289,7 @@ impl<'a> Node<'a> {
 fn steps(full: bool, nth: usize) -> impl Iterator<Item = usize> {
     let next = move |&step: &usize| {
         Some(match full {
-            true => step + 1 + (step + nth) / 10,
+            true => step + 1 + (step + nth) / 13,
             false => step * 8,
         })
     };
