@@ -105,10 +105,7 @@ impl Server {
     /// # Errors
     /// If the server has the address already.
     pub fn add_vip(&self, vip: IpAddr) -> Result<()> {
-        self.node.ip(&match vip {
-            IpAddr::V4(v4) => format!("addr add {v4}/32 dev {BRIDGE}\n"),
-            IpAddr::V6(v6) => format!("addr add {v6}/128 dev {BRIDGE} nodad\n"),
-        })
+        add_vip(&self.node, vip)
     }
 
     /// Removes a virtual server address.
@@ -257,6 +254,17 @@ pub fn make_bridge(node: &TestNode) -> Result<()> {
          addr add {OWN_ADDRESS}/16 dev {BRIDGE}\n\
          addr add {OWN_V6} dev {BRIDGE} nodad\n"
     ))
+}
+
+/// Adds a virtual server address to the bridge.
+///
+/// # Errors
+/// If it is there already.
+pub fn add_vip(node: &TestNode, vip: IpAddr) -> Result<()> {
+    node.ip(&match vip {
+        IpAddr::V4(v4) => format!("addr add {v4}/32 dev {BRIDGE}\n"),
+        IpAddr::V6(v6) => format!("addr add {v6}/128 dev {BRIDGE} nodad\n"),
+    })
 }
 
 /// Mounts a filesystem of this kind, which needs no device.

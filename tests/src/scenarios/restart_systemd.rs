@@ -2,12 +2,13 @@
 //! systemd.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use nlmfo::testbed::server::{
-    BRIDGE, LOCKD_GRACE, NLM_GRACE_PERIOD, end_grace_of, export_options, make_bridge, mount,
+    LOCKD_GRACE, NLM_GRACE_PERIOD, add_vip, end_grace_of, export_options, make_bridge, mount,
 };
 use serde_json::Value;
 
@@ -36,12 +37,12 @@ const OURS: &str = "nlmfo-restart.service";
 fn restarts(context: &Context) -> Result<End> {
     let node = TestNode::root();
     install(context)?;
-    configure(&node)?;
+    let vips = VIPS.map(|vip| vip.parse().expect("an address"));
+    configure(&node, &vips)?;
     let systemd = Systemd::start()?;
     systemd.systemctl(&["enable", OURS])?;
     systemd.systemctl(&["start", SERVER])?;
     end_grace_of(&node, LOCKD_GRACE)?;
-    let vips = VIPS.map(|vip| vip.parse().expect("an address"));
     let mut holders = Holders::up(&node, Path::new("/export"), &vips)?;
     if context.kernel.starts_with("6.1.") {
         // As in restart-keeps.
@@ -103,17 +104,11 @@ fn install(context: &Context) -> Result<()> {
 }
 
 /// An export, addresses, and graces that are long enough to show that they were ended early.
-fn configure(node: &TestNode) -> Result<()> {
+fn configure(node: &TestNode, vips: &[IpAddr]) -> Result<()> {
     let modules = ["sunrpc", "lockd", "nfsd", "nfsv3", "nfsv4", "bridge"];
     run(tool("modprobe").arg("-a").args(modules))?;
     make_bridge(node)?;
-    for vip in VIPS {
-        let (length, how) = match vip.contains(':') {
-            false => (32, ""),
-            true => (128, "nodad"),
-        };
-        node.ip(&format!("addr add {vip}/{length} dev {BRIDGE} {how}\n"))?;
-    }
+    vips.iter().try_for_each(|vip| add_vip(node, *vip))?;
     mount("tmpfs", node, Path::new("/export"))?;
     mount("nfsd", node, Path::new("/proc/fs/nfsd"))?;
     node.write(NLM_GRACE_PERIOD, LONG_GRACE)?;

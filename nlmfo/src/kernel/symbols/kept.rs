@@ -28,8 +28,8 @@ struct Keeper {
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
-/// Has symbols kept in a file that root alone can write, from whatever mount namespace. Where
-/// nobody calls it, they are read each time. The first read finds `names`, too.
+/// Has symbols kept in a file that root alone can write, from whatever mount namespace. Without
+/// this call, they are read each time. The first read also finds `names`.
 pub fn keep_in(path: &Path, write: Write, names: Vec<&'static str>) {
     if let (Some(folder), Some(name)) = (path.parent(), path.file_name())
         && let Ok(folder) = File::open(folder)
