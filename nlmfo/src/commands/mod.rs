@@ -50,9 +50,12 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     }
     // Before it enters another mount namespace. Not everybody may have a file there.
     if let Ok(path) = files::run::file("symbols.json") {
-        let functions =
-            (probed_functions().chain(state_functions())).chain(gate::probed_functions());
-        let names = functions.chain(preflight::symbols()).collect();
+        let names = || {
+            (probed_functions().chain(state_functions()))
+                .chain(gate::probed_functions())
+                .chain(preflight::symbols())
+                .collect()
+        };
         let write = |path: &Path, text: &[u8]| files::write_whole(path, text, files::PRIVATE);
         symbols::keep_in(&path, write, names);
     }

@@ -251,9 +251,9 @@ impl Fresh {
         if Path::new("/sys/module/nf_tables").exists() {
             script += "nft flush ruleset\n";
         }
-        script += &format!("find {CGROUPS} -mindepth 1 -depth -type d -exec rmdir {{}} \\;\n");
         // What is not there cannot be deleted.
         finish(Command::new("sh").args(["-c", &script]), "")?;
+        remove_cgroups()?;
         wait("the scenario's devices to be deleted", || {
             // Its devices stay as long as the module, which need not be loaded.
             let _ = delete_module(c"ip_gre", DeleteModuleFlags::O_NONBLOCK);
@@ -296,6 +296,16 @@ fn timed<T>(step: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
         eprintln!("the sweep: {step}: {:.1} s", took.as_secs_f64());
     }
     done
+}
+
+/// Removes all control groups that no process is in.
+pub fn remove_cgroups() -> Result<()> {
+    let folders = ["-mindepth", "1", "-depth", "-type", "d"];
+    let mut find = Command::new("find");
+    find.arg(CGROUPS)
+        .args(folders)
+        .args(["-exec", "rmdir", "{}", ";"]);
+    finish(&mut find, "").map(drop)
 }
 
 /// Stops nfsd, and lockd with it, while rpcbind still answers.

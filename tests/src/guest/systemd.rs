@@ -8,10 +8,10 @@ use std::process::{Child, Command};
 use anyhow::{Context, Result};
 
 use super::command::{finish, run, silent, tool};
+use super::sweep::remove_cgroups;
 use super::wait::{Seen, until};
 
 const MACHINE_ID: &str = "/etc/machine-id";
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// A running systemd. Its end ends all that it has started, as SIGKILL does.
 pub struct Systemd {
@@ -112,7 +112,6 @@ impl Drop for Systemd {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
         // Programs that it attached to them would stay.
-        let remove = format!("find {CGROUPS} -mindepth 1 -depth -type d -exec rmdir {{}} \\;");
-        let _ = finish(tool("sh").args(["-c", &remove]), "");
+        let _ = remove_cgroups();
     }
 }

@@ -23,14 +23,14 @@ struct Keeper {
     name: OsString,
     write: Write,
     /// What other commands want.
-    names: Vec<&'static str>,
+    names: fn() -> Vec<&'static str>,
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
 /// Has symbols kept in a file that root alone can write, from whatever mount namespace. Without
 /// this call, they are read each time. The first read also finds `names`.
-pub fn keep_in(path: &Path, write: Write, names: Vec<&'static str>) {
+pub fn keep_in(path: &Path, write: Write, names: fn() -> Vec<&'static str>) {
     if let (Some(folder), Some(name)) = (path.parent(), path.file_name())
         && let Ok(folder) = File::open(folder)
     {
@@ -90,7 +90,7 @@ pub(super) fn load(
     match (KEEPER.get(), Incarnation::now()) {
         (Some(keeper), Ok(now)) => {
             let path = keeper.path();
-            let also = &keeper.names;
+            let also = keeper.names;
             from(
                 &path,
                 keeper.write,
@@ -111,7 +111,7 @@ fn from(
     incarnation: Incarnation,
     now: impl FnOnce() -> io::Result<Incarnation>,
     names: BTreeSet<&str>,
-    also: &[&str],
+    also: fn() -> Vec<&'static str>,
     read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
 ) -> Result<Symbols, SymbolsError> {
     let kept = (std::fs::read(path).ok())
@@ -124,7 +124,7 @@ fn from(
     }
     // One read for what the other commands want, too.
     let mut wanted: BTreeSet<&str> = names;
-    wanted.extend(also);
+    wanted.extend(also());
     wanted.extend(kept.0.keys().map(String::as_str));
     let symbols = read(&wanted)?;
     // A module that came or went meanwhile may be in there or not.
@@ -164,11 +164,19 @@ mod tests {
             let names = names.iter().copied().collect();
             let now = || Ok(incarnation(after));
             let write = |path: &Path, text: &[u8]| std::fs::write(path, text);
-            from(path, write, incarnation(before), now, names, &[], |names| {
-                let list: Vec<&str> = names.iter().copied().collect();
-                self.0.borrow_mut().push(list.join(" "));
-                Symbols::parse(TEXT.as_bytes(), names.iter().copied())
-            })
+            from(
+                path,
+                write,
+                incarnation(before),
+                now,
+                names,
+                Vec::new,
+                |names| {
+                    let list: Vec<&str> = names.iter().copied().collect();
+                    self.0.borrow_mut().push(list.join(" "));
+                    Symbols::parse(TEXT.as_bytes(), names.iter().copied())
+                },
+            )
             .unwrap()
         }
     }
