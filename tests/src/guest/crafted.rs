@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +15,11 @@ use super::node::TestNode;
 pub const UDP: u8 = 17;
 pub const TCP: u8 = 6;
 pub const GRE: u8 = 47;
+
+/// Flags of a segment.
+pub const SYN: u8 = 0x02;
+pub const PUSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
 
 const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 /// A tag of 802.1Q with number 0, which is no VLAN's.
@@ -152,32 +157,47 @@ pub fn flawed(
     payload: &[u8],
     flaw: Flaw,
 ) -> Result<Vec<u8>> {
-    const PUSH_ACK: u8 = 0x18;
     let (seq, mut ack) = position(stream)?;
     if let Flaw::Acknowledgement = flaw {
         ack = ack.wrapping_add(1 << 20);
     }
+    let ports = (stream.local_addr()?.port(), stream.peer_addr()?.port());
+    let ends = (
+        SocketAddrV4::new(from, ports.0),
+        SocketAddrV4::new(to, ports.1),
+    );
+    let mut segment = tcp(ends, PUSH | ACK, (seq, ack), payload)?;
+    if let Flaw::Checksum = flaw {
+        segment[17] ^= 1;
+    }
+    ipv4(TCP, from, to, &segment)
+}
+
+/// A segment from the first end to the second, with its sequence and acknowledgement number.
+pub fn tcp(
+    (from, to): (SocketAddrV4, SocketAddrV4),
+    flags: u8,
+    (seq, ack): (u32, u32),
+    payload: &[u8],
+) -> Result<Vec<u8>> {
     let mut segment = Vec::new();
-    segment.extend(stream.local_addr()?.port().to_be_bytes());
-    segment.extend(stream.peer_addr()?.port().to_be_bytes());
+    segment.extend(from.port().to_be_bytes());
+    segment.extend(to.port().to_be_bytes());
     segment.extend(seq.to_be_bytes());
     segment.extend(ack.to_be_bytes());
-    segment.extend([0x50, PUSH_ACK, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     let len = u16::try_from(segment.len())?;
     let pseudo = [
-        &from.octets()[..],
-        &to.octets(),
+        &from.ip().octets()[..],
+        &to.ip().octets(),
         &[0, TCP],
         &len.to_be_bytes(),
     ]
     .concat();
-    let mut sum = checksum(&[pseudo, segment.clone()].concat());
-    if let Flaw::Checksum = flaw {
-        sum ^= 0x0101;
-    }
+    let sum = checksum(&[&pseudo, &segment[..]].concat());
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
-    ipv4(TCP, from, to, &segment)
+    Ok(segment)
 }
 
 /// The sequence number of the next byte that a connection sends, and that it receives.

@@ -47,7 +47,7 @@ const CRAFTED_PORT: u16 = 911;
 
 /// What the gate and the audit have counted. `nlmfo grace --list` would start another
 /// keeper, and that one puts the gate on all devices.
-fn counts(vip: IpAddr) -> Result<(Gated, Audited)> {
+pub fn counts(vip: IpAddr) -> Result<(Gated, Audited)> {
     let gate = Gate::in_force()?.context("the gate is gone")?;
     Ok((gate.maps.gated(vip.into())?, gate.maps.audited(vip.into())?))
 }

@@ -13,6 +13,7 @@ mod given_up;
 mod grace;
 mod grace_end;
 mod guard;
+mod guard_cookies;
 mod half_done;
 mod keepalived;
 mod last_resorts;
@@ -191,6 +192,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         gate_life::SCENARIOS,
         given_up::SCENARIOS,
         guard::SCENARIOS,
+        guard_cookies::SCENARIOS,
         release::SCENARIOS,
         release_contended::SCENARIOS,
         targeted::SCENARIOS,
