@@ -121,20 +121,21 @@ impl Pacemaker<'_> {
         Ok(nodes.iter().find(is_there).copied())
     }
 
+    /// The node of a resource, and the other one.
+    pub fn nodes(&self, resource: &Resource) -> Result<(&Node, &Node)> {
+        let Cluster { a, b, .. } = self.cluster;
+        let node = self.node_of(resource)?;
+        Ok(match node.is_some_and(|node| node.name() == a.name()) {
+            true => (a, b),
+            false => (b, a),
+        })
+    }
+
     /// The node of the first resource, then that of the second, which is another one. Pacemaker
     /// spreads them, unless a node joined when both had started.
     pub fn spread(&self, first: &Resource, second: &Resource) -> Result<(&Node, &Node)> {
-        let Cluster { a, b, .. } = self.cluster;
-        let is_on_a = |resource: &Resource| -> Result<bool> {
-            let node = self.node_of(resource)?;
-            Ok(node.is_some_and(|node| node.name() == a.name()))
-        };
-        let first_on_a = is_on_a(first)?;
-        let (here, there) = match first_on_a {
-            true => (a, b),
-            false => (b, a),
-        };
-        if is_on_a(second)? == first_on_a {
+        let (here, there) = self.nodes(first)?;
+        if self.nodes(second)?.0.name() == here.name() {
             self.move_to(second, there)?;
         }
         Ok((here, there))

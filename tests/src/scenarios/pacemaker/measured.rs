@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 
 use super::super::{Context, End, Kernels, Manager, Scenario};
 use super::{Grouped, Owned, VIPS};
-use crate::cluster::Cluster;
 use crate::cluster::measured::{Measured, Users};
 use crate::cluster::pacemaker::{Fencing, Pacemaker, Resource};
 use crate::cluster::service::Service;
-use crate::cluster::stock::{self, Server};
+use crate::cluster::stock;
+use crate::cluster::{Cluster, Node};
 use crate::guest::client::{Client, Mount};
 use nlmfo::observe::host::Transport;
 
@@ -43,11 +43,20 @@ pub const MEASURED: &[Scenario] = &[
         only_full: Some(TABLE),
         ..Scenario::DEFAULT
     },
+    Scenario {
+        name: "measured-nfsserver",
+        claim: "one group of both VIPs with nfsserver, exportfs, IPaddr2 and nfsnotify moves, and back: what clients of NFSv3 and 4.2 lose is measured",
+        run: nfsserver,
+        kernels: Kernels::One(TABLE),
+        manager: Some(Manager::Pacemaker),
+        only_full: Some(TABLE),
+        ..Scenario::DEFAULT
+    },
 ];
 
 const TABLE: &str = "a table in docs/clusters.md";
 
-/// Versions of clients. A shared server moves NFSv3 alone.
+/// Versions of clients. A shared server that stays moves NFSv3 alone.
 const ALL: [Option<u8>; 3] = [None, None, Some(2)];
 const NFS3: [Option<u8>; 2] = [None, None];
 
@@ -59,11 +68,19 @@ fn measure(
     staying: &Resource,
 ) -> Result<Vec<Measured>> {
     let (from, to) = pacemaker.spread(moving, staying)?;
+    let all = there_and_back(users, pacemaker, moving, (from, to))?;
+    eprintln!("{}", pacemaker.logs());
+    Ok(all)
+}
+
+fn there_and_back(
+    users: &Users,
+    pacemaker: &Pacemaker,
+    moving: &Resource,
+    (from, to): (&Node, &Node),
+) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
-    for (what, node) in [
-        ("to the node of the other VIP", to),
-        ("away from there", from),
-    ] {
+    for (what, node) in [("there", to), ("back", from)] {
         let began = Instant::now();
         let seen = users.measure(|| {
             pacemaker.move_to(moving, node)?;
@@ -75,7 +92,6 @@ fn measure(
         }
         all.extend(seen);
     }
-    eprintln!("{}", pacemaker.logs());
     Ok(all)
 }
 
@@ -131,13 +147,26 @@ fn own(context: &Context) -> Result<End> {
 
 fn exportfs(context: &Context) -> Result<End> {
     let cluster = Cluster::stopped(&context.nlmfo, &VIPS)?;
-    let groups = [0, 1].map(|number| stock::group(&cluster.services[number], Server::Shared));
-    let [moving, staying] = groups;
+    let [moving, staying] = [0, 1].map(|number| stock::group(&cluster.services[number]));
     let groups = [moving?, staying?];
     let pacemaker = Pacemaker::start(&cluster, &groups, Fencing::No)?;
     // Not of NFSv4: exportfs writes to unlock_filesystem, and with their locks the node crashes.
     let users = users_of(&cluster, &NFS3)?;
     measure(&users, &pacemaker, &groups[0], &groups[1])?;
     eprintln!("{}", pacemaker.status()?);
+    Ok(End::Pass)
+}
+
+fn nfsserver(context: &Context) -> Result<End> {
+    let cluster = Cluster::stopped(&context.nlmfo, &VIPS)?;
+    for node in [&cluster.a, &cluster.b] {
+        stock::give_server_away(node)?;
+    }
+    let groups = [stock::group_with_server(&cluster.services)?];
+    let pacemaker = Pacemaker::start(&cluster, &groups, Fencing::No)?;
+    let users = users_of(&cluster, &ALL)?;
+    let nodes = pacemaker.nodes(&groups[0])?;
+    there_and_back(&users, &pacemaker, &groups[0], nodes)?;
+    eprintln!("{}\n{}", pacemaker.status()?, pacemaker.logs());
     Ok(End::Pass)
 }
