@@ -30,7 +30,7 @@ pub struct Window {
     /// Not 0 if lockd served the VIP when grace began, without a fence: new locks may have been
     /// granted before.
     pub late: u64,
-    /// Until then, packets to nfsd's ports are dropped while nothing listens there. The kernel would
+    /// Until then, packets to nfsd's ports that nothing listens on are dropped; the kernel would
     /// refuse them.
     pub muted_until: u64,
 }
