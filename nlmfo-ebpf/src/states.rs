@@ -309,10 +309,7 @@ pub fn show_range(control: &mut Control, lock: &FileLock) -> Result<bool, i32> {
         return Ok(true);
     }
     let (holder, client) = match is_lock {
-        true => {
-            let owner = lock.owner() + layout!(states.lockowner_owner) as u64;
-            (owner, pointer(owner, layout!(states.owner_client))?)
-        }
+        true => lock_owner(lock)?,
         // Both start with an nfs4_stid.
         false => {
             let stid = lock.owner();
@@ -333,15 +330,21 @@ pub fn show_range(control: &mut Control, lock: &FileLock) -> Result<bool, i32> {
     )
 }
 
-/// Writes the request if it is one of nfsd's, that waits behind a lock on `inode`. False if the
+/// The `nfs4_stateowner` of one of nfsd's locks or requests, and its `nfs4_client`.
+#[inline(always)]
+fn lock_owner(lock: &FileLock) -> Result<(u64, u64), i32> {
+    let owner = lock.owner() + layout!(states.lockowner_owner) as u64;
+    Ok((owner, pointer(owner, layout!(states.owner_client))?))
+}
+
+/// Writes the request if it is one of nfsd's. It waits behind a lock on `inode`. False if the
 /// ring is full.
 #[inline(always)]
 pub fn show_waiter(control: &mut Control, lock: &FileLock, inode: u64) -> Result<bool, i32> {
     if layout!(states.posix_ops) == 0 || lock.lmops() != layout!(states.posix_ops) {
         return Ok(true);
     }
-    let holder = lock.owner() + layout!(states.lockowner_owner) as u64;
-    let client = pointer(holder, layout!(states.owner_client))?;
+    let (holder, client) = lock_owner(lock)?;
     write_range(
         control,
         lock,
@@ -355,7 +358,7 @@ pub fn show_waiter(control: &mut Control, lock: &FileLock, inode: u64) -> Result
     )
 }
 
-/// Whose a lock, lease or request is.
+/// Who has a lock or lease, or made a request, and for which file.
 struct Holder {
     holder: u64,
     client: u64,
