@@ -15,7 +15,6 @@ use super::targeted::on::On;
 use super::watch::Watch;
 use crate::causes::chain;
 use crate::foreign::Shown;
-use crate::kernel::nfsd::Nfsd;
 use crate::observe::states::{Kind, Nfs4Client, Standing, StateTable};
 use crate::observe::table::FileInfo;
 use crate::release::Suitability;
@@ -61,8 +60,7 @@ pub fn may_release(watch: &mut Watch, filesystems: &[PathBuf]) -> Suitability {
 /// What to do about revoked locks of clients that are silent, whoever revoked them: a line for each
 /// client. Empty if what clients hold cannot be read.
 pub fn left(watch: &mut Watch) -> Vec<String> {
-    let lease = Nfsd::mounted().and_then(|nfsd| nfsd.lease());
-    let (Ok(states), Ok(lease)) = (watch.all_states(READ_TIMEOUT), lease) else {
+    let (Ok(states), Ok(lease)) = (watch.all_states(READ_TIMEOUT), alive::lease()) else {
         return Vec::new();
     };
     let clients = silent(keepers(&states.table), lease).into_iter();

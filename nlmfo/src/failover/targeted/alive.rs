@@ -1,4 +1,4 @@
-//! Whether a client is alive, whose state is to be taken from it. Pure: signs in, refusal out.
+//! Whether a client is alive whose state is to be released.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::kernel::nfsd::{Nfsd, NfsdError};
 use crate::observe::states::Nfs4Client;
 use crate::rpc::alive::Service;
 
@@ -54,8 +55,16 @@ impl fmt::Display for Alive {
     }
 }
 
-/// The sign that an NFSv4 client gives, if any. Its lease may be over and its state kept
-/// until somebody wants it (`courtesy`), or about to go (`expirable`).
+/// The lease time of the node's own server, for [`of_lease`].
+///
+/// # Errors
+/// If nfsd's filesystem is not mounted, or the lease time cannot be read.
+pub fn lease() -> Result<Duration, NfsdError> {
+    Nfsd::mounted()?.lease()
+}
+
+/// The sign that an NFSv4 client gives, if any. None if its lease is over, whether nfsd keeps its
+/// state until another client wants it (`courtesy`) or is about to drop it (`expirable`).
 pub fn of_lease(client: &Nfs4Client, lease: Duration) -> Option<Alive> {
     if matches!(client.info.status.as_str(), "courtesy" | "expirable") {
         return None;

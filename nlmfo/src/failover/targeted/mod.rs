@@ -36,7 +36,6 @@ use super::revoked;
 use super::watch::Watch;
 use crate::causes::chain;
 use crate::kernel::netlink::{Command, NfsdNetlink};
-use crate::kernel::nfsd::Nfsd;
 use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::observe::counters::PerVip;
@@ -358,8 +357,7 @@ fn refuse_silent(plan: &Plan, looked: &Looked) -> Result<(), RunError> {
         }
         None => return Ok(()),
     };
-    let lease = Nfsd::mounted().and_then(|nfsd| nfsd.lease());
-    let lease = lease.map_err(|error| RunError::Before(error.into()))?;
+    let lease = alive::lease().map_err(|error| RunError::Before(error.into()))?;
     let lockers = revoked::lockers(table, |file| on.filesystem().has(file));
     match revoked::silent(lockers, lease).first() {
         None => Ok(()),
@@ -429,7 +427,7 @@ fn leases(selection: &Selection) -> anyhow::Result<Vec<Alive>> {
     if clients.is_empty() {
         return Ok(Vec::new());
     }
-    let lease = Nfsd::mounted()?.lease()?;
+    let lease = alive::lease()?;
     Ok((clients.into_iter())
         .filter_map(|client| alive::of_lease(client, lease))
         .collect())
