@@ -174,8 +174,8 @@ pub async fn follow(
         Ok(record) => record,
         // Clients must be notified nevertheless.
         Err(error) => {
-            notes.push(match stop::set_aside(&plan.state) {
-                Ok(path) => format!("{}; it is {} now", chain(&error), path.display()),
+            notes.push(match stop::set_aside(&plan.state, &error) {
+                Ok(note) => note,
                 Err(kept) => format!("{}; {}", chain(&error), chain(&kept)),
             });
             None

@@ -107,13 +107,18 @@ pub fn used(state: &StateDir) -> Result<(), FileError> {
     files::remove(&path).map_err(FileError::io("removing", &path))
 }
 
-/// Renames a record that cannot be read, so that it hinders no stop; returns its new name.
-pub fn set_aside(state: &StateDir) -> Result<PathBuf, FileError> {
+/// Renames a record that cannot be read because of `error`: the next stop would be refused. Returns a
+/// note for the report.
+pub fn set_aside(state: &StateDir, error: &RecordError) -> Result<String, FileError> {
     let path = record_path(state);
     let aside = path.with_extension("damaged");
     let renamed = std::fs::rename(&path, &aside);
     renamed.map_err(FileError::io("renaming", &path))?;
-    Ok(aside)
+    Ok(format!(
+        "{}; it was renamed to {}",
+        chain(error),
+        aside.display()
+    ))
 }
 
 /// What is recorded, and where.
@@ -140,8 +145,8 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
         source,
     })?;
     let aside = match stored(&plan.state) {
-        Err(RecordError::Damaged { .. } | RecordError::Foreign { .. }) => {
-            Some(set_aside(&plan.state).map_err(RecordError::from)?)
+        Err(error @ (RecordError::Damaged { .. } | RecordError::Foreign { .. })) => {
+            Some(set_aside(&plan.state, &error).map_err(RecordError::from)?)
         }
         _ => None,
     };
@@ -150,12 +155,7 @@ pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Re
     let held = Held::read(watch, READ_TIMEOUT)?;
     let mut record = of(&held, plan, server, &mut paths);
     let mut report = StopReport::new(server.title(), record_path(&plan.state));
-    report.notes.extend(aside.map(|path| {
-        format!(
-            "an earlier record cannot be read; it is {} now",
-            path.display()
-        )
-    }));
+    report.notes.extend(aside);
     let earlier = place.earlier().cloned();
     let is_partial = earlier.is_none() && SeenGrace::now().stands();
     if is_partial {
