@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nlmfo::observe::host::{NlmVersion, Transport};
 use serde::Deserialize;
 use serde_json::Value;
@@ -79,6 +79,27 @@ pub fn entries(report: &Value, list: &str) -> Result<Vec<Entry>> {
 /// The entries of a list as a set of what is known.
 pub fn known(report: &Value, list: &str) -> Result<BTreeSet<Known>> {
     entries(report, list)?.iter().map(Entry::known).collect()
+}
+
+/// Ensures that after a restart or a move of a server, all of at least `expected` locks and opens are
+/// back, and that the server was in each of `graces` ("lockd", "nfsd"), which ended early.
+pub fn ensure_kept(report: &Value, graces: &[&str], expected: u64) -> Result<()> {
+    let start = &report["start"];
+    let none = |kind: &str| start["missing"][kind].as_array().is_some_and(Vec::is_empty);
+    ensure!(
+        start["ended"] == "early"
+            && start["has_record"] == true
+            && graces.iter().all(|grace| start["grace"][grace] == true)
+            && start["expected"].as_u64() >= Some(expected)
+            && none("locks")
+            && none("nfs4"),
+        "{report}"
+    );
+    eprintln!(
+        "all back {} ms after the start; clients were blocked for {} ms",
+        start["back_after_ms"], report["stood_still_ms"]
+    );
+    Ok(())
 }
 
 /// How one VIP was released, from `nlmfo failover --phase release --json`.
