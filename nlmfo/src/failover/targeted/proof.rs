@@ -111,14 +111,14 @@ impl Nlm<'_> {
         match (count(first), count(last)) {
             (0, 0) => {}
             (some, 0) => blockers.push(format!(
-                "{some} of what was to go was seen after the release, and was gone on a second \
-                 look: it is still changing"
+                "{some} locks, waiters or shares to be released were seen after the release, but not in \
+                 the second snapshot: they still change"
             )),
-            (_, some) => blockers.push(format!("{some} of what was to go is still there")),
+            (_, some) => blockers.push(format!("{some} locks, waiters or shares to be released are still there")),
         }
         if !(first.exact && last.exact) {
             blockers.push(
-                "the kernel's lists changed each time they were read: no two walks agreed"
+                "the kernel's lists changed each time they were read: no two reads agreed"
                     .to_owned(),
             );
         }
@@ -266,9 +266,13 @@ impl Nfs4<'_> {
         };
         let mut blockers = Vec::new();
         let [first, last] = self.looks;
-        if self.left(last.0) + self.left(first.0) > 0 {
-            let left = self.left(last.0);
-            blockers.push(format!("{left} {what} that were to go are still there"));
+        match (self.left(first.0), self.left(last.0)) {
+            (0, 0) => {}
+            (some, 0) => blockers.push(format!(
+                "{some} {what} to be released were seen after the release, but not in the second \
+                 snapshot: they still change"
+            )),
+            (_, some) => blockers.push(format!("{some} {what} to be released are still there")),
         }
         if !(first.1 && last.1) {
             blockers.push("NFSv4 state changed each time it was read".to_owned());

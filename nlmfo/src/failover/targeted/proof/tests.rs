@@ -108,7 +108,7 @@ fn what_is_left_comes_back_or_moves_is_a_doubt() {
     assert_eq!(case.check(|nlm| nlm.blockers()).len(), 1);
     case.after[1].clear();
     let blockers = case.check(|nlm| nlm.blockers());
-    assert!(blockers[0].contains("second look"), "{blockers:?}");
+    assert!(blockers[0].contains("second snapshot"), "{blockers:?}");
     case = Case::new(&[item(11, 1, 0)], &[]);
     case.exact = false;
     assert_eq!(case.check(|nlm| nlm.blockers()).len(), 1);
