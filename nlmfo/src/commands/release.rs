@@ -53,7 +53,7 @@ pub fn run(args: &TargetedArgs) -> Result<Exit, Failure> {
     };
     // Should this process be killed meanwhile.
     keep(None, None, None);
-    let state = "a part may be released: run it again";
+    let state = "some state may be released; run the command again";
     let done = runtime::run(or_interrupt(work(&plan), &plan.asked.vips, state))
         .context("cannot start the asynchronous runtime")?;
     let report = match done {

@@ -56,9 +56,9 @@ fn silent(context: &Context) -> Result<End> {
             _ => Seen::No(format!("{}{}", finished.stdout, finished.stderr)),
         })
     })?;
-    if refused.contains("came with 6.9") {
+    if refused.contains("requires 6.9") {
         return Ok(End::Unsupported(
-            "unlock_filesystem of this kernel leaves NFSv4 state".to_owned(),
+            "unlock_filesystem of this kernel does not revoke NFSv4 state".to_owned(),
         ));
     }
     let names = |said: &str| said.contains("nlmfo release --client 10.77.1.");

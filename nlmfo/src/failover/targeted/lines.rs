@@ -114,8 +114,8 @@ impl TargetedReport {
             return;
         }
         if !self.locks.is_empty() || !self.shares.is_empty() {
-            let text = "a client that is alive does not notice that its NFSv3 lock is gone: it goes \
-                        on writing, and so may the next holder";
+            let text = "a client that is alive does not notice that its NFSv3 lock is gone: it \
+                        continues to write, while another client may get the lock";
             self.warnings.push(text.to_owned());
         }
         if !self.nfs4.clients.is_empty() {

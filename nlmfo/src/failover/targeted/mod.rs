@@ -67,13 +67,13 @@ pub struct Plan {
 pub enum RunError {
     #[error("nothing was released")]
     Refused(#[from] Refusal),
-    #[error("nothing was released: {}; --force takes it all the same", signs(.0))]
+    #[error("nothing was released: {}; --force releases it anyway", signs(.0))]
     Alive(Vec<Alive>),
     #[error("nothing was released: {0}")]
     Lacking(String),
     #[error("nothing was released")]
     Before(#[source] anyhow::Error),
-    #[error("a part may be released, and nothing is confirmed; run it again")]
+    #[error("some state may be released, nothing is confirmed; run the command again")]
     After(#[source] anyhow::Error),
 }
 
@@ -252,12 +252,12 @@ impl Proved<'_> {
         let back = self.come_back();
         if back > 0 && !self.plan.force {
             blockers.push(format!(
-                "{back} NFSv4 clients of that address hold something that were not there at first"
+                "{back} NFSv4 clients that were not there at first hold state from that address"
             ));
         }
         let others = Others::of(bystanders);
         if others.is_disturbed() {
-            blockers.push("a client that was not to be touched lost or got something".to_owned());
+            blockers.push("a client outside the release lost or gained state".to_owned());
         }
         let mut report = lines::report(
             self.plan,
@@ -271,7 +271,7 @@ impl Proved<'_> {
         report.others = others;
         if back > 0 && self.plan.force {
             let text =
-                format!("{back} NFSv4 clients of that address came back meanwhile as new ones");
+                format!("{back} NFSv4 clients of that address have come back as new clients");
             report.warnings.push(text);
         }
         lines::after(&mut report, &nlm, self.base, last, self.selection, paths);
@@ -313,7 +313,7 @@ impl Proved<'_> {
                 Some(Ok(states)) => tables.push((&states.table, states.exact)),
                 Some(Err(error)) => {
                     blockers.push(format!(
-                        "what NFSv4 clients hold is not known: {}; --nfs 3 leaves NFSv4 out",
+                        "what NFSv4 clients hold is not known: {}; --nfs 3 ignores NFSv4",
                         chain(error)
                     ));
                     return Vec::new();
@@ -377,19 +377,20 @@ fn ensure_possible(
 ) -> Result<(), RunError> {
     if facts.nfsd_threads.unwrap_or(0) == 0 && !selection.is_empty() {
         let reason = "nfsd is stopped in this network namespace: start it (`systemctl start \
-                      nfs-server`), or stop lockd too, which gives up all of its locks";
+                      nfs-server`), or stop lockd too, which releases all of its locks";
         return Err(RunError::Lacking(reason.to_owned()));
     }
     match &plan.asked.whole {
         Some(Whole::Filesystem(_)) if !watch.revokes_states() => Err(RunError::Lacking(
-            "unlock_filesystem of this kernel leaves NFSv4 state: that came with 6.9".to_owned(),
+            "unlock_filesystem of this kernel does not revoke NFSv4 state (requires 6.9)"
+                .to_owned(),
         )),
         Some(Whole::Export(_)) => {
             let netlink = NfsdNetlink::open().map_err(|e| RunError::Lacking(chain(&e)))?;
             match netlink.offers(Command::UnlockExport) {
                 true => Ok(()),
                 false => Err(RunError::Lacking(
-                    "this kernel cannot release an export: that came with 7.2".to_owned(),
+                    "this kernel cannot release an export (requires 7.2)".to_owned(),
                 )),
             }
         }

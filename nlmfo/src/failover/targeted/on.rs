@@ -15,8 +15,8 @@ pub enum OnError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(
-        "its filesystem gives files another device number ({0}:{1}) than the kernel's lists have, as \
-         btrfs does for subvolumes: find its rows with `nlmfo locks`, and name them by --lock or \
+        "its filesystem shows a device number ({0}:{1}) that is not in the kernel's lists, as btrfs does \
+         for subvolumes: find its rows with `nlmfo locks`, and name them by --lock or \
          --client"
     )]
     OtherDevice(u32, u32),

@@ -197,8 +197,8 @@ impl TargetedReport {
             }
             Verdict::Confirmed => writeln!(
                 f,
-                "✓ confirmed: two agreeing snapshots show nothing of it, and all others as they were \
-                 or changed by their own requests"
+                "✓ confirmed: two identical snapshots show that it is gone; other clients are unchanged, or \
+                 have changed by their own requests"
             ),
             Verdict::NotConfirmed => {
                 writeln!(f, "✗ NOT CONFIRMED: {}", self.blockers.join("; "))
@@ -210,16 +210,16 @@ impl TargetedReport {
 impl fmt::Display for OnFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.locks {
-            writeln!(f, "  stays: {}", lock(line))?;
+            writeln!(f, "  not released: {}", lock(line))?;
         }
         for state in &self.nfs4 {
-            writeln!(f, "  stays: NFSv4 {state}")?;
+            writeln!(f, "  not released: NFSv4 {state}")?;
         }
         for line in &self.local {
             let end = line.end.map_or("EOF".to_owned(), |end| end.to_string());
             writeln!(
                 f,
-                "  stays: {} {} {}-{end} of {}, process {} ({}) of this node",
+                "  not released: {} {} {}-{end} of {}, process {} ({}) of this node",
                 line.class,
                 if line.write { "write" } else { "read" },
                 line.start,

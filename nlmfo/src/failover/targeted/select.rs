@@ -86,16 +86,16 @@ impl Selection {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "no lock has the ID {0} now: it is gone, or its range has changed; `nlmfo locks` lists \
-         what there is"
+        "no lock has the ID {0} now: it is gone, or its range has changed; `nlmfo locks` shows \
+         the IDs"
     )]
     NoRow(RowId),
     #[error("the ID {id} is shared by {rows} rows: release them by --file or --client")]
     Ambiguous { id: RowId, rows: usize },
     #[error(
-        "the ID {id} is an NFSv4 {kind} of {client}, and nothing but the client itself can give \
-         up one of its states: it is named in the client's own session; `nlmfo release --client \
-         {client}` drops all that the client has"
+        "the ID {id} is an NFSv4 {kind} of {client}, and only the client itself can give up a \
+         single state, in a session of its own; `nlmfo release --client {client}` drops all that the \
+         client has"
     )]
     OneState {
         id: RowId,
@@ -104,13 +104,13 @@ pub enum Refusal {
     },
     #[error(
         "NFSv4 state is on it ({counts}), which the kernel cannot revoke for one file: --client \
-         drops all of a client, --unlock-filesystem or --unlock-export all on the filesystem or \
-         under the export, and --nfs 3 leaves it"
+         drops all state of a client, --unlock-filesystem and --unlock-export revoke all NFSv4 state on \
+         the filesystem or under the export, and --nfs 3 ignores it"
     )]
     StateOnFile { counts: Counts4 },
     #[error(
         "the NFSv4 client {name} ({client}) uses {vips}, and its state belongs to all of them: \
-         --all-vips drops it, --nfs 3 leaves it"
+         --all-vips drops it, --nfs 3 ignores it"
     )]
     SeveralVips {
         client: IpAddr,
@@ -124,8 +124,8 @@ pub enum Refusal {
     )]
     Silent { client: IpAddr, name: String },
     #[error(
-        "a share of {0} has an owner of more than 63 bytes, of which the rest is not known; \
-         --client releases it with all of its host"
+        "a share of {0} has an owner of more than 63 bytes, which nlmfo reads only in part; --client \
+         releases it with everything else that the client has"
     )]
     LongOwner(Host),
 }
@@ -192,7 +192,7 @@ fn of_client(
             client,
             name: seen.name.to_string(),
             vips: match seen.vips.is_empty() {
-                true => "an address that is not known: it is not connected".to_owned(),
+                true => "an unknown address, since it is not connected".to_owned(),
                 false => listed(&seen.vips),
             },
         });
