@@ -58,7 +58,7 @@ pub fn run(options: &Options, json: bool) -> Result<Exit, Failure> {
     let usage = |error| Err(Failure::new(Exit::Usage, error));
     if let Some(server) = own::server_of(&options.vips)? {
         return usage(anyhow!(
-            "the VIPs belong to server {}, which is not the node's own one: move them without --whole-server",
+            "the VIPs belong to server {}, which is not the node's own: move them without --whole-server",
             server.name()
         ));
     }

@@ -65,7 +65,7 @@ fn listened(ports: &BTreeSet<String>) -> Vec<(bool, u16)> {
 
 /// The server runs again: what nothing listens for is refused.
 pub async fn unmute() -> Result<(), ServerError> {
-    let failed = |error: String| ServerError::Other(format!("the VIPs are muted still: {error}"));
+    let failed = |error: String| ServerError::Other(format!("the VIPs are still muted: {error}"));
     let vips = addresses().map_err(|error| failed(error.to_string()))?;
     (mute::lower(&vips).await).map_err(|error| failed(chain(&error)))
 }

@@ -22,24 +22,24 @@ pub enum HandedError {
         source: std::io::Error,
     },
     #[error(
-        "several records of stops are stored, and one server is taken over: {}; remove those that are old",
+        "several records of stops are stored, but only one server is taken over: {}; remove the old ones",
         listed(.0)
     )]
     Several(Vec<PathBuf>),
     #[error(
-        "nfsdcld has no database on this node, and had one at the stop that is recorded: mount /var/lib/nfs"
+        "nfsdcld has no database on this node, but had one when the server was stopped: mount /var/lib/nfs"
     )]
     NoRecords,
-    #[error("nfsdcld's records cannot be read, and NFSv4 clients reclaim by them")]
+    #[error("nfsdcld's records cannot be read, and NFSv4 clients cannot reclaim without them")]
     Records(#[from] RecordsError),
     #[error(
-        "nfsdcld's records are not those of the stop that is recorded: {why}; if another server started since, \
-         remove the record {}", record.display()
+        "nfsdcld's records are not those of the recorded stop: {why}; if another server has started since, remove \
+         the record {}", record.display()
     )]
     Old { why: &'static str, record: PathBuf },
     #[error(
-        "nfsdcld has another database open than {}: it was started before that was mounted; stop it, then run \
-         again", .0.display()
+        "nfsdcld does not have {} open, but another database: it was started before the storage was mounted; \
+         stop it, then run the command again", .0.display()
     )]
     OtherDatabase(PathBuf),
 }
@@ -151,7 +151,7 @@ pub fn check(
         .epoch
         .is_some_and(|stop| !stop.leads_to(records.epoch(), runs))
     {
-        return old("their epoch is another one");
+        return old("their epoch differs");
     }
     // nfsdcld may have begun to record those that are back.
     if !runs {

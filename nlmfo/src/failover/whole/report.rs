@@ -194,7 +194,7 @@ impl StartReport {
         }
         if self.hidden > 0 {
             blockers.push(format!(
-                "delegations did not come back on {} files: nobody knows what their clients had \
+                "delegations of {} files did not come back: it is not known what their clients had \
                  locked",
                 self.hidden
             ));
@@ -336,9 +336,9 @@ impl fmt::Display for StartReport {
             writeln!(f, "  note: {note}")?;
         }
         match self.ended {
-            Ended::Early => writeln!(f, "  both graces were ended early")?,
+            Ended::Early => writeln!(f, "  both grace periods were ended early")?,
             Ended::ByItself if self.grace.stands() => {
-                writeln!(f, "  the kernel ended its graces")?;
+                writeln!(f, "  the kernel ended its grace periods")?;
             }
             Ended::ByItself | Ended::NotYet => {}
         }

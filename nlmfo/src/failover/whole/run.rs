@@ -260,7 +260,9 @@ pub fn remains(state: &StateDir) -> String {
     match stop::stored(state) {
         Ok(None) => format!("{runs}; no record is stored"),
         Ok(Some(_)) => {
-            format!("{runs}; the record is stored, `nlmfo restart --start-only` goes on from here")
+            format!(
+                "{runs}; the record is stored, `nlmfo restart --start-only` continues from here"
+            )
         }
         Err(error) => format!("{runs}; {}", chain(&error)),
     }

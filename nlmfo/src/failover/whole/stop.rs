@@ -206,7 +206,7 @@ pub fn again(
     report.recorded(record);
     report
         .notes
-        .push("the server was stopped before".to_owned());
+        .push("the server had already been stopped".to_owned());
     report.left = left(&Held::read(watch, READ_TIMEOUT)?);
     report.stopped = report.left.is_empty();
     report.stopped_after_ms = Some(0.0);
@@ -231,7 +231,7 @@ impl Recorded {
         }
         if let Some(error) = &self.no_records {
             blockers.push(format!(
-                "nfsdcld's records cannot be read, and NFSv4 clients reclaim by them: {}",
+                "nfsdcld's records cannot be read, and NFSv4 clients cannot reclaim without them: {}",
                 chain(error)
             ));
         }
