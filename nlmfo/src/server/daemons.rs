@@ -234,7 +234,7 @@ pub fn ensure_asked(server: &Server, nfsdcld: i32) -> Result<(), ServerError> {
         false => Err(ServerError::Daemon {
             name: server.name().to_owned(),
             program: Daemon::Nfsdcld.program(),
-            problem: "is not asked by nfsd, which has no records of clients then".into(),
+            problem: "was not asked by nfsd, which then has no records of clients".into(),
             said: String::new(),
         }),
     }

@@ -60,7 +60,7 @@ pub enum DescriptionError {
         other: String,
         what: String,
     },
-    #[error("no server {name:?} is described in {FILE} or {FOLDER}; there are: {}", known.join(", "))]
+    #[error("no server {name:?} is configured in {FILE} or {FOLDER}; there are: {}", known.join(", "))]
     Unknown { name: String, known: Vec<String> },
 }
 
@@ -108,7 +108,8 @@ impl FromStr for Vip {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address with a prefix length, as 10.77.0.1/16");
+        let wrong =
+            || format!("{text:?} is not an address with a prefix length, like 10.77.0.1/16");
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let prefix: u8 = prefix.parse().map_err(|_| wrong())?;

@@ -288,7 +288,7 @@ pub fn ensure_free(device: &Path) -> Result<(), ServerError> {
     };
     let holders = processes_with(device);
     if holders.is_empty() {
-        return Err(ServerError::io("open, for one user alone,", device)(cause));
+        return Err(ServerError::io("open exclusively", device)(cause));
     }
     let named = holders
         .iter()

@@ -166,7 +166,7 @@ fn arguments(versions: &[Version], threads: u32) -> Vec<String> {
 /// where nfsdcld has no records: that nfsd asked it is seen before.
 fn judge(facts: &Facts, has_clients_of_v3: bool) -> Result<(), String> {
     if facts.threads == 0 {
-        return Err("rpc.nfsd ended well, but nfsd has no thread".into());
+        return Err("rpc.nfsd succeeded, but nfsd has no thread".into());
     }
     if has_clients_of_v3 && !facts.grace.lockd {
         return Err(

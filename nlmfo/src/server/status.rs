@@ -110,7 +110,7 @@ pub fn of(server: &Server) -> Result<Status, ServerError> {
         status.problems = problems(&status, stop::pins(server));
         if phase == Phase::Unfinished {
             status.problems.push(format!(
-                "a start or stop is under way, or was interrupted: `nlmfo server start {}` goes on",
+                "a start or stop is under way, or was interrupted: `nlmfo server start {}` continues it",
                 status.name
             ));
         }

@@ -12,7 +12,10 @@ pub(super) fn absolute(what: &str, path: &Path) -> Result<(), String> {
     let is_plain = !(path.components()).any(|part| part == Component::ParentDir);
     match path.is_absolute() && is_plain {
         true => Ok(()),
-        false => Err(format!("{what}: {} is no absolute path", path.display())),
+        false => Err(format!(
+            "{what}: {} is not an absolute path without `..`",
+            path.display()
+        )),
     }
 }
 
@@ -24,7 +27,7 @@ pub(super) fn check_export(line: &str) -> Result<(), String> {
     let mut clients = words.peekable();
     if !path.starts_with('/') || clients.peek().is_none() || line.contains('\n') {
         return Err(format!(
-            "{line:?} is not as in exports(5): PATH CLIENT(OPTIONS)..."
+            "{line:?} is not a line of exports(5): PATH CLIENT(OPTIONS)..."
         ));
     }
     for client in clients {
@@ -65,7 +68,7 @@ pub(super) fn version(value: &toml::Value) -> Result<Vec<Version>, String> {
 
 pub(super) fn time(what: &str, text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text)
-        .map_err(|error| format!("{what}: {text:?} is no time ({error})"))?;
+        .map_err(|error| format!("{what}: {text:?} is not a time ({error})"))?;
     match TIMES.contains(&time.as_secs()) && time.subsec_nanos() == 0 {
         true => Ok(time),
         false => Err(format!(
