@@ -134,7 +134,7 @@ fn require_answers(state: &Path) -> Result<(), Failure> {
         Ok(false) => {
             let error = anyhow!(
                 "the state directory {} does not answer within {} s: its filesystem is frozen, or its \
-                 server is gone. Mend it, or go on with another directory (--state-dir)",
+                 server is gone. Repair it, or use another directory (--state-dir)",
                 state.shown(),
                 STATE_TIMEOUT.as_secs()
             );

@@ -259,8 +259,8 @@ pub fn blockers(looks: [Look; 2], meanwhile: &Counters) -> Vec<String> {
     let granted = meanwhile.grants();
     if granted > 0 {
         blockers.push(format!(
-            "{granted} locks were granted through the VIP after its release: its clients still \
-             reach this node; remove the address first, or drop its lock traffic"
+            "locks were granted through the VIP after its release ({granted}): its clients still reach \
+             this node; remove the address first, or drop its lock traffic"
         ));
     }
     blockers
@@ -439,7 +439,7 @@ mod tests {
             ([CLEAN, waiter], &none, "0 locks, 1 waiter left"),
             ([waiter, CLEAN], &none, "not in the second snapshot"),
             ([vague, CLEAN], &none, "no two reads agreed"),
-            ([CLEAN, CLEAN], &granted, "1 locks were granted"),
+            ([CLEAN, CLEAN], &granted, "after its release (1)"),
         ] {
             let blockers = blockers(looks, meanwhile);
             assert_eq!(blockers.len(), 1, "{blockers:?}");

@@ -87,7 +87,7 @@ fn nfs4_layouts(facts: &Facts) -> Check {
             Ok(_) => Capability::Available,
             Err(error) => Capability::missing(
                 chain(&error),
-                "give failover --nfs 3, which leaves NFSv4 out, and report this line",
+                "use `failover --nfs 3`, which ignores NFSv4, and report this line",
             ),
         }),
     }

@@ -41,7 +41,7 @@ impl<T> Place<T> {
         if path.file_name().is_none() || path.as_os_str().as_bytes().ends_with(b"/") {
             return Err(FileError::NotRegular {
                 path: path.to_owned(),
-                kind: "no name of a file",
+                kind: "the name of a directory",
             });
         }
         let earlier = match found(path)? {

@@ -148,12 +148,14 @@ fn read_kernel(core: &Path, address: u64, len: usize) -> io::Result<Vec<u8>> {
         use object::read::ReadRef;
         let bytes = (&core).read_bytes_at(at, len as u64);
         return bytes.map(<[u8]>::to_vec).map_err(|()| {
-            io::Error::other(format!("address {address:#x} is there, and cannot be read"))
+            io::Error::other(format!(
+                "address {address:#x} is in a segment, but cannot be read"
+            ))
         });
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,
-        format!("it has no segment with {address:#x}"),
+        format!("no segment contains {address:#x}"),
     ))
 }
 

@@ -68,7 +68,7 @@ impl Page {
             peer.write(out)?;
         }
         match self.exit() {
-            Exit::Done => writeln!(out, "✓ nothing was found that loses locks in a move now"),
+            Exit::Done => writeln!(out, "✓ found nothing that would lose locks in a move now"),
             Exit::NotConfirmed => writeln!(
                 out,
                 "✗ a move now may lose locks; see the lines with ✗ and ? above"
