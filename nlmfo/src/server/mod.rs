@@ -69,11 +69,12 @@ pub enum ServerError {
     Running(String),
     #[error("server {0} is not running on this node")]
     NotRunning(String),
-    #[error("{program} of server {name} {problem}; it said: {said}")]
+    #[error("{program} of server {name} {problem}{}", printed(.said))]
     Daemon {
         name: String,
         program: &'static str,
         problem: String,
+        /// What it printed; empty if nothing.
         said: String,
     },
     #[error("{0}")]
@@ -85,6 +86,13 @@ pub enum ServerError {
         /// It may run on another node.
         is_elsewhere: bool,
     },
+}
+
+fn printed(said: &str) -> String {
+    match said {
+        "" => String::new(),
+        said => format!("; it said: {said}"),
+    }
 }
 
 impl ServerError {
