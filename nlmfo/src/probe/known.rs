@@ -50,7 +50,7 @@ const BUGS: &[Bug] = &[
         id: "CVE-2026-93231",
         title: "unlock_ip reports success and releases nothing: nlmsvc_match_ip() swaps its arguments",
         evidence: "the code of the running function compares the host with the h_srcaddr of the address; \
-                   fixed in 6.1.191, 6.12.112 and 7.3, and in 7.2.12 or before",
+                   fixed in 6.1.191, 6.12.112, 6.18.50 and 7.3, and in 7.2.12 or before",
         symptom: Symptom::NothingReleased,
         has: |kernel| matches!(kernel.unlock_ip, unlock_bug::Verdict::Broken { .. }),
     },

@@ -4,7 +4,7 @@
 //! | method | on | skipped if |
 //! |---|---|---|
 //! | `nlm_unlock` | kernels patched with the RFC | the VIP is a server address of another network namespace too |
-//! | `unlock_ip` | every kernel, but before 6.1.191, 6.12.112 and 7.2 it releases nothing (CVE-2026-93231) | the same; IPv6 without netlink |
+//! | `unlock_ip` | every kernel, but before 6.1.191, 6.12.112, 6.18.50 and 7.2.12 it releases nothing (CVE-2026-93231) | the same; IPv6 without netlink |
 //! | FREE_ALL | every kernel | - |
 //! | `unlock_filesystem` | every kernel | the operator named no filesystem |
 //! | SM_NOTIFY | every kernel | the operator did not ask for it |

@@ -122,7 +122,7 @@ pub(super) fn unlock_ip_works(verdict: &Verdict) -> Capability {
                 "CVE-2026-93231: unlock_ip reports success and releases nothing; proof: {proof}"
             ),
             "nlmfo uses NLM FREE_ALL instead; fixed in 6.1.191, 6.12.112, 6.18.50, 7.2.12 and newer \
-                 kernels of their series",
+                 kernels of their series, and in 7.3",
         ),
         Verdict::Unknown { reason } => Capability::missing(
             format!("unknown whether unlock_ip works: {reason}"),
