@@ -1,4 +1,4 @@
-//! `nlmfo doctor`: what an operator asks before a move, on one page.
+//! `nlmfo doctor`: whether a move is possible now, and what would be lost.
 
 use std::ffi::OsString;
 

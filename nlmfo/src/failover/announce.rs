@@ -12,8 +12,8 @@ const TIMES: usize = 3;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Announces a VIP that is up, and in the background again. It never fails: the cluster manager
-/// announces it too, or clients find out by themselves, later.
+/// Announces a VIP that is up, then repeats it in the background. It never fails: the cluster manager
+/// announces the VIP too, or clients find out by themselves, later.
 pub fn announce(vip: IpAddr) {
     if let Err(error) = neighbours::announce(vip) {
         warn!(%vip, %error, "the VIP was not announced: clients may send to the other node for a while");

@@ -10,7 +10,7 @@ use crate::observe::table::LockTable;
 /// after it: that run was interrupted, or this run repeats it.
 #[derive(Clone, Debug, Default)]
 pub struct Begun {
-    /// The fence of the earlier run stands.
+    /// The fence of the earlier run is up.
     pub fenced: Vec<IpAddr>,
     /// Not an address of this node, so that its clients are elsewhere. If locks are held
     /// through it, a new release starts instead.
@@ -18,8 +18,9 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// Removes VIPs whose record, `earlier`, is older than their current move: that run ended
-    /// before it wrote one. Remembers it for VIPs whose move starts now.
+    /// Removes VIPs whose record, `earlier`, is older than their current move: the run that started the
+    /// move ended before it wrote a record. For VIPs whose move starts now, notes `earlier` as the
+    /// record of an earlier move.
     pub fn forget_earlier_moves(
         &mut self,
         vips: &[IpAddr],

@@ -9,7 +9,7 @@ use crate::server::ServerError;
 impl From<GraceError> for Failure {
     fn from(error: GraceError) -> Self {
         let exit = match error {
-            // It was open for a while.
+            // The window was open for a while.
             GraceError::EndedEarly(_) => Exit::NotConfirmed,
             _ if error.is_unsupported() => Exit::Unsupported,
             _ => Exit::CouldNotRun,

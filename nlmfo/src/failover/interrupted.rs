@@ -19,7 +19,7 @@ pub async fn or_interrupt<T>(
 ) -> Result<T, Failure> {
     let mut interrupts = Interrupts::listen().context("cannot install signal handlers")?;
     let ended = match interrupt::came() {
-        // Between two parts of the command.
+        // A signal between two parts of the command.
         Some(_) => None,
         None => tokio::select! {
             done = work => Some(done),

@@ -66,7 +66,7 @@ impl Kept<'_> {
     }
 }
 
-/// Writes the report of what concerns no VIP as a whole as `last-WHAT.json`. See
+/// Writes the report of a command that is not about single VIPs as `last-WHAT.json`. See
 /// [`Kept::keep`].
 pub fn keep_as(what: &str, report: &impl Serialize) -> Option<PathBuf> {
     let mut json = Vec::new();

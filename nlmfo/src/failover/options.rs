@@ -1,4 +1,4 @@
-//! What a failover is to do, and how.
+//! The options of a failover.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub struct Options {
     pub takeover: TakeoverOptions,
 }
 
-/// What of a failover is to be done, on which node.
+/// Which phases are run, and where.
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Release the VIPs on this node.

@@ -1,4 +1,4 @@
-//! What this kernel and node have of what a failover needs.
+//! Whether this kernel and node have what a failover needs.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const SEEING_NFS4: &str = "seeing what NFSv4 clients hold";
 /// What was found.
 pub struct Readiness {
     pub facts: Facts,
-    /// What the kernel and its configuration give.
+    /// What the kernel and its configuration provide.
     pub kernel: Vec<Check>,
     pub services: Vec<Check>,
 }

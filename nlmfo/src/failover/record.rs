@@ -71,13 +71,13 @@ pub struct Record {
     /// Locks changed after they were read: more may come back than is recorded.
     #[serde(default)]
     pub changing: bool,
-    /// TCP connections through the VIPs. Clients are not told that they end.
+    /// TCP connections through the VIPs. Clients do not see them end.
     #[serde(default)]
     pub connections: Vec<Connection>,
-    /// If a whole server was stopped: what its NFSv4 clients know it by.
+    /// If a whole server was stopped: the identity that its NFSv4 clients know.
     #[serde(default)]
     pub identity: Option<Identity>,
-    /// The same: how often nfsd had started by nfsdcld's count.
+    /// If a whole server was stopped: how often nfsd had started, by nfsdcld's count.
     #[serde(default)]
     pub epoch: Option<Epoch>,
 }
@@ -118,7 +118,7 @@ impl Record {
         record
     }
 
-    /// A record of clients of which nothing else is known, on a node without a name.
+    /// A record of clients of which nothing else is known. Its node has no name.
     pub fn of_clients(vips: Vec<IpAddr>, clients: Vec<ClientLine>) -> Self {
         Record {
             schema: Record::SCHEMA.into(),
@@ -169,8 +169,8 @@ impl Record {
         self.add_nfs4(states.filter(|s| s.client.vips.contains(&vip)).cloned());
     }
 
-    /// Adds all that `earlier` says of other VIPs than the record's: their releases wrote it
-    /// to the same file.
+    /// Adds everything that `earlier` says of VIPs that are not in this record: their releases used the
+    /// same file.
     pub fn keep_others(&mut self, earlier: &Record) {
         let others = earlier.vips.iter().copied();
         let others: Vec<IpAddr> = others.filter(|vip| !self.vips.contains(vip)).collect();

@@ -40,7 +40,7 @@ use crate::release::target::{clients_of_others, is_served_elsewhere, targets};
 use crate::release::{self, Job, MethodRef, Turn};
 use crate::times::milliseconds;
 
-/// Time between two looks at NFSv4 locks that keep a filesystem from being released.
+/// Time between two checks of NFSv4 locks that prevent the release of a filesystem.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What to release, and how.

@@ -19,12 +19,11 @@ use crate::observe::states::{Kind, Nfs4Client, Standing, StateTable};
 use crate::observe::table::FileInfo;
 use crate::release::Suitability;
 
-/// How long the states may take to hold still.
+/// Maximum time to read NFSv4 state again while it changes.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether these filesystems may be released as a whole; absent if there are none. The
-/// filesystem of a VIP that moves is unmounted soon, so that no client is left the time to give
-/// anything up.
+/// Whether these filesystems may be released as a whole; absent if there are none. The filesystem of a
+/// VIP that moves is unmounted soon, so no client has time to give anything up.
 pub fn may_release(watch: &mut Watch, filesystems: &[PathBuf]) -> Suitability {
     if filesystems.is_empty() {
         return Suitability::Absent;
@@ -57,8 +56,8 @@ pub fn may_release(watch: &mut Watch, filesystems: &[PathBuf]) -> Suitability {
     }
 }
 
-/// What to do about revoked locks of clients that are silent, whoever revoked them: a line for each
-/// client. Empty if what clients hold cannot be read.
+/// A line for each silent client with revoked locks, whichever program revoked them: what to do about
+/// it. Empty if what clients hold cannot be read.
 pub fn left(watch: &mut Watch) -> Vec<String> {
     let (Ok(states), Ok(lease)) = (watch.all_states(READ_TIMEOUT), alive::lease()) else {
         return Vec::new();

@@ -59,7 +59,7 @@ pub struct Plan {
 /// How much longer to notify clients without locks, once all locks are reclaimed.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// For cancelling what waits, before lockd is known to answer.
+/// Maximum time to cancel waiters, before lockd is known to answer.
 const EARLY_CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum time for the state directory to answer: more than the lease and grace of a server that it
@@ -172,7 +172,7 @@ pub async fn run(
 }
 
 impl Plan {
-    /// What of this node's services would lose the locks now.
+    /// The services of this node that would lose the locks now.
     pub(super) async fn blockers(&self) -> Vec<String> {
         let facts = look::facts(&self.state).await;
         services::blockers(&services::decide(&facts, &self.purpose()))

@@ -31,7 +31,7 @@ pub struct PlanReport {
     pub grace_ms: u64,
     /// Number of filesystems on which new locks would be refused through every address.
     pub filesystems: usize,
-    /// What of this node's services would lose the locks: unless it is there in time
+    /// The services of this node that would lose the locks: unless they become ready in time
     /// (`--wait-services`), the takeover would be refused.
     pub blockers: Vec<String>,
     pub vips: Vec<VipPlan>,

@@ -23,7 +23,7 @@ use crate::server::program::run_within;
 /// `net.ipv4.tcp_invalid_ratelimit`).
 const INTERVAL: Duration = Duration::from_millis(600);
 
-/// Neighbours may learn only by then where the VIP is.
+/// Only by then may all neighbours know where the VIP is.
 const LASTING: Duration = Duration::from_secs(6);
 
 /// Maximum time to end the connections of one VIP.
@@ -78,10 +78,10 @@ fn send_all(wanted: &[Connection]) -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(local), Type::RAW, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.bind(&local.into())?;
-        // What comes in is not read: the kernel drops it once the buffer is full.
+        // Received packets are not read: the kernel drops them once the buffer is full.
         for one in wanted.iter().filter(|one| one.vip == vip) {
             let to = SocketAddr::new(one.client, 0);
-            // One that cannot be reached does not concern the others.
+            // One that cannot be reached does not affect the others.
             let sent = socket.send_to(&segment(one), &to.into());
             debug!(client = %one.client, port = one.client_port, ?sent, "tickled");
         }

@@ -105,7 +105,8 @@ impl Watch {
         self.snapshots.has_stid_status()
     }
 
-    /// Everything that lockd holds. With `only`, that VIP's locks need to hold still.
+    /// Everything that lockd holds. With `only`, the snapshot need only be exact for the locks of that
+    /// VIP.
     pub fn snapshot(&mut self, only: Option<IpAddr>) -> Result<Snapshot, ObserveError> {
         self.snapshots.take(only, SNAPSHOT_TIMEOUT)
     }

@@ -29,7 +29,7 @@ pub enum Topic {
     ExportOptions,
     /// The names that clients mount a VIP by.
     Names,
-    /// Of a server of its own; the first tells that it is described.
+    /// Of a server of its own. The first one says that the server is configured.
     Server,
     ServerVips,
     ServerScope,
@@ -40,7 +40,7 @@ pub enum Topic {
     ServerDevices,
     ServerLease,
     ServerGrace,
-    /// Of a newer nlmfo.
+    /// Known only to a newer nlmfo.
     #[serde(other)]
     Unknown,
 }
@@ -75,7 +75,7 @@ pub enum Weight {
     Note,
 }
 
-/// What two nodes have not in common.
+/// A difference between two nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     pub weight: Weight,
@@ -251,11 +251,11 @@ pub fn compare(here: &[Setting], there: &[Setting]) -> Vec<Difference> {
     differences
 }
 
-/// Maximum difference of two clocks that is not worth a word.
+/// Maximum difference of two clocks that is not reported.
 const CLOCKS: Duration = Duration::from_secs(2);
 
-/// How far the other node's clock is from ours, if it is far: it was read between these two of
-/// ours, all in milliseconds since 1970.
+/// How far the other node's clock is from ours, if too far. It was read between two reads of ours; all
+/// are in milliseconds since 1970.
 pub fn clock_difference(asked: u64, answered: u64, there: u64) -> Option<Duration> {
     let off = match () {
         () if there < asked => asked - there,

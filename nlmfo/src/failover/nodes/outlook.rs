@@ -1,4 +1,4 @@
-//! Whether a node is able to give up or take over a VIP now, and what would be lost.
+//! Whether a node can give up or take over a VIP now, and what would be lost.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -32,13 +32,13 @@ pub struct Outlook {
     pub hindered: Vec<String>,
     /// What would be lost, each with what to do.
     pub lost: Vec<String>,
-    /// What to know besides.
+    /// What else to know.
     pub notes: Vec<String>,
 }
 
 impl Outlook {
-    /// For a VIP of the node's own server, from the dry runs of both phases. `services` and
-    /// `kernel` are what they lack.
+    /// For a VIP of the node's own server, from the dry runs of both phases. `services` and `kernel`
+    /// list what these lack.
     pub fn of_vip(
         release: &VipReport,
         takeover: &VipPlan,
@@ -110,7 +110,7 @@ impl Outlook {
         }
     }
 
-    /// For a server of its own. `missing`: what a start here needs and is not there.
+    /// For a server of its own. `missing` lists what a start needs and this node does not have.
     pub fn of_server(status: &Status, missing: Vec<String>) -> Self {
         let name = &status.name;
         let here = status.state != State::Stopped;

@@ -1,4 +1,4 @@
-//! What an operator asks before a move, about one node or two, on one page.
+//! The report of `nlmfo doctor`, on one node or two.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct Page {
 pub struct PeerPage {
     #[serde(flatten)]
     compared: Compared<Side>,
-    /// How far its clock is off, if it is far.
+    /// How far its clock is off, if too far.
     clock_ms: Option<u64>,
     /// VIPs that are on both nodes.
     on_both: Vec<IpAddr>,
@@ -47,7 +47,7 @@ impl Page {
         }
     }
 
-    /// The worst of what was found.
+    /// The exit status of the worst finding.
     pub fn exit(&self) -> Exit {
         let mut exits = vec![self.here.exit()];
         if let Some(peer) = &self.peer {

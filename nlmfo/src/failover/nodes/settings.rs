@@ -15,14 +15,14 @@ use crate::server::description::{self, Description};
 use crate::server::served;
 use crate::times::now_milliseconds;
 
-/// The program that tells the version of nfs-utils: every server has it.
+/// The program that is asked for the version of nfs-utils: every server has it.
 const STATD: &str = "rpc.statd";
 
-/// A node as another one compares it with itself.
+/// A node, as another one sees it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeFacts {
     pub name: String,
-    /// Of this boot: the same twice is the same node.
+    /// The ID of this boot. Two answers with the same ID are from the same node.
     pub boot: String,
     /// The time of day in milliseconds since 1970.
     pub clock_ms: u64,
@@ -94,7 +94,7 @@ fn version_in(said: &str) -> Option<String> {
     words.next().map(str::to_owned)
 }
 
-/// Nothing if it does not run: `nlmfo check` says so.
+/// Empty if nfsd does not run, which `nlmfo check` reports.
 fn of_nfsd() -> Vec<Setting> {
     let Ok(nfsd) = Nfsd::mounted() else {
         return Vec::new();

@@ -54,7 +54,7 @@ impl Side {
             dangers: Vec::new(),
             outlooks: Vec::new(),
         };
-        // What is wrong with their description is said already.
+        // Errors in their configuration are reported elsewhere.
         let servers = Server::all().unwrap_or_default();
         for server in &servers {
             let mine = |vip: &IpAddr| server.description.has_vip(*vip);
@@ -100,7 +100,7 @@ impl Side {
         }
     }
 
-    /// What a move now would come to.
+    /// The exit status that a move now would have.
     pub fn exit(&self) -> Exit {
         let hindered = self.outlooks.iter().any(|one| !one.hindered.is_empty());
         let lost = self.outlooks.iter().any(|one| !one.lost.is_empty());
@@ -157,7 +157,7 @@ fn planned(
 fn known(state: &StateDir, watch: &mut Watch) -> Result<BTreeSet<IpAddr>, Failure> {
     let books = (state.vips()).with_context(|| format!("list {}", state.path().display()))?;
     let mut vips: BTreeSet<IpAddr> = books.into_iter().collect();
-    // If it is invalid, that is said already.
+    // An invalid one is reported elsewhere.
     vips.extend(Config::read(None).unwrap_or_default().vips());
     let table = watch.snapshot(None)?.table;
     let hosts = table.active_hosts().into_iter();

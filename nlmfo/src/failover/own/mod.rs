@@ -26,10 +26,10 @@ fn no_runtime(error: io::Error) -> Failure {
         .into()
 }
 
-/// The described server that these VIPs are. None if none of them is one's.
+/// The configured server that these VIPs belong to. None if none of them belongs to one.
 ///
 /// # Errors
-/// If they are of several servers.
+/// If they belong to several servers.
 pub fn server_of(vips: &[IpAddr]) -> Result<Option<Server>, Failure> {
     let mut servers = Vec::new();
     for &vip in vips {
@@ -53,11 +53,11 @@ pub enum Done<'a> {
     Moved(&'a Moved),
 }
 
-/// Does what the options ask for. `show` gets each report as soon as there is one, and with the
-/// last one the exit status.
+/// Runs the failover. `show` gets each report as soon as there is one, and the exit status with the
+/// last one.
 ///
 /// # Errors
-/// If there is nothing to report any more.
+/// If there is no further report.
 pub fn run(
     options: &Options,
     server: &Server,
@@ -114,7 +114,7 @@ impl Restarted {
 /// If it could not be stopped, or not be started.
 pub fn restart(server: &Server) -> Result<Restarted, Failure> {
     let began = Instant::now();
-    // One that supervises the server must not find it stopped in between.
+    // A supervising process must not find it stopped in between.
     let held = server.lock()?;
     let stop = stop_held(server, &held)?;
     let start = start_held(server, &held, false)?;

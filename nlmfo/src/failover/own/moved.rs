@@ -48,14 +48,14 @@ impl Moved {
     pub const SCHEMA: &str = "nlmfo.server.move/1";
 }
 
-/// Whether the other node says that nothing of the server is there. One that may have started there,
-/// also by an earlier command that lives on, must not start here too.
+/// Whether the other node says that nothing of the server is there. A server that may have been started
+/// there, perhaps by an earlier command that still runs, must not be started here too.
 fn is_absent(node: &OtherNode, name: &str) -> bool {
     let asked = ask(&node.rsh, &["server", "status", name, "--json"], REMOTE);
     asked.is_ok_and(|finished| says_stopped(&finished.stdout))
 }
 
-/// Whether this is the status of a server that does not run.
+/// Whether this status says that the server does not run.
 fn says_stopped(status: &str) -> bool {
     let status: Value = serde_json::from_str(status).unwrap_or_default();
     status["state"] == "stopped"
@@ -70,7 +70,7 @@ pub(super) fn run(
     let (name, host) = (server.name(), &node.rsh.host);
     let limit = server.description.grace + REMOTE;
     let checked = ask(&node.rsh, &["server", "check", name], limit)?;
-    // A hand-over program may bring what is missing.
+    // A hand-over program may provide what is missing.
     if checked.code != Some(0) && node.hand_over.is_none() {
         let error = anyhow!(
             "{host} cannot start server {name}, nothing was changed: {}",

@@ -25,7 +25,7 @@ use crate::{output, runtime};
 /// How much longer to follow the reclaims than the longest grace takes.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// lockd's grace unless it is set otherwise.
+/// lockd's default grace time.
 const LOCKD_GRACE: Duration = Duration::from_secs(50);
 
 /// What a start did.
@@ -35,7 +35,7 @@ pub struct Started {
     pub already: bool,
     /// The server was not stopped cleanly: what its clients held is not recorded.
     pub crashed: bool,
-    /// Other servers that should not have noticed, and did.
+    /// Other servers that were disturbed and should not have been.
     pub disturbed: Vec<String>,
     /// What the clients reclaimed; null if no client is known.
     pub reclaim: Option<StartReport>,
@@ -54,8 +54,8 @@ impl Started {
     }
 }
 
-/// Starts the server unless it serves, or continues a start or a stop that was interrupted. `fenced`:
-/// it may have run on another node that did not stop it.
+/// Starts the server unless it serves, or continues a start or a stop that was interrupted. With
+/// `fenced`, it is started even if another node did not stop it.
 ///
 /// # Errors
 /// It may serve nevertheless: see [`Server::is_here`].
@@ -63,7 +63,7 @@ pub fn start(server: &Server, fenced: bool) -> Result<Started, Failure> {
     start_held(server, &server.lock()?, fenced)
 }
 
-/// [`start`] for one who has the server's lock.
+/// [`start`] for a caller that holds the server's lock.
 ///
 /// # Errors
 /// Like [`start`].
@@ -73,7 +73,7 @@ pub fn start_held(server: &Server, held: &Held, fenced: bool) -> Result<Started,
         state: StateDir::new(server.state_dir()),
         config: Config::read(None).map_err(anyhow::Error::from)?,
         fences_nfs4: true,
-        // nfsd extends its own up to twice, while clients reclaim.
+        // nfsd extends its own grace up to twice while clients reclaim.
         deadline: (server.description.grace * 2).max(LOCKD_GRACE) + MARGIN,
     };
     let here = (server.is_here()).then(|| server.within(phase::read));
@@ -125,7 +125,7 @@ pub fn start_held(server: &Server, held: &Held, fenced: bool) -> Result<Started,
     })
 }
 
-/// Does nothing, if nothing is missing.
+/// Does nothing; an error if something is missing.
 fn serving(server: &Server) -> Result<Started, Failure> {
     let problems = status::of(server)?.problems;
     if !problems.is_empty() {
@@ -142,7 +142,7 @@ fn serving(server: &Server) -> Result<Started, Failure> {
     })
 }
 
-/// Goes on where an interrupted start was: the server serves, and clients may still reclaim.
+/// Continues an interrupted start: the server serves, and clients may still reclaim.
 fn resume(
     server: &Server,
     crashed: bool,

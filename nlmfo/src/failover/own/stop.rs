@@ -20,21 +20,21 @@ use crate::times::milliseconds;
 /// What a stop did.
 #[derive(Debug, Serialize)]
 pub struct Stopped {
-    /// Other servers that should not have noticed, and did.
+    /// Other servers that were disturbed and should not have been.
     pub disturbed: Vec<String>,
     /// What the clients held; null if the server had stopped before.
     pub release: Option<StopReport>,
     /// Devices that nothing on this node uses any more.
     pub free: Vec<PathBuf>,
     pub took_ms: f64,
-    /// Since when nothing comes from clients.
+    /// When packets from clients were dropped.
     #[serde(skip)]
     pub fenced: Instant,
     #[serde(skip)]
     _beside: Beside,
 }
 
-/// What goes on beside all that comes next, and is waited for at the end.
+/// Work that continues in parallel, and is waited for at the end.
 #[derive(Debug)]
 struct Beside(Vec<JoinHandle<()>>);
 
@@ -80,15 +80,15 @@ fn is_proved(release: Option<&StopReport>) -> bool {
     release.is_none_or(|report| report.left.is_empty())
 }
 
-/// Stops the server; if it is not here, looks only that nothing of it is left.
+/// Stops the server. If it is not on this node, only checks that nothing of it is left.
 ///
 /// # Errors
-/// It may serve on: see [`Server::is_here`].
+/// It may continue to serve: see [`Server::is_here`].
 pub fn stop(server: &Server) -> Result<Stopped, Failure> {
     stop_held(server, &server.lock()?)
 }
 
-/// [`stop`] for one who has the server's lock.
+/// [`stop`] for a caller that holds the server's lock.
 ///
 /// # Errors
 /// Like [`stop`].

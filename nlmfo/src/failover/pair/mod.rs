@@ -91,7 +91,7 @@ pub fn remedy(failed: Action, standing: Standing) -> Remedy {
             Remedy::TakeBack
         }
         Action::Arm | Action::Release | Action::HandOver => Remedy::EndThere,
-        // Both nodes have them, or they were not moved: we cannot know.
+        // Both nodes may have them, or they were not moved: this is unknown.
         _ => Remedy::LeaveThere,
     }
 }

@@ -14,16 +14,16 @@ use crate::failover::window::{self, OpenError};
 use crate::grace::{GraceError, leftovers, scope, standing, way};
 use crate::kernel::path::PathFinder;
 
-/// What a run has while nobody else works on its VIPs.
+/// What a run holds while no other run works on its VIPs.
 pub struct Begin {
     /// None for a dry run.
     pub working: Option<Working>,
-    /// Whether it has waited for another run, behind windows that it opened.
+    /// Whether it has waited for another run, with windows that it opened.
     pub has_opened: bool,
 }
 
-/// Waits until nobody else works on the VIPs. What a takeover waits for, it waits for in grace:
-/// the VIPs may be up at any moment.
+/// Waits until no other run works on the VIPs. A takeover waits in grace: the VIPs may come up at any
+/// moment.
 pub async fn begin(options: &Options) -> Result<Begin, Failure> {
     let vips = &options.vips;
     let mut has_opened = false;

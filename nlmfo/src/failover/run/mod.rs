@@ -27,7 +27,7 @@ const RELEASING: &str = "some locks may be released; run the command again";
 const TAKING: &str = "clients may not have all their locks yet; run the takeover again, or end grace with \
                       `nlmfo grace --end`";
 
-/// Does what the options ask for. The results are in `reports`, also after an error.
+/// Runs the failover. The results are in `reports`, also after an error.
 ///
 /// # Errors
 /// With what remains for the VIPs in the kernel.
@@ -74,7 +74,7 @@ async fn work(options: &Options, reports: &mut Reports) -> Result<Exit, Failure>
                 && has_opened
                 && failure.exit != Exit::NotConfirmed
             {
-                // If they stay, it is said with the failure.
+                // If they remain, the failure says so.
                 let _ = end_windows(vips).await;
             }
             taken
@@ -166,7 +166,7 @@ fn expected(options: &Options) -> Result<Option<Record>, Failure> {
     }
 }
 
-/// The first of the VIPs that the record says nothing of.
+/// The first of the VIPs that the record does not cover.
 fn not_covered(record: &Record, vips: &[IpAddr]) -> Option<IpAddr> {
     let mut vips = vips.iter();
     vips.find(|vip| !record.vips.contains(vip)).copied()

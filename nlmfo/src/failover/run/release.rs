@@ -1,4 +1,4 @@
-//! The release phase with all that belongs to it: the fence and the record.
+//! The release phase, with its fence and record.
 
 use std::net::IpAddr;
 
@@ -71,7 +71,7 @@ pub async fn run(options: &Options, working: Option<&Working>) -> Result<Release
     Ok(Released { report, record })
 }
 
-/// How the VIPs are released. Without a record and what an earlier run has begun.
+/// How the VIPs are released. The record, and what an earlier run has begun, are added later.
 pub(super) fn plan(options: &Options) -> Plan {
     let release = &options.release;
     Plan {

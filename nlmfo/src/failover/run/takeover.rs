@@ -1,4 +1,4 @@
-//! The takeover phase with all that belongs to it.
+//! The takeover phase, from the options to the report.
 
 use std::time::{Duration, Instant};
 

@@ -107,7 +107,7 @@ async fn call_statd(port: u16) -> Result<(), String> {
     call.await.map(drop).map_err(|error| chain(&error))
 }
 
-/// Writes nothing: the directory may not be needed yet.
+/// Writes nothing, since the directory may not be needed yet.
 fn writable(folder: &Path) -> Result<(), String> {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let folder = existing.unwrap_or(Path::new("/"));

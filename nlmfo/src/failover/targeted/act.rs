@@ -22,7 +22,7 @@ use crate::release::free_all::FreeAll;
 use crate::release::target::{targets, targets_one_by_one};
 use crate::release::{self, HostReport, Job, Method, Target, Turn};
 
-/// How long lockd may take to grant what waited behind a released lock.
+/// Maximum time for lockd to grant requests that waited for a released lock.
 const GRANTS: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -59,7 +59,7 @@ impl Act<'_> {
         Ok(())
     }
 
-    /// Calls lockd, VIP by VIP: a detour is for one.
+    /// Calls lockd, one VIP after the other: there is one detour at a time.
     async fn nlm(&mut self) {
         let table = &self.selection.nlm;
         let hosts = table.active_hosts().into_iter();
@@ -115,7 +115,7 @@ impl Act<'_> {
             .push(format!("through {vip}: {}", chain(error)));
     }
 
-    /// Owners of the table that lockd drops, by VIP.
+    /// Number of owners in the table whose locks lockd drops, by VIP.
     fn count_owners(&mut self, table: &LockTable) {
         let owners: BTreeSet<_> = (table.locks.iter())
             .map(|lock| (lock.host, lock.file, lock.svid))
@@ -143,8 +143,8 @@ impl Act<'_> {
     }
 }
 
-/// Waits until what waited behind the selection's locks waits no more, or lockd's time for it
-/// is over.
+/// Waits until no request waits for the selection's locks any more, or lockd's time to grant them is
+/// over.
 pub(super) async fn wait_for_grants(
     watch: &mut Watch,
     base: &Looked,

@@ -13,14 +13,14 @@ use crate::observe::host::Host;
 use crate::observe::states::{Nfs4Client, State, Waiter4};
 use crate::observe::table::{Mode, Range};
 
-/// 48 bits. Rows that share one cannot be told apart, and none of them is released.
+/// 48 bits. Rows with the same ID cannot be told apart, and none of them is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(u64);
 
 const DIGITS: usize = 12;
 
-/// IDs of NFSv3's rows, one after the other: as long as they have the same host, its part of the
-/// hash is known.
+/// Computes the IDs of NFSv3 rows. Keeps the hash of the last host, since successive rows often have
+/// the same.
 #[derive(Clone, Default)]
 pub struct RowIds(Option<(Host, Hash)>);
 
@@ -57,7 +57,7 @@ impl RowId {
     }
 
     /// Of an NFSv4 state, or one range of it. The stateid's generation counts the client's
-    /// calls, and is left out.
+    /// calls, and is not included.
     pub fn of_state(client: &Nfs4Client, state: &State, range: Option<(Mode, Range)>) -> RowId {
         let (client, kind, id) = (client.id_text(), state.kind, &state.id[4..]);
         let place = format_args!("nfs4 {client} {kind} {id:02x?} ");
@@ -67,8 +67,8 @@ impl RowId {
         }
     }
 
-    /// Of an NFSv4 request that waits. The client may repeat it as another owner, and others of
-    /// its owners may ask for the same: that is one row more with this ID.
+    /// Of a waiting NFSv4 request. The owner is not included: the client may repeat the request as
+    /// another owner. If several of its owners wait for the same range, their rows have the same ID.
     pub fn of_waiter4(client: &Nfs4Client, waiter: &Waiter4) -> RowId {
         let Waiter4 {
             file, mode, range, ..
@@ -90,7 +90,7 @@ impl From<Hash> for RowId {
     }
 }
 
-/// The hash of a text, of which nothing is kept.
+/// The hash of a text, computed piece by piece.
 #[derive(Clone, Copy)]
 struct Hash(u64);
 

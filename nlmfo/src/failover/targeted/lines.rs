@@ -44,7 +44,7 @@ pub(super) fn planned(
     report
 }
 
-/// What went, or would go.
+/// What was released, or would be.
 pub(super) fn report(
     plan: &Plan,
     facts: &Facts,
@@ -211,7 +211,7 @@ fn files(plan: &Plan, selection: &Selection) -> Vec<Inode> {
     files_of(plan.asked.wanted.clone(), selection)
 }
 
-/// The files on which what remains is named; none for a client, which may have any number.
+/// The files whose remaining state is reported; none for a client, which may have any number of files.
 fn files_of(wanted: Wanted, selection: &Selection) -> Vec<Inode> {
     match wanted {
         Wanted::Client(_) => Vec::new(),
@@ -225,7 +225,7 @@ fn files_of(wanted: Wanted, selection: &Selection) -> Vec<Inode> {
     }
 }
 
-/// What is on the files in `table`, by NFSv4 less the selection, and by others.
+/// What remains on the files in `table`: NFSv4 state outside the selection, and locks of others.
 fn on_file(
     files: &[Inode],
     table: &LockTable,
@@ -255,7 +255,7 @@ fn on_file(
     }
 }
 
-/// Locks and leases on the files that no NFS client has.
+/// Locks and leases on the files that do not belong to NFS clients.
 fn local(files: &[Inode], nlm: &LockTable, states: &StateTable) -> Vec<LocalLine> {
     // A lock that cannot be listed is not worth the report.
     let Ok(all) = kernel::locks::held() else {

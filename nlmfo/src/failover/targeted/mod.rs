@@ -1,8 +1,8 @@
-//! A targeted release: one client's, one file's or one lock's state goes, and everybody else's
-//! stays. Look, refuse or release, look again, judge.
+//! A targeted release: releases the state of one client, one file or one lock, and no other. Takes a
+//! snapshot, refuses or releases, takes two more, compares.
 //!
-//! Thin: what goes decides [`select`], whether its clients are alive [`alive`], and what it
-//! proved [`proof`].
+//! This module only acts: [`select`] decides what is released, [`alive`] whether its clients are alive,
+//! and [`proof`] what the snapshots prove.
 //!
 //! | what | NFSv3 | NFSv4 |
 //! |---|---|---|
@@ -47,13 +47,13 @@ use crate::observe::table::LockTable;
 use crate::release::{HostReport, Turn};
 use crate::rpc::alive::answering;
 
-/// What is asked for, and how.
+/// What to release, and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub asked: Asked,
     /// In words.
     pub title: String,
-    /// Take it from a client that is alive.
+    /// Release the state even of a client that is alive.
     pub force: bool,
     pub dry_run: bool,
     /// For each part: waiting for other runs, all calls to lockd.
@@ -82,15 +82,15 @@ fn signs(alive: &[Alive]) -> String {
     signs.join("; ")
 }
 
-/// Clients asked at a time whether they are there.
+/// Number of clients asked at the same time whether they are alive.
 const ASKED_AT_A_TIME: usize = 32;
 
 /// Everything, as it was seen once.
 struct Looked {
     snapshot: Snapshot,
-    /// NFSv3's part of this namespace.
+    /// The NFSv3 part that belongs to this namespace.
     ours: LockTable,
-    /// None where it was left out.
+    /// None if NFSv4 is ignored.
     states: Option<Result<StateSnapshot, StatesError>>,
 }
 
@@ -120,7 +120,7 @@ impl Looked {
     }
 }
 
-/// Does what the plan says. What was tried and did not help is in the report.
+/// Carries out the plan. The report includes what was tried and did not help.
 pub async fn run(
     plan: &Plan,
     facts: &Facts,

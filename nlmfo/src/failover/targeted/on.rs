@@ -1,4 +1,4 @@
-//! What state must be on: a file or filesystem.
+//! The file or filesystem whose state is selected.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use rustix::fs::{major, minor};
 use crate::kernel::mounts::mounts;
 use crate::observe::table::FileInfo;
 
-/// Why it is not known which of the kernel's files a path is.
+/// Why the kernel's file of a path is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum OnError {
     #[error(transparent)]
@@ -22,7 +22,7 @@ pub enum OnError {
     OtherDevice(u32, u32),
 }
 
-/// What state must be on to be selected.
+/// The file or filesystem whose state is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     Anything,
@@ -37,8 +37,8 @@ impl On {
     pub fn file(path: &Path) -> Result<On, OnError> {
         let found = std::fs::metadata(path)?;
         let device = (major(found.dev()), minor(found.dev()));
-        // The list has the kernel's own numbers. Without this, nothing would be found on the
-        // file, and that taken for nothing held.
+        // The list has the kernel's own device numbers. Without this check, nothing would be found on
+        // the file, as if nothing were held.
         match mounts()?.iter().any(|mount| mount.device == device) {
             true => Ok(On::File(device.0, device.1, found.ino())),
             false => Err(OnError::OtherDevice(device.0, device.1)),

@@ -1,4 +1,4 @@
-//! What the looks before and after a targeted release prove. Pure: facts in, verdict out.
+//! What the snapshots before and after a targeted release prove. Pure: facts in, verdict out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,16 +11,16 @@ use crate::observe::counters::PerVip;
 use crate::observe::states::{Nfs4Client, Standing, State, StateTable};
 use crate::observe::table::Range;
 
-/// What was done to lockd through one VIP, which its counters have counted too.
+/// What nlmfo itself did through one VIP, which lockd's counters include.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ours {
     /// UNLOCK and CANCEL calls.
     pub calls: u64,
-    /// Owners with locks on a file that lockd was made to drop.
+    /// Owners on a file whose locks lockd was made to drop.
     pub owners: u64,
 }
 
-/// Another client, through one VIP, and what it has lost or got.
+/// Another client, through one VIP, and what it has lost or gained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Bystander {
     pub client: IpAddr,
@@ -32,25 +32,25 @@ pub struct Bystander {
     pub fate: Fate,
 }
 
-/// All of lockd's items in one look, and whether the look was exact.
+/// All of lockd's items in one snapshot, and whether the snapshot was exact.
 pub struct Look<'a> {
     pub items: &'a Items,
     pub exact: bool,
 }
 
-/// NFSv3's part of a release, as it was seen.
+/// What was seen of the NFSv3 part of a release.
 pub struct Nlm<'a> {
     pub asked: &'a Asked,
-    /// What was to go.
+    /// What was to be released.
     pub selected: &'a Items,
-    /// What a filesystem's release takes besides.
+    /// What the release of a filesystem also releases.
     pub besides: &'a Items,
     pub before: &'a Items,
-    /// After it, the later one last.
+    /// Snapshots after it, the later one last.
     pub looks: [Look<'a>; 2],
     pub meanwhile: &'a PerVip,
     pub ours: &'a BTreeMap<IpAddr, Ours>,
-    /// Number of the network namespace that was worked in.
+    /// Inode number of the network namespace of the release.
     pub netns: u32,
 }
 
@@ -60,7 +60,7 @@ impl Nlm<'_> {
             && (self.asked.covers(item, self.selected) || self.besides.contains_key(item))
     }
 
-    /// What was to go and is still there.
+    /// What was to be released and is still there.
     pub fn left(&self) -> Vec<Item> {
         let last = self.looks[1].items.keys();
         last.filter(|item| self.is_selected(item))
@@ -73,8 +73,8 @@ impl Nlm<'_> {
             && (self.asked.covers(item, self.selected) || self.is_held_again(item))
     }
 
-    /// Whether it is a new lock of an owner whose lock or request there was to go: the owner has
-    /// taken it again, or was granted what it waited for.
+    /// Whether it is a new lock of an owner whose lock or request on the same range was to be released:
+    /// the owner has taken it again, or was granted what it waited for.
     fn is_held_again(&self, item: &Item) -> bool {
         let What::Lock { svid, range, .. } = item.what else {
             return false;
@@ -100,7 +100,7 @@ impl Nlm<'_> {
         !self.before.contains_key(item) && self.selected.keys().any(is_same)
     }
 
-    /// Why the release is not confirmed, others apart; empty if it is.
+    /// Why the release is not confirmed, apart from bystanders; empty if it is.
     pub fn blockers(&self) -> Vec<String> {
         let count = |look: &Look| {
             let left = look.items.iter().filter(|(item, _)| self.is_selected(item));
@@ -172,7 +172,7 @@ impl Nlm<'_> {
         all.into_values().collect()
     }
 
-    /// Whether others, such as a waiter, have this lock now in place of what was released.
+    /// Whether another owner, such as a waiter, now has this lock in place of a released one.
     pub fn is_taken(&self, item: &Item, released: &[Released]) -> bool {
         let fresh = !self.before.contains_key(item) && !self.is_target(item);
         fresh && range(item).is_some_and(|range| overlaps(released, item.file, range))
@@ -182,7 +182,7 @@ impl Nlm<'_> {
 /// A range of a file, by device and inode, that was locked and was to be released.
 pub type Released = ((u32, u32, u64), Range);
 
-/// The ranges of NFSv3 and NFSv4 that were to go.
+/// The ranges of NFSv3 and NFSv4 that were to be released.
 pub fn released<'a>(
     items: impl Iterator<Item = &'a Item>,
     states: impl Iterator<Item = &'a State>,
@@ -202,7 +202,7 @@ pub fn overlaps(released: &[Released], file: (u32, u32, u64), range: Range) -> b
     (released.iter()).any(|(old, other)| *old == file && range.overlaps(*other))
 }
 
-/// Whether an NFSv4 lock is new and in place of what went.
+/// Whether an NFSv4 lock is new and in place of a released one.
 pub fn is_taken4(
     before: &HashSet<Key>,
     table: &StateTable,
@@ -230,9 +230,9 @@ fn range(item: &Item) -> Option<Range> {
     }
 }
 
-/// NFSv4's part of a release, as it was seen.
+/// What was seen of the NFSv4 part of a release.
 pub struct Nfs4<'a> {
-    /// The clients that were to go as a whole; none if states were to be revoked.
+    /// Whether whole clients were to be expired, rather than states revoked.
     pub expired: bool,
     pub selected: &'a StateTable,
     pub besides: &'a StateTable,
@@ -280,8 +280,8 @@ impl Nfs4<'_> {
         blockers
     }
 
-    /// The other clients. There are no counters of NFSv4 calls: a change is a client's own
-    /// doing only if it has renewed its lease since before the release.
+    /// The other clients. There are no counters of NFSv4 calls: a change counts as the client's own only
+    /// if the client has renewed its lease since before the release.
     pub fn bystanders(&self) -> Vec<Bystander> {
         let after = self.looks[1].0;
         let gone_on_purpose: HashSet<_> = match self.expired {
@@ -326,7 +326,7 @@ impl Nfs4<'_> {
 }
 
 impl Nfs4<'_> {
-    /// Clients of which an administrator has revoked a state meanwhile that was not to go.
+    /// Clients of which an unselected state was revoked in the meantime.
     fn revoked(&self, taken: &HashSet<Key>) -> HashSet<[u32; 2]> {
         let revoked = |table: &StateTable| -> HashSet<Key> {
             let all = table.states.iter();
@@ -343,11 +343,11 @@ impl Nfs4<'_> {
 }
 
 fn is_active(client: &Nfs4Client, seconds: u64) -> bool {
-    // The kernel cuts its seconds off.
+    // The kernel rounds the seconds down.
     (client.info.renewed_seconds).is_some_and(|ago| ago <= seconds + 1)
 }
 
-/// What stays the same while a client changes a state: its stateid without the generation.
+/// Identifies a state while its client changes it: the stateid without the generation.
 pub type Key = ([u32; 2], [u8; 12]);
 
 pub fn key(table: &StateTable, state: &State) -> Key {
@@ -369,7 +369,7 @@ fn by_client(table: &StateTable) -> Vec<Vec<&State>> {
     all
 }
 
-/// What is compared of a client's states: less those that were to go.
+/// What is compared of a client's states: those that were not to be released.
 fn facts(table: &StateTable, states: &[&State], taken: &HashSet<Key>) -> BTreeSet<String> {
     (states.iter())
         .filter(|state| !taken.contains(&key(table, state)))

@@ -1,4 +1,4 @@
-//! What a targeted release did, and what was seen of it: one value for JSON and for text.
+//! The report of a targeted release, as JSON and as text.
 
 use std::fmt;
 
@@ -28,28 +28,28 @@ pub struct TargetedReport {
     pub verdict: Verdict,
     /// Why it is not confirmed.
     pub blockers: Vec<String>,
-    /// What an operator should know besides.
+    /// What else an operator should know.
     pub warnings: Vec<String>,
     /// Clients that are alive, and how that shows.
     pub alive: Vec<Alive>,
-    /// What went; in a dry run, what would go.
+    /// What was released; in a dry run, what would be.
     pub locks: Vec<Row<LockLine>>,
     pub waiters: Vec<Row<WaiterLine>>,
     pub shares: Vec<Row<ShareLine>>,
     /// NFSv4: the clients that were expired, or whose states were revoked.
     pub nfs4: Nfs4Part,
-    /// What went besides, with a filesystem or export.
+    /// What else was released with a filesystem or export.
     pub besides: Vec<String>,
     /// Calls to lockd that failed.
     pub failed: Vec<HostReport>,
-    /// NFSv3 locks, waiters and shares that were to go and are still there.
+    /// NFSv3 locks, waiters and shares that were to be released and are still there.
     pub left: usize,
-    /// What others hold now in place of what went.
+    /// What others hold now in place of what was released.
     pub taken: Vec<LockLine>,
     pub nfs4_taken: Vec<StateLine>,
     /// With --file and --lock: what else is on the files.
     pub on_file: OnFile,
-    /// Clients that were not to be touched.
+    /// Clients outside the release.
     pub others: Others,
     pub took_ms: f64,
 }
@@ -77,7 +77,7 @@ pub struct Nfs4Part {
     pub states: Vec<StateLine>,
 }
 
-/// What remains on the files: nlmfo releases nothing of it.
+/// What remains on the files: nlmfo releases none of it.
 #[derive(Debug, Default, Serialize)]
 pub struct OnFile {
     pub locks: Vec<LockLine>,
@@ -100,7 +100,7 @@ pub struct LocalLine {
     pub file: FileLine,
 }
 
-/// What became of those that were not to be touched.
+/// What happened to the clients outside the release.
 #[derive(Debug, Default, Serialize)]
 pub struct Others {
     /// Clients and VIPs that hold the same as before.

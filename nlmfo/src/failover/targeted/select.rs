@@ -1,5 +1,4 @@
-//! What a targeted release takes, of what the kernel holds. Pure: tables in, selection or
-//! refusal out.
+//! Selects what a targeted release releases. Pure: tables in, selection or refusal out.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -31,7 +30,7 @@ pub enum Whole {
     Export(PathBuf),
 }
 
-/// What is asked for.
+/// What was asked for.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub wanted: Wanted,
@@ -39,23 +38,23 @@ pub struct Asked {
     pub vips: Vec<IpAddr>,
     pub nfs3: bool,
     pub nfs4: bool,
-    /// An NFSv4 client may be expired that uses several server addresses, or an unknown one.
+    /// An NFSv4 client may be expired even if it uses several server addresses, or an unknown one.
     pub all_vips: bool,
     pub whole: Option<Whole>,
 }
 
-/// What goes.
+/// What is released.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Of NFSv3, with all hosts and files.
     pub nlm: LockTable,
     /// The NFSv4 clients that are expired, or whose state is revoked, with that state.
     pub nfs4: StateTable,
-    /// What goes besides what was asked for: the rest of a filesystem or export.
+    /// What is released in addition to what was asked for: the rest of a filesystem or export.
     pub besides: Besides,
 }
 
-/// What a filesystem's or export's release takes besides.
+/// What the release of a filesystem or export releases in addition.
 #[derive(Clone, Debug, Default)]
 pub struct Besides {
     pub nlm: LockTable,
@@ -67,7 +66,7 @@ impl Selection {
         self.nlm.is_empty() && self.nfs4.clients.is_empty()
     }
 
-    /// Every server address that something of it was taken through, each once, in order.
+    /// Every server address through which some of it was taken, each once, in order.
     pub fn vips(&self) -> Vec<IpAddr> {
         let hosts = [&self.nlm, &self.besides.nlm]
             .into_iter()
@@ -131,7 +130,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether the kernel cannot do it, rather than that it is not there or not allowed.
+    /// Whether the kernel cannot do it, as opposed to the state being absent or the release refused.
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
@@ -146,8 +145,8 @@ impl Refusal {
 /// Bytes of a share's owner that a snapshot has (`NAME_MAX`).
 const OWNER_SEEN: usize = 64;
 
-/// Chooses. `nlm` is of the namespace that is worked in; `nfs4` is none where it is left out
-/// or not known.
+/// Selects from the tables. `nlm` is of this network namespace; `nfs4` is none if it is ignored or not
+/// known.
 pub fn select(
     asked: &Asked,
     nlm: &LockTable,
@@ -296,7 +295,7 @@ fn row(
     }
 }
 
-/// Of each row of `nlmfo locks` that a state has.
+/// The IDs of the rows that a state has in `nlmfo locks`.
 pub fn ids_of<'a>(table: &'a StateTable, state: &'a State) -> impl Iterator<Item = RowId> + 'a {
     let client = &table.clients[state.client];
     let whole = state.ranges.is_empty().then_some(None);
@@ -309,8 +308,8 @@ impl Asked {
         self.vips.is_empty() || self.vips.contains(&vip)
     }
 
-    /// Whether a lock, waiter or share is one of those that are to go, whenever it was taken.
-    /// Of a row, or of a file and all clients, only what was there at first is: `seen` tells.
+    /// Whether a lock, waiter or share is to be released, whenever it was taken. Of a row, or of a file
+    /// and all clients, only what was there at first is to be released: `seen` tells.
     pub fn covers(&self, item: &Item, seen: &Items) -> bool {
         match self.wanted {
             Wanted::Client(client) => {

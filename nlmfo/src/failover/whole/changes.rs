@@ -1,4 +1,4 @@
-//! What of a record cannot come back, because the server is configured otherwise now. Pure.
+//! Which part of a record cannot come back, because the configuration of the server has changed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub struct Configuration {
     pub versions: Versions,
 }
 
-/// Something that is missing since the record, and what it costs.
+/// A part of the configuration that has been missing since the record, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     pub what: String,
@@ -30,7 +30,7 @@ pub struct Change {
     pub costs: usize,
 }
 
-/// A record, by what can come back.
+/// A record, divided into what can come back and what cannot.
 #[derive(Clone, Debug)]
 pub struct Split {
     pub wanted: Record,
@@ -42,7 +42,7 @@ pub struct Split {
     absent: BTreeSet<IpAddr>,
 }
 
-/// Divides a record by what can come back.
+/// Divides a record into what can come back and what cannot.
 pub fn split(record: &Record, now: &Configuration) -> Split {
     let mut causes = Causes::default();
     let mut wanted = record.clone();
@@ -90,12 +90,12 @@ pub fn awaited(record: &Record, now: &Configuration) -> BTreeSet<IpAddr> {
     split(&possible, now).absent
 }
 
-/// How often each cause was found.
+/// How many locks and opens each cause concerns.
 #[derive(Default)]
 struct Causes(BTreeMap<String, usize>);
 
 impl Causes {
-    /// Takes out what lacks something, and counts what it lacks.
+    /// Removes the lines for which something is missing, and counts each cause.
     fn divide<T>(&mut self, all: &mut Vec<T>, lacks: impl Fn(&T) -> Option<String>) -> Vec<T> {
         let (lost, kept) = std::mem::take(all).into_iter().partition(|one| {
             let why = lacks(one);
@@ -132,8 +132,8 @@ impl Configuration {
         }
     }
 
-    /// A file whose path is not known may be exported, and one of which another export has the
-    /// filesystem: it may contain the file by another path.
+    /// A file whose path is not known may be exported. So may one on the filesystem of another export,
+    /// which may contain the file under another path.
     fn lacks_export(&self, file: &FileLine) -> Option<String> {
         let text = file.path.as_ref()?;
         let path = Path::new(text);

@@ -1,4 +1,4 @@
-//! What of a record is back. Pure: a record and the present tables in, what is missing out.
+//! Which part of a record is back. Pure: a record and the present tables in, what is missing out.
 //!
 //! What must agree is coverage, not lists: a lock may come back merged with another or as a write
 //! delegation, behind which its client locks alone; an open as a delegation. An NFSv4 client has
@@ -29,7 +29,7 @@ pub struct Present<'a> {
     pub refused_no_reclaim4: bool,
 }
 
-/// Lines of a record; of an NFSv4 lock some of its ranges.
+/// Lines of a record. An NFSv4 lock may have only some of its ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub locks: Vec<LockLine>,
@@ -100,7 +100,7 @@ impl Part {
     }
 }
 
-/// The clients that have said that they have reclaimed all.
+/// The clients that have sent RECLAIM_COMPLETE.
 fn done(now: &StateTable) -> BTreeSet<&Name> {
     (now.clients.iter())
         .filter(|client| client.has_reclaimed && !client.name.is_cut())
@@ -108,8 +108,8 @@ fn done(now: &StateTable) -> BTreeSet<&Name> {
         .collect()
 }
 
-/// Whether a client of 4.1 or newer of the record has come back and has not said yet that it has
-/// reclaimed all: it may have got more just before the stop than is recorded.
+/// Whether a client of 4.1 or newer in the record has come back and has not yet sent RECLAIM_COMPLETE:
+/// it may have got more just before the stop than is recorded.
 pub fn are_reclaiming(record: &Record, now: &StateTable) -> bool {
     let done = done(now);
     let is_back = |line: &StateLine| {
@@ -188,7 +188,7 @@ impl Coverage {
         let done = (now.states.filter(|_| now.refused_no_reclaim4))
             .map(done)
             .unwrap_or_default();
-        // One that has reclaimed all that it wants did not want the rest, or was refused it.
+        // A client that has sent RECLAIM_COMPLETE did not want the rest, or was refused it.
         let is_given_up = |line: &StateLine, range| {
             done.contains(&line.client.client_name) || is_given_up(line, range, &now.given_up.nfs4)
         };
@@ -246,8 +246,8 @@ impl Coverage {
         coverage
     }
 
-    /// With what the configuration keeps from coming back. Its clients did not give it up, whatever
-    /// they say: they were refused it before they could ask for it.
+    /// Adds what cannot come back because of the configuration. Its clients did not give it up, even if
+    /// they sent RECLAIM_COMPLETE: they could not ask for it.
     pub fn and_of_lost(mut self, lost: &Record, now: Present<'_>) -> Self {
         let present = Present {
             given_up: &GivenUp::default(),
@@ -283,8 +283,8 @@ fn add(part: &mut Part, lock: &StateLine, ranges: Vec<RangeLine>) {
     }
 }
 
-/// Whether a client gave up this range of a lock, or closed an open: it said so by the stateid of
-/// the record, which the server that gave it out has taken along.
+/// Whether a client gave up this range of a lock, or closed an open. Its LOCKU or CLOSE has the stateid
+/// in the record.
 fn is_given_up(line: &StateLine, range: Option<Range>, unlocked: &[Unlocked4]) -> bool {
     unlocked.iter().any(|call| {
         let is_covered = match (call.range, range) {

@@ -1,5 +1,5 @@
-//! Gets delegations back from the clients before a stop, so that the record has every lock: a
-//! client with a delegation locks without asking the server.
+//! Recalls delegations before a stop, so that the record has every lock: a client with a delegation
+//! locks without asking the server.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,8 +21,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Maximum time to read NFSv4 state again while it changes.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Recalls all delegations and waits until they are back, for a few seconds. A client that returns
-/// one sends the locks that it had behind it. While leases are paused, nobody gets a new one.
+/// Recalls all delegations, and waits a few seconds for their return. A client that returns one first
+/// sends the locks that it covered. While leases are paused, no client gets a new one.
 pub async fn recall(watch: &mut Watch) {
     let until = Instant::now() + TIMEOUT;
     // Files that are open have a name in the kernel's cache.
@@ -30,7 +30,7 @@ pub async fn recall(watch: &mut Watch) {
         return;
     };
     loop {
-        // The record tells later why it cannot be read, and which delegations are left.
+        // The record reports later why it cannot be read, and which delegations are left.
         let Ok(states) = watch.all_states(READ_TIMEOUT) else {
             return;
         };

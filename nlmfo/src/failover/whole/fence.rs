@@ -1,6 +1,6 @@
-//! Drops lock calls while the server stops. lockd releases everything on its way down and still
-//! answers for a moment after that (`lockd_down_net`, fs/lockd/svc.c, 6.1 to 7.3): without a
-//! fence, it grants the lock of one client to another, and leaves that one behind.
+//! Drops lock calls while the server stops. lockd releases everything on its way down and still answers
+//! for a moment after that (`lockd_down_net`, fs/lockd/svc.c, 6.1 to 7.3): without a fence, it would
+//! grant the lock of one client to another and keep that new lock.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,11 +22,11 @@ pub const LASTING: Duration = Duration::from_mins(2);
 /// The same if another program stops and starts the server.
 pub const LASTING_ALONE: Duration = Duration::from_secs(20);
 
-/// Maximum time for which packets to the stopped server are dropped instead of refused: by then it runs
-/// again, or its addresses are elsewhere.
+/// Maximum time for which packets to the stopped server are dropped instead of refused. By then the
+/// server runs again, or its addresses are on another node.
 const MUTED: Duration = Duration::from_mins(5);
 
-/// Maximum time to wait for others who change the gate, and for lockd.
+/// Maximum time to wait for other runs that change the gate, and for lockd.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Fences every address of this node, and waits until lockd has answered what reached it before.
@@ -63,14 +63,14 @@ fn listened(ports: &BTreeSet<String>) -> Vec<(bool, u16)> {
     ports.iter().filter_map(one).collect()
 }
 
-/// The server runs again: what nothing listens for is refused.
+/// The server runs again: packets that nothing listens for are refused.
 pub async fn unmute() -> Result<(), ServerError> {
     let failed = |error: String| ServerError::Other(format!("the VIPs are still muted: {error}"));
     let vips = addresses().map_err(|error| failed(error.to_string()))?;
     (mute::lower(&vips).await).map_err(|error| failed(chain(&error)))
 }
 
-/// Removes the fences of this run and of an interrupted one; the gate that they stand on stays.
+/// Removes the fences of this run and of an interrupted one, but not the gate.
 pub async fn lower() -> Result<(), ServerError> {
     let failed = |error: String| ServerError::Other(format!("the fence remains: {error}"));
     let vips = addresses().map_err(|error| failed(error.to_string()))?;

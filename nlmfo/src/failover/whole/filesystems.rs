@@ -1,5 +1,5 @@
-//! On which filesystems the exports are, and the files of a record. A file is found by one of the
-//! mounts of its filesystem, and may be exported through another: exports are often bind mounts.
+//! The filesystems of the exports and of the files in a record. A file has the path of one mount of its
+//! filesystem, and may be exported through another mount: exports are often bind mounts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,7 +14,7 @@ type Device = (u32, u32);
 #[derive(Clone, Debug, Default)]
 pub struct Filesystems {
     exported: BTreeSet<Device>,
-    /// Of each file of a record that is where it was.
+    /// The filesystem of each file of a record that still has the recorded path.
     files: BTreeMap<String, Device>,
 }
 
@@ -62,7 +62,7 @@ impl Filesystems {
     }
 }
 
-/// The filesystem that is seen at a path.
+/// The filesystem at a path.
 fn device(mounts: &[Mount], path: &Path) -> Option<Device> {
     let above = mounts.iter().filter(|m| path.starts_with(&m.mount_point));
     // Of several mounts at one place, the last covers the others.

@@ -52,9 +52,9 @@ fn listed(paths: &[PathBuf]) -> String {
     paths.join(", ")
 }
 
-/// Makes the record of the other node's stop this node's: `given`, or the only one in the state
-/// directory. One that this node has already is of an interrupted run, or older than the one that is
-/// given: of a stop here whose record was copied. None if there is none.
+/// Makes the record of the other node's stop this node's record: `given`, or the only one in the state
+/// directory. A record that this node already has belongs to an interrupted run, or, if it is older
+/// than `given`, to an earlier stop here. None if there is no record.
 ///
 /// # Errors
 /// If it is not clear which one it is.
@@ -102,7 +102,7 @@ pub fn adopt(state: &StateDir, given: Option<Record>) -> Result<Option<Record>, 
     }
 }
 
-/// Those of all nodes, in order.
+/// The records of all nodes, in order.
 fn records(ours: &Path) -> Result<Vec<PathBuf>, HandedError> {
     let folder = ours.parent().unwrap_or(Path::new("/"));
     let failed = |source| HandedError::Folder {

@@ -1,6 +1,7 @@
-//! What NFSv4 clients know the node's server by: they reclaim only from one that says the same of
-//! itself. nfsd takes it from the host name of the process that starts it, or from who starts it by
-//! netlink, and no file tells it: the server is asked, as its clients ask it.
+//! The identity by which NFSv4 clients know the node's server (`eir_server_owner` and
+//! `eir_server_scope` of EXCHANGE_ID): they reclaim only from a server with the same one. nfsd takes it
+//! from the host name of the process that starts it, or from the netlink request, and no file shows it.
+//! So nlmfo asks the server as a client does.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 /// Asks the server that runs here. None if it serves NFSv3 and 4.0 only, whose clients do not ask.
 ///
 /// # Errors
-/// The reason why it does not tell.
+/// Why the server did not answer.
 pub async fn of_server() -> Result<Option<Identity>, String> {
     let nfsd = Nfsd::mounted().map_err(|error| chain(&error))?;
     let versions = nfsd.versions().map_err(|error| chain(&error))?;
@@ -38,7 +39,7 @@ pub async fn of_server() -> Result<Option<Identity>, String> {
     let port = ports.filter_map(|port| port.parse().ok()).min();
     let port = port.unwrap_or(NFS_PORT);
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    // An export may name other clients only.
+    // The exports may name other clients only.
     addresses.extend(netns::addresses().into_iter().flatten());
     let until = Instant::now() + MAX_WAIT;
     let mut reason = String::new();
@@ -74,7 +75,7 @@ pub fn remember(state: &StateDir, identity: &Identity) {
     }
 }
 
-/// What was kept last. The server may have got another scope since.
+/// The identity that was kept last. The server may have another scope by now.
 pub fn remembered(state: &StateDir) -> Option<Identity> {
     let json = files::read(&path(state), LIMIT).ok()?;
     serde_json::from_slice(&json).ok()

@@ -63,12 +63,12 @@ pub async fn pause() -> Option<Paused> {
     paused.map_err(failed).ok()
 }
 
-/// Pauses leases, or goes on with a pause, if that is wanted; resumes them otherwise.
+/// Pauses leases or keeps them paused if `wanted`; otherwise resumes them.
 pub async fn pause_if(wanted: bool, paused: Option<Paused>) -> Option<Paused> {
     match paused {
         Some(paused) if wanted => Some(paused),
         None if wanted => pause().await,
-        // One of an earlier command goes too.
+        // A pause of an earlier command ends too.
         other => {
             drop(other);
             if let Err(error) = resume() {
@@ -111,8 +111,8 @@ impl Drop for Paused {
     }
 }
 
-/// Resumes leases that a command paused and that no command needs paused any more. Returns whether
-/// there were any.
+/// Resumes leases that a command paused and that no command needs paused any more. Returns whether they
+/// were paused.
 pub fn resume() -> Result<bool, LeasesError> {
     let Some(held) = file()?.try_take(Mode::Exclusive)? else {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! The clients on statd's list: all that is known of NFSv3 clients if nobody recorded what they hold.
+//! The clients on statd's list: all that is known of NFSv3 clients without a record.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ pub fn read(folders: &[PathBuf]) -> Vec<Listed> {
 /// names.
 pub async fn record(listed: Vec<Listed>, addresses: &BTreeSet<IpAddr>) -> Record {
     let look_up = || -> Vec<Monitored> { listed.into_iter().map(Listed::look_up).collect() };
-    // Takes time.
+    // Looking up names takes time.
     let monitored = tokio::task::spawn_blocking(look_up).await;
     let mut clients = Vec::new();
     let mut vips = BTreeSet::new();

@@ -1,17 +1,17 @@
 //! A server that stops and starts as a whole, with all its addresses at once: the node's own
 //! over a restart, or one in namespaces of its own between nodes.
 //!
-//! The kernel's own grace protects what was held: it begins when the server starts. What this
-//! module adds is what the kernel forgets at an orderly stop: who held what. lockd unmonitors
-//! every client on its way down, so that statd has nobody to notify afterwards.
+//! The kernel's own grace protects what was held: it begins when the server starts. This module adds
+//! what the kernel forgets at an orderly stop: who held what. lockd unmonitors every client when it
+//! stops, so that statd has no client to notify afterwards.
 //!
 //! | half | steps |
 //! |---|---|
 //! | [`stop`] | [`fence`]; record what is held; store the record; stop; prove that nothing is left |
 //! | [`start`] | nfsdcld and statd run; start; see grace; lower the fence; bring addresses up; notify; follow the reclaims; end grace once all is back |
 //!
-//! [`Server`] is how a server stops and starts. All else are the kernel's files of this process's
-//! namespaces: for a server with namespaces of its own, enter them first.
+//! [`Server`] is how a server stops and starts. Everything else uses the kernel's files of this
+//! process's namespaces: for a server with namespaces of its own, enter them first.
 
 pub mod changes;
 pub mod coverage;

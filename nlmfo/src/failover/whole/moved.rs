@@ -159,14 +159,14 @@ async fn hand_over_and_start(plan: &Plan, server: &NodeServer, to: &Move, moved:
     }
 }
 
-/// Whether the other node says that no NFS server runs there. Its command may have ended for another
-/// one that lives on.
+/// Whether the other node says that no NFS server runs there. The command there may have failed because
+/// of another one that still runs.
 async fn is_absent(plan: &Plan, to: &Move) -> bool {
     let checked = ask(&to.node.rsh, &there(plan, to, &["--dry-run"]), &[], REMOTE).await;
     checked.is_ok_and(|finished| finished.code == Some(0))
 }
 
-/// Whether all recorded VIPs are addresses of this node still.
+/// Whether all recorded VIPs are still addresses of this node.
 fn is_all_here(plan: &Plan) -> bool {
     let is_here = |vip: &IpAddr| netns::has_address(*vip).unwrap_or(false);
     let record = stop::stored(&plan.state);

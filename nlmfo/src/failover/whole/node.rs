@@ -46,7 +46,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 enum Means {
     /// systemd's unit.
     Unit,
-    /// `rpc.nfsd`, with these arguments to start it as it is now.
+    /// `rpc.nfsd`, with the arguments that start the server as it is now.
     Program(Vec<OsString>),
 }
 
@@ -57,7 +57,7 @@ pub struct NodeServer {
     systemd: bool,
     /// Where the record of a stop is.
     state: StateDir,
-    /// Shell commands that replace the means.
+    /// Shell commands that replace the default ones.
     stop: Option<OsString>,
     start: Option<OsString>,
     /// Maximum time for a stop and for a start.
@@ -65,8 +65,8 @@ pub struct NodeServer {
 }
 
 impl NodeServer {
-    /// Finds out how the server is stopped and started. What `rpc.nfsd` needs to start it as it
-    /// is now is kept in the state directory for the time when it does not run.
+    /// Finds out how the server is stopped and started. The arguments of `rpc.nfsd` that start it as it
+    /// is now are stored in the state directory, for when it does not run.
     ///
     /// # Errors
     /// If nfsd's files cannot be read.
@@ -112,8 +112,8 @@ impl NodeServer {
         }
     }
 
-    /// Starts nfsd. NFSv4 clients reclaim only if it says of itself what it said before the stop,
-    /// which may have been on a node with another name.
+    /// Starts nfsd. NFSv4 clients reclaim only if it has the same identity as before the stop, which
+    /// may have been on a node with another name.
     async fn threads(&self, arguments: &[OsString]) -> Result<(), ServerError> {
         let record = stop::stored(&self.state).ok().flatten();
         let recorded = record.and_then(|record| record.identity);
@@ -181,7 +181,7 @@ impl Server for NodeServer {
         if let Some(command) = &self.stop {
             return self.shell(command).await;
         }
-        // At once: what is granted after the record may be lost.
+        // At once: a lock that is granted after the record may be lost.
         if let Ok(nfsd) = Nfsd::mounted()
             && nfsd.threads().is_ok_and(|threads| threads > 0)
         {

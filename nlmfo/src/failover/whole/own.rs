@@ -49,7 +49,7 @@ impl Server for Own<'_> {
     async fn start(&self) -> Result<(), ServerError> {
         server::start::threads(self.server).map_err(other)?;
         let grace = Grace::read().map_err(other)?;
-        // One that cannot be read is an error of what comes after.
+        // If it cannot be read, a later step reports that.
         let record = stop::stored(&state(self.server)).ok().flatten();
         match record {
             Some(record) if !record.nfs4.is_empty() && !grace.nfsd => Err(ServerError::Other(
@@ -90,7 +90,7 @@ pub struct Stopped {
     pub report: Option<StopReport>,
     /// When packets from clients were dropped.
     pub fenced: Instant,
-    /// The probes. To detach them takes a second, in which clients stand still.
+    /// The probes. Detaching them takes a second, for which clients would be blocked.
     pub watch: Option<Watch>,
 }
 
@@ -171,11 +171,11 @@ pub fn give_up(server: &server::Server) -> Result<(), server::ServerError> {
     }
 }
 
-/// Goes on with a start that was interrupted when the server served already. The probes are
-/// attached if anybody may have something to reclaim.
+/// Continues a start that was interrupted when the server already served. The probes are attached if a
+/// client may have something to reclaim.
 ///
 /// # Errors
-/// The server serves on.
+/// The server continues to serve.
 pub fn resume(
     server: &server::Server,
     crashed: bool,
@@ -188,15 +188,15 @@ pub fn resume(
     Ok((begun, is_needed.then(|| following(observe))))
 }
 
-/// A start, and the probes if anybody may have something to reclaim.
+/// A start, and the probes if a client may have something to reclaim.
 pub type Begun = (start::Begun, Option<Result<Watch, Failure>>);
 
-/// Starts the server in grace and brings its addresses up. The probes are attached if anybody may
-/// have something to reclaim, beside the start: it takes as long. `crashed`: there is no record, and
-/// clients reclaim.
+/// Starts the server in grace and brings its addresses up. If a client may have something to reclaim,
+/// the probes are attached in parallel, which takes as long as the start. `crashed`: there is no
+/// record, and clients reclaim.
 ///
 /// # Errors
-/// Then it does not serve.
+/// If it does not serve.
 pub async fn begin(
     server: &server::Server,
     crashed: bool,
@@ -217,11 +217,11 @@ pub async fn begin(
     begun.map_err(of_start)
 }
 
-/// Notifies the clients, follows what they reclaim, and ends both graces once all is back. None
-/// if nobody has anything to reclaim.
+/// Notifies the clients, follows the reclaims, and ends both grace periods once all is back. None if no
+/// client has anything to reclaim.
 ///
 /// # Errors
-/// The server serves on.
+/// The server continues to serve.
 pub async fn follow(
     server: &server::Server,
     (begun, watch): Begun,

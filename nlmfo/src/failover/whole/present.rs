@@ -14,14 +14,14 @@ use crate::observe::unlocks::GivenUp;
 #[derive(Debug)]
 pub struct Held {
     pub locks: LockTable,
-    /// Or why NFSv4 state could not be read.
+    /// An error says why NFSv4 state could not be read.
     pub states: Result<StateTable, String>,
     /// What clients gave up, if that is followed.
     pub given_up: GivenUp,
     /// It is certain that nfsd has refused no reclaim.
     pub refused_no_reclaim4: bool,
-    /// Whether `locks` is exact, and `states` could be read. NFSv4 state of a busy server changes
-    /// all of the time, also by what clients are refused.
+    /// Whether `locks` is exact, and `states` could be read. NFSv4 state of a busy server changes all
+    /// the time, even by requests that are refused.
     pub exact: bool,
 }
 
@@ -52,7 +52,7 @@ impl Held {
         }
     }
 
-    /// How much it is. The same twice in a row: nothing comes any more.
+    /// How much is held. If two counts in a row are the same, nothing was reclaimed in between.
     pub fn count(&self) -> (usize, Counts4) {
         let states = self.states.as_ref().map(StateTable::counts);
         (self.locks.locks.len(), states.unwrap_or_default())

@@ -29,8 +29,8 @@ pub struct RestartReport {
     pub stop: Option<StopReport>,
     /// Null if this run did not start the server.
     pub start: Option<StartReport>,
-    /// From the stop until both graces were over: no client got a new lock meanwhile. Null if this
-    /// run did not do both.
+    /// From the stop until both grace periods were over: no client got a new lock meanwhile. Null if
+    /// this run did not do both.
     pub stood_still_ms: Option<f64>,
     pub took_ms: f64,
 }
@@ -73,11 +73,11 @@ pub struct StopReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
-    /// By us, after all of the record was back.
+    /// By nlmfo, after everything in the record was back.
     Early,
     /// By the kernel, after its time or after all NFSv4.1 clients had reclaimed.
     ByItself,
-    /// It goes on.
+    /// It continues.
     NotYet,
 }
 
@@ -91,7 +91,7 @@ pub struct StartReport {
     pub recorded_at: Option<u64>,
     /// Services that do not run and that reclaims need.
     pub not_ready: Vec<String>,
-    /// After the start; all false if reclaims were not possible.
+    /// The grace after the start; all false if reclaims were not possible.
     pub grace: Grace,
     /// What cannot come back because of the configuration.
     pub changes: Vec<Change>,

@@ -33,7 +33,7 @@ pub enum Halves {
     Record,
     /// The same, and stop.
     Stop,
-    /// Start, unless it runs, and do all that comes after.
+    /// Start it unless it runs, notify its clients, and follow the reclaims.
     Start,
 }
 
@@ -51,7 +51,7 @@ pub struct Plan {
     pub moving: Option<Vec<IpAddr>>,
 }
 
-/// Does it. `observe` attaches the probes, which needs lockd in the kernel.
+/// Runs it. `observe` attaches the probes, which needs lockd in the kernel.
 pub async fn run(
     plan: &Plan,
     server: &impl Server,
@@ -84,7 +84,7 @@ pub async fn run(
         halves = match (halves, stop::stored(&plan.state)) {
             // An earlier run was interrupted between the two.
             (Halves::Both, Ok(Some(_)) | Err(_)) => Halves::Start,
-            // The same, or the command is run again.
+            // Also if the command is run again.
             (Halves::Stop, Ok(Some(record))) if plan.moving.is_some() => {
                 let (_, mut watch) = observe()?;
                 let again = stop::again(server, &plan.state, &record, &mut watch);
@@ -138,10 +138,10 @@ pub async fn run(
             fences.keep();
             let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
             if stopped.is_err() && nfsd::runs() {
-                // It serves on.
+                // The server continues to serve.
                 said(fence::withdraw().await);
             }
-            // It would delay the start: it goes on beside it.
+            // It runs in parallel, so that it does not delay the start.
             std::thread::spawn(wake_lockd);
             let mut stopped = stopped.map_err(of_stop)?;
             if let Err(reason) = identity {
@@ -251,7 +251,7 @@ pub(super) fn of_start(error: start::StartError) -> Failure {
     Failure::new(exit, error)
 }
 
-/// What remains after an interruption, in words.
+/// What remains after an interruption, as text.
 pub fn remains(state: &StateDir) -> String {
     let runs = match nfsd::runs() {
         true => "the NFS server runs",

@@ -17,14 +17,14 @@ pub enum ServerError {
     Other(String),
 }
 
-/// Clients that cannot reclaim while something is missing.
+/// The clients that cannot reclaim while something is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clients {
     Nfs3,
     Nfs4,
 }
 
-/// What does not run, although clients need it to reclaim.
+/// Something that clients need to reclaim, and that does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReady {
     pub clients: Clients,
@@ -50,8 +50,8 @@ pub trait Server: Sync {
     /// Starts its threads. Also if they run already.
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
-    /// Has other programs notify clients that would do it later, when grace may be over.
-    /// `listed` is what statd's list was before the start.
+    /// Deals with other programs that would notify clients later, when grace may be over: runs them
+    /// now, or marks that they have run. `listed` is what statd's list was before the start.
     fn notify_at_boot(
         &self,
         _listed: &[Listed],
@@ -69,7 +69,8 @@ pub trait Server: Sync {
         true
     }
 
-    /// The connections that clients do not hear the end of when it stops: its addresses go first.
+    /// The connections whose end clients do not see when it stops, since its addresses are removed
+    /// first.
     fn connections(&self) -> Vec<Connection> {
         Vec::new()
     }

@@ -1,6 +1,6 @@
-//! nfs-utils' `sm-notify`, which runs once after each boot. Later than our start, it would move
-//! the clients that statd monitors again to its own list, and notify them: they would reclaim
-//! when grace is over, and be refused.
+//! nfs-utils' `sm-notify`, which runs once after each boot. If it runs after our start, it moves the
+//! clients that statd monitors again to its own list, and notifies them. They would reclaim after
+//! grace, and be refused.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -17,9 +17,9 @@ use crate::server::program::run_within;
 /// Exists if `sm-notify` has run since the boot; it then exits at once (sm-notify(8), option `-f`).
 const RAN: &str = "/run/sm-notify.pid";
 
-/// Whether it has something to do that nlmfo does not: clients are listed from before the boot. If all
-/// were listed after it, nlmfo notifies those that hold something, and `sm-notify` would have other
-/// servers release the locks of this node.
+/// Whether it has something to do that nlmfo does not do: statd's list has clients from before the
+/// boot. If all were listed after the boot, nlmfo notifies those that hold something, and `sm-notify`
+/// would make other servers release the locks of this node.
 fn is_due(listed: &[Listed], boot: SystemTime) -> bool {
     listed.iter().any(|one| one.written < boot)
 }

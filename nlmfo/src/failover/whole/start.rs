@@ -1,5 +1,5 @@
-//! The takeover half: starts the server in the kernel's own grace, notifies the clients, follows
-//! what comes back, and ends both graces once it is all there.
+//! The takeover half: starts the server in the kernel's own grace, notifies the clients, follows what
+//! comes back, and ends both grace periods once it is all back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,8 +33,8 @@ use crate::times::milliseconds;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long nothing must have come any more before grace ends, after all of the record is back, if
-/// clients of NFSv3 or 4.0 are recorded. Newer ones say when they are done.
+/// How long nothing may have been reclaimed before grace is ended, once all of the record is back, if
+/// clients of NFSv3 or 4.0 are recorded. Newer clients send RECLAIM_COMPLETE.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// The same if NFSv4 clients could open and lock while the record was taken, so that more may
@@ -48,10 +48,10 @@ const HIDDEN_QUIET: Duration = Duration::from_secs(3);
 /// Maximum time to read NFSv4 state again while it changes.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How much longer to notify clients, once all is back.
+/// How much longer to notify clients once everything is back.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Maximum time until the kernel lets us end its graces.
+/// Maximum time until the kernel allows the end of its grace periods.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to take over.
@@ -60,7 +60,7 @@ pub struct Plan {
     pub state: StateDir,
     /// The names that clients mount by.
     pub config: Config,
-    /// Nothing came from NFSv4 clients any more when the record was taken.
+    /// NFSv4 clients could send nothing any more when the record was taken.
     pub fences_nfs4: bool,
     /// Maximum time to follow the reclaims.
     pub deadline: Duration,
@@ -95,7 +95,7 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// One that an earlier run has started.
+    /// A server that an earlier run has started.
     ///
     /// # Errors
     /// If its grace cannot be read.
@@ -115,8 +115,9 @@ impl Begun {
     }
 }
 
-/// Starts the server, sees its grace, and brings its addresses up. With `prepare`, starts what must
-/// run before. `observe` comes before the addresses: a client says only once what it gives up.
+/// Starts the server, reads its grace, and brings its addresses up. With `prepare`, first starts what
+/// must run before. `observe` is called before the addresses are up: a client says only once what it
+/// gives up.
 pub async fn begin<T>(
     server: &impl Server,
     prepare: bool,
@@ -143,7 +144,7 @@ pub async fn begin<T>(
     }
     let observed = observe(grace);
     let mut notes = Vec::new();
-    // Without grace, too: later, sm-notify would notify clients that have come since.
+    // Even without grace: otherwise sm-notify would later notify clients that have locked since.
     if let Err(error) = server.notify_at_boot(&monitored).await {
         notes.push(format!(
             "sm-notify may still notify clients, whose reclaims are then refused: {}",
@@ -162,8 +163,8 @@ pub async fn begin<T>(
     Ok((begun, observed))
 }
 
-/// Notifies the clients, follows the reclaims and ends grace; also when grace was over. `watch`
-/// has followed what clients give up since the start.
+/// Notifies the clients, follows the reclaims and ends grace; if grace is already over, only compares.
+/// `watch` must have followed what clients give up since the start.
 pub async fn follow(
     plan: &Plan,
     begun: Begun,
@@ -204,7 +205,7 @@ pub async fn follow(
     let mut configuration = configuration(record.as_ref())?;
     let wanted = match &record {
         Some(record) => {
-            // What is not up when grace is over is counted as gone then.
+            // An address that is not up when grace is over counts as gone.
             let awaited = changes::awaited(record, &configuration);
             if !awaited.is_empty() {
                 let awaited: Vec<String> = awaited.iter().map(IpAddr::to_string).collect();
@@ -220,7 +221,7 @@ pub async fn follow(
         watch,
         began: begun.began,
         until: Instant::now() + plan.deadline,
-        // Without a record nobody knows when all is back.
+        // Without a record, it is not known when everything is back.
         may_end: record.is_some() && !wanted.changing,
         wanted,
         back: None,
@@ -263,7 +264,7 @@ pub async fn follow(
     Ok((report, over))
 }
 
-/// Whether the record has been used: grace stood and is over, so that nothing more can come back.
+/// Whether the record has been used: there was a grace, and it is over, so nothing more can come back.
 pub fn is_used(report: &StartReport) -> bool {
     report.grace.stands() && report.ended != Ended::NotYet
 }
@@ -293,9 +294,9 @@ struct Follow<'a> {
     may_end: bool,
     /// What can come back.
     wanted: Record,
-    /// When all of it was back.
+    /// When all of it was back, counted from the start.
     back: Option<Duration>,
-    /// Nothing more of it can come back.
+    /// Nothing more of it will come back.
     is_over: bool,
 }
 
@@ -369,7 +370,7 @@ impl Follow<'_> {
         }
     }
 
-    /// Ends both graces if nothing more can come back.
+    /// Ends both grace periods if nothing more can come back.
     async fn end(&mut self) -> Result<Ended, StartError> {
         if !Grace::read::<StartError>()?.stands() {
             return Ok(Ended::ByItself);
@@ -400,7 +401,7 @@ impl Follow<'_> {
         }
     }
 
-    /// Records the clients in the books, which are this node's.
+    /// Records the clients in the books. This node becomes their owner.
     fn book(&self, held: &Held, notes: &mut Vec<String>) {
         let mut by_vip: BTreeMap<IpAddr, Vec<_>> = BTreeMap::new();
         for &vip in &self.wanted.vips {
@@ -419,7 +420,7 @@ impl Follow<'_> {
     }
 }
 
-/// How long nothing must have come any more once all of the record is back.
+/// How long nothing may have been reclaimed, once all of the record is back, before grace is ended.
 fn quiet(record: &Record, fences_nfs4: bool, hidden: usize) -> Duration {
     let of_nfs3 = record.clients.len() + record.locks.len() + record.shares.len() > 0;
     match (hidden, fences_nfs4) {

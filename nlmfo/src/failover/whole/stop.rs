@@ -1,4 +1,4 @@
-//! The release half: records what is held, stops the server, and proves that nothing is left.
+//! The release half: records what is held, stops the server, and verifies that nothing is left.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ use crate::times::milliseconds;
 /// Maximum time to read NFSv4 state again while it changes.
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// For the last look before the stop.
+/// The same, for the last snapshot before the stop.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What to stop, and how.
@@ -44,7 +44,7 @@ pub struct Plan {
     pub kernel: String,
     /// Store a record also while clients still reclaim what no record has.
     pub partial: bool,
-    /// What NFSv4 clients know the server by, if it is known.
+    /// The identity that NFSv4 clients know, if it is known.
     pub identity: Option<Identity>,
     /// The addresses that move, if it is to start on another node; empty: all that clients use.
     pub moving: Option<Vec<IpAddr>>,
@@ -75,7 +75,7 @@ pub enum StopError {
 }
 
 /// Where the record of a stop is, until a start has used it. Named by the node: nodes may share the
-/// directory. A server of its own calls its node by its scope, wherever it runs.
+/// directory. For a server of its own, the name of the node is its scope, wherever it runs.
 pub fn record_path(state: &StateDir) -> PathBuf {
     let node = netns::node().replace('/', "_");
     folder(state).join(format!("{node}.json"))
@@ -94,8 +94,8 @@ pub fn stored(state: &StateDir) -> Result<Option<Record>, RecordError> {
     }
 }
 
-/// Whether leases may be paused while what is recorded comes back. A client that does not get a
-/// delegation back loses the locks that it has behind it; without a record there may be some.
+/// Whether leases may be paused while what is recorded comes back. A client that does not get its
+/// delegation back loses the locks that it covered; without a record, there may be such clients.
 pub fn allows_pause(state: &StateDir) -> bool {
     let is_delegation = |line: &StateLine| line.kind == Kind::Delegation;
     stored(state).is_ok_and(|record| record.is_some_and(|one| !one.nfs4.iter().any(is_delegation)))
@@ -124,7 +124,7 @@ pub fn set_aside(state: &StateDir, error: &RecordError) -> Result<String, FileEr
 /// What is recorded, and where.
 pub struct Recorded {
     record: Record,
-    /// That of an interrupted restart.
+    /// The record of an interrupted restart.
     earlier: Option<Record>,
     paths: PathFinder,
     report: StopReport,
@@ -135,8 +135,8 @@ pub struct Recorded {
     is_partial: bool,
 }
 
-/// Records what is held. It is stored when the server is about to stop: a record on disk says
-/// that its locks are to come back.
+/// Records what is held. The record is stored only when the server is about to stop: a record on disk
+/// means that its locks are to come back.
 pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Recorded, StopError> {
     let began = Instant::now();
     let folder = folder(&plan.state);
@@ -218,7 +218,7 @@ const STILL_RECLAIMING: &str = "the server was in grace without a record of what
                                 what they have not reclaimed yet is not recorded";
 
 impl Recorded {
-    /// Why a stop would lose locks; empty if nothing is known that would.
+    /// Why a stop would lose locks; empty if no reason is known.
     pub fn blockers(&self, plan: &Plan, missing: &[NotReady]) -> Vec<String> {
         let mut blockers = needed(missing, &self.record);
         if let Some(moving) = plan.moving.as_deref().filter(|moving| !moving.is_empty()) {
@@ -259,8 +259,8 @@ impl Recorded {
         Ok(self.report)
     }
 
-    /// Looks once more, stops the server and proves that nothing is left. `unfenced` is why lock
-    /// calls are not fenced: another client may get a lock during the stop.
+    /// Takes another snapshot, stops the server and verifies that nothing is left. `unfenced` is why
+    /// lock calls are not fenced: another client may get a lock during the stop.
     pub async fn stop(
         mut self,
         server: &impl Server,
@@ -328,7 +328,7 @@ impl Recorded {
     }
 }
 
-/// What is missing although clients that hold something need it.
+/// What is missing and is needed by clients that hold something.
 fn needed(missing: &[NotReady], record: &Record) -> Vec<String> {
     let (nfs3, nfs4) = (!record.locks.is_empty(), !record.nfs4.is_empty());
     let is_needed = |one: &&NotReady| match one.clients {
@@ -381,8 +381,8 @@ fn of(held: &Held, plan: &Plan, server: &impl Server, paths: &mut PathFinder) ->
     record
 }
 
-/// Adds what an earlier record has and is not held now: it was lost over an interrupted restart,
-/// and its clients may still believe that they hold it. Returns how much.
+/// Adds what an earlier record has and is not held now: it was lost over an interrupted restart, and
+/// its clients may not know that. Returns how much was added.
 fn recall(record: &mut Record, earlier: &Record, held: &Held) -> usize {
     let missing = Coverage::of(earlier, held.present()).missing;
     let recalled = missing.len();

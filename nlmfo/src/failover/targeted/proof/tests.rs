@@ -172,7 +172,7 @@ fn only_its_own_requests_excuse_what_another_client_lost() {
     assert_eq!(case.fate(), Fate::Disturbed);
     case.counters.unlocked = 2;
     assert_eq!(case.fate(), Fate::ChangedByClients);
-    // More owners were dropped than were to go.
+    // More owners were dropped than were selected.
     case.ours.owners = 1;
     case.counters.released.free_all = 2;
     assert_eq!(case.fate(), Fate::Disturbed);
