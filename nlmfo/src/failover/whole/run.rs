@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 
 use super::leases::Paused;
-use super::report::RestartReport;
+use super::report::{RestartReport, StartReport, StopReport};
 use super::stop::{self, StopError};
 use super::{Server, ServerError, delegations, fence, identity, leases, start};
 use crate::causes::chain;
@@ -69,17 +69,11 @@ pub async fn run(
         took_ms: 0.0,
     };
     if plan.halves == Halves::Prepare {
-        let wanted = stop::allows_pause(&plan.state);
-        if wanted {
-            let paused = leases::try_pause().await.map_err(anyhow::Error::from)?;
-            paused.keep();
-        }
-        report.prepared = Some(wanted);
+        report.prepared = Some(prepare(&plan.state).await?);
         report.took_ms = milliseconds(began.elapsed());
         return Ok(report);
     }
     let mut halves = plan.halves;
-    let mut stopping = None;
     if halves != Halves::Start && !nfsd::runs() {
         halves = match (halves, stop::stored(&plan.state)) {
             // An earlier run was interrupted between the two.
@@ -102,108 +96,157 @@ pub async fn run(
             }
         };
     }
-    let mut watching = None;
-    let mut paused = None;
+    let (mut stopping, mut watching, mut paused) = (None, None, None);
     if halves != Halves::Start {
-        let (facts, mut watch) = observe()?;
-        let prepared = match halves {
-            Halves::Record => Vec::new(),
-            _ => server.prepare().await,
-        };
-        let identity = identity::of_server().await;
-        let half = stop::Plan {
-            state: plan.state.clone(),
-            kernel: facts.release.clone(),
-            partial: true,
-            identity: identity.clone().ok().flatten(),
-            moving: plan.moving.clone(),
-        };
-        paused = leases::pause().await;
-        delegations::recall(&mut watch).await;
-        if halves == Halves::Record {
-            // Until the server runs again, in grace.
-            let (mut fences, unfenced) = raise(fence::LASTING_ALONE).await;
-            let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
-            fences.keep();
-            let stored = recorded.store(&half, unfenced);
-            report.stop = Some(stored.map_err(|error| of_stop(error.into()))?);
-        } else {
-            let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
-            let blockers = recorded.blockers(&half, &prepared);
-            if !blockers.is_empty() && !plan.force {
-                return Err(of_stop(StopError::Refused(blockers)));
-            }
-            let (mut fences, unfenced) = raise(fence::LASTING).await;
-            stopping = Some(Instant::now());
-            fences.keep();
-            let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
-            if stopped.is_err() && nfsd::runs() {
-                // The server continues to serve.
-                said(fence::withdraw().await);
-            }
-            // It runs in parallel, so that it does not delay the start.
-            std::thread::spawn(wake_lockd);
-            let mut stopped = stopped.map_err(of_stop)?;
-            if let Err(reason) = identity {
-                stopped
-                    .notes
-                    .push(format!("the server scope is not known: {reason}"));
-            }
-            report.stop = Some(stopped);
-            if halves == Halves::Stop {
-                said(fence::lower().await);
-                said(fence::finish().await);
-            }
-        }
-        watching = Some(watch);
-        // Clients may come back before the other half has begun.
-        let is_for_here = halves != Halves::Both && plan.moving.is_none();
-        if is_for_here && stop::allows_pause(&plan.state) {
-            paused = paused.and_then(Paused::keep);
-        }
+        let stopped = stop_half(plan, halves, server, &observe).await?;
+        report.stop = Some(stopped.report);
+        (stopping, watching, paused) = (stopped.at, Some(stopped.watch), stopped.paused);
     }
     if matches!(halves, Halves::Both | Halves::Start) {
-        // It was prepared before the stop.
-        let prepare = watching.is_none();
-        let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
-        // Clients say what they give up as soon as the server answers.
-        match &mut watching {
-            Some(watch) => follow(watch),
-            None if lockd::is_loaded() && Nfsd::mounted().is_ok() => {
-                watching = following(&observe).ok();
-            }
-            None => {}
-        }
-        // After a boot, lockd and nfsd are loaded when it starts: reclaims may have been refused
-        // before the probes are there.
-        let late = || -> Result<Watch, Failure> {
-            let (_, mut watch) = observe()?;
-            watch.follow_unlocks();
-            Ok(watch)
-        };
-        let attached = |_| watching.map_or_else(late, Ok);
-        let begun = start::begin(server, prepare, attached).await;
-        let (begun, watch) = begun.map_err(of_start)?;
-        let mut watch = watch?;
-        let half = start::Plan {
-            state: plan.state.clone(),
-            config: plan.config.clone(),
-            fences_nfs4: false,
-            deadline: plan.deadline,
-        };
-        let (started, over) = start::follow(&half, begun, &mut watch)
-            .await
-            .map_err(of_start)?;
-        said(fence::finish().await);
-        drop(paused);
-        if start::is_used(&started) {
-            start::forget(&plan.state);
-        }
+        let (started, over) = start_half(plan, server, &observe, watching, paused).await?;
         report.stood_still_ms = stopping.map(|at| milliseconds(over.duration_since(at)));
         report.start = Some(started);
     }
     report.took_ms = milliseconds(began.elapsed());
     Ok(report)
+}
+
+/// Pauses leases for a start by another program. False if the record does not allow that.
+async fn prepare(state: &StateDir) -> Result<bool, Failure> {
+    let wanted = stop::allows_pause(state);
+    if wanted {
+        let paused = leases::try_pause().await.map_err(anyhow::Error::from)?;
+        paused.keep();
+    }
+    Ok(wanted)
+}
+
+/// What the stop leaves to the start.
+struct Stopped {
+    report: StopReport,
+    /// When the stop began; none if the server was only recorded.
+    at: Option<Instant>,
+    watch: Watch,
+    paused: Option<Paused>,
+}
+
+/// Records what is held, and stops the server unless `halves` is [`Halves::Record`].
+async fn stop_half(
+    plan: &Plan,
+    halves: Halves,
+    server: &impl Server,
+    observe: &impl Fn() -> Result<(Facts, Watch), Failure>,
+) -> Result<Stopped, Failure> {
+    let (facts, mut watch) = observe()?;
+    let prepared = match halves {
+        Halves::Record => Vec::new(),
+        _ => server.prepare().await,
+    };
+    let identity = identity::of_server().await;
+    let half = stop::Plan {
+        state: plan.state.clone(),
+        kernel: facts.release.clone(),
+        partial: true,
+        identity: identity.clone().ok().flatten(),
+        moving: plan.moving.clone(),
+    };
+    let mut paused = leases::pause().await;
+    delegations::recall(&mut watch).await;
+    let mut at = None;
+    let report = if halves == Halves::Record {
+        // Until the server runs again, in grace.
+        let (mut fences, unfenced) = raise(fence::LASTING_ALONE).await;
+        let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
+        fences.keep();
+        let stored = recorded.store(&half, unfenced);
+        stored.map_err(|error| of_stop(error.into()))?
+    } else {
+        let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
+        let blockers = recorded.blockers(&half, &prepared);
+        if !blockers.is_empty() && !plan.force {
+            return Err(of_stop(StopError::Refused(blockers)));
+        }
+        let (mut fences, unfenced) = raise(fence::LASTING).await;
+        at = Some(Instant::now());
+        fences.keep();
+        let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
+        if stopped.is_err() && nfsd::runs() {
+            // The server continues to serve.
+            said(fence::withdraw().await);
+        }
+        // It runs in parallel, so that it does not delay the start.
+        std::thread::spawn(wake_lockd);
+        let mut stopped = stopped.map_err(of_stop)?;
+        if let Err(reason) = identity {
+            stopped
+                .notes
+                .push(format!("the server scope is not known: {reason}"));
+        }
+        if halves == Halves::Stop {
+            said(fence::lower().await);
+            said(fence::finish().await);
+        }
+        stopped
+    };
+    // Clients may come back before the other half has begun.
+    let is_for_here = halves != Halves::Both && plan.moving.is_none();
+    if is_for_here && stop::allows_pause(&plan.state) {
+        paused = paused.and_then(Paused::keep);
+    }
+    Ok(Stopped {
+        report,
+        at,
+        watch,
+        paused,
+    })
+}
+
+/// Starts the server and follows the reclaims. `watching` and `paused` are those of a stop in this run.
+/// Also returns when both grace periods were over.
+async fn start_half(
+    plan: &Plan,
+    server: &impl Server,
+    observe: &impl Fn() -> Result<(Facts, Watch), Failure>,
+    mut watching: Option<Watch>,
+    paused: Option<Paused>,
+) -> Result<(StartReport, Instant), Failure> {
+    // It was prepared before the stop.
+    let prepare = watching.is_none();
+    let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
+    // Clients say what they give up as soon as the server answers.
+    match &mut watching {
+        Some(watch) => follow(watch),
+        None if lockd::is_loaded() && Nfsd::mounted().is_ok() => {
+            watching = following(observe).ok();
+        }
+        None => {}
+    }
+    // After a boot, lockd and nfsd are loaded when it starts: reclaims may have been refused before the
+    // probes are there.
+    let late = || -> Result<Watch, Failure> {
+        let (_, mut watch) = observe()?;
+        watch.follow_unlocks();
+        Ok(watch)
+    };
+    let attached = |_| watching.map_or_else(late, Ok);
+    let begun = start::begin(server, prepare, attached).await;
+    let (begun, watch) = begun.map_err(of_start)?;
+    let mut watch = watch?;
+    let half = start::Plan {
+        state: plan.state.clone(),
+        config: plan.config.clone(),
+        fences_nfs4: false,
+        deadline: plan.deadline,
+    };
+    let (started, over) = start::follow(&half, begun, &mut watch)
+        .await
+        .map_err(of_start)?;
+    said(fence::finish().await);
+    drop(paused);
+    if start::is_used(&started) {
+        start::forget(&plan.state);
+    }
+    Ok((started, over))
 }
 
 /// Attaches the probes, before the server answers.
