@@ -171,17 +171,7 @@ pub async fn follow(
     watch: &mut Watch,
 ) -> Result<(StartReport, Instant), StartError> {
     let mut notes = begun.notes;
-    let record = match stored(&plan.state) {
-        Ok(record) => record,
-        // Clients must be notified nevertheless.
-        Err(error) => {
-            notes.push(match stop::set_aside(&plan.state, &error) {
-                Ok(note) => note,
-                Err(kept) => format!("{}; {}", chain(&error), chain(&kept)),
-            });
-            None
-        }
-    };
+    let record = readable(&plan.state, &mut notes);
     let mut report = StartReport {
         server: begun.title,
         has_record: record.is_some(),
@@ -247,21 +237,37 @@ pub async fn follow(
     follow.book(&held, &mut report.notes);
     if let Some(record) = &record {
         configuration.addresses = netns::addresses().map_err(StartError::Node)?;
-        let split = changes::split(record, &configuration);
-        let Split { wanted, lost, .. } = &split;
-        let coverage = Coverage::of(wanted, held.present()).and_of_lost(lost, held.present());
-        report.expected = coverage.expected;
-        report.missing = coverage.missing;
-        report.given_up = coverage.given_up;
-        report.hidden = coverage.hidden;
-        if !record.nfs4.is_empty() {
-            report.unseen = held.states.as_ref().err().cloned();
-        }
-        report.changes = split.changes;
+        compare(&mut report, record, &held, &configuration);
     }
     report.back_after_ms = follow.back.map(milliseconds);
     report.took_ms = milliseconds(begun.began.elapsed());
     Ok((report, over))
+}
+
+/// The record, or none if it cannot be read: clients must be notified nevertheless.
+fn readable(state: &StateDir, notes: &mut Vec<String>) -> Option<Record> {
+    stored(state).unwrap_or_else(|error| {
+        notes.push(match stop::set_aside(state, &error) {
+            Ok(note) => note,
+            Err(kept) => format!("{}; {}", chain(&error), chain(&kept)),
+        });
+        None
+    })
+}
+
+/// Reports which part of the record is back.
+fn compare(report: &mut StartReport, record: &Record, held: &Held, configuration: &Configuration) {
+    let split = changes::split(record, configuration);
+    let Split { wanted, lost, .. } = &split;
+    let coverage = Coverage::of(wanted, held.present()).and_of_lost(lost, held.present());
+    report.expected = coverage.expected;
+    report.missing = coverage.missing;
+    report.given_up = coverage.given_up;
+    report.hidden = coverage.hidden;
+    if !record.nfs4.is_empty() {
+        report.unseen = held.states.as_ref().err().cloned();
+    }
+    report.changes = split.changes;
 }
 
 /// Whether the record has been used: there was a grace, and it is over, so nothing more can come back.
