@@ -10,7 +10,7 @@ pub enum Exit {
     Done = 0,
     /// Could not run.
     CouldNotRun = 1,
-    /// Wrong usage; clap ends with it too.
+    /// Wrong usage; clap exits with it too.
     Usage = 2,
     /// Ran, but the result is not confirmed.
     NotConfirmed = 3,

@@ -20,7 +20,7 @@ const WEAK: &[&str] = &[
     "Also", "How", "If", "Only", "The", "There", "Where", "Whether", "Which", "Who", "Whom", "Why",
 ];
 
-/// Phrases that made readers stop.
+/// Phrases that readers had to read twice.
 const UNCLEAR: &[&str] = &[
     "at the most",
     "believes nobody",

@@ -31,18 +31,18 @@ struct Cleaned {
     gate: usize,
     /// Files that a killed nlmfo was writing.
     files: usize,
-    /// Servers of single VIPs that were ended.
+    /// Servers in namespaces of their own that were killed.
     servers: usize,
     /// Leases and delegations, which a killed nlmfo had paused, were resumed.
     leases: bool,
-    /// Why the keeper of windows has not ended; null if it has.
+    /// Why the keeper has not ended; null if it has.
     keeper: Option<String>,
 }
 
 pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     require_root()?;
-    // Of the probes, only the grace gate's outlive their process. A release's routes can
-    // be left behind too, and one under way still needs them.
+    // Only the gate's probes outlive their process. The routes of a release can be left behind too, and
+    // a running release still needs them.
     let servers = server::cleanup().map_err(anyhow::Error::from)?;
     let work = async {
         let _alone = exclusive::alone().await.map_err(anyhow::Error::from)?;
@@ -54,7 +54,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         let gate = leftovers::cleanup().await?;
         let leases = leases::resume().context("resuming leases")?;
         let files = (abandoned(&args.state.state_dir)).context("removing temporary files")?;
-        // At last, since it needs a moment to see that its gate is gone.
+        // Last, since the keeper needs a moment to see that its gate is gone.
         let keeper = leftovers::keeper_ended().await.err();
         let keeper = keeper.map(|error| chain(&error));
         Ok((removed, gate, files, leases, keeper))
@@ -114,7 +114,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Removes temporary files from our folders. Returns how many.
+/// Removes temporary files from our directories. Returns how many.
 fn abandoned(state: &Path) -> anyhow::Result<usize> {
     let state = StateDir::new(state);
     let mut folders = vec![files::run::folder().to_owned(), state.path().to_owned()];

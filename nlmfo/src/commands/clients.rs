@@ -34,7 +34,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &ClientsArgs) -> Result<Exit, Failure> {
     let state = match args.filter.server.as_deref() {
-        // Its book, if there is one, is where its notifications look for it.
+        // Its book, if there is one, is where its notifications look it up.
         Some(name) if name != NODE => {
             let server = Server::named(name).map_err(anyhow::Error::from)?;
             StateDir::new(server.state_dir())
@@ -65,7 +65,7 @@ struct Listing {
     /// Whether lockd was asked too.
     live: bool,
     vips: Vec<VipClients>,
-    /// NFSv4 clients, of which no book is kept.
+    /// NFSv4 clients, which have no book.
     nfs4: Nfs4Clients,
 }
 
@@ -84,8 +84,7 @@ struct ClientRow {
     #[serde(flatten)]
     client: Client,
     in_book: bool,
-    /// Locks, waiting requests and shares that lockd has of it now; null if it was not
-    /// asked.
+    /// Locks, waiting requests and shares that lockd has of it now; null if lockd was not asked.
     held: Option<usize>,
 }
 
@@ -137,7 +136,7 @@ fn list(args: &ClientsArgs, state: &StateDir) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// What lockd has now: per VIP, the NFSv3 clients with how much they hold.
+/// What lockd has now: the NFSv3 clients of each VIP, and how much each holds.
 type Live = BTreeMap<IpAddr, BTreeMap<Key, (Client, usize)>>;
 
 /// None without root.
@@ -258,7 +257,7 @@ pub(super) fn ago(seconds: u64) -> String {
     }
 }
 
-/// The VIP that `--import` and its like are about.
+/// The VIP of `--import`, `--export` and `--forget`.
 fn one_vip(args: &ClientsArgs) -> Result<IpAddr, Failure> {
     match args.vip[..] {
         [vip] => Ok(vip),
@@ -277,7 +276,7 @@ fn import(args: &ClientsArgs, state: &StateDir, folder: &Path) -> Result<Exit, F
     let mut clients = Vec::new();
     for sm::Monitored { name, address } in &found {
         match address {
-            // Clients of the other address family; statd has both.
+            // A client of the other address family: statd's list has both.
             Some(address) if address.is_ipv4() != vip.is_ipv4() => {
                 output::note(format_args!(
                     "skipped {}: {address} cannot use {vip}",
@@ -332,7 +331,7 @@ fn forget(args: &ClientsArgs, state: &StateDir, client: IpAddr) -> Result<Exit, 
     if !known.clients().any(|known| known.address == client) {
         return refused(anyhow!("{client} is not in the client book of {vip}"));
     }
-    // Who holds a lock is to be told when the VIP moves.
+    // A client that holds a lock must be notified when the VIP moves.
     let holds = match lockd::is_loaded() {
         true => live().map(|live| live.map_or(0, |(live, _)| held_by(&live, vip, client))),
         false => Ok(0),

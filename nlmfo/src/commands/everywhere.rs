@@ -1,5 +1,5 @@
-//! What `locks` and `clients` list of every server of the node. A child of the same arguments
-//! lists each server: it enters the server's namespaces while it has one thread.
+//! `locks` and `clients` of every server of the node. A child process with the same arguments lists
+//! each server: it enters the server's namespaces while it has only one thread.
 
 use std::env;
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::{output, server};
 
 const NFS_PORT: u16 = 2049;
 
-/// Enters the server that was asked for, unless that is the node's own. Only of a process with
-/// one thread.
+/// Enters the namespaces of the server that was asked for, unless it is the node's own. The process
+/// must have only one thread.
 pub fn enter(name: &str) -> Result<(), Failure> {
     match name {
         NODE => Ok(()),
@@ -27,10 +27,10 @@ pub fn enter(name: &str) -> Result<(), Failure> {
     }
 }
 
-/// Lists all servers, and returns how that ended. None if the caller is to list the one where it
-/// runs: the node has no servers of their own, or one was asked for.
+/// Lists all servers, and returns the exit status. None if the caller is to list only the server of its
+/// own namespaces: the node has no other servers, or `--server` was given.
 ///
-/// `path`: only those that have it are asked.
+/// With `path`, only servers that have this path are listed.
 pub fn list(asked: Option<&str>, json: bool, path: Option<&Path>) -> Result<Option<Exit>, Failure> {
     let own = server::running();
     if asked.is_some() || own.is_empty() {
@@ -82,7 +82,7 @@ struct Part {
     errors: Vec<String>,
 }
 
-/// All at a time: each takes a while to attach its probes.
+/// In parallel: each takes a while to attach its probes.
 fn ask_all(names: &[String]) -> Vec<Part> {
     thread::scope(|scope| {
         let asked: Vec<_> = (names.iter())
@@ -144,7 +144,7 @@ fn exit_of(code: Option<i32>) -> Exit {
     found.unwrap_or(Exit::NotConfirmed)
 }
 
-/// That of all if they are the same; else the list is incomplete.
+/// The exit status of all parts if they agree; otherwise, the list is incomplete.
 fn worst(mut exits: impl Iterator<Item = Exit>) -> Exit {
     let first = exits.next().unwrap_or(Exit::NotConfirmed);
     match exits.all(|exit| exit == first) {

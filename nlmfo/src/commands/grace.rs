@@ -33,7 +33,7 @@ const SEARCH_LIMIT: usize = 50_000;
 struct Listing {
     schema: &'static str,
     windows: Vec<WindowReport>,
-    /// How windows ended whose gate is gone; only without a gate.
+    /// Reports of ended windows whose gate is gone; only without a gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<LastReport>,
     /// The VIPs whose lock traffic is dropped; only where it was asked what stands.
@@ -92,7 +92,7 @@ pub fn run(args: &GraceArgs) -> Result<Exit, Failure> {
     runtime::run(work).context("starting the asynchronous runtime")?
 }
 
-/// The hidden command of the process that stays behind.
+/// The hidden command of the keeper process.
 pub fn keep() -> Result<Exit, Failure> {
     // It outlives the session that opened the window. An error means that this process leads a
     // session already.
@@ -104,7 +104,7 @@ pub fn keep() -> Result<Exit, Failure> {
 async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
     let (facts, mut watch) = observe()?;
     let opened = window::open(plan, &facts, &mut watch).await?;
-    // Its probes have done their work.
+    // Its probes are no longer needed.
     drop(watch);
     let Some(coverage) = opened.coverage else {
         return by_rfc_file(args);
@@ -168,7 +168,7 @@ fn print_kernels(out: &mut impl Write, listing: &Listing) -> fmt::Result {
     (listing.kernel_grace.iter()).try_for_each(|grace| writeln!(out, "{grace}"))
 }
 
-/// How long such a grace lasts and what comes of it, only the kernel knows.
+/// Only the kernel knows how long such a grace lasts, and which locks it refuses.
 fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
     interrupt::only_words_are_left(Exit::Done as u8);
     if args.json {
@@ -279,7 +279,7 @@ async fn list(args: &GraceArgs) -> Result<Exit, Failure> {
     fenced.retain(|one| one.fence.is_some());
     listing.fences = fenced.iter().filter_map(Fence::of).collect();
     if listing.windows.iter().any(|window| window.open) || !fenced.is_empty() {
-        // Should the one that was there have been killed.
+        // The previous keeper may have been killed.
         keeper::spawn()?;
     }
     if args.json {

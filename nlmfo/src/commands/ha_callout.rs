@@ -58,7 +58,7 @@ fn leave_it_to_another_process(args: &CalloutArgs, program: &Path) -> Result<(),
         program.as_ref(),
         "--state-dir".as_ref(),
         args.state.state_dir.as_ref(),
-        // A client may call itself what it likes.
+        // The client chooses its name.
         "--".as_ref(),
         args.event.name().as_ref(),
         args.client.as_ref(),
@@ -70,8 +70,8 @@ fn leave_it_to_another_process(args: &CalloutArgs, program: &Path) -> Result<(),
     Ok(())
 }
 
-/// Calls the site's program as statd would, with the VIP for the node's name: once for
-/// each VIP, or with what statd said if the client's VIP is not known.
+/// Calls the site's program as statd would, with the VIP instead of the node's name: once for each VIP,
+/// or with statd's argument if the client's VIP is not known.
 fn call(args: &CalloutArgs, state: &StateDir, program: &Path) -> Result<(), Failure> {
     let called = |third: &OsStr| {
         let mut arguments = vec![OsStr::new(args.event.name()), &args.client, third];
@@ -81,7 +81,7 @@ fn call(args: &CalloutArgs, state: &StateDir, program: &Path) -> Result<(), Fail
     };
     let vips = match args.event {
         Event::AddClient | Event::DelClient => vips(args, state)?,
-        // statd says which address it told the client from.
+        // statd passes the address from which it notified the client.
         Event::SmNotify => Vec::new(),
     };
     if vips.is_empty() {

@@ -43,7 +43,7 @@ const SEARCH_LIMIT: usize = 100_000;
 pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     require_root()?;
     let path = args.file.as_deref().or(args.filesystem.as_deref());
-    // It sees those of all namespaces from here.
+    // It lists the locks of all namespaces from here.
     let asked = match args.all_netns {
         true => Some(NODE),
         false => args.filter.server.as_deref(),
@@ -56,7 +56,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
         .inode as u32;
     let layout = kernel::layout::load().map_err(ObserveError::from)?;
     let mut snapshots = Snapshots::attach(Programs::load(&layout)?)?;
-    // One VIP: only its own locks need to hold still.
+    // With one VIP, the snapshot need only be exact for its locks.
     let only = match args.vip[..] {
         [vip] => Some(vip),
         _ => None,
@@ -115,7 +115,7 @@ pub fn run(args: &LocksArgs) -> Result<Exit, Failure> {
     Ok(nfs4.exit(args.nfs))
 }
 
-/// Who holds what the requests wait for: of both versions, whatever was asked for.
+/// The holders of the locks that requests wait for, of both versions, regardless of the filters.
 fn holders(
     snapshots: &mut Snapshots,
     netns: u32,
@@ -141,7 +141,7 @@ fn holders(
     Holders::new(nlm.unwrap_or(&nothing), nfs4.unwrap_or(&nothing4), all)
 }
 
-/// Says what the list may lack.
+/// Reports what may be missing in the list.
 fn note_gaps(snapshot: &Snapshot) {
     let unsettled = snapshot.unsettled.len();
     if unsettled > 0 {
@@ -159,7 +159,7 @@ fn note_gaps(snapshot: &Snapshot) {
     }
 }
 
-/// What state must be on.
+/// The file or filesystem that limits the list.
 fn asked_on(args: &LocksArgs) -> Result<On, Failure> {
     let Some(path) = args.file.as_ref().or(args.filesystem.as_ref()) else {
         return Ok(On::Anything);
@@ -171,7 +171,7 @@ fn asked_on(args: &LocksArgs) -> Result<On, Failure> {
     Ok(on.with_context(|| format!("cannot access {}", path.shown()))?)
 }
 
-/// Leaves of the table what was asked for.
+/// Keeps only the part of the table that was asked for.
 fn narrow(table: &mut LockTable, args: &LocksArgs, netns: u32, on: On) {
     let any = |wanted: &[IpAddr], ip| wanted.is_empty() || wanted.contains(&ip);
     *table = table.part(|host: &Host| {

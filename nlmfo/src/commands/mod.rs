@@ -37,7 +37,7 @@ use crate::kernel::{preflight, symbols};
 use crate::notify::callout;
 use crate::observe::programs::{probed_functions, state_functions};
 
-/// Runs the command and tells how it ended.
+/// Runs the command and returns its exit status.
 ///
 /// # Errors
 /// If the command could not run; the failure has the exit status.
@@ -48,7 +48,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         // Before this process has a second thread.
         return server::exec(name, command);
     }
-    // Before it enters another mount namespace. Not everybody may have a file there.
+    // Before it enters another mount namespace. Only root can have a file there.
     if let Ok(path) = files::run::file("symbols.json") {
         let names = || {
             (probed_functions().chain(state_functions()))
@@ -65,7 +65,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     | Command::Serve(_)
     | Command::Cleanup(_) = &cli.command
     {
-        // They say how a signal ends them.
+        // These commands handle signals themselves.
         interrupt::keep().context("cannot install signal handlers")?;
     }
     if let Some(StateArgs { state_dir }) = state_of(&cli.command) {
@@ -128,7 +128,7 @@ fn state_of(command: &Command) -> Option<&StateArgs> {
     })
 }
 
-/// A command that uses a state directory which does not answer would never end.
+/// Otherwise, a command would never end if its state directory does not answer.
 fn require_answers(state: &Path) -> Result<(), Failure> {
     match files::answers::answers(state, STATE_TIMEOUT) {
         Ok(false) => {
@@ -147,7 +147,7 @@ fn require_answers(state: &Path) -> Result<(), Failure> {
     }
 }
 
-/// eBPF, lockd's lists and routing rules are root's.
+/// eBPF, lockd's lists and routing rules need root.
 fn require_root() -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! NFSv4 clients as `nlmfo clients` lists them: nfsd knows them all, no book is needed.
+//! NFSv4 clients, as `nlmfo clients` lists them: nfsd knows them all, so they need no book.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::observe::states::take::{StateSnapshot, StatesError};
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub(super) enum Nfs4Clients {
-    /// Nobody asked.
+    /// They were not asked for.
     LeftOut,
     /// They could not be read.
     Unknown { reason: String },
@@ -51,7 +51,7 @@ impl From<Result<StateSnapshot, StatesError>> for Nfs4Clients {
 }
 
 impl Nfs4Clients {
-    /// Leaves the clients that `keep` accepts.
+    /// Keeps only the clients that `keep` accepts.
     pub fn retain(&mut self, keep: impl Fn(&ClientLine4) -> bool) {
         if let Nfs4Clients::Read { clients, .. } = self {
             clients.retain(|row| keep(&row.client));

@@ -104,7 +104,7 @@ pub fn run(args: &ProbeArgs) -> Result<Exit, Failure> {
     Ok(verdict(&report, baseline.as_ref()))
 }
 
-/// What this node lacks has an exit code of its own.
+/// A lack of this node has its own exit status.
 fn failure(error: anyhow::Error) -> Failure {
     let is_unsupported = error.chain().any(|cause| {
         cause.is::<Missing>()
@@ -146,7 +146,7 @@ fn print(text: &str) {
     output::report(None, |out| out.write_str(text));
 }
 
-/// How the run ends, after a word on what became worse or better.
+/// The exit status, after a report of what became worse or better.
 fn verdict(report: &Report, baseline: Option<&Baseline>) -> Exit {
     let Some(baseline) = baseline else {
         return match report.failed().next() {
@@ -164,9 +164,9 @@ fn verdict(report: &Report, baseline: Option<&Baseline>) -> Exit {
     }
 }
 
-/// Who uses this machine's NFS server: the peers of nfsd's TCP connections in this network
-/// namespace, those who have NFSv4 state, and those who have a lock in any namespace; and
-/// what addresses of the probe's the machine has itself.
+/// The users of this machine's NFS server: the peers of nfsd's TCP connections in this network
+/// namespace, clients with NFSv4 state, and clients with a lock in any namespace. Also the addresses of
+/// the probe that this machine has itself.
 fn live_clients() -> Result<BTreeSet<String>, Failure> {
     let mut clients = BTreeSet::new();
     let peers = kernel::nfsd::peers().context("the TCP connections of nfsd")?;

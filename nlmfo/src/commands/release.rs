@@ -1,4 +1,4 @@
-//! `nlmfo release`: give up one client's, one file's or one lock's state, and prove it.
+//! `nlmfo release`: release the state of one client, one file or one lock, and verify it.
 
 use std::fmt::Write;
 
@@ -23,15 +23,15 @@ use crate::kernel::path::PathFinder;
 use crate::times;
 use crate::{interrupt, output, runtime};
 
-/// What is kept: one JSON object in `/run/nlmfo/last-release.json`.
+/// The stored report: one JSON object in `/run/nlmfo/last-release.json`.
 #[derive(Serialize)]
 struct Kept<'a> {
     schema: &'static str,
     /// Since 1970, in seconds.
     at: u64,
-    /// What was asked for, in words.
+    /// What was asked for, as text.
     wanted: &'a str,
-    /// The exit status; null while the release goes on, and if it was killed.
+    /// The exit status; null while the release runs, and if it was killed.
     exit: Option<u8>,
     error: Option<&'a str>,
     report: Option<&'a TargetedReport>,
@@ -51,7 +51,7 @@ pub fn run(args: &TargetedArgs) -> Result<Exit, Failure> {
         };
         (!plan.dry_run).then(|| keep_as("release", &kept)).flatten()
     };
-    // Should this process be killed meanwhile.
+    // In case this process is killed.
     keep(None, None, None);
     let state = "some state may be released; run the command again";
     let done = runtime::run(or_interrupt(work(&plan), &plan.asked.vips, state))

@@ -89,11 +89,11 @@ async fn serve(
     {
         identity::remember(state, &identity);
     }
-    // Who came before the probe did.
+    // Clients that locked before the probe was attached.
     let mut all_seen = service.see_holders(&mut snapshots)?;
     let folder = state.path().shown();
     output::report(None, |out| writeln!(out, "recording clients in {folder}"));
-    // Nothing waits for it but systemd.
+    // Only systemd waits for this.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let mut look = interval(POLL_INTERVAL);
     let scrapes = async {
@@ -136,7 +136,7 @@ async fn serve(
     Ok(Exit::Done)
 }
 
-/// Where scrapes come in, if they do.
+/// The listener for scrapes, if there is one.
 fn bind(args: &ServeArgs) -> Result<Option<Bound>, Failure> {
     let bound = match &args.listen {
         Some(Listen::Tcp(address)) => {
@@ -156,7 +156,7 @@ async fn check_services(args: &ServeArgs, state: &StateDir, shared: &Shared) {
     loop {
         check.tick().await;
         let checks = services::decide(&look::facts(state).await, &services::Purpose::default());
-        // statd of a server of its own calls no other program.
+        // The statd of a server of its own runs no callout.
         let is_of_server = |check: &Check| args.server.is_none() || check.name != "callout";
         let ready =
             checks
@@ -165,7 +165,7 @@ async fn check_services(args: &ServeArgs, state: &StateDir, shared: &Shared) {
                 .filter_map(|check| match check.capability {
                     Capability::Available => Some((check.name, true)),
                     Capability::Missing { .. } => Some((check.name, false)),
-                    // The consequence of another.
+                    // It is the consequence of another one.
                     Capability::Unknown { .. } => None,
                 });
         let ready = ready.collect();
@@ -178,7 +178,7 @@ struct Service {
     /// Only these VIPs; all if there are none.
     only: Vec<IpAddr>,
     netns: u32,
-    /// What was said last of a VIP's book that cannot be written.
+    /// The last message about a VIP's book that cannot be written.
     said: BTreeMap<IpAddr, String>,
     dropped: u64,
 }
@@ -195,7 +195,8 @@ impl Service {
         })
     }
 
-    /// Whoever holds locks now; false if they changed all the time, and some may be missing.
+    /// Records the clients that hold locks now; false if the locks kept changing, so that some may be
+    /// missing.
     fn see_holders(&mut self, snapshots: &mut Snapshots) -> Result<bool, Failure> {
         let snapshot = snapshots.take(None, SNAPSHOT_TIMEOUT)?;
         let holders = snapshot.table.active_hosts().into_iter();
@@ -220,7 +221,7 @@ impl Service {
         }
     }
 
-    /// Notes what can be noted, and says what cannot, once.
+    /// Records the clients that can be recorded. Reports once those that cannot.
     fn flush(&mut self) {
         for flushed in self.books.flush() {
             let vip = flushed.vip;
@@ -236,7 +237,7 @@ impl Service {
             let is_gone = matches!(error, BookError::Owned { .. })
                 && netns::has_address(vip).is_ok_and(|has| !has);
             if is_gone {
-                // It moved while its last clients were on their way to the book.
+                // The VIP moved before its last clients were recorded.
                 self.books.give_up(vip);
                 self.said.remove(&vip);
                 continue;

@@ -1,4 +1,4 @@
-//! `nlmfo server`: servers of single VIPs.
+//! `nlmfo server`: NFS servers in namespaces of their own.
 
 mod check;
 mod run;
@@ -33,7 +33,7 @@ pub fn run(args: &ServerArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// Becomes the command. Only of a process with one thread.
+/// Becomes the command. The process must have only one thread.
 pub fn exec(name: &str, command: &[OsString]) -> Result<Exit, Failure> {
     require_root()?;
     Server::named(name)?.enter()?;

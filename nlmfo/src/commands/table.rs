@@ -1,4 +1,4 @@
-//! Plain text tables: columns as wide as their widest cell, two blanks between.
+//! Plain text tables: columns as wide as their widest cell, with two blanks between them.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ fn line<'a>(
     for (i, cell) in cells.enumerate() {
         out.write_str(cell)?;
         if i + 1 < widths.len() {
-            // No format's width: that has a limit, beyond which it panics.
+            // Not with a format width: widths have a limit, beyond which formatting panics.
             let padding = widths[i].saturating_sub(cell.chars().count()) + 2;
             (0..padding).try_for_each(|_| out.write_char(' '))?;
         }

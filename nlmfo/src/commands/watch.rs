@@ -73,7 +73,7 @@ fn once(args: &WatchArgs, mut live: Live) -> Result<Exit, Failure> {
     thread::sleep(args.interval);
     let mut second = live.tick();
     if args.json {
-        // Whoever reads one record has no other to find details in.
+        // A reader of a single record has no other record with details.
         let told: Vec<_> = second.details.iter().map(|detail| detail.vip).collect();
         let before = first.details.into_iter();
         second

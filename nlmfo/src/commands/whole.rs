@@ -1,5 +1,5 @@
-//! The frame of a command that stops or starts the node's whole NFS server: one at a time, with its
-//! report stored before it is printed.
+//! What commands that stop or start the node's NFS server have in common: one runs at a time, and its
+//! report is stored before it is printed.
 
 use std::cell::Cell;
 use std::fmt::{Display, Write};
@@ -32,7 +32,7 @@ struct Kept<'a, T> {
     schema: &'static str,
     /// Since 1970, in seconds.
     at: u64,
-    /// The exit status; null while the command goes on, and if it was killed.
+    /// The exit status; null while the command runs, and if it was killed.
     exit: Option<u8>,
     error: Option<&'a str>,
     report: Option<&'a T>,
@@ -63,7 +63,7 @@ pub(super) fn run<T: Display + Serialize>(
         // A unit that starts the server runs the other half by itself.
         let taken = lock.take(Mode::Exclusive, Duration::ZERO).await;
         let _alone = taken.map_err(anyhow::Error::from)?;
-        // Should this process be killed meanwhile.
+        // In case this process is killed.
         keep(None, None, None);
         begun.set(true);
         work.await

@@ -135,7 +135,7 @@ async fn work(plan: &Plan, options: &Options) -> Result<Done, Failure> {
     }
 }
 
-/// Tells whether this node can take the server over, and changes nothing.
+/// Reports whether this node can take the server over, and changes nothing.
 fn check(json: bool) -> Result<Exit, Failure> {
     let hindrances = taking::hindrances();
     let checked = Checked {

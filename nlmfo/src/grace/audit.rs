@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Verdict {
-    /// lockd answered calls, all as in grace.
+    /// lockd answered calls, all as grace requires.
     Enforced,
     /// No client has asked for a lock yet.
     Quiet,

@@ -20,7 +20,7 @@ pub struct Device {
     pub kind: u16,
 }
 
-/// Which devices' packets pass the gate.
+/// Which devices the gate covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Coverage {
     /// Their packets pass the gate.
@@ -37,8 +37,7 @@ pub struct Uncovered {
     pub device: Device,
     /// Why the gate is not on it, as text.
     pub reason: String,
-    /// Whether an attempt failed, as against a kind of device that the gate does not
-    /// know.
+    /// Whether an attempt failed, as opposed to a device type that the gate does not know.
     pub failed: bool,
 }
 

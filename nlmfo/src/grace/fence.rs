@@ -107,14 +107,14 @@ impl Gate {
         self.change(vips, until, window::fenced)
     }
 
-    /// Changes the VIPs' windows to what `changed` makes of them and that moment.
+    /// Replaces each VIP's window by the result of `changed` for it and that moment.
     pub(super) fn change(
         &mut self,
         vips: &[IpAddr],
         until: u64,
         changed: fn(Window, u64) -> Window,
     ) -> Result<(), GraceError> {
-        // Up to the latest end packets are read at all: it goes first when it grows.
+        // The gate reads packets only until the latest end, so a later end is written first.
         let mut gate = self.maps.gate()?;
         gate.until = gate.until.max(until);
         self.maps.set_gate(gate)?;

@@ -1,4 +1,4 @@
-//! The gate in the kernel: loaded once, pinned, taken over by the one that comes next.
+//! The gate in the kernel: loaded once, pinned, and taken over by later processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -80,7 +80,7 @@ pub struct Gate {
     pub maps: Maps,
 }
 
-/// How [`Gate::load_or_take_over`] came by the gate.
+/// Where the gate of [`Gate::load_or_take_over`] came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Loaded,
@@ -104,8 +104,8 @@ impl Gate {
         })
     }
 
-    /// Takes over the gate that is in force, or loads it. It then knows lockd's
-    /// ports and follows them; on which devices it is, [`Gate::cover_all`] says.
+    /// Takes over the gate that is in force, or loads it. It then knows lockd's ports and follows them.
+    /// [`Gate::cover_all`] attaches it to devices.
     ///
     /// # Errors
     /// If the kernel refuses a program or map, does not show its layout, or lockd's ports
@@ -191,7 +191,7 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Those that lockd listens on now, with whether they are TCP's.
+    /// Adds the ports that lockd listens on now, and returns them; true marks a TCP port.
     fn add_ports(&mut self) -> Result<BTreeSet<(bool, u16)>, GraceError> {
         let found = LockdPorts::look_up()?;
         let ports = found.ports().iter();
@@ -204,14 +204,14 @@ impl Gate {
         Ok(ports)
     }
 
-    /// Adds lockd's ports, and removes those that it has given up since the last look, which
-    /// `known` is of.
+    /// Adds lockd's ports, and removes those of `known`, the result of the last call, that it has given
+    /// up.
     pub(super) fn follow_ports(
         &mut self,
         known: &mut BTreeSet<(bool, u16)>,
     ) -> Result<(), GraceError> {
         let now = self.add_ports()?;
-        // A lockd that restarts may come back to the same ports.
+        // A lockd that restarts may use the same ports again.
         if now.is_empty() {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Puts the gate on every device that it is not on yet.
+    /// Attaches the gate to every device that does not have it yet.
     ///
     /// # Errors
     /// If the devices cannot be listed. A device that refuses the gate is in the coverage.
@@ -253,7 +253,7 @@ impl Gate {
                     failed: false,
                 }),
                 Err(error) => {
-                    // It may have gone meanwhile.
+                    // The device may be gone by now.
                     let now = netlink.devices().await?;
                     if now.iter().any(|still| still.index == device.index) {
                         coverage.uncovered.push(Uncovered {
@@ -268,8 +268,7 @@ impl Gate {
         Ok(coverage)
     }
 
-    /// `Some` reason where the gate does not know what the device's packets begin
-    /// with.
+    /// Returns a reason if the gate does not know the packet format of the device.
     async fn cover(
         &self,
         netlink: &Netlink,
@@ -305,14 +304,14 @@ impl Gate {
         Ok(None)
     }
 
-    /// Attaches by tcx, before all others, and pins the link.
+    /// Attaches by tcx, before all other programs, and pins the link.
     fn link(&self, program: &mut SchedClassifier, device: &Device) -> Result<(), GraceError> {
         let failed = |cause: String| GraceError::Cover {
             device: device.name.clone(),
             cause,
         };
         let pin = self.pins.device_link(device.index);
-        // Somebody detached what it led to.
+        // Another program detached the link that this pin held.
         let _ = fs::remove_file(&pin);
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let link = program
@@ -326,7 +325,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Takes the gate out of the kernel. The number of pins and filters.
+    /// Removes the gate from the kernel. Returns the number of pins and filters.
     pub(crate) async fn detach(self) -> Result<usize, GraceError> {
         detach(&self.pins).await
     }
@@ -338,7 +337,7 @@ fn load(pins: &Pins, layout: &GateLayout) -> Result<(), GraceError> {
     pins.create()?;
     let mut ebpf = object(layout)?;
     for (name, map) in ebpf.maps() {
-        // Of the constants: pinned names have no dots, and nobody opens them again.
+        // Maps of constants: pinned names have no dots, and these maps are not opened again.
         if name.starts_with('.') {
             continue;
         }
@@ -377,8 +376,8 @@ fn object(layout: &GateLayout) -> Result<Ebpf, GraceError> {
         .map_err(|error| GraceError::Load(Box::new(error)))
 }
 
-/// Gives every program of the gate to the kernel's verifier and attaches none: its
-/// name, and what the kernel said against it.
+/// Passes every program of the gate to the kernel's verifier and attaches none. Returns each name with
+/// the verifier's result.
 ///
 /// # Errors
 /// If the kernel refuses the maps, before the verifier sees a program.
@@ -401,7 +400,7 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
     }
 }
 
-/// The names that errors carry are those of this module.
+/// The program's name as a static string, for errors.
 fn known(name: &str) -> &'static str {
     (PROBES.iter().map(|probe| probe.program))
         .chain([HERE, "gate_ether", "gate_raw", guard::PROGRAM])
@@ -469,8 +468,8 @@ pub(super) async fn detach(pins: &Pins) -> Result<usize, GraceError> {
     Ok(removed + pins.remove()?)
 }
 
-/// Removes the filters of ours from every device of this network namespace; `qdiscs`
-/// are the devices that have their qdisc from us.
+/// Removes our filters from every device of this network namespace. `qdiscs` are the devices whose
+/// qdisc nlmfo created.
 pub(super) async fn detach_filters(qdiscs: &[u32]) -> Result<usize, GraceError> {
     let netlink = Netlink::connect()?;
     let mut removed = 0;

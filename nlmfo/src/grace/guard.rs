@@ -10,8 +10,8 @@ use crate::kernel::cgroup;
 
 pub(super) const PROGRAM: &str = "guard";
 
-/// Attaches the guard if its link is not pinned, and pins it. Programs of others at the
-/// root cgroup go on.
+/// Attaches the guard if its link is not pinned, and pins it. Other programs at the root cgroup
+/// continue to run.
 pub(super) fn attach(pins: &Pins) -> Result<(), GraceError> {
     let pin = pins.link(PROGRAM);
     if pin.exists() {

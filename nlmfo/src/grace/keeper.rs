@@ -2,10 +2,9 @@
 //! follows a lockd that is loaded again, removes a fence or mute when its VIP has left the node,
 //! and removes the gate after the last window has ended.
 //!
-//! A process that holds [`ProcessLock::Gate`] starts it before the gate is loaded. If that
-//! loader is killed, the keeper removes what there is of the gate. If the keeper is killed
-//! too, the windows hold and end anyway; the next run of `nlmfo` starts another keeper or
-//! cleans up.
+//! A process that holds [`ProcessLock::Gate`] starts it before the gate is loaded. If that loader is
+//! killed, the keeper removes what there is of the gate. If the keeper is killed too, the windows still
+//! hold and end; the next run of `nlmfo` starts another keeper or cleans up.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -77,7 +76,7 @@ pub async fn keep() -> Result<(), GraceError> {
             break release(keeping, lock);
         };
         let mut is_stale = gate.is_of_another_lockd()?;
-        // The new one's ports are there when nfsd serves.
+        // The ports of the new lockd exist once nfsd serves.
         if is_stale && nfsd::runs() {
             match Gate::load_or_take_over().await {
                 Ok(followed) => {
@@ -87,7 +86,8 @@ pub async fn keep() -> Result<(), GraceError> {
                 Err(error) => warn!(error = chain(&error), "the gate could not follow lockd"),
             }
         }
-        // Also one whose registration with rpcbind hung from before the gate was there.
+        // Including a port whose registration with rpcbind was already hanging when the gate was
+        // loaded.
         if !is_stale && let Err(error) = gate.follow_ports(&mut ports) {
             warn!(error = chain(&error), "could not read lockd's ports");
         }
@@ -149,7 +149,7 @@ fn release(keeping: Held, lock: Held) {
     drop(lock);
 }
 
-/// Those that are no address of this node any more.
+/// The VIPs that are no longer addresses of this node.
 fn vips_gone(vips: &[IpAddr]) -> Vec<IpAddr> {
     let is_gone = |vip: &&IpAddr| netns::has_address(**vip).is_ok_and(|has| !has);
     vips.iter().filter(is_gone).copied().collect()

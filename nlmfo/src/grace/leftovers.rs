@@ -20,16 +20,16 @@ use crate::kernel::netns;
 use crate::kernel::path::PathFinder;
 use crate::observe::lockd_queue::pass_queue;
 
-/// Takes the gate out of the kernel after its last window's end, and keeps the
-/// windows' report for `nlmfo grace --list`. To be called with [`ProcessLock::Gate`] held, when lockd
-/// has answered ([`await_answers`]).
+/// Removes the gate from the kernel after the end of its last window, and keeps the windows' report for
+/// `nlmfo grace --list`. Must be called with [`ProcessLock::Gate`] held, when lockd has answered
+/// ([`await_answers`]).
 pub(super) async fn finish(gate: Gate) -> Result<(), GraceError> {
     keep_report(&gate);
     gate.detach().await?;
     Ok(())
 }
 
-/// Removes a gate of which no window is open any more, and keeps its report.
+/// Removes a gate that has no open window any more, and keeps its report.
 pub(crate) async fn finish_if_over() -> Result<(), GraceError> {
     {
         let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
@@ -39,7 +39,7 @@ pub(crate) async fn finish_if_over() -> Result<(), GraceError> {
             None => return remove_partial().await,
         }
     }
-    // Without the lock: lockd may be blocked, and others open windows meanwhile.
+    // Without the lock: lockd may be blocked, and other processes may open windows in the meantime.
     await_answers().await;
     let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {
@@ -52,7 +52,7 @@ pub(crate) async fn finish_if_over() -> Result<(), GraceError> {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub windows: Vec<WindowReport>,
-    /// The VIPs that had none open.
+    /// The VIPs that had no open window.
     pub not_open: Vec<IpAddr>,
 }
 
@@ -99,7 +99,7 @@ pub(crate) async fn end(
     Ok(Ended { windows, not_open })
 }
 
-/// Removes what a loader left that died on its way; to be called with [`ProcessLock::Gate`] held.
+/// Removes what a killed loader left. Must be called with [`ProcessLock::Gate`] held.
 pub(super) async fn remove_partial() -> Result<(), GraceError> {
     for pins in Pins::all_versions_here()? {
         if pins.state()? == State::Partial {
@@ -109,7 +109,7 @@ pub(super) async fn remove_partial() -> Result<(), GraceError> {
     pins::remove_empty()
 }
 
-/// How windows ended whose gate is gone.
+/// The reports of ended windows whose gate is gone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LastReport {
     /// The report for people.
@@ -128,7 +128,7 @@ impl LastReport {
         }
     }
 
-    /// What it says of these VIPs, of all if there are none; none if that is nothing.
+    /// The report on these VIPs, or on all if none is named; none if it is empty.
     pub fn of(mut self, vips: &[IpAddr]) -> Option<Self> {
         (self.windows).retain(|window| vips.is_empty() || vips.contains(&window.vip));
         (!self.windows.is_empty()).then(|| LastReport::new(self.windows))
@@ -145,7 +145,7 @@ pub(crate) fn last_report() -> Result<Option<LastReport>, GraceError> {
     }
 }
 
-/// Keeps the report if it can be stored: the gate is replaced or removed in any case.
+/// Stores the report if possible: the gate is replaced or removed in any case.
 pub(super) fn keep_report(gate: &Gate) {
     if let Err(error) = try_keep_report(gate) {
         warn!(error = chain(&error), "how the windows ended is not kept");
@@ -200,13 +200,13 @@ pub async fn cleanup() -> Result<usize, GraceError> {
     Ok(removed)
 }
 
-/// Longer than a keeper takes to see that there is no gate any more, and [`ANSWERS_TIMEOUT`].
+/// Longer than a keeper takes to notice that the gate is gone, and longer than [`ANSWERS_TIMEOUT`].
 const KEEPER_TIMEOUT: Duration = Duration::from_secs(20);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until the keeper of a removed gate has ended. Its lock is not taken for that: one that
-/// is started meanwhile would find it taken, and not keep its windows.
+/// Waits until the keeper of a removed gate has ended. This does not take the keeper's lock: a keeper
+/// that is started in the meantime would find it taken, and exit.
 ///
 /// # Errors
 /// If it still runs after [`KEEPER_TIMEOUT`] and no window was opened meanwhile.
@@ -231,8 +231,8 @@ pub(crate) async fn keeper_ended() -> Result<(), GraceError> {
 /// How long [`await_answers`] waits for lockd.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits until lockd has answered the calls that have reached it so far, so that they are
-/// counted. If it does not, the count shows it.
+/// Waits until lockd has answered the calls that have reached it so far, so that they are counted. If
+/// it does not, the calls count as not answered.
 pub(super) async fn await_answers() {
     if let Err(error) = pass_queue(ANSWERS_TIMEOUT).await {
         warn!(%error, "lockd did not answer the queued calls in time");

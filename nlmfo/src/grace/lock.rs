@@ -10,7 +10,7 @@ use crate::kernel::netns;
 /// Maximum wait for a lock that each run holds only for moments.
 pub const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A lock that keeps processes of nlmfo apart.
+/// A lock between nlmfo processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessLock {
     /// Held for moments by a run that changes windows or attachments.
@@ -25,7 +25,7 @@ impl ProcessLock {
         Ok(self.file()?.take(Mode::Exclusive, max_wait).await?)
     }
 
-    /// `None` if another has it.
+    /// `None` if another process holds it.
     pub fn try_take(self) -> Result<Option<Held>, GraceError> {
         Ok(self.file()?.try_take(Mode::Exclusive)?)
     }

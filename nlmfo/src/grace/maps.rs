@@ -10,14 +10,14 @@ use nlmfo_common::nlm_call::Fsid;
 use super::GraceError;
 use super::pins::Pins;
 
-/// Words of [`Maps::ports`] for one transport, a bit each port.
+/// Number of words of [`Maps::ports`] for one transport, with one bit for each port.
 const PORT_WORDS: u32 = 65536 / 64;
 
 /// See `nlmfo_common::gate` for what they hold.
 pub struct Maps {
     pub gate: Array<MapData, Gate>,
     pub windows: HashMap<MapData, Addr, Window>,
-    /// The filesystems of the scope; the value means nothing.
+    /// The filesystems of the scope; the value has no meaning.
     pub scopes: HashMap<MapData, Fsid, u64>,
     pub ports: Array<MapData, u64>,
     pub muted: Array<MapData, u64>,
@@ -120,7 +120,7 @@ impl Maps {
         let count = self.violation_count.get(&0, 0).map_err(&map_error)?;
         let kept = count.min(u64::from(self.violations.len())) as u32;
         let all = (0..kept).map(|i| self.violations.get(&i, 0).map_err(&map_error));
-        // One that is still being written has no kind.
+        // An entry that is still being written has no kind.
         all.filter(|one| one.as_ref().map_or(true, |violation| violation.kind != 0))
             .collect()
     }
@@ -157,7 +157,7 @@ impl Maps {
         (self.muted.set(word, before | bit, 0)).map_err(&map_error)
     }
 
-    /// Removes a port that lockd listens on no more.
+    /// Removes a port that lockd no longer listens on.
     pub fn remove_port(&mut self, tcp: bool, port: u16) -> Result<(), GraceError> {
         let map_error = GraceError::map("PORTS");
         let (word, bit) = port_bit(tcp, port);

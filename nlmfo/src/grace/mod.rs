@@ -1,9 +1,9 @@
 //! Grace for one VIP, on kernels that have none: windows in the gate's maps, the gate on every
 //! network device, and the audit of lockd's answers.
 //!
-//! A window is state of the kernel, not of a process: maps, programs and links are
-//! pinned, and the deadline is on the kernel's clock. If the process that opened one is killed, the
-//! window holds and ends, and the next run takes over or cleans up.
+//! A window is kernel state, not state of a process: maps, programs and links are pinned, and the
+//! deadline is on the kernel's clock. If the process that opened one is killed, the window holds and
+//! ends, and the next run takes over or cleans up.
 
 pub(crate) mod audit;
 pub(crate) mod devices;

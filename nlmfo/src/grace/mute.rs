@@ -30,7 +30,7 @@ pub async fn raise(
     gate.mute(vips, after(now(), lasting))
 }
 
-/// Ends it.
+/// Ends the muting.
 pub async fn lower(vips: &[IpAddr]) -> Result<(), GraceError> {
     let _lock = ProcessLock::Gate.take(TIMEOUT).await?;
     match Gate::in_force()? {

@@ -1,14 +1,13 @@
 //! Pinned objects and their paths: the only owner of the gate's persistent state.
 //!
-//! `BPFFS/nlmfo/NETNS/vN/` has `maps/NAME`, `progs/NAME`, `links/NAME` for the
-//! probes, `links/tc-IFINDEX` for the devices with tcx, `clsact/IFINDEX` (an empty
-//! directory) for the devices that got their qdisc from us, `lockd-N` for the lockd that it is
-//! of, and at last `ready-HASH`, made when all is in place: without it, a loader died on its
-//! way.
+//! `BPFFS/nlmfo/NETNS/vN/` has `maps/NAME`, `progs/NAME`, `links/NAME` for the probes,
+//! `links/tc-IFINDEX` for the devices with tcx, `clsact/IFINDEX` (an empty directory) for the devices
+//! that got their qdisc from us, `lockd-N` for the lockd that it was loaded for, and finally
+//! `ready-HASH`, created when everything is in place: if it is missing, the loader was killed.
 //!
-//! NETNS is the network namespace's cookie, N is [`PINNED_VERSION`], HASH is that of
-//! the layout that the programs were loaded with and of [`lockd::incarnation`]: the probes of
-//! a lockd that was unloaded are gone, also where another one is at the same addresses.
+//! NETNS is the network namespace's cookie, N is [`PINNED_VERSION`], HASH is that of the layout that
+//! the programs were loaded with and of [`lockd::incarnation`]: the probes of an unloaded lockd are
+//! gone, even if a new lockd is at the same addresses.
 
 use std::fs;
 use std::io;
@@ -143,8 +142,8 @@ impl Pins {
     /// Unpins everything; the kernel frees objects that nothing else holds. Returns the number of
     /// pinned objects.
     pub fn remove(&self) -> Result<usize, GraceError> {
-        // Not ready from here on, should this be cut short. Then the links: after
-        // them, nothing runs any more.
+        // First `ready`, in case this is interrupted. Then the links: without them, no program runs any
+        // more.
         let mut removed = 0;
         for name in names_in(&self.folder)? {
             if name.starts_with(READY) {
@@ -201,7 +200,7 @@ fn versions(namespace: &Path) -> Result<Vec<PathBuf>, GraceError> {
     Ok(names.into_iter().map(|name| namespace.join(name)).collect())
 }
 
-/// Empty where the directory is not there.
+/// Empty if the directory does not exist.
 fn names_in(folder: &Path) -> Result<Vec<String>, GraceError> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -226,7 +225,7 @@ fn gone(removal: io::Result<()>, path: &Path) -> Result<(), GraceError> {
     }
 }
 
-/// FNV-1a of the layout's bytes and of which lockd it is: the same in every build.
+/// FNV-1a of the layout's bytes and of [`lockd::incarnation`]: the same in every build.
 pub(super) fn hash(layout: &GateLayout) -> u64 {
     let start = std::ptr::from_ref(layout).cast::<u8>();
     // SAFETY: plain old data without padding (aya's `Pod` is implemented for it), and

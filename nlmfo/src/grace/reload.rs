@@ -1,6 +1,6 @@
-//! lockd was reloaded: the gate's probes went with the old one, and the layout has changed.
-//! A new gate is loaded and takes over the windows. They hold until their deadline but are
-//! not confirmed: locks that lockd granted until then were not seen.
+//! lockd was reloaded: the gate's probes are gone with the old module, and the layout has changed. A
+//! new gate is loaded and takes over the windows. They hold until their deadline but are not confirmed:
+//! locks that lockd granted before the new gate were not seen.
 
 use nlmfo_common::Addr;
 use nlmfo_common::gate::{Gate, Window};
@@ -10,7 +10,7 @@ use super::GraceError;
 use super::maps::Maps;
 use super::window::{self, now};
 
-/// What the old gate still had to do.
+/// The open windows and fences of the old gate.
 #[derive(Debug)]
 pub(super) struct Carried {
     gate: Gate,
@@ -31,7 +31,7 @@ impl Carried {
         })
     }
 
-    /// Gives it to the new gate, which is on every device.
+    /// Moves them to the new gate, which must be on every device.
     pub fn put(self, maps: &mut Maps) -> Result<(), GraceError> {
         for filesystem in self.scopes {
             maps.add_scope(filesystem)?;

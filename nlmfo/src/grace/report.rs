@@ -39,7 +39,7 @@ pub struct WindowReport {
     /// Its end, in nanoseconds of `CLOCK_MONOTONIC`; identifies the window.
     #[serde(default)]
     pub until_ns: u64,
-    /// lockd served the VIP when the window opened, and no fence stood: new locks may have been
+    /// lockd served the VIP when the window opened, and there was no fence: new locks may have been
     /// granted until then.
     #[serde(default)]
     pub late: bool,

@@ -22,7 +22,7 @@ use super::devices::{Device, Netlink};
 /// What the names of our filters begin with.
 const OURS: &str = "nlmfo";
 
-/// Before the filters of anybody else, unless they chose the same.
+/// Before all other filters, unless they have the same priority.
 const PRIORITY: u16 = 1;
 
 /// "nlmf" in ASCII: a fixed one, so that a second filter of ours is refused.
@@ -60,8 +60,8 @@ pub(super) struct Attached {
     pub added_filter: bool,
 }
 
-/// Puts a program on the device's ingress, once: `id` is the program's. A filter of
-/// ours with another program is replaced.
+/// Attaches a program, with this `id`, to the device's ingress unless it is attached already. A filter
+/// of ours with another program is replaced.
 pub(super) async fn attach(
     netlink: &Netlink,
     device: &Device,
@@ -72,7 +72,7 @@ pub(super) async fn attach(
         device: device.name.clone(),
         cause,
     };
-    // Looked at before anything is changed: most often all is in place.
+    // Checked before anything is changed: usually everything is in place.
     let mut added_qdisc = false;
     for _ in 0..3 {
         let filters = filters(netlink, device.index, Side::Ingress)
@@ -110,7 +110,7 @@ pub(super) async fn attach(
                     added_filter: true,
                 });
             }
-            // Somebody was faster: the next look tells who.
+            // Another process was faster: the next pass shows its filter.
             Err(Failed::Kernel(Errno::EXIST)) => {}
             Err(Failed::Kernel(Errno::INVAL)) => {
                 return Err(cover(format!(
@@ -125,8 +125,8 @@ pub(super) async fn attach(
     Err(cover("its filters keep changing".into()))
 }
 
-/// Removes our filters from the device, and its qdisc where it was ours and nobody
-/// else uses it by now. The number of filters.
+/// Removes our filters from the device, and its qdisc if nlmfo created it and no other program uses it.
+/// Returns the number of filters.
 pub(super) async fn detach(
     netlink: &Netlink,
     device: u32,
@@ -290,7 +290,7 @@ fn read_filter(message: &RouteNetlinkMessage) -> Option<Filter> {
     Some(filter)
 }
 
-/// Of a removal. The kernel says "invalid argument" where the device has no clsact qdisc
+/// The error of a removal. The kernel says "invalid argument" if the device has no clsact qdisc
 /// (net/sched: `tc_get_qdisc`, `tc_del_tfilter`, 6.1).
 fn not_there_is_fine<T>(result: Result<T, Failed>) -> Result<(), Failed> {
     match result {
@@ -307,7 +307,7 @@ enum Failed {
     Socket(rtnetlink::Error),
 }
 
-/// Sends a request and returns what it is answered with.
+/// Sends a request and returns the answer.
 async fn request(netlink: &Netlink, request: Request) -> Result<Vec<RouteNetlinkMessage>, Failed> {
     let mut answers = (netlink.handle.clone())
         .request(request)

@@ -63,16 +63,16 @@ pub struct Plan {
     pub lockd_later: bool,
 }
 
-/// Opens windows: from the return on, new locks through these VIPs are refused on
-/// every covered device. Between this and [`confirm`], the VIPs' waiters are to be
-/// cleared: they would be granted without a question.
+/// Opens windows: from the return on, new locks through these VIPs are refused on every covered device.
+/// Between this and [`confirm`], the caller must cancel the VIPs' waiters: lockd would grant them
+/// without another call.
 ///
 /// # Errors
 /// If lockd does not listen (unless [`Plan::lockd_later`]), or the gate cannot be loaded. What
 /// was opened before stays open until its time is over.
 pub async fn begin(plan: &Plan) -> Result<Coverage, GraceError> {
     // The gate follows a lockd that starts later. But a window on a node where lockd does not listen
-    // would be taken for one that works.
+    // would look as if it worked.
     let serves = match LockdPorts::look_up() {
         Ok(ports) => !ports.is_empty(),
         Err(error) if !plan.lockd_later => return Err(error.into()),
@@ -82,18 +82,18 @@ pub async fn begin(plan: &Plan) -> Result<Coverage, GraceError> {
         return Err(GraceError::NotListening);
     }
     let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
-    // Before anything is loaded: should this process be killed, the keeper tidies up.
+    // Before anything is loaded: if this process is killed, the keeper cleans up.
     keeper::spawn()?;
     let mut gate = Gate::load_or_take_over().await?;
-    // The gate first: it is of no effect yet, and none gets past it later.
+    // First the gate: it has no effect yet, and no call can bypass it later.
     let coverage = gate.cover_all().await?;
     gate.open(plan, serves)?;
     Ok(coverage)
 }
 
-/// The second half: waits until lockd is done with what had reached it before, and
-/// audits its answers from then on. The windows' time counts from here; when they end, by
-/// [`window::now`]'s clock, is returned.
+/// The second half: waits until lockd has answered what had reached it before, and audits its answers
+/// from then on. The windows' time counts from here. Returns when they end, by the clock of
+/// [`window::now`].
 pub(crate) async fn confirm(plan: &Plan) -> Result<u64, GraceError> {
     pass_queue(QUEUE_TIMEOUT).await?;
     let _lock = ProcessLock::Gate.take(plan.lasting.max(TIMEOUT)).await?;
@@ -150,7 +150,7 @@ impl Gate {
             }
             let window = window::opened(before, begun, until);
             self.maps.set_window(vip, window)?;
-            // Not earlier: the address may come up meanwhile.
+            // Not earlier: the address may come up in the meantime.
             if is_new && !(serves && could_be_granted(address)) {
                 self.maps.set_window(vip, window::in_time(window))?;
             }
@@ -183,7 +183,7 @@ impl Gate {
         Ok(Some(until))
     }
 
-    /// Ends the windows of these VIPs. Those that had none open are returned.
+    /// Ends the windows of these VIPs. Returns the VIPs that had no open window.
     pub(crate) fn end(&mut self, vips: &[IpAddr]) -> Result<Vec<IpAddr>, GraceError> {
         let mut not_open = Vec::new();
         for &vip in vips {
@@ -197,7 +197,7 @@ impl Gate {
         }
         let all = self.maps.windows()?;
         if !all.iter().any(|(_, window)| window::is_open(window, now())) {
-            // The scope went with the windows.
+            // The scope ended with the windows.
             let mut gate = self.maps.gate()?;
             gate.scope_until = gate.scope_until.min(now());
             self.maps.set_gate(gate)?;

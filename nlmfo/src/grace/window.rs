@@ -66,8 +66,8 @@ pub fn in_time(window: Window) -> Window {
     Window { late: 0, ..window }
 }
 
-/// What a new gate is to do for a window or fence of the old one, which knew a lockd that is
-/// gone; `None` if nothing. Connections from before it are closed: it has not seen them.
+/// The window of a new gate for a window or fence of the old one, which was loaded for an unloaded
+/// lockd; `None` if it has nothing to do. Connections from before it are closed: it has not seen them.
 pub fn reloaded(before: Window, now: u64) -> Option<Window> {
     if before.fenced_until <= now && !is_open(&before, now) {
         return None;
@@ -120,7 +120,7 @@ pub fn muted(window: Window, until: u64) -> Window {
     }
 }
 
-/// When the last of them ends for which the gate has to act.
+/// When the gate no longer has to act: the latest end of these windows.
 pub fn latest_end<'a>(gate: &Gate, windows: impl IntoIterator<Item = &'a Window>) -> u64 {
     windows
         .into_iter()

@@ -33,12 +33,12 @@ pub(super) enum Nfs4Listing {
         exact: bool,
         passes: u32,
         took_ms: f64,
-        /// Those whose VIPs and addresses are wanted, also without state.
+        /// The clients whose VIPs and addresses are wanted, including those without state.
         clients: Vec<ClientLine4>,
         states: Vec<ListedState>,
         /// Requests in the kernel's queue, of 4.1 and newer.
         waiters: Vec<Row<WaiterLine4>>,
-        /// There are more of them than could be read.
+        /// There are more waiters than could be read.
         waiters_cut: bool,
     },
 }
@@ -116,8 +116,8 @@ impl Nfs4Listing {
         }
     }
 
-    /// Notes why the list is incomplete. That NFSv4 cannot be read is an error only if it alone was
-    /// asked for.
+    /// Notes why the list is incomplete. An error in reading NFSv4 state fails the command only if
+    /// `--nfs 4` was given.
     pub fn exit(&self, nfs: Option<NfsVersion>) -> Exit {
         if let Nfs4Listing::Read {
             waiters_cut: true, ..

@@ -1,5 +1,5 @@
-//! The thread of `serve` that looks at lockd, and hands on what it sees: facts to the metrics,
-//! events to the journal and a file.
+//! The thread of `serve` that observes lockd: it passes facts to the metrics, and events to the journal
+//! and a file.
 
 use std::path::PathBuf;
 use std::thread;
@@ -24,7 +24,7 @@ use crate::output;
 use crate::server::description::NODE;
 use crate::ticks::live::Live;
 
-/// Where events go, as paths of the node: a server of its own has others.
+/// Where events go, opened as paths of the node: the namespaces of a server of its own have others.
 pub struct Events {
     journal: Option<Journal>,
     lines: Option<(PathBuf, Lines)>,
@@ -92,7 +92,7 @@ struct Observer {
     lines: Option<(PathBuf, Lines)>,
     /// The last problem that was noted.
     noted: Option<String>,
-    /// The last look that states were read after.
+    /// The last look after which states were read.
     looked_at_ms: Option<u64>,
 }
 
@@ -137,7 +137,7 @@ impl Observer {
             facts.world.take(tick.clone());
             facts.taken = Some(Instant::now());
             if let Some(states) = states {
-                // Better nothing than what is old.
+                // No data is better than old data.
                 facts.nfs4 = states.unwrap_or_default();
             }
             let mut happened = watcher.look(&tick, &facts.world);
@@ -170,7 +170,7 @@ impl Observer {
     }
 }
 
-/// Between two looks, however long one takes.
+/// The time between two looks, however long a look takes.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 
 fn nfs4(snapshot: &StateSnapshot) -> Nfs4 {

@@ -61,7 +61,7 @@ pub fn run(args: &CheckServerArgs) -> Result<Exit, Failure> {
 
 fn compared(here: &Checked, peer: &Peer, name: &str) -> Result<Compared<Checked>, Failure> {
     let arguments = ["server", "check", name, "--json"].map(OsString::from);
-    // One that does not know the server has no answer.
+    // A node that does not know the server has no answer.
     let mut compared: Compared<Checked> = Compared::of(peer.host(), peer.ask(&arguments)?);
     if let Some(there) = &compared.there {
         compared.differences = compare(&here.settings, &there.settings);

@@ -31,7 +31,7 @@ pub(super) fn run(name: &str) -> Result<Exit, Failure> {
     }
 }
 
-/// The server serves then, or a signal came.
+/// On return the server serves, or a signal came.
 fn begin(server: &Server) -> Result<(), Failure> {
     let name = server.name();
     let held = server.lock()?;
@@ -40,7 +40,7 @@ fn begin(server: &Server) -> Result<(), Failure> {
             output::note(format_args!("server {name} already runs; supervising it"));
         }
         Ok(started) => output::report(None, |out| print_started(out, server, &started)),
-        // It may serve nevertheless.
+        // The server may serve nevertheless.
         Err(failure) if server.is_here() => output::fail(&failure.error),
         Err(failure) => return Err(failure),
     }
