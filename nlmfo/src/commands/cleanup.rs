@@ -97,7 +97,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         if servers > 0 {
             writeln!(
                 out,
-                "ended {servers} servers of single VIPs; their records are kept"
+                "killed {servers} servers in namespaces of their own; their records are kept"
             )?;
         }
         if leases {

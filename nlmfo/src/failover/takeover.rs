@@ -23,7 +23,7 @@ use super::window::{self, OpenError};
 use crate::causes::chain;
 use crate::grace::devices::Coverage;
 use crate::grace::report::WindowReport;
-use crate::grace::{fence, leftovers, way};
+use crate::grace::{fence, leftovers, method};
 use crate::kernel::netns;
 use crate::kernel::nfsd;
 use crate::kernel::path::PathFinder;
@@ -98,7 +98,7 @@ pub async fn run(
     if !blockers.is_empty() && max_wait.is_zero() {
         return Err(RunError::NotReady(blockers));
     }
-    let mut window = way::Plan {
+    let mut window = method::Plan {
         vips: plan.vips.clone(),
         lasting: plan.grace,
         scope: plan.scope.clone(),
@@ -194,7 +194,7 @@ impl Plan {
     async fn wait_for_books(
         &self,
         mut coverage: Option<Coverage>,
-        window: &way::Plan,
+        window: &method::Plan,
         facts: &Facts,
     ) -> Result<Option<Coverage>, RunError> {
         let asked = Instant::now();

@@ -10,8 +10,8 @@ use super::notification::{self, Notifier, Settled};
 use super::reclaim::Expected;
 use super::takeover::Plan;
 use super::watch::Watch;
+use crate::grace::method::{self, Method};
 use crate::grace::standing;
-use crate::grace::way::{self, Method};
 use crate::kernel::netns;
 use crate::kernel::preflight::Facts;
 use crate::notify::names;
@@ -92,7 +92,7 @@ impl PlanReport {
             vips.push(VipPlan {
                 vip,
                 address_up: netns::has_address(vip).context("reading this node's addresses")?,
-                late: !is_complete && open.is_none() && way::could_be_granted(vip),
+                late: !is_complete && open.is_none() && method::could_be_granted(vip),
                 open_ms: open.and_then(|one| one.grace).map(whole_milliseconds),
                 expected: count,
                 back: count.unwrap_or(0).saturating_sub(missing),

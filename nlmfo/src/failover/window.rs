@@ -10,7 +10,7 @@ use tracing::warn;
 use super::tickle::end_left;
 use super::watch::Watch;
 use crate::grace::devices::Coverage;
-use crate::grace::way::{self, Method, Plan};
+use crate::grace::method::{self, Method, Plan};
 use crate::grace::{self, GraceError};
 use crate::kernel::preflight::Facts;
 use crate::observe::error::ObserveError;
@@ -59,10 +59,10 @@ pub async fn begin(plan: &Plan, facts: &Facts) -> Result<Option<Coverage>, OpenE
     end_left(&plan.vips).await;
     Ok(match Method::choose(facts) {
         Method::RfcFile => {
-            way::start_by_rfc_file(&plan.vips)?;
+            method::start_by_rfc_file(&plan.vips)?;
             None
         }
-        Method::Gate => Some(way::begin(plan).await?),
+        Method::Gate => Some(method::begin(plan).await?),
     })
 }
 
@@ -81,7 +81,7 @@ pub async fn complete(
         waiting: waiters.left,
     };
     if opened.coverage.is_some() {
-        let until = way::confirm(plan).await?;
+        let until = method::confirm(plan).await?;
         opened.left = grace::window::left(until, grace::window::now());
         opened.until = until;
     }

@@ -15,6 +15,7 @@ pub(crate) mod keeper;
 pub mod leftovers;
 pub(crate) mod lock;
 pub(crate) mod maps;
+pub mod method;
 pub(crate) mod mute;
 pub(crate) mod pins;
 mod reload;
@@ -22,7 +23,6 @@ pub(crate) mod report;
 pub(crate) mod scope;
 pub(crate) mod standing;
 pub(crate) mod tc;
-pub mod way;
 pub mod window;
 
 pub(crate) use error::GraceError;

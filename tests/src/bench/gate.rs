@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::SchedClassifier;
 use nlmfo::grace::gate::Gate;
-use nlmfo::grace::{leftovers, way};
+use nlmfo::grace::{leftovers, method};
 use nlmfo::observe::host::Transport;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -150,13 +150,13 @@ fn enter(runtime: &Runtime, state: State, vips: &[IpAddr]) -> Result<()> {
             State::OtherVip => vips[1],
             State::OwnVip => vips[0],
         };
-        let plan = way::Plan {
+        let plan = method::Plan {
             vips: vec![vip],
             lasting: LASTING,
             scope: Vec::new(),
             lockd_later: false,
         };
-        way::begin(&plan).await?;
+        method::begin(&plan).await?;
         Ok(())
     })
 }

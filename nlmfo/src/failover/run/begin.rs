@@ -11,7 +11,7 @@ use crate::failover::exclusive::Working;
 use crate::failover::options::{Options, Task};
 use crate::failover::watch::observe;
 use crate::failover::window::{self, OpenError};
-use crate::grace::{GraceError, leftovers, scope, standing, way};
+use crate::grace::{GraceError, leftovers, method, scope, standing};
 use crate::kernel::path::PathFinder;
 
 /// What a run holds while no other run works on its VIPs.
@@ -53,7 +53,7 @@ pub async fn begin(options: &Options) -> Result<Begin, Failure> {
 }
 
 async fn open_windows(options: &Options) -> Result<(), Failure> {
-    let plan = way::Plan {
+    let plan = method::Plan {
         vips: options.vips.clone(),
         lasting: options.takeover.grace,
         scope: scope::of_folders(&options.takeover.filesystems)?,
