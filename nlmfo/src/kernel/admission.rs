@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Of the network namespace that this thread is in.
+/// The file is that of this thread's network namespace.
 const CHANNEL: &str = "/proc/thread-self/net/rpc/auth.unix.ip/channel";
 
 /// Stands for no export: a client mapped to it can call lockd, but reach no file.
@@ -25,8 +25,8 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Only for a client whose call was refused: one that an export names would lose
-    /// that export for the time.
+    /// Only for a client whose call was refused: a client that an export names would lose that export
+    /// in the meantime.
     pub fn of_unexported(client: IpAddr) -> io::Result<Self> {
         let client = client.to_canonical();
         write(&format!("nfsd {client} {} {DOMAIN}\n", expiry(LONGEST)))?;
@@ -36,7 +36,7 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        // Back to "named by no export", for a moment: then mountd is asked again.
+        // Back to "named by no export" for one second; after that, the kernel asks mountd again.
         let line = format!("nfsd {} {}\n", self.client, expiry(Duration::from_secs(1)));
         if let Err(error) = write(&line) {
             tracing::warn!("{CHANNEL} has {} until it expires: {error}", self.client);
@@ -50,7 +50,7 @@ fn write(line: &str) -> io::Result<()> {
     channel.write_all(line.as_bytes())
 }
 
-/// Seconds since 1970, in that long.
+/// The expiry time, in seconds since 1970.
 fn expiry(after: Duration) -> u64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

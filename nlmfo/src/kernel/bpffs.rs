@@ -40,7 +40,7 @@ pub struct BpffsError {
     source: io::Error,
 }
 
-/// Whose BPF filesystem is used.
+/// Which BPF filesystem is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     /// This mount namespace's.
@@ -67,7 +67,7 @@ static OWNER: LazyLock<Owner> = LazyLock::new(|| {
     Owner::choose(is_bpffs(Path::new(USUAL)), is_init)
 });
 
-/// Where the BPF filesystem is, or is to be.
+/// Where the BPF filesystem is, or is to be mounted.
 pub fn root() -> &'static Path {
     Path::new(match *OWNER {
         Owner::Here => USUAL,
@@ -100,11 +100,11 @@ fn mount_here() -> io::Result<()> {
     Ok(rustix::mount::mount("bpf", USUAL, "bpf", flags, None)?)
 }
 
-/// By a thread of its own, which goes to the mount namespace of process 1.
+/// Uses a thread of its own, which enters the mount namespace of process 1.
 fn mount_in_init() -> io::Result<()> {
     let visit = thread::spawn(|| {
         let namespace = File::open(INIT_NAMESPACE)?;
-        // A thread that shares its working directory with others cannot go.
+        // A thread that shares its working directory with others cannot enter it.
         unshare(CloneFlags::CLONE_FS)?;
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
         mount_here()
@@ -114,7 +114,7 @@ fn mount_in_init() -> io::Result<()> {
         .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
 }
 
-/// The directory of everything that nlmfo pins; it need not be there.
+/// The directory of everything that nlmfo pins; it need not exist.
 pub fn folder() -> &'static Path {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| root().join(OURS));
     &FOLDER

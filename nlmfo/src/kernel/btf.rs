@@ -34,7 +34,7 @@ pub(crate) const FOLDER: &str = "/sys/kernel/btf";
 const MAGIC: u16 = 0xeb9f;
 const HEADER_LEN: usize = 24;
 const TYPE_LEN: usize = 12;
-/// Longer chains of typedefs and qualifiers are taken for a cycle.
+/// A longer chain of typedefs and qualifiers is treated as a cycle.
 const MAX_CHAIN: usize = 32;
 
 /// vmlinux's types and those of the modules that were asked for.
@@ -45,8 +45,8 @@ pub struct KernelBtf {
 }
 
 impl KernelBtf {
-    /// Reads vmlinux's BTF and, of `modules`, those that have a file of their
-    /// own. The rest is built in, or not loaded: a path tells which.
+    /// Reads vmlinux's BTF and, of `modules`, those that have a file of their own. The others are built
+    /// in, or not loaded: looking up a path shows which.
     pub(crate) fn load(modules: &[&str]) -> Result<Self, BtfError> {
         Self::load_from(Path::new(FOLDER), modules)
     }
@@ -104,7 +104,7 @@ impl KernelBtf {
     }
 }
 
-/// One BTF blob, on top of the one that it splits from.
+/// One BTF blob, on top of its base.
 #[derive(Debug)]
 pub(crate) struct Btf {
     origin: String,
@@ -134,7 +134,7 @@ enum Kind {
     FuncProto,
     Typedef,
     Const,
-    /// `volatile`, `restrict` and type tags: nothing that matters here.
+    /// `volatile`, `restrict` and type tags: they do not matter here.
     Qualifier,
     Var,
     DataSec,
@@ -195,8 +195,8 @@ fn word(data: &[u8], at: usize) -> u32 {
 }
 
 impl Btf {
-    /// Checks every record's bounds once, so that what is asked later stays
-    /// inside the blob. `origin` names it in errors.
+    /// Checks every record's bounds once, so that later lookups stay inside the blob. `origin` names it
+    /// in errors.
     pub(crate) fn parse(
         origin: &str,
         data: Vec<u8>,

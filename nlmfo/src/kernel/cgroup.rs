@@ -35,7 +35,7 @@ pub enum CgroupError {
 pub fn root() -> Result<File, CgroupError> {
     let mut is_mounted = false;
     for (list, seen_from) in [(mounts::OURS, "/"), (mounts::OF_INIT, "/proc/1/root")] {
-        // Not to be read in some containers.
+        // Some containers do not allow this read.
         for mount in mounts::listed_in(list).unwrap_or_default() {
             if mount.filesystem != KIND {
                 continue;
@@ -43,7 +43,7 @@ pub fn root() -> Result<File, CgroupError> {
             is_mounted = true;
             let inside = mount.mount_point.strip_prefix("/");
             let path = Path::new(seen_from).join(inside.unwrap_or(&mount.mount_point));
-            // It may be hidden behind another mount.
+            // The mount may be hidden behind another one.
             if let Ok(folder) = File::open(path)
                 && folder.metadata().is_ok_and(|found| found.ino() == ROOT)
             {
@@ -61,7 +61,7 @@ pub fn root() -> Result<File, CgroupError> {
     }
 }
 
-/// A mount that is nowhere.
+/// Mounts it without a place in the file tree.
 fn mounted() -> rustix::io::Result<OwnedFd> {
     let filesystem = rustix::mount::fsopen(KIND, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(&filesystem)?;

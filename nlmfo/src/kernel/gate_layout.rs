@@ -17,7 +17,7 @@ pub const GRACE_NET_ID: &str = "grace_net_id";
 /// The layout of the running kernel. lockd, and with it grace, must be loaded.
 pub fn load() -> Result<GateLayout, LayoutError> {
     let symbols = Symbols::load(OBJECTS.into_iter().chain([GRACE_NET_ID]))?;
-    // First, because its error tells the remedy.
+    // First, because its error names the remedy.
     symbols.in_module(GRACE_NET_ID, "grace")?;
     let btf = KernelBtf::load(&MODULES)?;
     let release = super::release().map_err(LayoutError::Release)?;
@@ -41,7 +41,7 @@ pub fn fill(btf: &KernelBtf, symbols: &Symbols, release: &str) -> Result<GateLay
         common: layout::fill(btf, symbols, release)?,
         grace_net_id: symbols.in_module(GRACE_NET_ID, "grace")?.address,
         net_gen: kernel.offset("net.gen", 8, grace)?,
-        // A flexible array: it has no size.
+        // A flexible array member, which has no size.
         net_generic_ptr: kernel.field("net_generic.ptr", None, grace)?.offset,
         task_nsproxy: kernel.offset("task_struct.nsproxy", 8, grace)?,
         nsproxy_net: kernel.offset("nsproxy.net_ns", 8, grace)?,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::lockd::{self, LockdError};
 use super::nfsd::{Nfsd, NfsdError};
 
-/// Which of them stand in this network namespace. Each refuses new locks of all versions.
+/// Which of them are open in this network namespace. Each refuses new locks of all versions.
 ///
 /// `T` is `bool`, or `Option<bool>` for what may not be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct Grace<T = bool> {
     pub nfsd: T,
 }
 
-/// Those that can be read.
+/// The grace periods that can be read.
 pub type SeenGrace = Grace<Option<bool>>;
 
 impl Grace {
@@ -39,7 +39,7 @@ impl Grace {
 }
 
 impl SeenGrace {
-    /// What can be read now, to show it.
+    /// What can be read now, for display.
     pub fn now() -> Self {
         let nfsd = Nfsd::mounted().and_then(|nfsd| nfsd.v4_grace_ended());
         Grace {
@@ -48,7 +48,7 @@ impl SeenGrace {
         }
     }
 
-    /// Whether one of them stands.
+    /// Whether one of them is open.
     pub fn stands(&self) -> bool {
         [self.lockd, self.nfsd].contains(&Some(true))
     }

@@ -21,7 +21,7 @@ pub struct FileId {
     pub bytes: Vec<u8>,
 }
 
-/// Why an NFS file handle tells no file.
+/// Why an NFS file handle does not identify a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandleError {
     #[error("the NFS file handle is truncated")]

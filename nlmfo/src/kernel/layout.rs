@@ -25,22 +25,21 @@ const CPU_OFFSETS: &str = "__per_cpu_offset";
 const LOCK_OPERATIONS: &str = "nlmsvc_lock_operations";
 const FILES: &str = "nlm_files";
 
-/// Buckets of `nlm_files`: `FILE_NRHASH` in fs/lockd/svcsubs.c, 6.1 to 7.3. BTF
-/// has no variables of modules, so that the number is not to be read from the
-/// kernel; what can be checked is the room up to the next symbol.
+/// Buckets of `nlm_files`: `FILE_NRHASH` in fs/lockd/svcsubs.c, 6.1 to 7.3. BTF has no variables of
+/// modules, so the number cannot be read from the kernel; only the room up to the next symbol can be
+/// checked.
 const FILE_HASH_BUCKETS: u32 = 128;
 /// One `struct hlist_head`.
 const BUCKET_BYTES: u64 = 8;
 
-/// The layout of the running kernel. lockd must be loaded. Without nfsd, the part about
-/// NFSv4 is zeros; [`state_layout::load`] tells why.
+/// The layout of the running kernel. lockd must be loaded. Without nfsd, the part about NFSv4 is zeros;
+/// [`state_layout::load`] returns the reason.
 ///
 /// # Errors
 /// If lockd is not loaded, or the kernel does not show its types or addresses.
 pub fn load() -> Result<Layout, LayoutError> {
     let symbols = Symbols::load(OBJECTS.into_iter().chain(state_layout::OBJECTS))?;
-    // First, because without the module the types are missing too, and this
-    // error tells the remedy.
+    // First, because without the module the types are missing too, and this error names the remedy.
     symbols.in_module(LOCK_OPERATIONS, "lockd")?;
     let btf = KernelBtf::load(&MODULES)?;
     let release = super::release().map_err(LayoutError::Release)?;
@@ -290,8 +289,8 @@ impl Fields<'_> {
     }
 }
 
-/// Room beyond the table says nothing: it may be padding, or the end of the
-/// module's data. Less room than the table is another table.
+/// More room than the table needs proves nothing: it may be padding, or the end of the module's data.
+/// With less room, this is another table.
 fn file_hash_buckets(room: Option<u64>) -> Result<u32, u64> {
     let table = u64::from(FILE_HASH_BUCKETS) * BUCKET_BYTES;
     match room {

@@ -9,7 +9,7 @@ pub fn are_enabled() -> io::Result<bool> {
     Ok(fs::read_to_string(ENABLE)?.trim() != "0")
 }
 
-/// Those that are held stay.
+/// Leases that are held stay.
 pub fn enable(enable: bool) -> io::Result<()> {
     fs::write(ENABLE, if enable { "1" } else { "0" })
 }

@@ -31,7 +31,7 @@ pub fn is_loaded() -> bool {
 /// lists are at other addresses. None if it is not loaded.
 pub fn incarnation() -> Option<u64> {
     use std::os::unix::fs::MetadataExt;
-    // Not there for a lockd that is built in and has no parameters.
+    // Does not exist for a lockd that is built in and has no parameters.
     let module = std::fs::metadata(MODULE).map_or(0, |folder| folder.ino());
     is_loaded().then_some(module)
 }
@@ -47,9 +47,8 @@ pub fn end_grace() -> Result<(), LockdError> {
     std::fs::write(END_GRACE, "Y").map_err(|source| error("write to", END_GRACE, source))
 }
 
-/// What lockd's thread waits for, as its stack in the kernel tells: it serves every
-/// network namespace. None if that cannot be seen, as from a container, or where it
-/// waits for calls.
+/// What lockd's thread waits for, by its kernel stack: the thread serves every network namespace. None
+/// if the stack cannot be read, as in a container, or if the thread waits for calls.
 pub fn blocked_on() -> Option<String> {
     let thread = thread()?;
     let read = |file: &str| std::fs::read_to_string(thread.join(file)).unwrap_or_default();

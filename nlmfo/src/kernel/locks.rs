@@ -55,7 +55,7 @@ pub fn command_line(pid: u32) -> Option<String> {
     Some(words.join(" ").chars().take(COMMAND_SHOWN).collect())
 }
 
-/// A lock or lease in the list. What has no inode, or another shape than is known, is not.
+/// A lock or lease in the list. Lines without an inode, or in an unknown format, are skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// `POSIX`, `FLOCK`, `OFDLCK`, `LEASE`, `DELEG` or `LAYOUT`.
@@ -70,14 +70,14 @@ pub struct Listed {
     pub end: Option<u64>,
 }
 
-/// Whether the kernel queues requests of NFS clients that block on a local filesystem. Some tell
-/// the client that it is blocked, and queue nothing: it asks again.
+/// Whether the kernel queues requests of NFS clients that block on a local filesystem. Some kernels
+/// tell the client that it is blocked, and queue nothing: the client asks again.
 pub fn queues_requests(version: Option<Version>) -> bool {
     let line = version.map(|version| (version.major, version.minor));
     !line.is_some_and(|line| ((6, 7)..(6, 13)).contains(&line))
 }
 
-/// Everything that is held, without what waits.
+/// Everything that is held, without waiters.
 pub fn held() -> io::Result<Vec<Listed>> {
     let text = std::fs::read_to_string("/proc/locks")?;
     Ok(text.lines().filter_map(listed).collect())

@@ -45,7 +45,7 @@ pub fn release() -> io::Result<String> {
     Ok(release.trim_end().to_owned())
 }
 
-/// The version of the running kernel; none if neither its release nor its build tells.
+/// The version of the running kernel; none if neither its release nor its version string has one.
 pub(crate) fn version() -> Option<Version> {
     let built = std::fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
     Version::of_kernel(&release().unwrap_or_default(), &built)

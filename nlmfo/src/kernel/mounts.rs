@@ -1,5 +1,4 @@
-//! The mounts of this thread's mount namespace, and the words in which the
-//! kernel and nfs-utils write paths.
+//! The mounts of this thread's mount namespace, and the escaped paths of the kernel and nfs-utils.
 
 use std::ffi::OsString;
 use std::io;

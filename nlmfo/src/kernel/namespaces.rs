@@ -21,7 +21,7 @@ use super::processes::{self, Process};
 /// `NSFS_MAGIC` of include/uapi/linux/magic.h.
 const MAGIC: i64 = 0x6e73_6673;
 
-/// The files, named as in `/proc/PID/ns`.
+/// The files, with their names in `/proc/PID/ns`.
 const NET: &str = "net";
 const MOUNTS: &str = "mnt";
 const UTS: &str = "uts";
@@ -50,15 +50,15 @@ impl Namespaces {
         ALL.iter().all(|(file, _)| is_kept(&self.folder.join(file)))
     }
 
-    /// The file that stands for the network namespace.
+    /// The file of the network namespace.
     pub fn network(&self) -> PathBuf {
         self.folder.join(NET)
     }
 
-    /// Creates them with this host name, in place of what an interrupted run has left of them. The
-    /// network namespace is a new one, or the one that `network` stands for. The mount namespace
-    /// has copies of this one's mounts; those end with the originals, and what is mounted there does
-    /// not appear here. `first` runs there before anybody else can enter.
+    /// Creates them with this host name, after removing what an interrupted run has left of them. The
+    /// network namespace is a new one, or the one that `network` stands for. The mount namespace has
+    /// copies of this one's mounts; those end with the originals, and what is mounted there does not
+    /// appear here. `first` runs there before any other process can enter.
     pub fn create<E: Send>(
         &self,
         host: &str,
@@ -125,7 +125,7 @@ impl Namespaces {
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         thread::scope(|scope| {
             let visit = scope.spawn(|| {
-                // A thread that shares its working directory with others cannot go.
+                // A thread that shares its working directory with others cannot enter.
                 unshare(CloneFlags::CLONE_FS)?;
                 self.enter()?;
                 Ok(work())
@@ -163,7 +163,7 @@ impl Namespaces {
     }
 }
 
-/// Does something, on a thread of its own, where this machine has another host name. Programs that it
+/// Runs something on a thread of its own, in a UTS namespace with another host name. Programs that it
 /// starts are there too.
 pub fn with_host_name<T: Send>(host: &OsStr, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {

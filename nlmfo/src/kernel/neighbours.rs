@@ -1,5 +1,5 @@
 //! Tells the neighbours of this node that an address is here now. They may have sent packets to the
-//! node that had it before, and Linux goes on doing so for half a minute if nobody tells it.
+//! node that had it before, and Linux continues to do so for half a minute without an announcement.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -54,7 +54,7 @@ fn interface(address: IpAddr) -> io::Result<Option<(u32, Mac)>> {
 }
 
 fn announce_v4(address: Ipv4Addr, index: u32, mac: Mac) -> io::Result<()> {
-    // Of no protocol: it receives nothing. `sendto` says which one it sends.
+    // With protocol 0, the socket receives nothing. `sendto` names the protocol to send.
     let socket = socket(
         AddressFamily::Packet,
         SockType::Datagram,
@@ -95,7 +95,7 @@ fn announce_v6(address: Ipv6Addr, index: u32, mac: Mac) -> io::Result<()> {
     // The kernel fills in the checksum.
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
     socket.set_multicast_if_v6(index)?;
-    // Receivers drop others, which a router has passed.
+    // Receivers drop packets with another hop limit: a router has forwarded them.
     socket.set_multicast_hops_v6(255)?;
     socket.bind(&SocketAddrV6::new(address, 0, 0, 0).into())?;
     let all_nodes = SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, index);

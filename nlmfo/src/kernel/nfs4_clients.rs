@@ -12,7 +12,7 @@ use super::nfsd::{Nfsd, NfsdError};
 pub const PATH: &str = "/proc/fs/nfsd/clients";
 const FILESYSTEMS: &str = "/proc/filesystems";
 
-/// The directory with one directory for each client, also for one without any state.
+/// The directory with one directory for each client, even for a client without state.
 #[derive(Debug)]
 pub struct Clients {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl Clients {
         }
     }
 
-    /// The open directory, which tells whose server it is.
+    /// The open directory, which identifies the server.
     pub fn folder(&self) -> BorrowedFd<'_> {
         self.folder.as_fd()
     }
@@ -54,7 +54,7 @@ impl Clients {
         self.path.join(number.to_string())
     }
 
-    /// The clients' numbers. nfsd counts them; one that comes back has another.
+    /// The clients' numbers. nfsd counts them up; a client that comes back has a new one.
     pub fn numbers(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.path)? {

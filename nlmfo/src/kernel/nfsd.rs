@@ -174,7 +174,7 @@ impl Nfsd {
         Ok(self.versions()?.has_v3())
     }
 
-    /// For how long an NFSv4 client keeps its state without renewing it.
+    /// The lease time: how long an NFSv4 client keeps its state without renewing it.
     pub fn lease(&self) -> Result<Duration, NfsdError> {
         let path = self.root.join("nfsv4leasetime");
         let text = self.read("nfsv4leasetime")?;
@@ -250,7 +250,7 @@ impl Nfsd {
     }
 
     /// The file handle of an exported directory (`write_filehandle` in fs/nfsd/nfsctl.c,
-    /// 6.1 to 7.3), asked for in the name of a client that it is exported to.
+    /// 6.1 to 7.3), requested for a client that it is exported to.
     pub fn root_handle(&self, folder: &Path) -> Result<Vec<u8>, NfsdError> {
         let path = self.root.join("filehandle");
         let client = exports::client_of(folder).ok_or_else(|| NfsdError::NotExported {

@@ -16,12 +16,12 @@ use crate::foreign::Name;
 const DATABASES: [&str; 2] = ["/var/lib/nfs/nfsdcld", "/var/lib/nfs/cld"];
 const DATABASE: &str = "main.sqlite";
 
-/// Whether an nfsdcld of this network namespace watches nfsd's pipe. nfsd asks it once, when it
-/// starts, and goes on without the names if nobody answers within 1.2 seconds
-/// (`nfsd4_init_cld_pipe`, fs/nfsd/nfs4recover.c, 6.1 to 7.3).
+/// Whether an nfsdcld of this network namespace watches nfsd's pipe. nfsd asks it once, when it starts,
+/// and continues without the names if it gets no answer within 1.2 seconds (`nfsd4_init_cld_pipe`,
+/// fs/nfsd/nfs4recover.c, 6.1 to 7.3).
 pub fn listens() -> io::Result<bool> {
     let ours = fs::read_link("/proc/self/ns/net")?;
-    // It opens the pipe when inotify tells that nfsd has made it.
+    // It opens the pipe when inotify reports that nfsd has created it.
     Ok(processes::all()?.any(|(id, folder)| {
         processes::name(&folder) == "nfsdcld"
             && fs::read_link(folder.join("ns/net")).is_ok_and(|net| net == ours)
@@ -29,8 +29,8 @@ pub fn listens() -> io::Result<bool> {
     }))
 }
 
-/// Whether an nfsdcld of this network namespace has this database open. One that was started before the
-/// storage of the database was mounted has another one.
+/// Whether an nfsdcld of this network namespace has this database open. An nfsdcld that was started
+/// before the storage was mounted has another database open.
 pub fn uses(database: &Path) -> io::Result<bool> {
     let ours = fs::read_link("/proc/self/ns/net")?;
     let wanted = fs::metadata(database)?;
@@ -93,8 +93,8 @@ impl Epoch {
         }
     }
 
-    /// Whether nfsd has not been in a whole grace since `self`, at a stop; with `runs`, except that of
-    /// the server that runs.
+    /// Whether no start of nfsd has completed its grace since `self`, which was read at a stop. With
+    /// `runs`, the grace of the running server does not count.
     pub fn leads_to(self, now: Epoch, runs: bool) -> bool {
         let next = match self.recovery {
             0 => self.current + 1,

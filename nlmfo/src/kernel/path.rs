@@ -25,10 +25,10 @@ use super::mounts::{Mount, mounts};
 /// `MAX_HANDLE_SZ` of include/linux/exportfs.h.
 const MAX_HANDLE: usize = 128;
 
-/// A locked file as lockd and its inode tell it.
+/// A locked file, by its file handle and its inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockedFile {
-    /// `nlm_file.f_handle`, the bytes that are in use.
+    /// The used bytes of `nlm_file.f_handle`.
     pub handle: Vec<u8>,
     /// `super_block.s_dev` as the kernel keeps it: 12 bits of major, 20 of minor.
     pub device: u32,
@@ -57,7 +57,7 @@ pub enum NoPath {
 /// (major, minor).
 type Device = (u32, u32);
 
-/// Finds paths, and keeps the mounts open that it went through.
+/// Finds paths, and keeps the mounts open that it used.
 #[derive(Debug)]
 pub struct PathFinder {
     by_device: BTreeMap<Device, Vec<(Mount, Option<OwnedFd>)>>,
@@ -67,9 +67,8 @@ pub struct PathFinder {
 }
 
 impl PathFinder {
-    /// `search_limit` is the number of directory entries that may be read in all to
-    /// find files that the kernel cannot name; 0 means none. A cold disk gives some
-    /// 50,000 in a second.
+    /// `search_limit` is the number of directory entries that may be read in all to find files that the
+    /// kernel cannot name; 0 means none. A cold disk provides some 50,000 in a second.
     pub fn new(search_limit: usize) -> io::Result<Self> {
         Ok(Self::with(mounts()?, exported()?, search_limit))
     }
@@ -82,7 +81,7 @@ impl PathFinder {
                 .or_default()
                 .push((mount, None));
         }
-        // Through a mount of a part of a filesystem not every file has a path.
+        // A mount of only a part of a filesystem does not have a path for every file.
         for mounts in by_device.values_mut() {
             mounts.sort_by_key(|(mount, _)| mount.root.components().count());
         }
@@ -184,7 +183,7 @@ impl PathFinder {
         Err(last)
     }
 
-    /// One walk for all the nameless files of a filesystem.
+    /// One walk for all files of a filesystem whose names the kernel does not know.
     fn search(&mut self, device: Device, wanted: &[&LockedFile]) -> Vec<Result<PathBuf, NoPath>> {
         let mut nameless: BTreeMap<u64, Vec<(usize, FileId)>> = BTreeMap::new();
         for (index, file) in wanted.iter().enumerate() {
@@ -239,9 +238,8 @@ pub fn device(kernel: u32) -> Device {
     (kernel >> 20, kernel & 0xf_ffff)
 }
 
-/// Shows `visit` the directory entries below `root`, on its filesystem only, until
-/// it says stop or `limit` is used up. Breadth first, so that a limit leaves out
-/// the deep rather than the late.
+/// Shows `visit` the directory entries below `root`, on its filesystem only, until it says stop or
+/// `limit` is used up. Breadth first, so that a limit omits deep entries rather than late ones.
 fn walk(root: &Path, limit: &mut usize, mut visit: impl FnMut(u64, &Path) -> ControlFlow<()>) {
     let Ok(device) = fs::metadata(root).map(|metadata| metadata.dev()) else {
         return;

@@ -27,7 +27,7 @@ pub use list::{Check, Need};
 
 /// perf's way to create a kprobe, there since 4.17 with `CONFIG_KPROBE_EVENTS`.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
-/// 0 keeps every probe on a function's entry from being called, without a word.
+/// 0 prevents every probe on a function's entry from being called, silently.
 const FTRACE: &str = "/proc/sys/kernel/ftrace_enabled";
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 /// Kernels with tcx (6.6 and newer) have this function.
@@ -76,7 +76,8 @@ impl Capability {
         }
     }
 
-    /// What is found where all of what it rests on, by name, is there.
+    /// The result of `find`, or unknown if one of the named capabilities that it depends on is not
+    /// available.
     pub fn unless(
         rests_on: &[(&'static str, &Capability)],
         find: impl FnOnce() -> Capability,
@@ -178,7 +179,7 @@ impl Facts {
             Capability::unless(&[("privileges", &privileges)], || found.addresses());
         let btf_there = found.types();
         let nfsd_runs = nfsd_state(&nfsd, threads);
-        // What needs nothing but its filesystem.
+        // Some capabilities need only nfsd's filesystem, not its threads.
         let nfsd_mounted = match &nfsd {
             Ok(_) => Capability::Available,
             Err(_) => nfsd_runs.clone(),
@@ -276,7 +277,7 @@ fn privileges(effective: CapabilitySet) -> Capability {
     )
 }
 
-/// lockd comes with the server.
+/// lockd is loaded with the server.
 fn lockd_state(nfsd_runs: &Capability) -> Capability {
     match lockd::is_loaded() {
         true => Capability::Available,
@@ -333,7 +334,7 @@ pub fn nfsd_state(nfsd: &Result<Nfsd, NfsdError>, threads: Option<u32>) -> Capab
     }
 }
 
-/// By what is loaded and what can be.
+/// Decides by the modules that are loaded and those that can be.
 fn clsact(has_function: impl Fn(&str) -> bool, can_load: impl Fn(&str) -> bool) -> Capability {
     let parts = [(CLSACT_FUNCTION, CLSACT), (FILTER_FUNCTION, FILTER)];
     let lacking = parts

@@ -22,8 +22,7 @@ pub(super) fn all() -> io::Result<impl Iterator<Item = (i32, PathBuf)>> {
     }))
 }
 
-/// Those in the network or the mount namespace with these inode numbers, in order. A process
-/// that has ended and was not waited for is in none.
+/// Those in the network or the mount namespace with these inode numbers, in order. A zombie is in none.
 pub fn in_namespaces(network: u64, mounts: u64) -> io::Result<Vec<Process>> {
     let (network, mounts) = (format!("net:[{network}]"), format!("mnt:[{mounts}]"));
     let is = |path: PathBuf, wanted: &str| {

@@ -14,7 +14,7 @@ pub const SERVICE: &str = "nlmsvc_serv";
 /// The layout of the running kernel. lockd must be loaded.
 pub fn load() -> Result<SocketsLayout, LayoutError> {
     let symbols = Symbols::load([SERVICE])?;
-    // First, because its error tells the remedy.
+    // First, because its error names the remedy.
     symbols.in_module(SERVICE, "lockd")?;
     let btf = KernelBtf::load(&MODULES)?;
     let release = super::release().map_err(LayoutError::Release)?;

@@ -31,14 +31,13 @@ impl Symbol {
     }
 }
 
-/// The symbols that were asked for; of a name that the kernel has not, none.
+/// The symbols that were asked for. A name that the kernel does not have has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Symbols(BTreeMap<String, Vec<Symbol>>);
 
 impl Symbols {
-    /// Finds the symbols of these names. The kernel writes some 150,000 lines, which takes it
-    /// longer than all the rest of a start: what was found is kept for later runs, see
-    /// [`keep_in`].
+    /// Finds the symbols of these names. The kernel writes some 150,000 lines, which takes longer than
+    /// the rest of a start. The result is kept for later runs: see [`keep_in`].
     ///
     /// # Errors
     /// If the file cannot be read, or hides the addresses.
@@ -118,7 +117,7 @@ impl Symbols {
     }
 }
 
-/// Tells each symbol how far the next of all `addresses` is.
+/// Sets the distance of each symbol to the next one of all `addresses`.
 fn give_room<'a>(addresses: &[u64], symbols: impl Iterator<Item = &'a mut Symbol>) {
     let mut symbols: Vec<&mut Symbol> = symbols.collect();
     symbols.sort_unstable_by_key(|symbol| symbol.address);
@@ -139,7 +138,7 @@ fn give_room<'a>(addresses: &[u64], symbols: impl Iterator<Item = &'a mut Symbol
     }
 }
 
-/// One of some 150,000 lines, of which a few are wanted: nothing is copied.
+/// One of some 150,000 lines, few of which are wanted, so nothing is copied.
 struct Line<'a> {
     address: u64,
     kind: u8,

@@ -1,20 +1,18 @@
 //! Detects whether this kernel's `unlock_ip` releases anything, without a release:
 //! CVE-2026-93231, `nlmsvc_match_ip()` in fs/lockd/svcsubs.c.
 //!
-//! lockd's walk calls `match(host of a lock, the wanted address)`. From 2008 to
-//! the fix, `nlmsvc_match_ip` took its two arguments the other way round and
-//! compared `h_srcaddr` of the *address* with the *host*. Both versions have one
-//! prototype, so BTF cannot tell them apart, and distributions carry the fix back
-//! without a change of release that means anything. What tells them apart is the
-//! code that runs: from which of its arguments does the function read at the
-//! offset of `nlm_host.h_srcaddr`? The bytes come from the running kernel's memory
-//! (`/proc/kcore`). A kernel live patch leaves them and redirects the function's
-//! calls, so that it is looked for, too.
+//! lockd's walk calls `match(host of a lock, the wanted address)`. From 2008 to the fix,
+//! `nlmsvc_match_ip` took its two arguments the other way round and compared `h_srcaddr` of the
+//! *address* with the *host*. Both versions have one prototype, so BTF cannot tell them apart, and
+//! distributions backport the fix without a telling change of the release. Only the running code tells
+//! them apart: from which of its arguments does the function read at the offset of
+//! `nlm_host.h_srcaddr`? The bytes come from the running kernel's memory (`/proc/kcore`). A kernel live
+//! patch leaves these bytes and redirects calls of the function, so nlmfo looks for live patches too.
 //!
-//! Is that worth a disassembler (`x86_64`, `arm64`)? Nothing else tells without releasing locks, and `nlmfo
-//! check` runs on nodes in service: it says before a failover whether `unlock_ip` will do, or
-//! calls to lockd, one for each client; the probe names the bug by evidence. A release does
-//! not depend on it: it tries `unlock_ip` and looks at the locks.
+//! Why a disassembler (`x86_64`, `arm64`): nothing else shows the bug without releasing locks, and
+//! `nlmfo check` runs on nodes in service. It says before a failover whether `unlock_ip` works or a
+//! call for each client is needed, and the probe names the bug by evidence. A release does not depend
+//! on it: it tries `unlock_ip` and checks the locks.
 
 mod arm64;
 mod x86_64;
@@ -41,7 +39,7 @@ pub const FUNCTION: &str = "nlmsvc_match_ip";
 /// families, which comes first, lies within 32 on Debian's kernels.
 pub const CODE_BYTES: usize = 128;
 
-/// Bytes of a `struct sockaddr_in6`, the most that is compared of an address.
+/// Size of a `struct sockaddr_in6`, the largest part of an address that is compared.
 const SOCKADDR_BYTES: i64 = 28;
 
 /// Whether this kernel's `unlock_ip` works.

@@ -10,12 +10,12 @@ use super::Btf;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     ids: Vec<u32>,
-    /// Made by the first question: (hash of the name, id), ascending.
+    /// Built by the first lookup: (hash of the name, id), ascending.
     by_hash: OnceLock<Vec<(u64, u32)>>,
 }
 
 impl Names {
-    /// `id` is larger than all before it.
+    /// `id` must be larger than all before it.
     pub fn push(&mut self, id: u32) {
         self.ids.push(id);
     }

@@ -2,7 +2,7 @@
 
 use super::{Btf, Kind, MAX_CHAIN, Type, word};
 
-/// A path leads nowhere, or to more than one place.
+/// Why a path has no single result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
     #[error("`{path}` is not there: {reason}")]

@@ -1,4 +1,4 @@
-//! Why it is not known where the kernel has its data.
+//! Why the layout of the kernel's data is not known.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use super::{BUCKET_BYTES, FILE_HASH_BUCKETS, FILES};
 use crate::kernel::btf::{BtfError, FieldError};
 use crate::kernel::symbols::SymbolsError;
 
-/// Why it is not known where the kernel has its data.
+/// Why the layout of the kernel's data is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     #[error(transparent)]

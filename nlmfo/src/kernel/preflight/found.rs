@@ -1,4 +1,4 @@
-//! Finds single capabilities from what was read of the kernel.
+//! Decides single capabilities by what was read of the kernel.
 
 use super::{Capability, LINK_FUNCTION, TCX_FUNCTION};
 use crate::causes::chain;
@@ -11,7 +11,7 @@ use crate::kernel::unlock_bug::{self, Verdict};
 
 pub(super) const PLEASE_REPORT: &str = "please report this line: nlmfo does not know this kernel";
 
-/// What the capabilities are found in.
+/// What was read of the kernel.
 pub(super) struct Found<'a> {
     pub release: &'a str,
     pub symbols: &'a Result<Symbols, SymbolsError>,
@@ -46,7 +46,7 @@ impl Found<'_> {
         }
     }
 
-    /// Whether the kernel describes its types.
+    /// Whether the kernel has type information.
     pub fn types(&self) -> Capability {
         match self.btf {
             Ok(_) => Capability::Available,

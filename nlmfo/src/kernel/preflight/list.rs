@@ -8,7 +8,7 @@ use super::{Capability, Facts};
 use crate::kernel::unlock_bug::Verdict;
 
 impl Facts {
-    /// What the kernel gives, as a list; of its services others look.
+    /// The capabilities of the kernel, as a list. `failover::services` checks the services.
     pub fn checks(&self) -> Vec<Check> {
         let check =
             |name: &str, purpose: &'static str, need: Need, capability: &Capability| Check {
@@ -153,17 +153,17 @@ pub enum Need {
 }
 
 impl Check {
-    /// Whether a failover fails for the lack of it.
+    /// Whether a failover cannot be done without it.
     pub fn is_failed(&self) -> bool {
         self.need == Need::Required && self.is_missing()
     }
 
-    /// Whether this is a cause, as against what rests on one.
+    /// Whether it is missing itself, as opposed to unknown because of another one.
     pub fn is_missing(&self) -> bool {
         matches!(self.capability, Capability::Missing { .. })
     }
 
-    /// Whether there is anything to say of it.
+    /// Whether the result is known.
     pub fn is_known(&self) -> bool {
         !matches!(self.capability, Capability::Unknown { .. })
     }

@@ -1,4 +1,4 @@
-//! What `/proc/kallsyms` said, kept in a file as long as the same modules are loaded.
+//! The content of `/proc/kallsyms`, kept in a file as long as the same modules are loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,18 +18,18 @@ use super::{Symbols, SymbolsError};
 type Write = fn(&Path, &[u8]) -> io::Result<()>;
 
 struct Keeper {
-    /// Open: another mount namespace may have another directory in its place.
+    /// Kept open, since another mount namespace may have another directory at this path.
     folder: File,
     name: OsString,
     write: Write,
-    /// What other commands want.
+    /// The names that other commands need.
     names: fn() -> Vec<&'static str>,
 }
 
 static KEEPER: OnceLock<Keeper> = OnceLock::new();
 
-/// Has symbols kept in a file that root alone can write, from whatever mount namespace. Without
-/// this call, they are read each time. The first read also finds `names`.
+/// Keeps symbols in a file that only root can write, whatever the mount namespace. Without this call,
+/// they are read each time. The first read also finds `names`.
 pub fn keep_in(path: &Path, write: Write, names: fn() -> Vec<&'static str>) {
     if let (Some(folder), Some(name)) = (path.parent(), path.file_name())
         && let Ok(folder) = File::open(folder)
@@ -82,7 +82,7 @@ struct Kept {
     symbols: Symbols,
 }
 
-/// The symbols of these names and others: as they were kept, or else as `read` finds them.
+/// The symbols of these names and others, from the file or else from `read`.
 pub(super) fn load(
     names: BTreeSet<&str>,
     read: impl FnOnce(&BTreeSet<&str>) -> Result<Symbols, SymbolsError>,
@@ -122,12 +122,12 @@ fn from(
     if names.iter().all(|&name| kept.0.contains_key(name)) {
         return Ok(kept);
     }
-    // One read for what the other commands want, too.
+    // This read also finds the names that other commands need.
     let mut wanted: BTreeSet<&str> = names;
     wanted.extend(also());
     wanted.extend(kept.0.keys().map(String::as_str));
     let symbols = read(&wanted)?;
-    // A module that came or went meanwhile may be in there or not.
+    // If a module was loaded or unloaded during the read, the result may have its symbols or not.
     if now().is_ok_and(|now| now == incarnation) {
         let kept = Kept {
             incarnation,

@@ -1,5 +1,5 @@
-//! The reads of memory in arm64 code, as far as the few kinds of instructions go that such a
-//! function begins with. Code of another kind ends the search.
+//! The reads of memory in arm64 code. Knows only the kinds of instructions that such a function begins
+//! with; any other one ends the search.
 
 use super::Read;
 
@@ -120,7 +120,7 @@ fn step(word: u32, held: &mut Held, reads: &mut Vec<Read>) -> Option<()> {
         || is(0x1f80_0000, 0x1280_0000)
         || is(0x1fe0_0000, 0x1a80_0000)
     {
-        // Logic and sums of registers, constants, choices: what they leave is no address.
+        // Logic and sums of registers, constants, selects: their results are not addresses.
         held.set(to, None);
     } else {
         return None;

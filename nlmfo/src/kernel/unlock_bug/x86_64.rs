@@ -25,7 +25,7 @@ pub(super) fn argument_reads(code: &[u8]) -> Vec<Read> {
         match instruction.flow_control() {
             FlowControl::Next | FlowControl::ConditionalBranch => {}
             FlowControl::Call | FlowControl::IndirectCall => {
-                // The tracer's call at the entry, behind endbr64, keeps everything.
+                // The tracer's call at the entry, after endbr64, preserves all registers.
                 if index > 1 {
                     held.retain(|h| is_callee_saved(h.0));
                 }
