@@ -30,13 +30,13 @@ const CONNECTIONS: usize = 8;
 /// Maximum time of a connection. Prometheus opens another.
 const CONNECTION_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// After an error that will not go away at once, as too many open files.
+/// Wait after an error that persists for a while, such as too many open files.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Of the text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A socket that nobody accepts connections of yet. Its address is one of the network and mount
+/// A socket on which no connections are accepted yet. Its address belongs to the network and mount
 /// namespaces where it was bound.
 #[derive(Debug)]
 pub enum Bound {
@@ -73,11 +73,11 @@ impl Bound {
     }
 }
 
-/// Where scrapes come in.
+/// The listener for scrapes.
 #[derive(Debug)]
 pub enum Listener {
     Tcp(TcpListener),
-    /// The file goes when it is dropped.
+    /// The file is removed when it is dropped.
     Unix(
         UnixListener,
         #[expect(dead_code, reason = "dropping it removes the file")] SocketFile,
@@ -96,10 +96,10 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// On the asynchronous runtime of this thread.
+    /// Registers it with the asynchronous runtime of this thread.
     ///
     /// # Errors
-    /// It cannot be watched there.
+    /// It cannot be registered there.
     pub fn new(bound: Bound) -> io::Result<Self> {
         Ok(match bound {
             Bound::Tcp(tcp) => Listener::Tcp(TcpListener::from_std(tcp)?),
@@ -137,7 +137,7 @@ impl Listener {
     }
 }
 
-/// An error is the client's: it went, or sent no HTTP.
+/// An error concerns the client: it disconnected, or did not send HTTP.
 async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, shared: Shared) {
     let service = service_fn(move |request| answer(request, shared.clone()));
     let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);

@@ -1,8 +1,8 @@
 //! What `nlmfo serve` exposes to Prometheus, and the events that it reports.
 //!
-//! [`text`] turns [`Facts`] into the text format, [`http`] serves it, [`watcher`] finds what
-//! happened between two ticks, [`last`] reads the reports of failovers, and [`report`] writes
-//! events. A scrape reads facts that are there already: it never causes a look at lockd.
+//! [`text`] turns [`Facts`] into the text format, [`http`] serves it, [`watcher`] finds what happened
+//! between two ticks, [`last`] reads the reports of failovers, and [`report`] writes events. A scrape
+//! reads existing facts, and never causes a look at lockd.
 
 pub mod http;
 pub mod last;
@@ -63,7 +63,7 @@ pub struct Shared(Arc<Mutex<Facts>>);
 
 impl Shared {
     pub fn change<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
-        // A panic while it was held left whole facts: each field is set at once.
+        // The facts are consistent even after a panic of a holder: each field is set at once.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -16,7 +16,7 @@ use crate::files::PRIVATE;
 /// Name and version of a line.
 pub const SCHEMA: &str = "nlmfo.event/1";
 
-/// Set by systemd for what writes to the journal.
+/// Set by systemd for processes that write to the journal.
 const JOURNAL: &str = "JOURNAL_STREAM";
 
 /// An event.
@@ -68,7 +68,7 @@ pub enum Kind {
     Grace,
     KernelGrace,
     LongWait,
-    /// More than are listed.
+    /// There were more events than are listed.
     More,
     Notify,
     /// A failover or a phase of one began or ended.
@@ -79,7 +79,7 @@ pub enum Kind {
     Refused,
     Released,
     Server,
-    /// A service became ready, or is no longer.
+    /// A service became ready, or is no longer ready.
     Service,
     Violation,
 }

@@ -25,7 +25,7 @@ pub struct Watcher {
     services: BTreeMap<String, bool>,
 }
 
-/// What makes a wait the same one.
+/// Identifies a wait.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Wait {
     vip: IpAddr,
@@ -111,7 +111,7 @@ impl Watcher {
                 clients.map(|client| (detail.vip, client.client))
             })
             .collect();
-        // Who was there at the first look has not come.
+        // A client that was there at the first look is not new.
         let before = self
             .clients
             .replace(clients.clone())
@@ -140,7 +140,7 @@ impl Watcher {
     /// The operations that began or ended since the last time.
     pub fn lasts(&mut self, at_ms: u64, lasts: &[Last]) -> Vec<Happened> {
         let before = self.lasts.replace(lasts.to_vec());
-        // What was there before this process is no news.
+        // A report from before this process is not an event.
         let Some(before) = before else {
             return Vec::new();
         };
@@ -148,11 +148,11 @@ impl Watcher {
         new.map(|last| operation(at_ms, last)).collect()
     }
 
-    /// The services that became ready, or are no longer.
+    /// The services that became ready, or are no longer ready.
     pub fn services(&mut self, at_ms: u64, services: &BTreeMap<String, bool>) -> Vec<Happened> {
         let before = std::mem::replace(&mut self.services, services.clone());
         let changed = services.iter().filter(|(name, ready)| {
-            // At first only what is not ready is worth a line.
+            // At first, only a service that is not ready is reported.
             **ready != before.get(*name).copied().unwrap_or(true)
         });
         let changed = changed.map(|(name, ready)| match ready {

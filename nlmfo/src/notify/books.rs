@@ -7,8 +7,8 @@ use super::book::writer::Writer;
 use super::book::{BookError, Client, Key};
 use super::state_dir::StateDir;
 
-/// Clients of one VIP that wait to be noted, at most: what a book that cannot be written
-/// costs in memory.
+/// Maximum number of clients of one VIP that wait to be noted. It bounds the memory for a book that
+/// cannot be written.
 const WAITING_MAX: usize = 65_536;
 
 /// Several books, each opened when its first client comes.
@@ -25,7 +25,7 @@ struct Kept {
     waiting: BTreeMap<Key, Client>,
 }
 
-/// What was written for the clients of one VIP.
+/// The result of writing the clients of one VIP.
 #[derive(Debug)]
 pub struct Flushed {
     pub vip: IpAddr,
@@ -61,7 +61,7 @@ impl Books {
         self.vips.values().any(|kept| !kept.waiting.is_empty())
     }
 
-    /// Notes what waits. When it returns, what it calls noted is durable.
+    /// Notes the waiting clients. When it returns, those that count as noted are durable.
     pub fn flush(&mut self) -> Vec<Flushed> {
         let mut flushed = Vec::new();
         for (&vip, kept) in &mut self.vips {
@@ -78,7 +78,7 @@ impl Books {
         flushed
     }
 
-    /// Drops what waits for a VIP: it is not this node's to note any more.
+    /// Drops the waiting clients of a VIP whose book this node no longer owns.
     pub fn give_up(&mut self, vip: IpAddr) {
         self.vips.remove(&vip);
     }

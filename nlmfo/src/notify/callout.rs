@@ -91,7 +91,7 @@ pub fn log(text: &str) {
     let _ = UnixDatagram::unbound().and_then(send);
 }
 
-/// Starts `program` with these arguments and leaves it to itself.
+/// Starts `program` with these arguments, and does not wait for it.
 pub fn start_detached(program: &Path, arguments: &[&OsStr]) -> io::Result<()> {
     let mut command = Command::new(program);
     command

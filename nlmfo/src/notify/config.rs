@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use super::names;
 use crate::files::{self, FileError, LIMIT};
 
-/// Where it is unless told otherwise.
+/// The default path.
 pub const DEFAULT: &str = "/etc/nlmfo.toml";
 
 /// The content of `/etc/nlmfo.toml`.
@@ -25,7 +25,7 @@ pub struct Config {
     /// By the VIP's address, which is never an IPv4-mapped IPv6 one.
     #[serde(default)]
     vip: BTreeMap<IpAddr, Vip>,
-    /// Of `nlmfo server`, which reads it itself.
+    /// The part of `nlmfo server`, which reads it itself.
     #[serde(default, rename = "server")]
     _server: IgnoredAny,
 }
@@ -47,7 +47,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The named file; or, if none is named, the default one, which need not be there.
+    /// Reads the named file; if none is named, the default one, which need not exist.
     pub fn read(named: Option<&Path>) -> Result<Self, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT));
         let text = match files::read(path, LIMIT) {

@@ -1,5 +1,5 @@
-//! Decides what to send to whom, and when. Pure: the time, answers and network errors come
-//! in, datagrams and outcomes go out.
+//! Decides which datagrams to send, and when. Pure: the time, answers and network errors come in,
+//! datagrams and outcomes go out.
 //!
 //! For each client: ask its rpcbind for statd's port, then send its statd one name after
 //! the other. What is not answered is sent again, at growing intervals, until the caller

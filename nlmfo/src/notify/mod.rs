@@ -1,5 +1,5 @@
-//! Whom to notify that a VIP has moved, and how: the client book, kept in a
-//! state directory across nodes and crashes, statd's callout, and SM_NOTIFY.
+//! Notifies clients that a VIP has moved: the client book, which is kept in a state directory across
+//! nodes and crashes, statd's callout, and SM_NOTIFY.
 
 pub mod book;
 pub(crate) mod books;

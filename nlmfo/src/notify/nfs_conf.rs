@@ -6,8 +6,8 @@ use std::process::Command;
 
 const PROGRAM: &str = "nfsconf";
 
-/// Whether sm-notify lifts lockd's grace early: it does unless it is told not to
-/// (nfs.conf(5)). A value that is neither yes nor no leaves it at that.
+/// Whether sm-notify lifts lockd's grace early: it does unless it is told not to (nfs.conf(5)). A value
+/// that is neither yes nor no has no effect.
 ///
 /// # Errors
 /// If `nfsconf` cannot be run.
@@ -20,7 +20,7 @@ pub fn lifts_grace() -> io::Result<bool> {
     Ok(!is_no(&asked.stdout))
 }
 
-/// What nfs-utils takes for no (`conf_get_bool`, support/nfs/conffile.c).
+/// The values that nfs-utils reads as no (`conf_get_bool`, support/nfs/conffile.c).
 fn is_no(value: &[u8]) -> bool {
     const NO: [&[u8]; 6] = [b"0", b"f", b"false", b"n", b"no", b"off"];
     let value = value.trim_ascii();

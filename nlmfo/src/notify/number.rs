@@ -1,13 +1,12 @@
 //! NSM state numbers: odd, growing across the cluster, and never the same twice.
 //!
-//! A client acts on SM_NOTIFY only if the number differs from the last that it saw under
-//! that name (`sm_notify_1_svc` of nfs-utils' statd; `next_host_state` in
-//! fs/lockd/host.c, 6.1), so that VIPs that move at different times must not have the same
-//! one. Those that move together do: a client that knows several of them by one name
-//! reclaims through all of them at the first word, and must not begin again at the second,
-//! when their grace may be over. Each number is claimed by a file of its name, which makes
-//! it safe for nodes that share the directory; nodes that do not share it are kept apart by
-//! the clock, as no number is below the seconds since 1970.
+//! A client acts on SM_NOTIFY only if the number differs from the last that it saw under that name
+//! (`sm_notify_1_svc` of nfs-utils' statd; `next_host_state` in fs/lockd/host.c, 6.1), so that VIPs
+//! that move at different times must not have the same one. VIPs that move together must have the same
+//! one: a client that knows several of them by one name reclaims through all of them at the first
+//! notification, and must not start again at the second, when their grace may be over. Each number is
+//! claimed by a file of its name, which makes it safe for nodes that share the directory; nodes that do
+//! not share it are kept apart by the clock, as no number is below the seconds since 1970.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,7 +71,7 @@ impl Claim {
         }
     }
 
-    /// The number of the same claim, if none of the VIPs has a newer one.
+    /// The number of an identical claim, if none of the VIPs has a newer one.
     fn continued(&self, claims: &BTreeMap<u32, Claim>, within: Duration) -> Option<u32> {
         let concerns = |claim: &Claim| claim.vips.iter().any(|vip| self.vips.contains(vip));
         let (&number, last) = claims.iter().rev().find(|(_, claim)| concerns(claim))?;
@@ -83,9 +82,9 @@ impl Claim {
     }
 }
 
-/// Seconds, up to two minutes, by which VIPs are kept apart that are moved at the same
-/// moment by nodes that share no directory: they may have one name. The same for a VIP on
-/// every node, so that its own numbers grow with the clock.
+/// Seconds, up to two minutes, by which VIPs are kept apart that are moved at the same moment by nodes
+/// that share no directory: they may have one name. The value of a VIP is the same on every node, so
+/// that its own numbers grow with the clock.
 fn apart(vip: IpAddr) -> u32 {
     2 * (crc32fast::hash(vip.to_string().as_bytes()) % 64)
 }
@@ -103,21 +102,21 @@ impl Numbers {
         }
     }
 
-    /// A number for the VIPs that nobody has had: higher than every one in the directory,
-    /// this node's statd's and the time of day. It is durable on return.
+    /// A new number for the VIPs: higher than every number in the directory, the number of this node's
+    /// statd, and the time of day. It is durable on return.
     pub fn claim(&self, claim: &Claim) -> Result<u32, NumberError> {
         self.claim_above(floor(claim), claim)
     }
 
-    /// The number of [`Numbers::claim`] without writing it: others may use it too.
+    /// The number of [`Numbers::claim`] without writing it: another node may use it too.
     pub fn by_clock(&self, claim: &Claim) -> u32 {
         let claimed = self.claimed().unwrap_or_default();
         let highest = claimed.last_key_value().map_or(0, |(&number, _)| number);
         next(highest.max(floor(claim))).unwrap_or(u32::MAX)
     }
 
-    /// The number of a notification that was interrupted less than `within` ago, if this is the
-    /// same one: who has begun to reclaim then must not begin again. Else a new one.
+    /// The number of a notification that was interrupted less than `within` ago, if this is the same
+    /// notification: a client that has begun to reclaim must not start again. Otherwise a new one.
     pub fn continue_or_claim(&self, claim: &Claim, within: Duration) -> Result<u32, NumberError> {
         match claim.continued(&self.claims(BTreeMap::new())?, within) {
             Some(number) => Ok(number),
@@ -137,7 +136,8 @@ impl Numbers {
                 continue;
             }
             let claimed = self.claimed()?;
-            // Somebody has chosen at the same time, and must not be followed by less.
+            // Another process has chosen a number at the same time, and must not be followed by a lower
+            // one.
             if claimed.range(number + 1..).next().is_some() {
                 debug!(number, "replaced by a higher one");
                 self.remove(number)?;
@@ -162,7 +162,7 @@ impl Numbers {
         };
         let claims = claimed.into_iter().filter_map(|(number, path)| {
             let claim = known.remove(&number).or_else(|| {
-                // Gone again, given up for a higher one.
+                // It was removed, in favour of a higher one.
                 let text = files::read(&path, LIMIT).ok()?;
                 serde_json::from_slice(&text).ok()
             });
@@ -194,8 +194,8 @@ impl Numbers {
         }
     }
 
-    /// Removes the numbers that are not among the last few of any VIP; the highest of all
-    /// is.
+    /// Removes the numbers that are not among the last few of any VIP. The highest number is always
+    /// kept.
     fn prune(&self, claimed: &BTreeMap<u32, PathBuf>) -> Result<(), NumberError> {
         let mut seen: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for (&number, path) in claimed.iter().rev() {
@@ -236,7 +236,7 @@ impl Numbers {
     }
 }
 
-/// Below this there is no number for the claim.
+/// The lowest number for the claim.
 fn floor(claim: &Claim) -> u32 {
     let clock = u32::try_from(claim.at).unwrap_or(u32::MAX);
     let apart = claim.vips.iter().map(|&vip| apart(vip)).max().unwrap_or(0);

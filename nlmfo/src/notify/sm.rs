@@ -1,10 +1,10 @@
 //! statd's records of monitored clients: a file for each client in its directory `sm`,
 //! named as the client is monitored. They do not contain the VIP.
 //!
-//! A file has a line for each service that wants to know (nfs-utils, support/nsm/file.c):
-//! four numbers and a cookie in hexadecimal, the client's name and our own, with blanks
-//! between. lockd's numbers are its loopback address as it lies in memory, its program,
-//! its version and the procedure to call.
+//! A file has a line for each service that monitors the client (nfs-utils, support/nsm/file.c): four
+//! numbers and a cookie in hexadecimal, the client's name and our own, with blanks between. lockd's
+//! numbers are its loopback address as it lies in memory, its program, its version and the procedure to
+//! call.
 
 use std::ffi::OsString;
 use std::fs;

@@ -29,8 +29,8 @@ pub struct VipSocket(UdpSocket);
 
 impl VipSocket {
     /// # Errors
-    /// `AddrNotAvailable` while the VIP is no usable address of this node: it is not there,
-    /// or its duplicate address detection goes on.
+    /// `AddrNotAvailable` while the VIP is no usable address of this node: it is not there, or its
+    /// duplicate address detection has not finished.
     pub fn bind(vip: IpAddr) -> io::Result<Self> {
         let domain = Domain::for_address(SocketAddr::new(vip, 0));
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
@@ -39,7 +39,7 @@ impl VipSocket {
             IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
             IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
         }
-        // Beyond the usual limit; what is granted less is smaller, and all goes slower.
+        // Beyond the usual limit. If less is granted, the notification is only slower.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         let _ = setsockopt(&socket, sockopt::SndBufForce, &BUFFER);
         bind_reserved(&socket, vip)?;
@@ -51,8 +51,8 @@ impl VipSocket {
         self.0.writable().await
     }
 
-    /// Sends now, or fails. What the network said of *earlier* datagrams may be in the way,
-    /// once for each; it is in the error queue too.
+    /// Sends now, or fails. The error may belong to an *earlier* datagram, once for each; it is in the
+    /// error queue too.
     pub fn send(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
         let mut tries = 0;
         loop {
@@ -75,7 +75,7 @@ impl VipSocket {
                     return Some((from, datagram));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                // Of an earlier datagram, see `send`; it is told once.
+                // The error of an earlier datagram, reported once: see `send`.
                 Err(_) => {}
             }
         }
@@ -87,8 +87,8 @@ impl VipSocket {
         self.0.try_io(Interest::ERROR, read).ok()
     }
 
-    /// Waits until there may be something to receive, or a failure. Both must have been
-    /// asked for until there was none, else it returns at once.
+    /// Waits until there may be something to receive, or a failure. Returns at once unless both were
+    /// read until there was none.
     pub async fn readable(&self) -> io::Result<()> {
         self.0.ready(Interest::READABLE | Interest::ERROR).await?;
         Ok(())

@@ -5,8 +5,8 @@
 //! DIR/numbers/…                           NSM state numbers
 //! ```
 //!
-//! It may lie on storage that a cluster's nodes share. Root alone may read it, and statd's
-//! user the client books: its callout runs as that user.
+//! It may be on storage that the nodes of a cluster share. Only root may read it, except that statd's
+//! user may read the client books: the callout runs as that user.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
@@ -67,8 +67,8 @@ impl StateDir {
         self.root.join("vips")
     }
 
-    /// Whether statd's user, as which its callout runs, can list the client books, on a
-    /// thread that is that user to the filesystem. Fine where there are none yet.
+    /// Whether statd's user, which runs the callout, can list the client books. Tried on a thread with
+    /// that user's filesystem credentials. Succeeds if there are no books yet.
     pub(crate) fn read_by_statd(&self) -> io::Result<()> {
         let folder = self.vips_folder();
         let Some(statd) = statd().filter(|_| folder.exists()) else {
@@ -94,8 +94,8 @@ pub(crate) enum Readers {
     Statd,
 }
 
-/// Creates a directory of the state directory, with all above it, which statd's user may list.
-/// Directories that are there stay as they are.
+/// Creates a directory of the state directory, with all above it, which statd's user may list. Existing
+/// directories are not changed.
 pub(crate) fn create(folder: &Path, readers: Readers) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -107,11 +107,11 @@ pub(crate) fn create(folder: &Path, readers: Readers) -> io::Result<()> {
         create(above, Readers::Statd)?;
     }
     match DirBuilder::new().mode(0o700).create(folder) {
-        // Somebody else was faster.
+        // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) => {
-            // Whatever the umask took away.
+            // The umask may have removed bits.
             fs::set_permissions(folder, Permissions::from_mode(0o700))?;
             if readers == Readers::Statd {
                 let_statd_read(&File::open(folder)?);
@@ -149,11 +149,11 @@ struct Statd {
     group: u32,
 }
 
-/// Where statd has its state, in Fedora's family and elsewhere.
+/// Where statd keeps its state, on Fedora and its relatives and elsewhere.
 const STATD: [&str; 2] = ["/var/lib/nfs/statd", "/var/lib/nfs"];
 
-/// The owner of its state directory, as which it runs (rpc.statd(8)); none if that is root,
-/// or statd is not installed.
+/// The owner of its state directory: statd runs as that user (rpc.statd(8)). None if that is root, or
+/// statd is not installed.
 fn statd() -> Option<Statd> {
     let folder = (STATD.iter().map(Path::new)).find(|folder| folder.join("sm").is_dir())?;
     let owners = [folder.to_owned(), folder.join("sm")].into_iter();

@@ -18,13 +18,13 @@ use crate::kernel::netns;
 use crate::rpc::client::random;
 use crate::rpc::nsm;
 
-/// Datagrams that are sent between two looks for answers.
+/// Number of datagrams that are sent between two reads of answers.
 const BATCH: usize = 64;
 
 /// Between two tries to bind to a VIP that is not usable yet.
 const BIND_AGAIN: Duration = Duration::from_millis(100);
 
-/// Whom to notify, and how.
+/// The clients to notify, and how.
 #[derive(Clone, Debug)]
 pub struct Order {
     pub vip: IpAddr,
@@ -105,7 +105,7 @@ fn check(order: &Order) -> Result<(), TellError> {
     }
 }
 
-/// A new IPv6 address cannot be used while its duplicate address detection goes on.
+/// A new IPv6 address cannot be used until its duplicate address detection has finished.
 async fn bind(vip: IpAddr) -> io::Result<VipSocket> {
     loop {
         match VipSocket::bind(vip) {
@@ -155,8 +155,8 @@ async fn converse(machine: &mut Machine, socket: &VipSocket, began: Instant) -> 
     }
 }
 
-/// The socket's buffer or the table of neighbours is full. A refusal is of an earlier datagram: this
-/// one was not sent.
+/// The socket's buffer or the table of neighbours is full. "Connection refused" is the error of an
+/// earlier datagram: this one was not sent.
 fn has_no_room(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -10,9 +10,9 @@
 //! c1d2e3f4 "complete"
 //! ```
 //!
-//! `client` says what is known of a client now, in place of what was said before;
-//! `forgotten` that an address is none any more; `complete` that all of the earlier terms
-//! that still holds stands in this file.
+//! `client` replaces what earlier lines say about a client; `forgotten` means that an address is no
+//! longer a client; `complete` means that this file contains everything of the earlier terms that still
+//! holds.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -24,7 +24,7 @@ use super::{Client, Owner};
 
 pub const SCHEMA: &str = "nlmfo.book/1";
 
-/// What a file begins with.
+/// The first line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub schema: Cow<'static, str>,
@@ -53,14 +53,14 @@ pub fn encode(value: &impl Serialize, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// The JSON of a line without its line break; none if it is not as it was written.
+/// The JSON of a line without its line break; none if the checksum is wrong.
 pub fn checked(line: &[u8]) -> Option<&[u8]> {
     let (prefix, json) = line.split_at_checked(PREFIX)?;
     let digits = std::str::from_utf8(prefix.strip_suffix(b" ")?).ok()?;
     (u32::from_str_radix(digits, 16).ok()? == crc32fast::hash(json)).then_some(json)
 }
 
-/// Whether a line looks like a [`Line::Client`], whole or not.
+/// Whether a line looks like a [`Line::Client`], even if it is incomplete.
 pub fn is_of_client(line: &[u8]) -> bool {
     (line.get(PREFIX..)).is_some_and(|json| json.starts_with(b"{\"client\""))
 }

@@ -1,11 +1,11 @@
-//! The client book: which client has used lockd through which VIP, stored so that the node
-//! that takes over the VIP knows whom to notify, even if the old node died.
+//! The client book: which client has used lockd through which VIP, stored so that the node that takes
+//! over the VIP knows which clients to notify, even if the old node died.
 //!
-//! A VIP's book is a row of files in its directory of the state directory,
-//! `clients.0000000001` and so on: one for each *term*, the time in which one node owns
-//! the VIP. Only the owner of the newest term writes, and only to its own file
-//! ([`writer`]); the node that creates the next file has taken over the book, and the old owner
-//! finds that out when it writes next. [`line`](self::line) tells what is in a file.
+//! A VIP's book is a row of files in its directory of the state directory, `clients.0000000001` and so
+//! on: one for each *term*, the time in which one node owns the VIP. Only the owner of the newest term
+//! writes, and only to its own file ([`writer`]); the node that creates the next file has taken over
+//! the book, and the old owner notices it at its next write. [`line`](self::line) describes the content
+//! of a file.
 
 mod error;
 pub(crate) mod line;

@@ -1,4 +1,4 @@
-//! The files of a VIP's book, and how they add up.
+//! The files of a VIP's book, and their sum.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -15,8 +15,7 @@ use crate::notify::state_dir::StateDir;
 
 const PREFIX: &str = "clients.";
 
-/// Readers that find a file gone because its owner has just begun another one look
-/// again this often.
+/// How often a reader retries if a file is gone because its owner has just begun another one.
 const READ_TRIES: u32 = 16;
 
 /// A VIP's directory.
@@ -26,7 +25,7 @@ pub(super) struct Folder {
     path: PathBuf,
 }
 
-/// Which lines of a file to take in.
+/// Which lines of a file to read.
 pub(super) enum Wanted<'a> {
     All,
     /// Those that have this text as a name or an address, and those that are not of one
@@ -127,7 +126,7 @@ impl Folder {
         }
     }
 
-    /// All terms, added up.
+    /// The sum of all terms.
     pub fn read(&self, wanted: &Wanted) -> Result<ReadBook, BookError> {
         for _ in 0..READ_TRIES {
             if let Some(book) = self.try_read(wanted)? {
@@ -140,7 +139,7 @@ impl Folder {
         })
     }
 
-    /// None if a file went away meanwhile.
+    /// None if a file was removed in the meantime.
     fn try_read(&self, wanted: &Wanted) -> Result<Option<ReadBook>, BookError> {
         let mut files = Vec::new();
         for term in self.terms()?.into_iter().rev() {

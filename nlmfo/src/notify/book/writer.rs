@@ -1,5 +1,4 @@
-//! Writing a book: what is noted counts once it is on the disk and no other node has
-//! begun a term.
+//! Writing a book: an entry counts once it is on disk and no other node has begun a term.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,8 +13,8 @@ use crate::files::{self, PRIVATE};
 use crate::notify::state_dir::{self, Readers, StateDir};
 use crate::times;
 
-/// A file of this many bytes for each client, and [`COMPACT_LEAST`] besides, is begun
-/// again: some eight lines of each.
+/// A file with more than this many bytes for each client, plus [`COMPACT_LEAST`], is rewritten: some
+/// eight lines for each client.
 const COMPACT_PER_CLIENT: u64 = 1600;
 const COMPACT_LEAST: u64 = 64 * 1024;
 
@@ -45,7 +44,7 @@ impl Writer {
         }
     }
 
-    /// Makes the book this node's, whosever it was.
+    /// Makes this node the owner of the book, whichever node owned it.
     pub fn take_over(state: &StateDir, vip: IpAddr, node: &str) -> Result<Self, BookError> {
         let folder = Folder::new(state, vip);
         match newest(&folder)? {
@@ -60,8 +59,8 @@ impl Writer {
         &self.book
     }
 
-    /// Notes sightings of clients. When it returns, what was new in them is durable and
-    /// will be known to the next owner; after an error it may be or not.
+    /// Notes sightings of clients. When it returns, what was new in them is durable and will be known
+    /// to the next owner; after an error, it may or may not be.
     pub fn note(&mut self, seen: &[Client]) -> Result<(), BookError> {
         self.catch_up()?;
         let news = seen.iter().filter_map(|seen| self.book.news(seen));
@@ -70,8 +69,7 @@ impl Writer {
         self.compact_if_long()
     }
 
-    /// Reads again what others have written, who may have struck off a client that is
-    /// seen now.
+    /// Reads again what other processes have written: one may have removed a client that is seen now.
     fn catch_up(&mut self) -> Result<(), BookError> {
         let is_newest = self.folder.terms()?.last() == Some(&self.term);
         if is_newest && self.length()? == self.known {
@@ -86,7 +84,7 @@ impl Writer {
         length.map_err(|error| self.failed(error))
     }
 
-    /// Strikes a client off, until it locks again.
+    /// Removes a client, until it locks again.
     pub fn forget(&mut self, client: IpAddr) -> Result<(), BookError> {
         self.append(&[Line::Forgotten { client }])
     }
@@ -164,13 +162,13 @@ impl Writer {
         }
     }
 
-    /// Opens the file of a term of ours, and carries the earlier ones over if that was
-    /// not done to its end.
+    /// Opens the file of a term of this node, and copies the earlier terms into it if that was not
+    /// completed.
     fn resume(folder: Folder, node: &str, term: u64) -> Result<Self, BookError> {
         let path = folder.file(term);
         let file = match OpenOptions::new().read(true).append(true).open(&path) {
             Ok(file) => file,
-            // Others have begun terms since, and removed it.
+            // Other nodes have begun terms since, and removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return match newest(&folder)? {
                     Some(owner) if owner.node == node && owner.term != term => {
@@ -187,7 +185,7 @@ impl Writer {
         };
         let is_complete =
             (folder.read_term(term, &Wanted::All)?).is_some_and(|file| file.is_complete());
-        // Before it is read: what comes meanwhile is read twice.
+        // Before it is read: a line that is written in the meantime is read twice.
         let known = file.metadata().map(|file| file.len());
         let known = known.map_err(|source| BookError::File {
             path: folder.file(term),
@@ -207,8 +205,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Writes all that still holds into the file at hand, after which the older ones are
-    /// not needed. The previous one stays, for diagnosis.
+    /// Writes everything that still holds into the current file, after which the older ones are not
+    /// needed. The previous one stays, for diagnosis.
     fn carry_over(&mut self) -> Result<(), BookError> {
         let mut text = Vec::new();
         for client in self.book.clients() {
@@ -236,8 +234,8 @@ impl Writer {
         Ok(())
     }
 
-    /// A client that locks for years writes a line now and then: begins a file again
-    /// that has grown long of them.
+    /// Starts a new file if the current one has grown long: a client that locks for years adds a line
+    /// now and then.
     fn compact_if_long(&mut self) -> Result<(), BookError> {
         let length =
             (self.file.metadata().map(|file| file.len())).map_err(|error| self.failed(error))?;
@@ -255,7 +253,7 @@ impl Writer {
     }
 }
 
-/// Whose book it is: who began the newest term.
+/// The owner of the book: the node that began the newest term.
 fn newest(folder: &Folder) -> Result<Option<Owner>, BookError> {
     loop {
         let Some(&term) = folder.terms()?.last() else {
@@ -272,7 +270,7 @@ fn owned(vip: IpAddr, owner: Owner) -> BookError {
     BookError::Owned { vip, node, term }
 }
 
-/// Behind a line that a crash has cut off begins a new one. The number of bytes written.
+/// If a crash has cut off the last line, starts a new one. Returns the number of bytes written.
 fn append_to(file: &mut File, text: &[u8]) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut last = [b'\n'];

@@ -1,4 +1,4 @@
-//! Talks without a network: what is sent when, and what answers do.
+//! Exchanges without a network: what is sent when, and the effect of answers.
 
 use proptest::prelude::*;
 
@@ -196,7 +196,7 @@ fn a_statd_that_has_gone_or_moved_is_looked_for_anew() {
     let asked = one(&mut machine, at(5000));
     assert_eq!(asked.to.port(), 111);
     machine.received(at(5000), asked.to, &port_reply(&asked, 800));
-    // The first name is confirmed, and not told twice.
+    // The first name is confirmed, and not sent again.
     let told = one(&mut machine, at(5000));
     assert_eq!((told.to.port(), name(&told).as_str()), (800, "b"));
     let mut now = at(5000);
@@ -238,8 +238,7 @@ fn a_client_named_twice_is_told_once_and_nobody_is_done_at_once() {
 }
 
 proptest! {
-    /// Whatever comes in, every client that answers is told within the time, whoever
-    /// else is dead.
+    /// Whatever comes in, every client that answers is notified in time, even if others are dead.
     #[test]
     fn noise_and_the_dead_hinder_nobody(
         alive in prop::collection::vec(any::<bool>(), 1..20),
