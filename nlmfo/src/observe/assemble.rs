@@ -19,13 +19,13 @@ use crate::foreign::Name;
 /// The records of one snapshot, as the programs wrote them.
 #[derive(Debug, Default)]
 pub struct Records {
-    /// From the read of `/proc/locks`.
+    /// Records of the read of `/proc/locks`.
     pub locks: Vec<LockRecord>,
-    /// From the walk of lockd's file table.
+    /// Records of the walk of lockd's file table.
     pub files: Vec<FileRecord>,
     pub waiters: Vec<WaiterRecord>,
     pub shares: Vec<ShareRecord>,
-    /// By address, for every host that the above name.
+    /// By address, for every host that the records above name.
     pub hosts: HashMap<u64, HostRecord>,
 }
 
@@ -70,9 +70,9 @@ impl Assembled {
     }
 }
 
-/// Puts the records together. What belongs to no known file or host is counted
-/// as an orphan; files whose locks differ between the walks are named. Locks
-/// that the table's walk saw only once in the other are in the table.
+/// Puts the records together. What belongs to no known file or host is counted as an orphan; files
+/// whose locks differ between the walks are named. The locks in the table are those of the read of
+/// `/proc/locks`; the walk of the file table only checks them.
 ///
 /// With `only`, the walk of the file table has summed up the locks of that VIP
 /// alone, and only those decide whether a file is settled.
@@ -234,7 +234,7 @@ impl Assembly {
         self.orphans += usize::from(self.matters(host));
     }
 
-    /// Whether the host is one of those that are asked for. An unknown one may be.
+    /// Whether the host is wanted. An unknown one counts as wanted.
     fn matters(&self, host: Option<HostId>) -> bool {
         match (self.only, host) {
             (Some(vip), Some(host)) => self.table.host(host).key.vip == vip,

@@ -1,4 +1,4 @@
-//! Behind whom a request waits: who holds a lock that it conflicts with. Pure.
+//! Which locks a request waits for: those that conflict with it. Pure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::table::{LockTable, Mode, Range, Waiter};
 use crate::foreign::Name;
 use crate::kernel::locks::Listed;
 
-/// A lock that somebody waits for.
+/// A lock that a request waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Holder {
     #[serde(flatten)]
@@ -115,7 +115,7 @@ impl Holders {
         all.push((owner, Holder { who, mode, range }));
     }
 
-    /// Those that an NFSv3 request waits for.
+    /// The locks that an NFSv3 request waits for.
     pub fn of(&self, table: &LockTable, waiter: &Waiter) -> Vec<Holder> {
         let file = table.file(waiter.file);
         let owner = Owner::Nlm(table.host(waiter.host).key, waiter.svid);
@@ -123,7 +123,7 @@ impl Holders {
         self.against(inode, &owner, waiter.mode, waiter.range)
     }
 
-    /// Those that an NFSv4 request waits for.
+    /// The locks that an NFSv4 request waits for.
     pub fn of4(&self, table: &StateTable, waiter: &Waiter4) -> Vec<Holder> {
         let owner = Owner::Nfs4(table.clients[waiter.client].id, waiter.owner.clone());
         let file = &waiter.file;

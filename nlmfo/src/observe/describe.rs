@@ -53,7 +53,7 @@ impl std::fmt::Display for FileLine {
 pub struct LockLine {
     #[serde(flatten)]
     pub host: Arc<HostLine>,
-    /// With the host, the lock's owner.
+    /// Together with the host, this identifies the lock's owner.
     pub svid: u32,
     pub mode: Mode,
     pub range: Range,
@@ -84,7 +84,7 @@ pub struct ShareLine {
     pub file: Arc<FileLine>,
 }
 
-/// A table with the paths of its files, to make lines of.
+/// A table with the paths of its files, from which lines are made.
 pub struct Described<'a> {
     table: &'a LockTable,
     hosts: Vec<Arc<HostLine>>,

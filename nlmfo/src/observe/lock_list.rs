@@ -1,7 +1,7 @@
 //! Reading the kernel's list of all locks.
 //!
-//! Where the programs know the lists, they walk them in runs, each in the first call that a
-//! read of `/proc/locks` makes: the cost is that of the locks. Else the file is read page by
+//! Where the programs know the lists, they walk them in runs, each in the first call that a read of
+//! `/proc/locks` makes: the cost is proportional to the number of locks. Else the file is read page by
 //! page, for each of which the kernel walks from the first lock on.
 
 use std::io::{Read, Seek};
@@ -16,13 +16,14 @@ use super::error::ObserveError;
 use super::snapshot::{Snapshots, record};
 use crate::kernel;
 
-/// How long a run may keep every lock operation of the node waiting.
+/// Maximum time for which a run may block every lock operation of the node.
 const RUN: Duration = Duration::from_millis(1);
 
-/// How long to walk a list again of which the last lock went between two runs.
+/// Maximum time to walk a list again whose last lock was removed between two runs.
 const WALK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs in a row that come no further: the kernel leaves out a probe that is hit within another.
+/// Maximum number of runs in a row without progress: the kernel skips a probe that is hit within
+/// another one.
 const MISSES: u32 = 3;
 
 /// A record of a lock in the list.
@@ -61,15 +62,15 @@ impl Listed for RangeRecord {
 /// How the list was read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Walked {
-    /// In one run nothing moves. Between runs locks come and go: one that did both may be in
-    /// there twice.
+    /// The list was read in one run, so nothing changed. Between runs, locks come and go: one that did
+    /// both may be recorded twice.
     pub runs: u32,
-    /// The longest time for which they were kept, if it is known.
+    /// The longest time for which the lists were blocked, if it is known.
     pub longest: Option<Duration>,
 }
 
 impl Snapshots {
-    /// Reads the list; the reader has begun (`snapshot_begin`).
+    /// Reads the list. `snapshot_begin` must have been run.
     pub(super) fn read_list<R: Listed>(
         &mut self,
         into: &mut Vec<R>,
@@ -84,8 +85,7 @@ impl Snapshots {
         self.read_pages(into)
     }
 
-    /// Walks the lists in runs; none if they are not where they were thought to be, or change
-    /// too fast.
+    /// Walks the lists in runs; none if they are not at the expected address, or change too fast.
     fn walk_lists<R: Listed>(&mut self, into: &mut Vec<R>) -> Result<Option<Walked>, ObserveError> {
         let mut file = kernel::locks::open().map_err(ObserveError::ProcLocks)?;
         let began = Instant::now();
@@ -97,7 +97,7 @@ impl Snapshots {
                 control.list = list::WALK;
                 control.limit = RUN.as_nanos() as u64;
             })?;
-            // The first byte: the kernel shows the first lock, and no more.
+            // One byte: the kernel then shows only the first lock.
             let length = file
                 .rewind()
                 .and_then(|()| file.read(&mut self.text[..1]))

@@ -1,7 +1,7 @@
-//! Where lockd listens: its own sockets, read in the kernel.
-//! Not from rpcbind: it loses lockd's ports when it is restarted without `-w`, it may be dead, and
-//! any local user may register ports with it. An eBPF program walks the sockets of lockd's
-//! `svc_serv` instead (`nlmsvc_serv`): exactly the ports in that list are lockd's.
+//! Where lockd listens: its own sockets, read in the kernel. rpcbind is not asked: it loses lockd's
+//! ports when it is restarted without `-w`, it may be dead, and any local user may register ports with
+//! it. An eBPF program walks the sockets of lockd's `svc_serv` instead (`nlmsvc_serv`): exactly the
+//! ports in that list are lockd's.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -36,7 +36,7 @@ const AF_INET6: u16 = 10;
 pub struct LockdPort {
     /// TCP or UDP.
     pub transport: Transport,
-    /// Takes calls over IPv6, else over IPv4.
+    /// Whether it takes calls over IPv6, rather than IPv4.
     pub ipv6: bool,
     /// In the byte order of this machine.
     pub port: u16,
@@ -98,7 +98,7 @@ impl LockdPorts {
     }
 }
 
-/// What the kernel's verifier says of the program, by its name.
+/// The verifier's result for the program, by its name.
 ///
 /// # Errors
 /// If the kernel refuses the map, before the verifier sees the program.
@@ -110,7 +110,7 @@ pub fn verify(
     Ok(BTreeMap::from([(PROGRAM.to_owned(), verdict)]))
 }
 
-/// Read once for each lockd that is loaded: it takes longer than all the rest.
+/// The layout is read once for each loaded lockd: that takes longer than everything else.
 fn layout() -> Result<SocketsLayout, ObserveError> {
     static KNOWN: Mutex<Option<(Option<u64>, SocketsLayout)>> = Mutex::new(None);
     let incarnation = lockd::incarnation();
@@ -151,7 +151,7 @@ impl Reader {
         Ok(Reader(ebpf))
     }
 
-    /// Runs it on this thread, whose network namespace counts.
+    /// Runs it on this thread, whose network namespace it reads.
     fn read(&mut self) -> Result<Sockets, ObserveError> {
         (program(&mut self.0)?.test_run(RawTracePointRunOptions::new())).map_err(|source| {
             ObserveError::Run {

@@ -32,8 +32,8 @@ fn waits(blocked: Option<&str>) -> String {
     }
 }
 
-/// Waits until lockd, one thread, has answered a call of ours: what it did when this began is done.
-/// Returns false at once if it does not listen here: then it does nothing.
+/// Waits until lockd has answered a call of ours. Since lockd has one thread, it has then finished what
+/// it was doing before. Returns false at once if lockd does not listen here.
 pub async fn pass_queue(deadline: Duration) -> Result<bool, Unanswered> {
     let ports = LockdPorts::look_up()?;
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];

@@ -1,7 +1,7 @@
-//! The clients that lockd wants to be monitored, as they come: who uses which VIP.
+//! The clients that lockd asks statd to monitor, as they lock, with their VIPs.
 //!
-//! A client is reported when it locks, and again while it goes on, once a minute
-//! (`TELL_AGAIN_NS`). Requests of clients that are not monitored (NM_LOCK, SHARE) are not seen.
+//! A client is reported when it locks, and once a minute while it continues (`TELL_AGAIN_NS`). Requests
+//! of clients that are not monitored (NM_LOCK, SHARE) are not seen.
 
 use aya::maps::{Array, MapData, RingBuf};
 use nlmfo_common::record::{HostRecord, kind};

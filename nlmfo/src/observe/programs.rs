@@ -54,7 +54,7 @@ pub fn probed_functions() -> impl Iterator<Item = &'static str> {
     })
 }
 
-/// Those that NFSv4 needs.
+/// The kernel functions that NFSv4 needs.
 pub fn state_functions() -> impl Iterator<Item = &'static str> {
     (super::states::take::PROBES.iter())
         .chain(super::counters::nfs4::PROBES)

@@ -1,10 +1,9 @@
 //! Takes a snapshot: exact for locks of any age, at any moment, at no cost for lockd's clients.
 //!
-//! Our thread reads `/proc/locks` while a probe on `locks_show` writes a record
-//! for each of lockd's locks ([`super::lock_list`]); then a program of ours walks lockd's file table
-//! for file handles, waiters and shares, and sums up each file's locks by
-//! another of the kernel's lists. Only when both walks saw the same locks is the
-//! snapshot settled; until then it is taken again.
+//! Our thread reads `/proc/locks` while a probe on `locks_show` writes a record for each of lockd's
+//! locks ([`super::lock_list`]); then a program of ours walks lockd's file table for file handles,
+//! waiters and shares, and sums up each file's locks by another of the kernel's lists. The snapshot is
+//! exact only if both walks saw the same locks; otherwise it is taken again.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,8 +38,8 @@ const WALK_STEPS: u64 = 1 << 14;
 /// The limit of `bpf_loop` (`BPF_MAX_LOOPS`, `kernel/bpf/bpf_iter.c`).
 const MAX_WALK_STEPS: u64 = 1 << 23;
 
-/// How long to walk the file table again while it changes. A bucket
-/// takes microseconds; that it fails for so long means more than traffic.
+/// How long to walk the file table again while it changes. A bucket takes microseconds, so a failure
+/// for this long is not caused by traffic.
 const TABLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a snapshot found.
@@ -78,10 +77,10 @@ pub struct Snapshots {
     /// Addresses of the hosts that are wanted.
     hosts: Array<MapData, [u64; HOSTS_PER_RUN]>,
     pub(super) text: Vec<u8>,
-    /// The kernel's lists of locks turned out to be elsewhere.
+    /// The kernel's lists of locks are not at the expected address.
     pub(super) lists_unknown: bool,
-    /// The longest time for which a run kept the kernel's lists of locks; none where they are
-    /// read page by page.
+    /// The longest time for which a run blocked the kernel's lists of locks; none if they are read page
+    /// by page.
     longest_run: Option<Duration>,
     /// NFSv4's part.
     pub(super) states: Ready,

@@ -110,7 +110,7 @@ pub struct HostInfo {
     pub nsm_name: Name,
     /// The cookie that lockd gave statd, zeros if the client is not monitored.
     pub nsm_priv: [u8; 16],
-    /// Another number after each call of the client to lockd.
+    /// Changes with each call of the client to lockd.
     pub expires: u64,
 }
 

@@ -1,6 +1,6 @@
 //! What clients have released since the probes were attached, from the calls that lockd and nfsd
 //! received. lockd refuses UNLOCK in grace, and nfsd refuses LOCKU and CLOSE with a stateid from before
-//! the restart, so neither's tables show that the lock or open will never be reclaimed.
+//! the restart, so their tables do not show that the lock or open will never be reclaimed.
 
 use std::net::IpAddr;
 
@@ -65,8 +65,8 @@ pub struct Unlocked4 {
 /// A map whose values say nothing.
 type Set<K> = HashMap<MapData, K, u8>;
 
-/// The probes in the kernel, and their maps; none where it is not known where this kernel has the
-/// arguments of the calls.
+/// The probes in the kernel, and their maps; none if the layout of the calls' arguments is not known
+/// for this kernel.
 pub struct Unlocks {
     nfs3: Option<Set<Unlock3>>,
     nfs4: Option<Set<Unlock4>>,

@@ -12,7 +12,7 @@ use nlmfo_common::probe::{Checked, Report, SCHEMA, Verdict};
 /// An earlier probe's verdicts.
 #[derive(Debug)]
 pub struct Baseline {
-    /// With the known bug that a failure was.
+    /// With the known bug that explains a failure.
     verdicts: BTreeMap<String, (Verdict, Option<String>)>,
 }
 

@@ -16,7 +16,7 @@ use crate::testbed::server::{NLM_GRACE_PERIOD, NLM_TIMEOUT};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Network namespaces are taken apart by the kernel in its own time.
+/// The kernel removes network namespaces asynchronously.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a probe could change permanently.
@@ -41,9 +41,9 @@ struct State {
 /// Modules whose uses count locks, servers and namespaces.
 const COUNTED: &[&str] = &["lockd", "nfsd", "grace", "nfs_acl"];
 
-/// What a probe loads and can unload again: their uses are counted by the kernel, so that
-/// none goes that somebody else has come to use. Those of network devices do not count
-/// the devices, and stay.
+/// Modules that a probe loads and can unload again: the kernel counts their uses, so that none is
+/// unloaded that another program has begun to use. Modules of network devices do not count their
+/// devices, and stay loaded.
 const LOADED: &[&str] = &[
     "auth_rpcgss",
     "cls_bpf",
@@ -70,8 +70,8 @@ impl Before {
         })
     }
 
-    /// Unloads what was not loaded before, and tells what else is not as it was. lockd's
-    /// settings are the place's to put back, see [`place`](crate::testbed::node).
+    /// Unloads what was not loaded before, and returns what else has changed.
+    /// [`testbed::node`](crate::testbed::node) restores lockd's settings.
     pub fn restore(&self) -> Vec<String> {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {

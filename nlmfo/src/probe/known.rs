@@ -10,9 +10,9 @@ use crate::kernel::unlock_bug;
 /// What is known of the kernel that is probed.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// None if neither release nor version tells.
+    /// None if neither the release nor the version string has one.
     pub version: Option<Version>,
-    /// What the running code of `unlock_ip` says of itself.
+    /// The verdict on the running code of `unlock_ip`.
     pub unlock_ip: unlock_bug::Verdict,
 }
 
@@ -79,12 +79,12 @@ const BUGS: &[Bug] = &[
 ];
 
 impl Kernel {
-    /// Whether a request that blocks is queued, and not only said to be.
+    /// Whether a request that blocks is really queued.
     pub fn queues(&self) -> bool {
         queues_requests(self.version)
     }
 
-    /// Whether its line is in `from..to`.
+    /// Whether its series is in `from..to`.
     fn is_from(&self, from: (u32, u32), to: (u32, u32)) -> bool {
         self.line().is_some_and(|line| (from..to).contains(&line))
     }
@@ -98,7 +98,7 @@ impl Kernel {
     }
 }
 
-/// The known bug of this kernel that looks so.
+/// The known bug of this kernel with this symptom.
 pub fn name(symptom: Symptom, kernel: &Kernel) -> Option<Known> {
     BUGS.iter()
         .find(|bug| bug.symptom == symptom && (bug.has)(kernel))

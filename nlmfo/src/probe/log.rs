@@ -9,7 +9,7 @@ const KMSG: &str = "/dev/kmsg";
 /// More than a record of the log can be (`CONSOLE_EXT_LOG_MAX`, 8192 bytes).
 const RECORD: usize = 16 << 10;
 
-/// What a kernel says when something is wrong with it.
+/// Messages of a kernel that has found a fault in itself.
 pub const FAULTS: &[&str] = &[
     "WARNING: ",
     "BUG: ",
@@ -45,7 +45,7 @@ pub fn lines() -> Vec<Line> {
         match log.read(&mut record) {
             Ok(0) => return lines,
             Ok(length) => lines.extend(parse(&String::from_utf8_lossy(&record[..length]))),
-            // Overwritten while we read: the next read goes on with what there is.
+            // Records were overwritten while we read: the next read continues with the oldest one left.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => return lines,
@@ -58,7 +58,7 @@ fn parse(record: &str) -> Option<Line> {
     let (head, rest) = record.split_once(';')?;
     let mut head = head.split(',');
     let priority: u32 = head.next()?.parse().ok()?;
-    // From 8 on it is of a program, not the kernel.
+    // From 8 on, the line is from a program, not the kernel.
     if priority >= 8 {
         return None;
     }

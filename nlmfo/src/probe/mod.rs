@@ -2,8 +2,8 @@
 //! clients of its own (see [`testbed`](crate::testbed)), check by check.
 //! It names the files under `/proc` that it checks.
 //!
-//! A check asserts what the kernel *should* do. What it is known to do wrong is listed in
-//! [`known`], with kernel ranges and evidence, and names a failure; it never excuses one.
+//! A check asserts what the kernel *should* do. [`known`] lists what kernels are known to do wrong,
+//! with kernel ranges and evidence. A known bug names a failure, and never excuses it.
 
 pub mod baseline;
 mod before;

@@ -39,8 +39,8 @@ pub struct Missing(Vec<&'static str>);
 /// number from 1.
 ///
 /// # Errors
-/// If the testbed does not come up, or the operator interrupts. The machine is put back
-/// in either case, as far as it can be; what stays is said on standard error.
+/// If the testbed does not come up, or the operator interrupts. The machine is put back in either case,
+/// as far as it can be; what remains is reported on standard error.
 pub fn run(plan: Plan, on: impl FnMut(usize, &Checked)) -> Result<Report> {
     let missing = missing_programs();
     if !missing.is_empty() {
@@ -95,7 +95,7 @@ struct Run<F> {
 }
 
 impl<F: FnMut(usize, &Checked)> Run<F> {
-    /// Runs checks on a testbed. Returns what nlmfo and lockd would not let go of.
+    /// Runs checks on a testbed. Returns what nlmfo and lockd did not release.
     fn on_bed(
         &mut self,
         checks: Vec<Check>,
@@ -184,7 +184,7 @@ fn missing_programs() -> Vec<&'static str> {
     NEEDED.iter().copied().filter(is_missing).collect()
 }
 
-/// What is known of the kernel, before anything is asked of it.
+/// What is known of the kernel before the checks.
 fn kernel() -> Kernel {
     let functions: Vec<&str> = probed_functions().chain(gate::probed_functions()).collect();
     Kernel {

@@ -18,10 +18,10 @@ use super::known::Kernel;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long the testbed may take to come up, to be swept between two checks, and to go down.
+/// Maximum time for the testbed to come up, to be reset between two checks, and to go down.
 const BED: Duration = Duration::from_mins(2);
 
-/// Holders stop nfsd and kill the place's processes, no more.
+/// Maximum time for the holders, which only stop nfsd and kill the processes of their node.
 const HOLDERS: Duration = Duration::from_secs(20);
 
 enum Event {
@@ -109,7 +109,7 @@ impl Worker {
         Ok(Outcome { done, took, broken })
     }
 
-    /// Takes the testbed down: what nlmfo and lockd would not let go of.
+    /// Takes the testbed down. Returns what nlmfo and lockd did not release.
     pub fn end(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + BED;
@@ -125,7 +125,7 @@ impl Worker {
         vec!["the testbed hung and was killed".to_owned()]
     }
 
-    /// Makes the holders of the namespaces end, wherever the worker hangs.
+    /// Ends the holders of the namespaces, even if the worker hangs.
     fn end_holders(&self) {
         let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
         for holder in holders.iter() {

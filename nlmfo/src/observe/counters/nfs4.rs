@@ -14,7 +14,7 @@ const fn probe(program: &'static str, function: &'static str) -> Probe {
     Probe { program, function }
 }
 
-/// Of reclaims: of PUTFH, OPEN and LOCK.
+/// How many of [`PROBES`], the first ones, see reclaims: those of PUTFH, OPEN and LOCK.
 const OF_RECLAIMS: usize = 5;
 
 pub(in crate::observe) const PROBES: &[Probe] = &[
@@ -44,11 +44,11 @@ impl CounterProbes4 {
     /// # Errors
     /// If the kernel refuses a program, or lacks a function that is probed.
     pub fn attach(programs: &mut Programs) -> Result<Option<Self>, ObserveError> {
-        // Reads and writes name their files too: that one is only for as long as clients reclaim.
+        // Not PUTFH: reads and writes have it too, so it is probed only while clients reclaim.
         Self::attach_these(programs, &PROBES[1..])
     }
 
-    /// Only those of reclaims, for [`CounterProbes4::refused_no_reclaim`].
+    /// Attaches only the probes of reclaims, for [`CounterProbes4::refused_no_reclaim`].
     ///
     /// # Errors
     /// As [`CounterProbes4::attach`].

@@ -50,15 +50,15 @@ impl ReadClient {
         peers
     }
 
-    /// Whether what it holds may be of the VIP, or any VIP is asked for.
+    /// Whether it may hold something through the VIP; true if no VIP is given.
     fn matters(&self, only: Option<IpAddr>) -> bool {
         let (vips, unknown) = self.vips();
         only.is_none_or(|vip| unknown || vips.contains(&vip))
     }
 }
 
-/// Whether nothing that matters changed between two reads. Compares generations, too:
-/// a LOCK or LOCKU between the reads raises that of its state.
+/// Whether nothing that matters changed between two reads. This also compares generations: a LOCK or
+/// LOCKU between the reads raises that of its state.
 pub fn is_same(first: &[ReadClient], second: &[ReadClient], only: Option<IpAddr>) -> bool {
     let matters = |client: &&ReadClient| client.matters(only);
     (first.iter().filter(matters)).eq(second.iter().filter(matters))
@@ -117,7 +117,7 @@ pub fn assemble(
                 .push(state(place, record, kind, standing, ranges));
         }
     }
-    // What is left belongs to no state that was read.
+    // The remaining ranges belong to no state that was read.
     let known: HashMap<u64, &ReadClient> = (clients.iter())
         .map(|client| (client.record.client, client))
         .collect();
@@ -173,7 +173,7 @@ fn waiters(records: &[&RangeRecord], table: &StateTable, clients: &[ReadClient])
             owner_at: record.holder,
         })
     };
-    // A run that ended among them has begun anew.
+    // A run that ended among them was repeated.
     let mut seen = HashSet::new();
     let mut all: Vec<Waiter4> = (records.iter())
         .filter(|record| seen.insert(record.fl))

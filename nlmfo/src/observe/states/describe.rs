@@ -16,14 +16,14 @@ use crate::observe::table::{FileInfo, Mode, Range};
 /// A client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClientLine4 {
-    /// nfsd's id of it, as `clients/N/info` has it.
+    /// The client ID, as in `clients/N/info`.
     pub client_id: String,
     /// N of `/proc/fs/nfsd/clients/N`.
     pub number: u64,
     /// The minor version.
     pub minor: u32,
     pub client: IpAddr,
-    /// Where its connections come from, if that is elsewhere.
+    /// Where its connections come from, if that is another address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<IpAddr>,
     /// The owner string that it introduced itself with, its first 128 bytes.

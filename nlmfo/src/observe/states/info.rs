@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What of it no list tells exactly otherwise.
+/// The parts that no other file or record provides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Info {
-    /// `confirmed`, `unconfirmed`, `courtesy` (its lease is over, and its state is kept
-    /// until somebody else wants it) or `expirable`; empty if the kernel does not say.
+    /// `confirmed`, `unconfirmed`, `courtesy` (its lease is over, and its state is kept until another
+    /// client wants it) or `expirable`; empty if the kernel does not say.
     pub status: String,
     /// Since the client renewed its lease last.
     pub renewed_seconds: Option<u64>,

@@ -20,7 +20,7 @@ pub fn client(vips: &[&str]) -> Nfs4Client {
     }
 }
 
-/// What the client in this place holds, without a file or range.
+/// A state of the client with this index, without a file or range.
 pub fn state(client: usize, kind: Kind) -> State {
     State {
         client,

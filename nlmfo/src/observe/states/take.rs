@@ -83,9 +83,9 @@ pub(in crate::observe) struct Ready {
 type Reading = Option<Vec<ReadClient>>;
 
 impl Snapshots {
-    /// What the NFSv4 clients of the server in network namespace `netns`, this process's
-    /// own, hold. Taken again until it is exact or `max_wait` runs out. With `only`, that
-    /// VIP's clients, and those whose VIP is not known, need to hold still.
+    /// What the NFSv4 clients of the server in network namespace `netns`, this process's own, hold.
+    /// Taken again until it is exact or `max_wait` runs out. With `only`, it need only be exact for
+    /// that VIP's clients, and those whose VIP is not known.
     ///
     /// For a server without clients this reads one empty directory.
     pub(crate) fn take_states(
@@ -263,7 +263,7 @@ impl Snapshots {
         if self.control()?.lost > 0 {
             return Ok(None);
         }
-        // One that went and came between two runs.
+        // It may have been removed and added again between two runs.
         let mut seen = HashSet::with_capacity(ranges.len());
         let may_repeat = walked.longest.is_some() && walked.runs > 1;
         let mut held = ranges.iter().filter(|range| range.waits == 0);

@@ -102,7 +102,7 @@ fn cancelled(fixture: &mut Fixture, family: Family) -> Result<Done> {
     ensure!(held.waiters.is_empty(), "{held} after CANCEL");
     pair.holder
         .granted(|raw| raw.unlock(&pair.file, HOLDERS_SVID, RANGE))?;
-    // Whoever asks now gets it: had the waiter come back, it would stand in the way.
+    // A new request gets it now, unless the waiter has come back.
     let mut next = fixture.client(vip, NlmVersion::V4, Transport::Tcp)?;
     next.granted(|raw| raw.lock(&pair.file, 3, RANGE, Mode::Write))?;
     let held = fixture.held(vip)?;

@@ -1,4 +1,4 @@
-//! NLM FREE_ALL, the call by which a client gives up all that it has.
+//! NLM FREE_ALL, the call by which a client gives up everything that it has.
 
 use anyhow::{Result, ensure};
 
@@ -43,7 +43,7 @@ fn free_all(
         Transport::Tcp => Transport::Udp,
         Transport::Udp => Transport::Tcp,
     };
-    // Everything but one of a host's marks is the same in each of these.
+    // Each of these differs from the host in one property.
     let mut bystanders = [
         fixture.client(vip, version, transport)?,
         fixture.client(other, version, transport)?,

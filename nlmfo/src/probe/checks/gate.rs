@@ -45,7 +45,7 @@ pub fn checks() -> Vec<Check> {
     checks
 }
 
-/// Does `work` in a window of the VIP's: its answer, or why this node has no window.
+/// Runs `work` in a window of the VIP. Returns its result, or why this node has no window.
 fn in_window(
     fixture: &mut Fixture,
     vip: IpAddr,
@@ -60,7 +60,7 @@ fn in_window(
     Ok(Done::Shown)
 }
 
-/// Opens a window of the VIP's; the reason if this node has none.
+/// Opens a window of the VIP. Returns the reason if this node has none.
 fn open(fixture: &Fixture, vip: IpAddr, time: &str) -> Result<Option<String>> {
     let arguments = ["grace", "--vip", &vip.to_string(), "--for", time];
     let Finished { status, stderr, .. } = fixture.nlmfo(&arguments)?;
@@ -119,7 +119,7 @@ fn window(fixture: &mut Fixture, family: Family) -> Result<Done> {
 
 fn ends_on_time(fixture: &mut Fixture) -> Result<Done> {
     const TIME: Duration = Duration::from_secs(4);
-    /// The end is the kernel's, of which the first packet after it tells.
+    /// The kernel ends the window; the first packet after that shows it.
     const LATE: Duration = Duration::from_secs(5);
     let [vip, _] = Family::Ipv4.vips();
     let file = fixture.file(vip)?;

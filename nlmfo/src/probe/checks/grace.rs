@@ -17,10 +17,10 @@ use crate::testbed::raw::RawClient;
 use crate::testbed::server::{NFSD_GRACE, end_grace_of};
 use crate::testbed::wait::{Seen, until_for};
 
-/// Seconds of a grace that is ended by our word.
+/// Seconds of a grace that the check ends itself.
 const LONG: u32 = 90;
 
-/// What such a word may take, on a machine that may be busy.
+/// Maximum time for such an end to take effect, on a machine that may be busy.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 pub fn checks() -> Vec<Check> {
@@ -164,7 +164,7 @@ fn ends_on_time(fixture: &mut Fixture) -> Result<Done> {
     /// and far from the default of 50 s and from what others set.
     const SECONDS: u32 = 12;
     const LIMIT: Duration = Duration::from_secs(12);
-    /// The end is the kernel's deferred work, on a machine that may be busy.
+    /// The kernel ends grace in deferred work, and the machine may be busy.
     const LATE: Duration = Duration::from_secs(10);
     let [vip, _] = Family::Ipv4.vips();
     let file = fixture.file(vip)?;
@@ -230,7 +230,7 @@ fn ended_by_nfsd(fixture: &mut Fixture) -> Result<Done> {
 
 fn blocked_in_grace(fixture: &mut Fixture) -> Result<Done> {
     let [vip, _] = Family::Ipv4.vips();
-    // A program on the server itself: its lock outlives lockd.
+    // A process on the server itself: its lock outlives lockd.
     let (file, path) = fixture.file_and_path(vip)?;
     let local = OpenOptions::new().write(true).open(&path)?;
     fcntl_lock(&local, FlockOperation::NonBlockingLockExclusive)

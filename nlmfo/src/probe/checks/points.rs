@@ -1,4 +1,4 @@
-//! What nlmfo itself needs of the kernel.
+//! The parts of the kernel that nlmfo itself uses.
 
 use anyhow::{Result, bail};
 

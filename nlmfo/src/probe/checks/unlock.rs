@@ -20,7 +20,7 @@ use crate::testbed::wait::{Seen, until_for};
 const UNLOCK_IP: &str = "/proc/fs/nfsd/unlock_ip";
 const UNLOCK_FILESYSTEM: &str = "/proc/fs/nfsd/unlock_filesystem";
 
-/// How the kernel is asked to release an address.
+/// The interface by which the kernel releases an address.
 #[derive(Clone, Copy)]
 enum By {
     Procfs,

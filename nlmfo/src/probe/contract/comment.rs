@@ -13,7 +13,7 @@ pub struct Contract {
     pub place: String,
     /// What the program is attached to.
     pub hook: Hook,
-    /// Who runs it and what is held meanwhile, as text.
+    /// The thread that runs it and the locks that it holds, as text.
     pub context: String,
 }
 
@@ -44,7 +44,7 @@ impl Signature {
     }
 }
 
-/// What the entries of a comment may be called.
+/// The names of a comment's entries.
 const KEYS: [&str; 4] = ["kernel", "seen", "hook", "context"];
 
 /// The first two numbers of a kernel's release.
@@ -64,7 +64,7 @@ impl Series {
 impl FromStr for Series {
     type Err = ();
 
-    /// `6.12`, and nothing behind it.
+    /// `6.12`, with nothing after it.
     fn from_str(text: &str) -> Result<Self, ()> {
         let series = Series::of_release(text).ok_or(())?;
         (series.to_string() == text).then_some(series).ok_or(())
@@ -77,7 +77,7 @@ impl fmt::Display for Series {
     }
 }
 
-/// A program whose contract is not there, or not in the form.
+/// A program whose contract is missing or malformed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: the contract of the program {program}: {problem}")]
 pub struct CommentError {
@@ -175,7 +175,7 @@ fn parse(kind: &str, comment: &[&str]) -> Result<(Hook, String), String> {
 fn entries<'a>(comment: &[&'a str]) -> Vec<(&'a str, String)> {
     let mut entries: Vec<(&str, String)> = Vec::new();
     for line in comment {
-        // A doc comment is for people.
+        // Doc comments are not part of the contract.
         let Some(text) = line.strip_prefix("// ") else {
             match *line {
                 "//" => break,

@@ -20,8 +20,8 @@ use crate::kernel::symbols::Symbols;
 use crate::kernel::{gate_layout, layout, sockets_layout, state_layout, unlock_layout};
 use crate::observe::programs;
 
-/// The modules whose functions and structs are looked at. `nfs` has neither, but what
-/// it shares a name with cannot be probed by name.
+/// The modules whose functions and structs are checked. `nfs` has none that are probed, but a function
+/// with the same name there could not be probed by name.
 pub const MODULES: [&str; 5] = ["grace", "lockd", "nfs", "nfsd", "sunrpc"];
 
 macro_rules! sources {
@@ -135,7 +135,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// The result of one kernel.
+/// The result for one kernel.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// Functions that are as the comments say, without repetition.
@@ -194,7 +194,7 @@ pub fn check(contracts: &[Contract], btf: &KernelBtf, symbols: &Symbols, release
     checked
 }
 
-/// Whether the comments say of each program what nlmfo attaches it to. Of no kernel.
+/// Whether the comment of each program names the function that nlmfo attaches it to. Needs no kernel.
 pub fn attached_as_said(contracts: &[Contract]) -> Vec<Mismatch> {
     let mut attached: BTreeMap<&str, &str> = programs::probes().chain(gate::probes()).collect();
     let mut mismatches = Vec::new();
