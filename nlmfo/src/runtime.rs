@@ -6,11 +6,11 @@ use std::{io, thread};
 
 use tokio::runtime::Builder;
 
-/// For tasks that were ended to be dropped.
+/// Maximum time for cancelled tasks to be dropped.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Does a command's work. What it spawns runs beside it, on a thread of the runtime's: work
-/// that looks at the kernel's lists blocks its own.
+/// Runs a command's work. Spawned tasks run on another thread of the runtime: work that reads the
+/// kernel's lists blocks its own.
 ///
 /// # Errors
 /// If the runtime cannot be started.
@@ -20,14 +20,14 @@ pub fn run<T>(work: impl Future<Output = T>) -> io::Result<T> {
         .enable_all()
         .build()?;
     let done = runtime.block_on(work);
-    // Programs of ended tasks are killed; a write to the kernel that a signal found under way
-    // ends by itself.
+    // Programs of cancelled tasks are killed; a write to the kernel that a signal interrupted ends by
+    // itself.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     Ok(done)
 }
 
-/// Does something to its end in a `drop`, which may be within a runtime, and that cannot be
-/// blocked on: on a thread with a runtime of its own.
+/// Runs something to completion from a `drop`. The caller may be within a runtime, which must not be
+/// blocked, so it runs on a thread with a runtime of its own.
 ///
 /// # Errors
 /// If that cannot be started, or `work` panics.

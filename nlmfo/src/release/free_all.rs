@@ -12,13 +12,12 @@
 //! - It exists in v3 and v4. The table of v1 ends at procedure 16, so that hosts of v1
 //!   get an UNLOCK of the whole file for each owner. That is refused in grace, and opens
 //!   the file: its export must still be there.
-//! - It drops one host's waiters and locks, and what another host waits for is granted
-//!   at once: that client would believe in a lock that the next call takes away. So
-//!   every waiter of the VIP gets a CANCEL before the first lock goes. Where that is
-//!   refused (as UNLOCK is), FREE_ALL drops the waiter all the same.
-//! - lockd takes calls only from addresses that some export names (`svc_set_client`).
-//!   Where the export went before the locks, the client is admitted for the moment of
-//!   the call: see [`Admission`].
+//! - It drops one host's waiters and locks, and what another host waits for is granted at once: that
+//!   client would be told of a lock that the next call takes away. So every waiter of the VIP gets a
+//!   CANCEL before the first lock is released. If the CANCEL is refused (as UNLOCK is), FREE_ALL drops
+//!   the waiter anyway.
+//! - lockd takes calls only from addresses that some export names (`svc_set_client`). If the export was
+//!   removed before the locks, the client is admitted for the time of the call: see [`Admission`].
 //! - While no nfsd runs it answers and does nothing.
 //! - lockd is one thread, so that no other call of lockd's walks its files meanwhile:
 //!   `unlock_ip` lacks that safety on kernels before 6.1.188 and 6.12.109.
@@ -50,8 +49,8 @@ pub struct FreeAll;
 /// connections is what its listener takes.
 const CONCURRENT: usize = 32;
 
-/// Tries for a host. A first one may meet the real client's own connection on the same
-/// source port, or lockd closing it for another.
+/// Attempts for a host. The first one may collide with the real client's own connection on the same
+/// source port, or with lockd closing it in favour of another one.
 const TRIES: u32 = 2;
 
 /// FREE_ALL is repeated while it makes progress: a client may have taken a lock between the
@@ -101,14 +100,14 @@ impl Method for FreeAll {
     }
 }
 
-/// What is called for in a host's name.
+/// What the calls for a host release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
-    /// Its waiters go.
+    /// Its waiters are cancelled.
     Waiters,
-    /// Everything else goes.
+    /// Everything else is released.
     Rest,
-    /// What the targets name goes, and nothing else of their hosts.
+    /// What the targets name is released, and nothing else of their hosts.
     Named,
 }
 
@@ -211,7 +210,7 @@ async fn call_for(
     }
 }
 
-/// The outer error may go away on another try.
+/// A retry may succeed after the outer error.
 async fn try_call_for(
     job: &Job<'_>,
     target: &Target,
@@ -223,7 +222,7 @@ async fn try_call_for(
         peer,
         transport: host.transport,
         source: Source::InNameOf(host.client),
-        // As the kernel's own NFS client presents itself.
+        // The credentials that the kernel's own NFS client uses.
         credential: Credential::Unix {
             machine: caller.as_bytes().to_vec(),
             uid: 0,
@@ -249,7 +248,7 @@ fn is_of_no_export(error: &client::Error) -> bool {
     matches!(error.cause, Cause::Refused(Refusal::Authentication(_)))
 }
 
-/// Where the lockd that has this host listens, or why it cannot be called.
+/// The address at which the lockd of this host listens, or why it cannot be called.
 fn address_of_lockd(host: &Host, netns: u32, ports: &LockdPorts) -> Result<SocketAddr, String> {
     if host.netns != netns {
         return Err(format!(

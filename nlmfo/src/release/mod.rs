@@ -61,8 +61,8 @@ pub trait Method: Sync {
         1
     }
 
-    /// How many releases that the counters of a VIP saw during its use are its effect, for locks of
-    /// that NLM version.
+    /// How many of the releases that the counters of a VIP saw during its use are its effect, for locks
+    /// of that NLM version.
     fn dropped(&self, seen: &Counters, version: NlmVersion) -> u64;
 
     /// Applies the method once. An error means that it failed as a whole; failures of single
@@ -82,13 +82,13 @@ pub const METHODS: [MethodRef; 5] = [
 /// What a method changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// What this network namespace's server has of the VIP.
+    /// Everything of the VIP on this network namespace's server.
     Vip,
-    /// What the servers of all network namespaces have of the VIP.
+    /// Everything of the VIP on the servers of all network namespaces.
     VipOfAllNamespaces,
-    /// All that is locked on the filesystems that the operator named.
+    /// Everything that is locked on the filesystems that the operator named.
     Filesystems,
-    /// All that the VIP's clients have here, through whichever address.
+    /// Everything that the VIP's clients have here, through any address.
     Clients,
 }
 
@@ -146,8 +146,8 @@ impl Serialize for MethodRef {
 pub struct Job<'a> {
     /// Whose locks, waiting requests and shares are released.
     pub vip: IpAddr,
-    /// Inode number of the network namespace that this process is in. Hosts of others
-    /// cannot be reached by calls.
+    /// Inode number of this process's network namespace. Hosts of other namespaces cannot be reached by
+    /// calls.
     pub netns: u32,
     /// Every lockd host with a lock, waiting request or share through `vip`.
     pub targets: &'a [Target],
@@ -172,7 +172,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of a method that does it in one go.
+    /// The report of a method that works in one step.
     fn whole(action: String) -> Self {
         Report {
             action,
@@ -198,8 +198,8 @@ pub struct HostReport {
     pub took: Duration,
 }
 
-/// Runs a blocking kernel call (a release walks all of lockd's files) outside the runtime, so
-/// that signals are handled meanwhile.
+/// Runs a blocking kernel call (a release walks all of lockd's files) outside the runtime, so that
+/// signals are handled in the meantime.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {

@@ -99,7 +99,7 @@ async fn notify_for_each(job: &Job<'_>) -> Result<Report, Error> {
     })
 }
 
-/// What lockd knows the client by, or why it cannot be declared rebooted.
+/// The cookie by which lockd knows the client, or why it cannot be declared rebooted.
 fn monitored<'t>(
     target: &'t Target,
     elsewhere: &BTreeSet<IpAddr>,

@@ -27,9 +27,8 @@
 //!   node. For IPv6, lockd's UDP answers need the address; a node answers neighbour solicitations per
 //!   device, so that the local route does no harm.
 //!
-//! All of it has nlmfo's own routing protocol number, table number or device name, by which
-//! [`cleanup`] finds it, also after a kill. There is one detour at a time: the holder of the [`Turn`]
-//! has it.
+//! All of it has nlmfo's own routing protocol number, table number or device name, by which [`cleanup`]
+//! finds it, even after a kill. There is one detour at a time: the holder of the [`Turn`] has it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use crate::observe::table::{self, HostId, LockTable, Mode};
 use crate::rpc::nlm::Range;
 use crate::rpc::nsm::Cookie;
 
-/// One lockd host that something is to be released of.
+/// One lockd host of which something is to be released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The host, as lockd identifies it.
@@ -20,12 +20,12 @@ pub struct Target {
     pub monitored: Option<Monitored>,
     /// What the host waits for.
     pub waiting: Vec<Request>,
-    /// What is released by a call of its own: what a host of NLM v1 holds, as that version has no
-    /// FREE_ALL, and what is released apart from the rest of its host.
+    /// What is released by calls of its own: everything of a host of NLM v1, which has no FREE_ALL, and
+    /// what is released without the rest of its host.
     pub held: Vec<Request>,
 }
 
-/// A client in lockd's dealings with statd.
+/// The identity of a client between lockd and statd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Monitored {
     /// The name that statd monitors.

@@ -1,9 +1,8 @@
 //! Only one run at a time makes lockd release locks or waiters: what is gone after a turn was released
-//! by that run, or by clients. The names of a detour's table and device are fixed, and the kernel's
-//! files act on the whole node.
+//! by that run, or by clients. Also, the names of a detour's table and device are fixed, and the
+//! kernel's files act on the whole node.
 //!
-//! lockd has one thread, and a turn is a few snapshots and calls: to wait for each other costs runs
-//! little.
+//! lockd has one thread, and a turn is a few snapshots and calls, so waiting for a turn costs little.
 
 use std::time::Duration;
 

@@ -1,9 +1,8 @@
 //! The kernel's own release by server address: netlink `NFSD_CMD_UNLOCK_IP` where it
 //! exists (7.2), else `/proc/fs/nfsd/unlock_ip`.
 //!
-//! Its success means nothing (see [`choose`](super::choose)), and it acts on **all**
-//! network namespaces. The address is the server's, never a client's: the VIP of the
-//! job is all that is ever given to it.
+//! Its success proves nothing (see [`choose`](super::choose)), and it acts on **all** network
+//! namespaces. The address is the server's, never a client's: only the VIP of the job is ever written.
 
 use std::net::IpAddr;
 

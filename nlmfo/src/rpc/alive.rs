@@ -1,4 +1,4 @@
-//! Whether a client of lockd is there: its own lockd or its statd answers a NULL call.
+//! Whether a client of lockd is alive: its own lockd or its statd answers a NULL call.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -48,7 +48,7 @@ pub async fn answering(client: IpAddr, version: NlmVersion, deadline: Duration) 
     std::pin::pin!(answers).next().await
 }
 
-/// Whether the service answers, be it with a refusal.
+/// Whether the service answers, even with a refusal.
 async fn asks(
     client: IpAddr,
     transport: Transport,

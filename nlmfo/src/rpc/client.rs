@@ -1,9 +1,8 @@
 //! One connection (TCP) or one socket (UDP) to an RPC service.
 //!
-//! A client can speak from an address that is not this node's: lockd takes the
-//! caller's address for its identity, and releasing a host's locks means speaking
-//! in its name. Such a socket is *transparent* (ip(7), needs `CAP_NET_ADMIN`), and
-//! replies come back to it only while routes say so: see `release::route`.
+//! A client can send from an address that is not this node's: lockd identifies a caller by its address,
+//! and releasing a host's locks means calling in its name. Such a socket is *transparent* (ip(7), needs
+//! `CAP_NET_ADMIN`), and replies reach it only while routes lead to it: see `release::route`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -24,20 +23,19 @@ use super::message::{
 use super::xdr;
 use nlmfo_common::protocol::Transport;
 
-/// Longest reply that is read: rpcbind's list of everything it knows is the longest
-/// that is ever asked for, at about 60 bytes an entry.
+/// Longest reply that is read. The longest is rpcbind's list, with about 60 bytes an entry.
 const MAX_RECORD: usize = 1 << 20;
 
 /// First wait before a UDP call is sent again; doubled each time.
 const UDP_RETRY: Duration = Duration::from_millis(500);
 
-/// Source ports that only root can bind, which an export without `insecure` insists
-/// on. Linux clients take theirs from 665 to 1023, so that ours begin below: the
-/// client's own connection to the same service may have exactly this source.
+/// Source ports that only root can bind, which an export without `insecure` requires. Linux clients use
+/// 665 to 1023, so ours begin below: the client's own connection to the same service may have exactly
+/// this source.
 const RESERVED_PORTS: std::ops::Range<u16> = 512..1024;
 const FIRST_PORTS: u16 = 665 - 512;
 
-/// Where a call comes from.
+/// The source of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Source {
     /// Any address of this node, any port.
@@ -102,7 +100,7 @@ enum Io {
 }
 
 impl Client {
-    /// Connects. A UDP client only learns at its first call whether anyone is there.
+    /// Connects. A UDP client finds out only at its first call whether a service is there.
     pub async fn connect(endpoint: Endpoint) -> Result<Self, Error> {
         let until = Instant::now() + endpoint.deadline;
         let io = match timeout_at(until, connect(&endpoint)).await {
@@ -140,7 +138,7 @@ impl Client {
         result.map_err(|cause| self.endpoint.error(procedure, cause))
     }
 
-    /// For what a caller finds wrong in the arguments or results of a call.
+    /// The error for invalid arguments or results of a call.
     pub fn error(&self, procedure: &Procedure, error: xdr::Error) -> Error {
         self.endpoint.error(procedure, error.into())
     }
@@ -194,7 +192,7 @@ fn open(endpoint: &Endpoint) -> Result<Socket, Cause> {
             // Such a call is nlmfo's own, and passes the fence of the address it goes to.
             socket.set_mark(OWN_MARK)?;
             if endpoint.transport == Transport::Tcp {
-                // A connection in somebody else's name leaves no TIME_WAIT behind.
+                // A connection in another host's name leaves no TIME_WAIT behind.
                 socket.set_linger(Some(Duration::ZERO))?;
             }
             address
@@ -229,8 +227,7 @@ pub fn bind_reserved(socket: &Socket, address: IpAddr) -> io::Result<()> {
     Err(last)
 }
 
-/// Sends a call and reads records until its reply. Late replies to calls that ran
-/// out of time are passed over.
+/// Sends a call and reads records until its reply. Late replies to calls that timed out are skipped.
 async fn exchange_tcp(stream: &mut TcpStream, xid: u32, call: &[u8]) -> io::Result<Bytes> {
     stream.write_all(call).await?;
     loop {
@@ -285,7 +282,7 @@ async fn receive_datagram(socket: &UdpSocket) -> io::Result<Bytes> {
     Ok(with_marker(record))
 }
 
-/// Not for secrets: transaction ids and the first port to try.
+/// Not for secrets: only for transaction IDs and the first port to try.
 pub fn random() -> u64 {
     RandomState::new().hash_one(0)
 }

@@ -1,4 +1,4 @@
-//! What a call and a reply look like on the wire, apart from their arguments.
+//! The wire format of a call and a reply, without their arguments.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub const LAST_FRAGMENT: u32 = 1 << 31;
 /// Length of a TCP record marker. UDP datagrams carry none.
 pub const RECORD_MARKER: usize = 4;
 
-/// A remote procedure, with the name that errors call it by.
+/// A remote procedure, with its name for errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Procedure {
     /// Its number, as IANA or the vendor assigns it.
@@ -33,7 +33,7 @@ impl fmt::Display for Procedure {
     }
 }
 
-/// Who the caller says it is.
+/// The credentials of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Credential {
     /// `AUTH_NONE`.
@@ -94,7 +94,7 @@ pub fn reply_xid(record: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(*xid))
 }
 
-/// Fills in the marker that `record` has room for in front: it is one whole record.
+/// Fills in the marker at the start of `record`, which is one whole record.
 pub fn with_marker(mut record: BytesMut) -> Bytes {
     let length = LAST_FRAGMENT | (record.len() - RECORD_MARKER) as u32;
     record[..RECORD_MARKER].copy_from_slice(&length.to_be_bytes());
@@ -141,7 +141,7 @@ pub fn decode_reply(record: Bytes) -> Result<Bytes, Refusal> {
     }
 }
 
-/// Why a peer that did answer gave no results.
+/// Why a peer answered without results.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// `PROG_UNAVAIL`.

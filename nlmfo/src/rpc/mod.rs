@@ -1,8 +1,8 @@
-//! ONC RPC (RFC 5531) as a client, for the three programs that lock failover
-//! talks to: rpcbind, lockd's NLM, and lockd's private NSM notification.
+//! A client of ONC RPC (RFC 5531) for the programs that lock failover calls: rpcbind, lockd's NLM,
+//! lockd's private NSM notification, and nfsd's EXCHANGE_ID.
 //!
-//! Calls go one at a time over a [`client::Client`], each with a deadline; many at
-//! once means many clients. Errors name the call, the peer and what was waited for.
+//! A [`client::Client`] makes one call at a time, each with a deadline; parallel calls need several
+//! clients. Errors name the call, the peer and what was waited for.
 
 pub(crate) mod alive;
 pub(crate) mod client;

@@ -1,4 +1,4 @@
-//! What an NFSv4.1 server says of itself.
+//! The identity of an NFSv4.1 server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -27,8 +27,8 @@ const SP4_NONE: u32 = 0;
 /// The longest name, owner or scope (`NFS4_OPAQUE_LIMIT`, RFC 8881).
 const LONGEST: usize = 1024;
 
-/// By these, NFSv4.1 clients tell whether a server is the one that they hold state of (RFC 8881, 2.10.4
-/// and 2.10.5): they reclaim only from a server with the same scope.
+/// By these, NFSv4.1 clients recognize the server whose state they hold (RFC 8881, 2.10.4 and 2.10.5):
+/// they reclaim only from a server with the same scope.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub scope: Name,
@@ -36,8 +36,8 @@ pub struct Identity {
     pub owner: Name,
 }
 
-/// Asks the server at this address, which must serve this minor version, 1 or 2. None if it does not
-/// tell. It knows us as a client for a moment.
+/// Asks the server at this address, which must serve this minor version, 1 or 2. None if it refuses.
+/// For a moment, nlmfo is one of its clients.
 ///
 /// # Errors
 /// If there is no answer, or it violates the protocol.
@@ -63,7 +63,7 @@ pub async fn identity(
     let Some((client, identity)) = answer else {
         return Ok(None);
     };
-    // Else it forgets us after a lease.
+    // If this fails, the server drops the client after a lease.
     let _ = rpc.call(&COMPOUND, &destroy_clientid(minor, client)).await;
     Ok(Some(identity))
 }

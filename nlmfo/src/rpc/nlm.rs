@@ -1,10 +1,9 @@
-//! NLM, the Network Lock Manager's protocol, v1, v3 and v4: the calls of a client.
-//! How they look on the wire is in [`wire`].
+//! NLM, the Network Lock Manager's protocol, v1, v3 and v4: the calls of a client. [`wire`] has their
+//! wire format.
 //!
-//! v1 and v3 carry ranges of 32 bits, v4 of 64. v1 ends at procedure 16: it has no
-//! SHARE, NM_LOCK or FREE_ALL. Sources: XNFS C702 chapter 10 (v1, v3), RFC 1813
-//! appendix II (v4), and what lockd really reads and answers: fs/lockd/xdr.c and
-//! xdr4.c, 6.1 and 6.12.
+//! v1 and v3 carry ranges of 32 bits, v4 of 64. v1 ends at procedure 16: it has no SHARE, NM_LOCK or
+//! FREE_ALL. Sources: XNFS C702 chapter 10 (v1, v3), RFC 1813 appendix II (v4), and what lockd actually
+//! reads and answers: fs/lockd/xdr.c and xdr4.c, 6.1 and 6.12.
 
 mod wire;
 
@@ -31,7 +30,7 @@ pub const MAX_FILE_HANDLE: usize = 64;
 /// Longest owner, in bytes.
 pub const MAX_OWNER: usize = 1024;
 
-/// What a lock is asked for, or given up: a range of a file, for an owner.
+/// What a lock call names: a range of a file, and an owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lock {
     /// The client's name, as its statd knows it. lockd identifies a client by
@@ -41,7 +40,7 @@ pub(crate) struct Lock {
     pub file_handle: Vec<u8>,
     /// The client's own name for the owner; lockd only hands it back.
     pub owner: Vec<u8>,
-    /// What lockd tells owners of one client apart by.
+    /// Distinguishes the owners of one client.
     pub svid: u32,
     pub range: Range,
 }
@@ -184,7 +183,7 @@ impl NlmClient {
         self.rpc.set_deadline(deadline);
     }
 
-    /// NULL: is anyone there who speaks this version?
+    /// NULL: whether the service answers in this version.
     pub async fn null(&mut self) -> Result<(), Error> {
         self.call(0, "NULL", Ok(Encoder::default()), |results| {
             results.finish()
@@ -213,8 +212,7 @@ impl NlmClient {
         self.lock_call(22, "NM_LOCK", call).await
     }
 
-    /// Takes a waiting request back. It must name the very range and mode of that
-    /// request.
+    /// Cancels a waiting request. It must name the very range and mode of that request.
     pub async fn cancel(&mut self, lock: &Lock, exclusive: bool) -> Result<Status, Error> {
         let version = self.version;
         let arguments = encode(&self.cookie(), |xdr| {

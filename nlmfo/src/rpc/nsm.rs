@@ -1,12 +1,12 @@
 //! Reboot notifications: SM_NOTIFY between statds, and lockd's private SM_NOTIFY, which statd
 //! sends in response.
 //!
-//! [`tell`] makes a client believe that its server has rebooted, so that it reclaims its
-//! locks. [`notify`] tells this node's lockd the same of a client: it is procedure 16 of the
-//! NLM program, and not the SM_NOTIFY that statds send each other. lockd takes it from a
-//! loopback address and a reserved port only, finds the client by the cookie that it gave
-//! statd with `SM_MON`, and gives up **all** of that client's locks, on every VIP and of every
-//! version (`nlm_host_rebooted`, fs/lockd/host.c, 6.1 to 6.12).
+//! [`tell`] tells a client that its server has rebooted, so that it reclaims its locks. [`notify`]
+//! tells this node's lockd the same about a client: it is procedure 16 of the NLM program, and not the
+//! SM_NOTIFY that statds send each other. lockd takes it from a loopback address and a reserved port
+//! only, finds the client by the cookie that it gave statd with `SM_MON`, and gives up **all** of that
+//! client's locks, on every VIP and of every version (`nlm_host_rebooted`, fs/lockd/host.c, 6.1 to
+//! 6.12).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -23,8 +23,8 @@ use nlmfo_common::protocol::Transport;
 /// Longest name of a monitored host (`SM_MAXSTRLEN`, include/linux/lockd/xdr.h).
 pub(crate) const MAX_NAME: usize = 1024;
 
-/// What lockd knows a monitored client by (`SM_PRIV_SIZE` bytes, in statd's record
-/// of the client).
+/// The cookie by which lockd knows a monitored client (`SM_PRIV_SIZE` bytes, in statd's record of the
+/// client).
 pub type Cookie = [u8; 16];
 
 const SM_NOTIFY: Procedure = Procedure {
@@ -45,9 +45,9 @@ pub const STATD: Procedure = Procedure {
     name: "SM_NOTIFY",
 };
 
-/// Tells a client's statd, from the address `vip`, that the server it knows as `name` has
-/// rebooted and has the state number `state`: odd for a server that is up, and another
-/// one than the client saw last, else it does nothing. False if no statd is there.
+/// Tells a client's statd, from the address `vip`, that the server it knows as `name` has rebooted and
+/// has the state number `state`: odd for a server that is up. A client that has already seen this
+/// number does nothing. False if there is no statd.
 ///
 /// The answer is empty, and the same whether the client monitors that name or not.
 ///
@@ -88,9 +88,9 @@ pub(crate) fn statd_arguments(name: &str, state: u32) -> Result<Bytes, xdr::Erro
 
 /// Tells the lockd of this network namespace that a client has rebooted.
 ///
-/// `lockd_port` is its port for `transport` over IPv4. `state` is the client's NSM state number:
-/// lockd passes over hosts that it has already seen at that number. The answer is
-/// empty, and the same for a cookie that lockd does not know.
+/// `lockd_port` is its port for `transport` over IPv4. `state` is the client's NSM state number: lockd
+/// skips hosts that already have that number. The answer is empty, and the same for a cookie that lockd
+/// does not know.
 pub(crate) async fn notify(
     transport: Transport,
     lockd_port: u16,

@@ -1,4 +1,4 @@
-//! The ports of services, as rpcbind has them, on this node and on others.
+//! The ports of services by rpcbind, on this node and on others.
 //!
 //! A service has up to four listeners, each with a port of its own: TCP and UDP, over
 //! IPv4 and IPv6. rpcbind v3 and v4 (RFC 1833) know all four by *netid*; the old
@@ -34,8 +34,8 @@ pub(crate) struct Service {
     pub port: u16,
 }
 
-/// The registrations with the rpcbind of this network namespace. They are what clients get, and
-/// no more: any local user may register a program.
+/// The registrations with the rpcbind of this network namespace. They only show what clients get: any
+/// local user may register a program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Registered(Vec<Service>);
 
@@ -176,7 +176,7 @@ async fn dumped(client: &mut Client) -> Result<Vec<Registration>, Error> {
             Ok(results) => {
                 return registration::decode(&results).map_err(|error| client.error(&dump, error));
             }
-            // It hangs, in every version.
+            // It hangs, whatever the version.
             Err(error) if matches!(error.cause, Cause::Deadline(_)) => return Err(error),
             Err(error) => last = Some(error),
         }

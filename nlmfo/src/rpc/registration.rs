@@ -1,5 +1,5 @@
-//! What is registered with rpcbind, to register it again with one that has forgotten it: the
-//! kernel registers nfsd and lockd when they start, and never again.
+//! Registrations with rpcbind, and registering them again with an rpcbind that has lost them: the
+//! kernel registers nfsd and lockd only when they start.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -62,7 +62,7 @@ impl Registration {
         let mut record = vec![0; RECORD_MARKER];
         socket.read_exact(&mut record)?;
         let marker = <[u8; RECORD_MARKER]>::try_from(&*record).map_err(io::Error::other)?;
-        // Without the bit that says that it is whole.
+        // Without the last-fragment bit.
         let length = (u32::from_be_bytes(marker) & 0x7fff_ffff) as usize;
         if length > MAX_REPLY {
             return Err(io::Error::other("the reply is too long"));

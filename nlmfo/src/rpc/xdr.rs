@@ -1,4 +1,4 @@
-//! XDR (RFC 4506), as much of it as NLM, NSM and rpcbind need.
+//! The part of XDR (RFC 4506) that NLM, NSM, rpcbind and EXCHANGE_ID need.
 //!
 //! Everything is big-endian in units of four bytes; opaques and strings carry
 //! their length in front and are padded with zeros.

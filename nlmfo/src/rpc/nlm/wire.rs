@@ -113,7 +113,7 @@ pub(super) fn decode_test(
     Ok(test)
 }
 
-/// `nlm_shareres`. Its sequence number means nothing any more: lockd sends 0.
+/// `nlm_shareres`. Its sequence number is obsolete: lockd sends 0.
 pub(super) fn decode_share(mut results: Decoder<'_>) -> Result<Status, xdr::Error> {
     results.opaque("the cookie", MAX_COOKIE)?;
     let status = results.u32("the status")?.try_into()?;
