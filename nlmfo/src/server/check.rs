@@ -1,4 +1,4 @@
-//! Everything that a start needs, looked at before it.
+//! Checks everything that a start needs.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::kernel::netns;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     pub what: String,
-    /// What is missing, and what to do; none if it is there.
+    /// What is missing, and what to do; none if nothing is.
     pub missing: Option<String>,
 }
 
@@ -26,7 +26,7 @@ fn need(what: impl Into<String>, missing: Option<String>) -> Need {
     }
 }
 
-/// Looks at all of them, on the node.
+/// Checks all of them, in the node's own namespaces.
 pub fn needs(server: &Server) -> Result<Vec<Need>, ServerError> {
     let description = &server.description;
     let mut needs = vec![root()];

@@ -65,7 +65,7 @@ impl Daemon {
         }
     }
 
-    /// Its RPC program and version, if it is called by one.
+    /// Its RPC program and version, if it has one.
     pub(super) fn rpc(self) -> Option<(u32, u32)> {
         match self {
             Daemon::Rpcbind | Daemon::Nfsdcld => None,
@@ -78,11 +78,11 @@ impl Daemon {
     fn is_ready(self, id: i32) -> bool {
         match self {
             Daemon::Rpcbind => UnixStream::connect(RPCBIND_SOCKET).is_ok(),
-            // Not by rpcbind's list alone: that has the last one too, which was killed.
+            // Not by rpcbind's list alone, which still has the previous process after it was killed.
             Daemon::Statd | Daemon::Mountd => {
                 runtime::finish(move || health::answers(self)).is_ok_and(|answer| answer.is_ok())
             }
-            // nfsd asks it once, when it starts, and does without it if it is not there.
+            // nfsd asks it once, when nfsd starts, and continues without it if it is not there.
             Daemon::Nfsdcld => processes::watches_files(id),
         }
     }
@@ -176,14 +176,14 @@ fn log(daemon: Daemon) -> PathBuf {
     Path::new(OWN).join(format!("{}.log", daemon.program()))
 }
 
-/// What it wrote since it started, in the server's namespaces.
+/// What it has written since it started. Runs in the server's namespaces.
 fn said_last(daemon: Daemon) -> String {
     let said = fs::read(log(daemon)).unwrap_or_default();
     String::from_utf8_lossy(&said).trim().to_owned()
 }
 
-/// Ends a daemon that does not serve, if there is one, and starts it again, in the server's
-/// namespaces: the new process, and what the last one said.
+/// Kills a daemon that does not serve, if there is one, and starts it again. Runs in the server's
+/// namespaces. Returns the new process, and what the last one wrote.
 ///
 /// # Errors
 /// If the last one does not end, or the new one does not serve.
@@ -197,10 +197,10 @@ pub fn restart(server: &Server, daemon: Daemon) -> Result<(i32, String), ServerE
     Ok((id, said))
 }
 
-/// Kills a daemon at once, without any last word of it, and waits for its end.
+/// Kills a daemon at once (SIGKILL), and waits for its end.
 ///
 /// # Errors
-/// If it does not end: it may be in the kernel, which waits for storage.
+/// If it does not end: it may wait for storage, in the kernel.
 pub fn kill_and_wait(server: &Server, daemon: Daemon) -> Result<(), ServerError> {
     let all = server.processes()?;
     let Some(process) = found(daemon, &all) else {
@@ -224,7 +224,7 @@ pub fn found(daemon: Daemon, all: &[Process]) -> Option<&Process> {
     all.iter().find(|process| process.name == daemon.program())
 }
 
-/// An error unless nfsd asks nfsdcld, which holds its end of their pipe then.
+/// An error unless nfsd has asked nfsdcld: nfsdcld then has the pipe open.
 pub fn ensure_asked(server: &Server, nfsdcld: i32) -> Result<(), ServerError> {
     let is_asked = wait_for(STEP, || {
         Ok::<_, ServerError>(processes::has_open(nfsdcld, PIPE))
@@ -245,10 +245,10 @@ pub fn kill_now(process: &Process) {
     let _ = kill(Pid::from_raw(process.id), Signal::SIGKILL);
 }
 
-/// Ends all processes that `all` lists, until it lists none.
+/// Kills all processes that `all` lists, until it lists none.
 ///
 /// # Errors
-/// Those of `all`; or if processes stay.
+/// Those of `all`, or if processes remain.
 pub fn end(mut all: impl FnMut() -> Result<Vec<Process>, ServerError>) -> Result<(), ServerError> {
     for (signal, limit) in [(Signal::SIGTERM, TERM), (Signal::SIGKILL, STEP)] {
         for process in all()? {

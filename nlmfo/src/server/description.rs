@@ -1,4 +1,4 @@
-//! The description of a VIP's own server, in TOML.
+//! The configuration of a server of its own, in TOML.
 //!
 //! ```toml
 //! [server.mail]
@@ -29,17 +29,17 @@ use serde::{Deserialize, Serialize};
 use self::values::{absolute, check_export, time, version};
 use crate::files::{self, FileError, LIMIT};
 
-/// Where servers are described.
+/// Where servers are configured.
 pub const FILE: &str = "/etc/nlmfo.toml";
 pub const FOLDER: &str = "/etc/nlmfo/servers.d";
 
-/// What `--server` calls the node's own server.
+/// The name of the node's own server for `--server`.
 pub const NODE: &str = "node";
 
 /// `HOST_NAME_MAX`: the scope is a host name in the server's UTS namespace.
 const LONGEST_NAME: usize = 64;
 
-/// Why a description of a server cannot be used.
+/// Why the configuration of a server cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionError {
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub struct Description {
     pub gateways: Vec<IpAddr>,
     pub filesystems: Vec<Filesystem>,
     pub exports: Vec<String>,
-    /// What clients know the server by (NFSv4); the same on every node.
+    /// The server's identity for NFSv4 clients; the same on every node.
     pub scope: String,
     /// Records of clients, on storage that moves along.
     pub state: PathBuf,
@@ -255,7 +255,7 @@ fn one_or_more<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     from.deserialize_any(OneOrMore(PhantomData))
 }
 
-/// All servers that are described on this node, by name.
+/// All servers that are configured on this node, by name.
 pub fn read_all() -> Result<BTreeMap<String, Description>, DescriptionError> {
     let mut paths = vec![PathBuf::from(FILE)];
     match fs::read_dir(FOLDER) {
@@ -335,7 +335,7 @@ fn ensure_apart(all: &BTreeMap<String, Description>) -> Result<(), DescriptionEr
     Ok(())
 }
 
-/// The servers in such a text; else what is wrong with it.
+/// The servers in a configuration; an error says what is wrong with it.
 pub fn parse(text: &str) -> Result<Vec<Description>, String> {
     let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
     let described = file.server.into_iter().map(|(name, raw)| {

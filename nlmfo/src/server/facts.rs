@@ -1,4 +1,4 @@
-//! What the kernel says of the server in one network namespace.
+//! The state of the server in one network namespace, by the kernel.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct Facts {
     pub grace: Grace,
 }
 
-/// Of this thread's namespaces.
+/// Reads those of this thread's namespaces.
 pub fn here() -> Result<Facts, ServerError> {
     let Ok(nfsd) = Nfsd::mounted() else {
         return Ok(Facts::default());
@@ -56,16 +56,16 @@ pub fn served(versions: &Versions) -> Vec<Version> {
 /// Maximum time for lockd to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// All servers of this node but one: the node's own, and by name those of single VIPs.
+/// All servers of this node but one: the node's own, and those in namespaces of their own, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Others(Vec<(String, Facts)>);
 
 /// Wakes lockd's thread, which all servers of a node share, after one of them has stopped.
 ///
-/// When that one's sockets are closed, requests of others that wait in the thread's queue are put
-/// back without waking it (`svc_clean_up_xprts`, `net/sunrpc/svc_xprt.c`, 6.7 to 7.3). If nobody
-/// calls, such a request waits until its client connects again: 17 and 62 s were seen on 6.12.111.
-/// Any call ends that.
+/// When the sockets of the stopped server are closed, requests to other servers that wait in the
+/// thread's queue are put back without waking the thread (`svc_clean_up_xprts`,
+/// `net/sunrpc/svc_xprt.c`, 6.7 to 7.3). Without another call, such a request waits until its client
+/// connects again: 17 and 62 s were seen on 6.12.111. Any call wakes the thread.
 pub fn wake_lockd() {
     let is_awake = call_lockd()
         || (running().into_iter()).any(|other| within(&other, call_lockd).unwrap_or(false));
@@ -93,7 +93,7 @@ impl Others {
         let mut all = vec![("this node's own server".to_owned(), here()?)];
         for other in running().into_iter().filter(|other| other != name) {
             let namespaces = Namespaces::in_folder(folder().join(&other));
-            // It may stop meanwhile.
+            // It may stop in the meantime.
             if let Ok(facts) = namespaces.within(here) {
                 all.push((format!("server {other}"), facts?));
             }
@@ -101,7 +101,7 @@ impl Others {
         Ok(Others(all))
     }
 
-    /// What has happened to them that should not: they stopped, or are in grace.
+    /// What has happened to the other servers that should not: they stopped, or entered grace.
     pub fn disturbed(&self, after: &Others) -> Vec<String> {
         let mut disturbed = Vec::new();
         for (name, before) in &self.0 {

@@ -22,13 +22,13 @@ use crate::runtime;
 /// Maximum time for an answer. Each daemon has one thread, and a name server may delay it.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What was registered with rpcbind when all of it was there, below the server's own `/run`.
+/// The complete list of registrations with rpcbind, stored below the server's own `/run`.
 const REGISTERED: &str = "registered.json";
 
-/// Larger than any of ours.
+/// Maximum size; larger than any such file of nlmfo.
 const LIMIT: u64 = 1 << 20;
 
-/// What one look sees.
+/// The result of one check.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     /// nfsd's.
@@ -51,7 +51,7 @@ pub fn threads() -> Result<u32, ServerError> {
     Ok(Nfsd::mounted()?.threads()?)
 }
 
-/// Looks at nfsd and the daemons.
+/// Checks nfsd and the daemons.
 pub fn look(server: &Server) -> Result<Look, ServerError> {
     let threads = threads()?;
     let all = server.processes()?;
@@ -76,7 +76,7 @@ pub fn look(server: &Server) -> Result<Look, ServerError> {
     let seen: Vec<Seen> = seen.collect();
     let mut forgotten = Vec::new();
     if let Ok(now) = registered {
-        // One that starts again registers itself.
+        // A daemon that is started again registers itself.
         let has_ended = |one: &Registration| {
             seen.iter().any(|seen| {
                 let program = seen.daemon.rpc().map(|(program, _)| program);
@@ -100,7 +100,7 @@ fn health(daemon: Daemon, process: i32, rpcbind: Option<&String>) -> Health {
     let answer = match (daemon, rpcbind) {
         (Daemon::Rpcbind, None) => Ok(()),
         (Daemon::Rpcbind, Some(error)) => Err(error.clone()),
-        // It cannot be found without rpcbind.
+        // Its port cannot be found without rpcbind.
         (Daemon::Statd | Daemon::Mountd, Some(_)) => return Health::Unknown,
         (Daemon::Statd | Daemon::Mountd, None) => {
             runtime::finish(move || answers(daemon)).unwrap_or_else(|error| Err(error.to_string()))
@@ -113,7 +113,7 @@ fn health(daemon: Daemon, process: i32, rpcbind: Option<&String>) -> Health {
     }
 }
 
-/// nfsdcld has no call that asks for nothing: only what the kernel knows of its process is seen.
+/// nfsdcld has no NULL call: only the kernel's state of its process is checked.
 fn nfsdcld(process: i32) -> Result<(), String> {
     match processes::state(process) {
         Some('T' | 't') => Err("it is stopped by a signal or a debugger".into()),
@@ -142,7 +142,7 @@ fn path() -> PathBuf {
     Path::new(OWN).join(REGISTERED)
 }
 
-/// Nothing if it was never looked at.
+/// Empty if it was never stored.
 fn remembered() -> Vec<Registration> {
     let read = files::read(&path(), LIMIT).ok();
     let all = read.and_then(|text| serde_json::from_slice(&text).ok());
@@ -161,8 +161,8 @@ fn remember(all: &[Registration]) -> Result<(), ServerError> {
     files::write_whole(&path, &text, files::PRIVATE).map_err(ServerError::io("write", &path))
 }
 
-/// Whether rpcbind has an entry of the same program, version and netid: a daemon that has started
-/// again has another address.
+/// Whether rpcbind has an entry of the same program, version and netid: a daemon that was started again
+/// has another address.
 fn is_among(one: &Registration, all: &[Registration]) -> bool {
     let is_same = |other: &Registration| {
         (other.program, other.version, &other.netid) == (one.program, one.version, &one.netid)

@@ -2,7 +2,7 @@
 //! before its addresses are up, and an orderly stop removes it. So a start sees whether the
 //! server may still run on another node, and whether there is a record of what was held.
 //!
-//! It is no fence: a node that hangs may go on writing after any file was read.
+//! It is not a fence: a node that hangs may continue to write after the file was read.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,18 +19,18 @@ use crate::{kernel, times};
 
 const FILE: &str = "holder.json";
 
-/// Larger than any of ours.
+/// Maximum size; larger than any such file of nlmfo.
 const LIMIT: u64 = 1 << 16;
 
 /// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
     node: String,
-    /// Of its kernel: another one after each boot.
+    /// The boot ID of its kernel, new at each boot.
     boot: String,
     /// Since 1970, in seconds.
     since: u64,
-    /// It was stopped there, and what its clients held is not recorded.
+    /// Whether it was stopped there without a record of what its clients held.
     #[serde(default)]
     stopped: bool,
 }
@@ -40,7 +40,7 @@ struct Holder {
 pub enum Last {
     /// By an orderly stop, or it never ran.
     Stopped,
-    /// With its node, or by force: what its clients held is not recorded.
+    /// In a crash of its node, or by force: what its clients held is not recorded.
     Crashed,
 }
 
@@ -51,10 +51,10 @@ impl Holder {
     }
 }
 
-/// What the file says.
+/// The content of the file, or why it cannot be read.
 type Found = Result<Option<Holder>, String>;
 
-/// How it ended; or why it must not start on `here`.
+/// How the server ended, or why it must not start on `here`.
 fn judge(found: &Found, here: &Holder, fenced: bool) -> Result<Last, String> {
     let whose = match found {
         Ok(None) => return Ok(Last::Stopped),
@@ -89,7 +89,7 @@ fn read(path: &Path) -> Found {
     }
 }
 
-/// How the server ended before. In its namespaces, once its filesystem is mounted.
+/// How the server ended before. Runs in its namespaces, once its filesystem is mounted.
 ///
 /// # Errors
 /// If it may still run on another node, unless that was `fenced`.
@@ -97,8 +97,8 @@ pub fn last(server: &Server, fenced: bool) -> Result<Last, ServerError> {
     decide(server, &read(&path(server)), fenced)
 }
 
-/// [`last`] before anything is mounted, as far as it can be told: to mount a filesystem that
-/// another node uses damages it. Of ext4, debugfs reads a file and writes nothing.
+/// [`last`] before anything is mounted, if possible: mounting a filesystem that another node uses
+/// damages it. On ext4, debugfs reads a file without writing anything.
 ///
 /// # Errors
 /// If it may still run on another node, unless that was `fenced`; or if its device does not answer.
@@ -118,7 +118,7 @@ pub fn ahead(server: &Server, fenced: bool) -> Result<(), ServerError> {
                     is_elsewhere: false,
                 });
             }
-            // What it cannot read is read once it is mounted.
+            // If debugfs cannot read it, it is read once the filesystem is mounted.
             said => said.unwrap_or_default(),
         };
         let found = serde_json::from_slice(&said).ok();
@@ -147,13 +147,13 @@ fn here(server: &Server) -> Result<Holder, ServerError> {
     })
 }
 
-/// Says durably that the server runs here. In its namespaces.
+/// Stores durably that the server runs here. Runs in its namespaces.
 pub fn write(server: &Server) -> Result<(), ServerError> {
     put(server, &here(server)?)
 }
 
-/// Says durably that the server was stopped here, if it ran here: any node may start it, as after a
-/// crash. In its namespaces.
+/// Stores durably that the server was stopped here, if it ran here: any node may start it, as after a
+/// crash. Runs in its namespaces.
 pub fn leave(server: &Server) -> Result<(), ServerError> {
     let here = here(server)?;
     match read(&path(server)) {
@@ -173,12 +173,13 @@ fn put(server: &Server, holder: &Holder) -> Result<(), ServerError> {
     let failed = |error| ServerError::io("write", &path)(error);
     let text = serde_json::to_vec(holder).map_err(|error| failed(error.into()))?;
     files::write_whole(&path, &text, files::PRIVATE).map_err(failed)?;
-    // To its place on the disk too, not only to the journal: `ahead` does not read that.
+    // Written to its place on disk, not only to the journal, which `ahead` does not read.
     let written = fs::File::open(&path).and_then(|file| Ok(rustix::fs::syncfs(file)?));
     written.map_err(failed)
 }
 
-/// Removes the file: the server stopped, and what its clients held is recorded. In its namespaces.
+/// Removes the file: the server was stopped, and what its clients held is recorded. Runs in its
+/// namespaces.
 pub fn remove(server: &Server) -> Result<(), ServerError> {
     let path = path(server);
     files::remove(&path).map_err(ServerError::io("remove", &path))

@@ -10,7 +10,7 @@ use crate::kernel::netns;
 /// The interface in the server's network namespace.
 const INTERFACE: &str = "nlmfo0";
 
-/// The network namespace that the server is to be in, if that exists.
+/// The existing network namespace that the server uses, if one is configured.
 pub fn existing(link: &Link) -> Option<PathBuf> {
     match link {
         Link::Netns { name, .. } => Some(netns::named(name)),
@@ -56,12 +56,12 @@ fn making(description: &Description, network: &Path) -> String {
     }
 }
 
-/// Makes it, on the node. It is down.
+/// Creates the interface, in the node's own namespace. It is down.
 pub fn make(description: &Description, network: &Path) -> Result<(), ServerError> {
     ip(&making(description, network))
 }
 
-/// Brings the loopback interface up, which the daemons and the kernel use among each other.
+/// Brings the loopback interface up, which the daemons and the kernel use.
 pub fn raise_loopback() -> Result<(), ServerError> {
     ip("link set lo up\n")
 }
@@ -91,8 +91,8 @@ fn raising(description: &Description) -> String {
     commands
 }
 
-/// Drops what comes to the addresses, while answers still leave: without these routes, the kernel
-/// does not take packets to an address as its own, and still sends from it.
+/// Drops packets to the addresses while answers still leave: without these routes, the kernel does not
+/// accept packets to an address, but still sends from it.
 pub fn deafen(description: &Description) -> Result<(), ServerError> {
     ip(&deafening(description))
 }
@@ -107,8 +107,8 @@ fn deafening(description: &Description) -> String {
     commands
 }
 
-/// Takes it down if it is there: clients hear nothing any more, neither answers nor the end of
-/// connections. Raised again, it hears too.
+/// Takes the interface down if it exists: nothing is sent to clients any more, neither answers nor the
+/// end of connections. When it is up again, packets are received again too.
 pub fn lower(description: &Description) -> Result<(), ServerError> {
     let interface = interface(&description.link);
     match netns::has_interface(interface) {
@@ -126,7 +126,7 @@ pub fn unmake() -> Result<(), ServerError> {
     }
 }
 
-/// Removes the addresses of an interface that was not made by us.
+/// Removes the addresses of an interface that nlmfo did not create.
 pub fn remove_vips(description: &Description) -> Result<(), ServerError> {
     let Link::Netns { interface, .. } = &description.link else {
         return Ok(());

@@ -1,6 +1,6 @@
-//! A VIP as an NFS server of its own: a network, a mount and a UTS namespace with its own
-//! knfsd, lockd, rpcbind, statd, nfsdcld and mountd. It starts, stops and moves without any
-//! other server of the node noticing, and with the kernel's own grace.
+//! A VIP as an NFS server of its own: a network, a mount and a UTS namespace with its own knfsd, lockd,
+//! rpcbind, statd, nfsdcld and mountd. It starts, stops and moves without disturbing any other server
+//! of the node, and with the kernel's own grace.
 
 pub mod check;
 pub mod daemons;
@@ -38,7 +38,7 @@ use program::{ProgramError, wait_for};
 /// Below our directory in `/run`: one directory for each running server.
 const FOLDER: &str = "servers";
 
-/// Why a server could not be started, stopped or looked at.
+/// Why a server could not be started, stopped or checked.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error(transparent)]
@@ -118,7 +118,7 @@ impl ServerError {
     }
 }
 
-/// A server that is described on this node. It may run here or not.
+/// A server that is configured on this node. It may run here or not.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub description: Description,
@@ -141,13 +141,13 @@ impl Server {
         Ok(Server::new(description::read(name)?))
     }
 
-    /// All servers that are described on this node.
+    /// All servers that are configured on this node.
     pub fn all() -> Result<Vec<Self>, ServerError> {
         let all = description::read_all()?;
         Ok(all.into_values().map(Server::new).collect())
     }
 
-    /// The described server that has this VIP.
+    /// The configured server that has this VIP.
     pub fn of_vip(vip: IpAddr) -> Result<Option<Self>, ServerError> {
         let mut all = Server::all()?.into_iter();
         Ok(all.find(|server| server.description.has_vip(vip)))
@@ -176,7 +176,7 @@ impl Server {
         done.map_err(self.namespaces_error("enter"))
     }
 
-    /// Takes this process there; it must have one thread.
+    /// Moves this process into its namespaces; the process must have only one thread.
     pub fn enter(&self) -> Result<(), ServerError> {
         self.ensure_here()?;
         let done = self.namespaces.enter();
@@ -192,7 +192,7 @@ impl Server {
         }
     }
 
-    /// Keeps other commands from starting or stopping it. Waits for one that does, or that
+    /// Prevents other commands from starting or stopping it. Waits for a command that does so, or that
     /// restarts one of its daemons.
     pub fn lock(&self) -> Result<Held, ServerError> {
         let mut held = None;
@@ -208,12 +208,12 @@ impl Server {
         })
     }
 
-    /// [`lock`](Self::lock), unless another command has it.
+    /// [`lock`](Self::lock), or none if another command holds it.
     pub fn try_lock(&self) -> Result<Option<Held>, ServerError> {
         self.try_file("server", "is starting or stopping")
     }
 
-    /// Keeps others from supervising it.
+    /// Prevents other processes from supervising it.
     pub fn supervise(&self) -> Result<Held, ServerError> {
         let held = self.try_file("supervisor", "supervises")?;
         let name = self.name();
@@ -238,7 +238,7 @@ impl Server {
         ["sm", "sm.bak"].map(|name| self.statd().join(name))
     }
 
-    /// How many clients statd knows. In the server's namespaces.
+    /// Number of clients that statd knows. Runs in the server's namespaces.
     fn monitors(&self) -> usize {
         let lists = self.monitored();
         let counts = lists.map(|list| std::fs::read_dir(list).map_or(0, Iterator::count));
@@ -250,7 +250,7 @@ impl Server {
         self.nfsdcld().join("main.sqlite")
     }
 
-    /// Its processes, in its namespaces: the paths of these are the node's.
+    /// The processes in its namespaces, which are identified by paths of the node.
     fn processes(&self) -> Result<Vec<Process>, ServerError> {
         processes::beside().map_err(self.namespaces_error("list the processes in"))
     }
@@ -279,7 +279,7 @@ pub fn running() -> Vec<String> {
     names
 }
 
-/// The namespaces of a running server, described or not.
+/// The namespaces of a running server, configured or not.
 fn namespaces_of(name: &str) -> Result<Namespaces, ServerError> {
     match running().iter().any(|running| running == name) {
         true => Ok(Namespaces::in_folder(folder().join(name))),
@@ -314,7 +314,7 @@ const LOCK: Duration = Duration::from_mins(1);
 /// Maximum time for a step that the kernel or a daemon needs a moment for.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Ends every server of this node, keeps its records, and removes what is left of any. Returns how
+/// Kills every server of this node, keeps their records, and removes what is left of them. Returns how
 /// many there were.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! The mounts of a server: a mount namespace of its own that pins no other filesystem of the
-//! node, and where alone its own filesystems are mounted.
+//! The mounts of a server: a mount namespace of its own, which keeps no other filesystem of the node
+//! busy, and in which alone its filesystems are mounted.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -15,7 +15,7 @@ use crate::kernel::mounts::{self, Mount};
 use crate::kernel::nfsd;
 use crate::kernel::processes::{self, Process};
 
-/// What the programs of the distribution, and those of `exec`, read and write.
+/// Paths that the programs of the distribution, and those of `exec`, read and write.
 const NEEDED: [&str; 11] = [
     "/bin",
     "/sbin",
@@ -33,7 +33,7 @@ const NEEDED: [&str; 11] = [
 const RUN: &str = "/run";
 /// nfsd's and nfsdcld's pipe.
 pub const PIPES: &str = "/run/rpc_pipefs";
-/// Below the server's own `/run`: its exports, and what daemons say.
+/// Below the server's own `/run`: its exports, and the output of daemons.
 pub const OWN: &str = "/run/nlmfo-server";
 const STATD: &str = "/var/lib/nfs";
 const EXPORTS: &str = "/etc/exports";
@@ -68,7 +68,7 @@ fn stays(mount: &Mount, needed: &[PathBuf]) -> bool {
 fn needed(description: &Description) -> Vec<PathBuf> {
     let mut needed: Vec<PathBuf> = NEEDED.iter().map(PathBuf::from).collect();
     needed.extend(std::env::current_exe());
-    // Where its filesystems are mounted; and what it serves of others.
+    // The mount points of its filesystems, and the exported paths of others.
     let own = description.filesystems.iter();
     let own: Vec<&Path> = own.map(|filesystem| &*filesystem.path).collect();
     needed.extend(
@@ -81,15 +81,15 @@ fn needed(description: &Description) -> Vec<PathBuf> {
     needed
 }
 
-/// In a new mount namespace, before anybody else enters it: drops what the server does not need.
-/// Among it are nfsd's files of the node's own server, by which that could be stopped from there.
+/// Runs in a new mount namespace, before any other process enters it: unmounts what the server does not
+/// need. This includes nfsd's files of the node's own server, which could be stopped through them.
 pub fn leave_others(description: &Description) -> Result<(), ServerError> {
     let needed = needed(description);
     let all = mounts::mounts().map_err(ServerError::io("read the mounts of", Path::new("/")))?;
     for mount in all.iter().rev().filter(|mount| !stays(mount, &needed)) {
         let path = &mount.mount_point;
         match umount2(path, MntFlags::MNT_DETACH) {
-            // It was below one that is gone.
+            // It was below a mount that is gone.
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
             Err(error) => return Err(ServerError::io("unmount", path)(error.into())),
         }
@@ -210,7 +210,7 @@ fn keep_state(description: &Description, statd: (u32, u32)) -> Result<(), Server
     Ok(())
 }
 
-/// User and group of statd, which gives up root's rights for those of its directory's owner.
+/// User and group of statd, which drops root's privileges and runs as the owner of its directory.
 fn statd_owner() -> (u32, u32) {
     let folders = [
         "/var/lib/nfs/statd/sm",
@@ -258,7 +258,7 @@ pub fn unmount_own(description: &Description) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Whether nothing on this node uses the device: the kernel opens it for one user alone.
+/// Ensures that nothing on this node uses the device, by opening it exclusively (`O_EXCL`).
 ///
 /// # Errors
 /// If it is used, with the processes in whose mount namespace it is mounted.
@@ -267,7 +267,7 @@ pub fn ensure_free(device: &Path) -> Result<(), ServerError> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_EXCL).open(device)
     };
-    // An unmounted filesystem is written out before its device is let go.
+    // A filesystem that is being unmounted is written out before its device is released.
     let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
     let mut last = None;
     let is_free = wait_for(STEP, || match opened() {
@@ -301,8 +301,8 @@ pub fn ensure_free(device: &Path) -> Result<(), ServerError> {
     )))
 }
 
-/// [`ensure_free`], or the device cannot be opened here by anybody: it is missing, or it is of a
-/// DRBD resource that is secondary here. Then nothing can have mounted it.
+/// [`ensure_free`], or the device cannot be opened here at all: it is missing, or it belongs to a DRBD
+/// resource that is secondary here. Then nothing can have mounted it.
 ///
 /// # Errors
 /// If it is used.

@@ -1,5 +1,5 @@
-//! How far a server has got, in a file below its own `/run`, which ends with its namespaces. A
-//! start or a stop may be killed at any step; the next one finds here what to go on with.
+//! The progress of a server, in a file below its own `/run`, which ends with its namespaces. A start or
+//! a stop may be killed at any step; the next one reads here where to continue.
 
 use std::fs;
 use std::io;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use super::ServerError;
 use super::mounts::OWN;
 
-/// How far a server has got whose namespaces are here.
+/// The progress of a server whose namespaces are on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// A start or a stop has begun and did not end.
     Unfinished,
     /// Its addresses are up, and clients may reclaim. `crashed`: what they held is not recorded.
     Reclaiming { crashed: bool },
-    /// Clients have reclaimed what they will.
+    /// The reclaims are over.
     Serving,
 }
 
@@ -54,7 +54,7 @@ pub fn read() -> Phase {
 pub fn set(phase: Phase) -> Result<(), ServerError> {
     let path = path();
     let done = match phase.word() {
-        // A file that is cut short means unfinished too.
+        // A truncated file means unfinished too.
         Some(word) => fs::write(&path, word),
         None => match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

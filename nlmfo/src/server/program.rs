@@ -43,14 +43,14 @@ fn search_path() -> OsString {
     path
 }
 
-/// Runs a program that may be in a directory of which only root's PATH knows.
+/// A program that may be in a directory that only root's PATH contains.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env("PATH", search_path()).process_group(0);
     command
 }
 
-/// Whether there is such a program.
+/// Whether the program exists.
 pub fn exists(name: &str) -> bool {
     env::split_paths(&search_path()).any(|folder| folder.join(name).is_file())
 }
@@ -87,8 +87,8 @@ pub fn output<S: AsRef<OsStr>>(
     run.said().map_err(|error| run.failed(error))
 }
 
-/// [`run`] in a task, within `limit`. A program that takes longer is not killed: it may stop or
-/// start a service. Signals of the terminal reach it.
+/// [`run`] in a task, within `limit`. A program that takes longer is not killed, since it may be
+/// stopping or starting a service. It receives signals of the terminal.
 pub async fn run_within<S: AsRef<OsStr>>(
     name: &str,
     arguments: &[S],
@@ -106,7 +106,8 @@ pub async fn run_within<S: AsRef<OsStr>>(
     }
 }
 
-/// A run of a program. Its output goes to a file: what it leaves behind may keep a pipe open.
+/// A run of a program. Its output goes to a file: a process that it leaves behind could keep a pipe
+/// open.
 struct Run {
     /// The command as text.
     line: String,

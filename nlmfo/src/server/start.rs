@@ -1,4 +1,4 @@
-//! Starting a server: everything is in place, and its grace is seen, before its address is up.
+//! Starting a server: everything is in place, and its grace has been checked, before its address is up.
 
 use super::daemons::{self, Daemon};
 use super::description::Version;
@@ -20,17 +20,17 @@ pub struct Created {
 }
 
 impl Created {
-    /// Other servers that should not have noticed the start, and did.
+    /// Other servers that the start disturbed.
     pub fn disturbed(&self, server: &Server) -> Result<Vec<String>, ServerError> {
         Ok(self.others.disturbed(&Others::than(server.name())?))
     }
 }
 
-/// Creates everything that the server's daemons need, on the node. `fenced`: it may have run on
-/// another node that did not stop it.
+/// Creates everything that the server's daemons need, in the node's own namespaces. With `fenced`, the
+/// server may have run on another node that did not stop it.
 ///
 /// # Errors
-/// Then nothing of it is left here.
+/// After an error, nothing of it is left here.
 pub fn create(server: &Server, fenced: bool) -> Result<Created, ServerError> {
     if server.is_here() {
         return Err(ServerError::Running(server.name().to_owned()));
@@ -55,7 +55,7 @@ pub fn create(server: &Server, fenced: bool) -> Result<Created, ServerError> {
     }
 }
 
-/// Removes a server that could not be started, and says why and what is left.
+/// Removes a server that could not be started. The error says why, and what is left.
 pub fn undone(server: &Server, why: &str) -> ServerError {
     let left = match stop::remove(server) {
         Ok(()) => "nothing of it is left on this node".to_owned(),
@@ -85,14 +85,14 @@ fn make(server: &Server, fenced: bool) -> Result<Last, ServerError> {
     })?
 }
 
-/// Starts the daemons that do not run, nfsd's threads, and looks at its grace: without it, clients
-/// that held locks must not reach the server. In the server's namespaces.
+/// Starts the daemons that do not run and nfsd's threads, and checks its grace: without grace, clients
+/// that held locks must not reach the server. Runs in the server's namespaces.
 pub fn threads(server: &Server) -> Result<(), ServerError> {
     let description = &server.description;
     let running = server.processes()?;
     let mut needed = daemons::of(server);
     needed.retain(|daemon| daemons::found(*daemon, &running).is_none());
-    // The others register with it. They take long, so they start beside each other.
+    // The others register with rpcbind. They take long, so they are started in parallel.
     if let Some(rpcbind) = needed.extract_if(.., |one| *one == Daemon::Rpcbind).next() {
         daemons::start(server, rpcbind)?;
     }
@@ -125,14 +125,14 @@ pub fn threads(server: &Server) -> Result<(), ServerError> {
     let facts = facts::here()?;
     judge(&facts, description.serves_v3() && monitors > 0).map_err(ServerError::Refused)?;
     if facts.grace.lockd && monitors == 0 {
-        // No client has a lock of NFSv3 to reclaim, and this grace refuses NFSv4's too.
+        // No client has an NFSv3 lock to reclaim, and lockd's grace refuses new NFSv4 locks too.
         lockd::end_grace()?;
     }
     Ok(())
 }
 
-/// Brings the addresses up: from now on, clients may take what no record has. In the server's
-/// namespaces.
+/// Brings the addresses up: from now on, clients may take locks that are in no record. Runs in the
+/// server's namespaces.
 pub fn appear(server: &Server, phase: Phase) -> Result<(), ServerError> {
     holder::write(server)?;
     raise(server, phase)
@@ -154,7 +154,7 @@ fn arguments(versions: &[Version], threads: u32) -> Vec<String> {
         };
         arguments.extend([flag.to_owned(), version.to_string()]);
     }
-    // Without it, the minor versions count for nothing.
+    // Without it, the minor versions have no effect.
     if !versions.iter().any(|version| *version > Version::V3) {
         arguments.extend(["-N".to_owned(), "4".to_owned()]);
     }
@@ -162,8 +162,8 @@ fn arguments(versions: &[Version], threads: u32) -> Vec<String> {
     arguments
 }
 
-/// Why a server in this state must not get its address. nfsd says that its grace is over at once
-/// where nfsdcld has no records: that nfsd asked it is seen before.
+/// Why a server in this state must not get its address. If nfsdcld has no records, nfsd ends its grace
+/// at once; an earlier step has checked that nfsd asked nfsdcld.
 fn judge(facts: &Facts, has_clients_of_v3: bool) -> Result<(), String> {
     if facts.threads == 0 {
         return Err("rpc.nfsd succeeded, but nfsd has no thread".into());

@@ -1,4 +1,4 @@
-//! The state of a server, from the kernel.
+//! The state of a server, by the kernel.
 
 use std::path::Path;
 
@@ -70,7 +70,7 @@ pub struct FilesystemStatus {
     pub mounted: bool,
 }
 
-/// Looks at a server, on the node.
+/// Reads the state of a server. Runs in the node's own namespaces.
 pub fn of(server: &Server) -> Result<Status, ServerError> {
     let is_here = server.is_here();
     let (facts, vips, mounted, phase) = match is_here {
@@ -124,7 +124,7 @@ pub fn of(server: &Server) -> Result<Status, ServerError> {
 
 type Seen = (Facts, Vec<VipStatus>, Vec<std::path::PathBuf>, Phase);
 
-/// In its namespaces.
+/// Runs in its namespaces.
 fn look(server: &Server) -> Result<Seen, ServerError> {
     let addresses = |source| ServerError::Io {
         action: "read the addresses of",

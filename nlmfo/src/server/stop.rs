@@ -1,5 +1,5 @@
-//! Stopping a server: its clients hear nothing, their records stay, and nothing is left of it
-//! here: no thread, no lock, no mount, no process.
+//! Stopping a server: its clients see no end of a connection, their records are kept, and nothing of it
+//! is left here: no thread, no lock, no mount, no process.
 
 use super::daemons::{self, Daemon};
 use super::facts;
@@ -9,7 +9,8 @@ use crate::causes::chain;
 use crate::kernel::namespaces::Namespaces;
 use crate::kernel::nfsd::Nfsd;
 
-/// What would keep the server's devices busy when it has stopped: they are mounted elsewhere too.
+/// Processes that would keep the server's devices busy after the stop: they have the devices mounted
+/// too.
 pub fn pins(server: &Server) -> Vec<String> {
     let own = server.namespaces.processes().unwrap_or_default();
     let mut found = Vec::new();
@@ -28,31 +29,30 @@ pub fn pins(server: &Server) -> Vec<String> {
     found
 }
 
-/// From now on nothing comes from clients, in the server's namespaces. What they were granted
-/// before still reaches them: an answer that is lost would leave a lock whose client asks for it
-/// anew, and does not reclaim it.
+/// Drops all packets from clients. Runs in the server's namespaces. Answers to earlier requests still
+/// reach them: if an answer were lost, the client would ask for the lock again, and not reclaim it.
 pub fn fence(server: &Server) -> Result<(), ServerError> {
     phase::set(Phase::Unfinished)?;
     match link::deafen(&server.description) {
         Ok(()) => Ok(()),
-        // An interrupted stop did it, or the address is gone.
+        // An interrupted stop has removed the route, or the address is gone.
         Err(_) => silence(server),
     }
 }
 
-/// Takes the addresses down, in the server's namespaces: clients hear nothing any more, and
-/// nothing comes from them.
+/// Takes the addresses down: no packet reaches clients or comes from them any more. Runs in the
+/// server's namespaces.
 fn silence(server: &Server) -> Result<(), ServerError> {
     link::lower(&server.description)
 }
 
-/// Brings the addresses of a server that serves on up again, in its namespaces.
+/// Brings the addresses of a server that continues to serve up again. Runs in its namespaces.
 pub fn unfence(server: &Server) -> Result<(), ServerError> {
     silence(server)?;
     start::raise(server, Phase::Serving)
 }
 
-/// Ends serving, in the server's namespaces: nfsd has no thread and no NFSv4 client then.
+/// Stops nfsd, which then has no thread and no NFSv4 client. Runs in the server's namespaces.
 pub fn halt(server: &Server) -> Result<(), ServerError> {
     silence(server)?;
     let before = facts::here()?;
@@ -70,8 +70,8 @@ pub fn halt(server: &Server) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// lockd has statd forget every client when it stops in order. A statd that is gone cannot, and
-/// nothing waits for it.
+/// In an orderly stop, lockd tells statd to forget every client. So statd is killed first; nothing
+/// waits for it.
 fn keep_list(server: &Server) -> Result<(), ServerError> {
     daemons::kill_and_wait(server, Daemon::Statd).map_err(|error| {
         ServerError::Refused(format!(
@@ -81,8 +81,8 @@ fn keep_list(server: &Server) -> Result<(), ServerError> {
     })
 }
 
-/// Removes what is left of a server that serves no longer, and proves that its devices are free.
-/// If nothing of it was on this node, a device may be missing here, or be a DRBD secondary.
+/// Removes what is left of a server that no longer serves, and verifies that its devices are free. If
+/// nothing of it was on this node, a device may be missing here, or be a DRBD secondary.
 pub fn remove(server: &Server) -> Result<(), ServerError> {
     let namespaces = &server.namespaces;
     let was_here = namespaces.exist();
@@ -101,7 +101,7 @@ pub fn remove(server: &Server) -> Result<(), ServerError> {
     })
 }
 
-/// Ends nfsd in these namespaces, with statd's list kept, and every process.
+/// Stops nfsd in these namespaces without changing statd's list, and kills every process.
 pub fn end(namespaces: &Namespaces) -> Result<(), ServerError> {
     let enter = |source| ServerError::Namespaces {
         action: "enter",

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::daemons::Daemon;
 
-/// Time between two looks. The end of a process is noticed at once.
+/// Time between two checks. The end of a process is noticed at once.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many looks in a row must find a daemon silent before it is killed: it may be busy, or wait
+/// How many checks in a row must find that a daemon hangs before it is killed: it may be busy, or wait
 /// for a name server.
 const SILENT_LOOKS: u32 = 3;
 
@@ -19,19 +19,19 @@ const LONGEST_DELAY: Duration = Duration::from_mins(1);
 /// A daemon that has served this long after a restart counts as never restarted.
 const SETTLED: Duration = Duration::from_mins(10);
 
-/// How a daemon is.
+/// The state of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     Serves,
-    /// It runs, and does not serve: why.
+    /// It runs and does not serve, for this reason.
     Silent(String),
     /// It does not run.
     Ended,
-    /// It runs; more cannot be seen.
+    /// It runs; whether it serves cannot be checked.
     Unknown,
 }
 
-/// A daemon as one look saw it.
+/// A daemon in one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub daemon: Daemon,
@@ -85,7 +85,7 @@ impl History {
     }
 }
 
-/// What was seen and done so far.
+/// The results of earlier checks and restarts.
 #[derive(Debug, Default)]
 pub struct Supervisor(BTreeMap<Daemon, History>);
 

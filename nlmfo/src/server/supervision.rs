@@ -18,12 +18,12 @@ use super::{Server, ServerError};
 use crate::causes::chain;
 use crate::interrupt::{self, Interrupts};
 
-/// Time between two looks while another command starts or stops the server.
+/// Time between two checks while another command starts or stops the server.
 const BUSY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the supervision ended.
 pub enum End {
-    /// To stop the server.
+    /// A signal: the server is to be stopped.
     Signal,
     /// Another command stopped it.
     Stopped,
@@ -31,7 +31,7 @@ pub enum End {
     Halted,
 }
 
-/// What is to be done after a look.
+/// What follows a check.
 enum Next {
     /// Something was changed.
     LookAgain,
@@ -45,18 +45,18 @@ enum Next {
 pub struct Supervised<'a> {
     server: &'a Server,
     systemd: &'a Systemd,
-    /// Says a line to the operator.
+    /// Reports a line to the operator.
     note: &'a dyn Fn(&str),
     supervisor: Supervisor,
     /// How many daemons were restarted, and the last of them.
     restarted: u32,
     last: Option<Daemon>,
-    /// What was said last of a look or a registration that failed.
+    /// The last message about a failed check or registration.
     said: Option<String>,
 }
 
 impl<'a> Supervised<'a> {
-    /// `note` says a line to the operator.
+    /// `note` reports a line to the operator.
     pub fn new(server: &'a Server, systemd: &'a Systemd, note: &'a dyn Fn(&str)) -> Self {
         Supervised {
             server,
@@ -116,7 +116,7 @@ impl<'a> Supervised<'a> {
         }
     }
 
-    /// Does something in the server's namespaces.
+    /// Runs something in the server's namespaces.
     fn within<T: Send>(
         &self,
         work: impl FnOnce(&Server) -> Result<T, ServerError> + Send,
@@ -132,13 +132,13 @@ impl<'a> Supervised<'a> {
         }
     }
 
-    /// It cannot be looked at.
+    /// Handles a check that failed.
     fn failed(&mut self, error: &ServerError) -> Next {
         match self.server.try_lock() {
             Ok(None) => Next::Busy,
             _ if !self.server.is_here() => Next::End(End::Stopped),
             _ => {
-                self.say(format!("cannot look at it: {}", chain(error)));
+                self.say(format!("cannot check it: {}", chain(error)));
                 Next::Wait
             }
         }
@@ -157,7 +157,7 @@ impl<'a> Supervised<'a> {
             Ok(None) => return Next::Busy,
             Err(error) => return self.failed(&error),
         };
-        // It may have stopped it since the look.
+        // The other command may have stopped it since the check.
         let threads = self.within(|_| health::threads());
         let next = match threads {
             _ if !self.server.is_here() => Next::End(End::Stopped),

@@ -1,11 +1,12 @@
-//! What a supervised server says to systemd.
+//! Notifications of a supervised server to systemd.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use sd_notify::NotifyState;
 
-/// What systemd is told, on a thread of its own: supervision does not wait for systemd.
+/// Sends notifications to systemd on a thread of its own, so that supervision does not wait for
+/// systemd.
 pub struct Systemd(SyncSender<String>);
 
 impl Systemd {
