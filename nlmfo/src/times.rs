@@ -1,4 +1,4 @@
-//! Times as reports have them.
+//! Times, in the form of reports.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

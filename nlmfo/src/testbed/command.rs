@@ -33,7 +33,7 @@ impl Finished {
     }
 }
 
-/// A program of the distribution's, which may lie where only root looks.
+/// A program of the distribution, which may be in a directory that only root's PATH contains.
 pub fn tool(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());
     command.env("PATH", search_path());
@@ -49,8 +49,8 @@ pub fn search_path() -> OsString {
 
 /// Runs a command to its end, whatever its exit status.
 ///
-/// Output goes to files and not to pipes: a daemon that the command leaves
-/// behind may keep its standard error open for ever.
+/// Output goes to files and not to pipes: a daemon that the command leaves behind may keep its standard
+/// error open forever.
 ///
 /// # Errors
 /// If it cannot be started, or does not end within [`DEADLINE`] (it is killed then).
@@ -72,7 +72,7 @@ pub fn finish_within(limit: Duration, command: &mut Command, stdin: &str) -> Res
         .stdin(input)
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
-        // What interrupts us comes between commands.
+        // An interrupt takes effect between commands.
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
@@ -119,8 +119,7 @@ pub(crate) fn run_with_input(command: &mut Command, stdin: &str) -> Result<Strin
     Ok(finished.stdout)
 }
 
-/// A command with no terminal and nothing to say, for daemons kept in the
-/// foreground.
+/// A command without a terminal or output, for daemons in the foreground.
 pub fn silent(mut command: Command) -> Command {
     command
         .stdin(Stdio::null())

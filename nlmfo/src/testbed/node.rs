@@ -44,10 +44,10 @@ pub const COMMAND: &str = "hold";
 const NFSD: &str = "/proc/fs/nfsd";
 const BPF: &str = "/sys/fs/bpf";
 
-/// Maximum time to wait for each step of the end.
+/// Maximum time for each step at the end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The line that a holder prints once its namespace can be used.
+/// The line that a holder prints once its namespaces can be used.
 const READY: &str = "ready";
 
 /// Where commands run. Dropping a node that is not the root ends its namespaces, with their
@@ -105,7 +105,7 @@ impl TestNode {
             .args([COMMAND, name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A terminal interrupts all of a group, and the holder is what cleans up.
+            // A terminal interrupts a whole process group, but the holder must clean up.
             .process_group(0)
             .spawn()
             .with_context(|| format!("holder of namespace {name}"))?;
@@ -161,8 +161,8 @@ impl TestNode {
         }
     }
 
-    /// How `path` of this place is reached from the root mount namespace; of another
-    /// machine, the path that it has there.
+    /// The path by which `path` of this node is reached from the root mount namespace; for another
+    /// machine, `path` itself.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         match &self.kind {
@@ -300,13 +300,13 @@ pub fn hold(name: &str) -> Result<()> {
         File::create(Path::new("/var/lib/nfs").join(table))?;
     }
     hide_configuration()?;
-    // Its own pins, which end with it.
+    // For its own pins, which end with it.
     if Path::new(BPF).is_dir() {
         let none = MsFlags::empty();
         mount(Some("bpf"), BPF, Some("bpf"), none, None::<&str>)
             .with_context(|| format!("a BPF filesystem on {BPF}"))?;
     }
-    // Those of the whole machine; none while lockd is not loaded.
+    // The settings of the whole machine; none while lockd is not loaded.
     let settings: Vec<(&str, String)> = [NLM_TIMEOUT, NLM_GRACE_PERIOD]
         .into_iter()
         .filter_map(|file| Some((file, fs::read_to_string(file).ok()?)))
@@ -317,7 +317,7 @@ pub fn hold(name: &str) -> Result<()> {
     wait_for_end(&is_told)?;
     let has_server = Path::new(NFSD).join("threads").exists();
     let stopped = stop_all();
-    // Set by a server only (`Server::start`); others may find them changed.
+    // Only a server sets them (`Server::start`); other nodes may find them changed.
     for (file, value) in settings.iter().filter(|_| has_server) {
         fs::write(file, value).with_context(|| format!("{value:?} to {file}"))?;
     }
@@ -349,7 +349,7 @@ fn hide_configuration() -> Result<()> {
     const EXPORTS: &str = "/etc/exports";
     File::create(EMPTY)?;
     if !Path::new(EXPORTS).exists() {
-        // exportfs wants one, and the node's own /etc is not ours to write to.
+        // exportfs needs this file, and the node's own /etc must not be changed.
         run(tool("cp").args(["-a", "/etc", "/run/etc"]))?;
         mount(
             Some("/run/etc"),
@@ -386,7 +386,7 @@ fn hide_configuration() -> Result<()> {
 /// statd and rpcbind are dying, every other NFSv3 client and server of this machine waits for
 /// minutes. They are killed last.
 fn stop_all() -> Result<()> {
-    // Its threads hold the namespace for as long as they run.
+    // nfsd's threads keep the namespace alive as long as they run.
     let threads = Path::new(NFSD).join("threads");
     if threads.exists() {
         fs::write(&threads, "0").with_context(|| format!("0 to {}", threads.display()))?;
@@ -397,8 +397,8 @@ fn stop_all() -> Result<()> {
     Ok(())
 }
 
-/// Kills the other processes of this place that have such a name, and waits for their ends for a
-/// while: what they had open keeps filesystems mounted.
+/// Kills the other processes of this node with such a name, and waits a while for their end: files that
+/// they have open keep filesystems mounted.
 fn kill_all(is_chosen: impl Fn(&str) -> bool) -> Result<()> {
     let this = std::process::id();
     let chosen = || -> Result<Vec<Process>> {

@@ -1,5 +1,4 @@
-//! `/proc/locks` as text: the kernel's own list, which every claim is compared
-//! with.
+//! `/proc/locks`, the kernel's own list, with which every claim is compared.
 //!
 //! Format: `lock_get_status()` in `fs/locks.c` (6.1 to 6.12). A line that
 //! starts with `->` after its number is a waiter.
@@ -11,8 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use nix::sys::stat::{major, minor};
 
-/// A POSIX lock or waiter; leases, flocks and OFD locks are left out, because
-/// lockd takes none.
+/// A POSIX lock or waiter. Leases, flocks and OFD locks are skipped, since lockd takes none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PosixLock {
     /// `major:minor` of the file's superblock.

@@ -79,7 +79,7 @@ impl RawNet {
         Ok(())
     }
 
-    /// Where the clients are.
+    /// The node of the clients.
     pub fn node(&self) -> &TestNode {
         &self.node
     }
@@ -169,8 +169,8 @@ impl RawNet {
         files.pop().context("a handle for each name")
     }
 
-    /// Makes the server's statd know client `number`. Until then a LOCK may
-    /// take so long that a UDP client asks twice, and lockd rightly counts two.
+    /// Makes the server's statd know client `number`. Until then, a LOCK may take so long that a UDP
+    /// client sends it twice, and lockd counts two calls.
     ///
     /// # Errors
     /// If a lock is not granted.
@@ -201,7 +201,7 @@ impl RawNet {
     }
 }
 
-/// Root's, which the export does not squash.
+/// Root's credentials, which the export does not squash.
 pub fn credential() -> Credential {
     Credential::Unix {
         machine: "raw".into(),

@@ -1,4 +1,4 @@
-//! The kernel's NFS server in one place: addresses, export, daemons, grace.
+//! The kernel's NFS server on a node: addresses, export, daemons, grace.
 
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -12,12 +12,12 @@ use super::node::TestNode;
 use super::proc_locks::{self, PosixLock};
 use super::wait::{Seen, until};
 
-/// The bridge that a server's clients hang on.
+/// The bridge that a server's clients are connected to.
 pub const BRIDGE: &str = "br0";
 
-/// The bridge's hardware address. Left to itself it has the lowest of its ports', another
-/// one as soon as a client with a lower one joins; what clients send to the former is lost
-/// until they ask again who has the server's addresses, which takes them up to a minute.
+/// The bridge's hardware address. By default, a bridge has the lowest address of its ports, and changes
+/// it as soon as a port with a lower one is added. What clients send to the old address is lost until
+/// they resolve the server's addresses again, which takes up to a minute.
 const BRIDGE_MAC: &str = "02:6e:6c:6d:66:01";
 
 /// mountd's port, fixed so that raw clients need not ask for it.
@@ -43,8 +43,8 @@ pub const NLM_GRACE_PERIOD: &str = "/proc/sys/fs/nfs/nlm_grace_period";
 pub const OWN_ADDRESS: &str = "10.77.0.254";
 const OWN_V6: &str = "fd77::fe/64";
 
-/// What an export is made of. Every one is a filesystem of its own, so that
-/// its device number tells the server's locks from the clients'.
+/// The filesystem of an export. Each export has its own, so that the device number distinguishes the
+/// server's locks from the clients'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filesystem {
     /// In memory.
@@ -90,7 +90,7 @@ impl Server {
         })
     }
 
-    /// Where it runs.
+    /// The node that it runs on.
     pub fn node(&self) -> &TestNode {
         &self.node
     }
@@ -134,7 +134,7 @@ impl Server {
         self.daemons.end_grace(&self.node)
     }
 
-    /// Stops nfsd's threads, and with them lockd's serving of this place.
+    /// Stops nfsd's threads, so that lockd no longer serves this node.
     ///
     /// # Errors
     /// If `rpc.nfsd` fails.
@@ -152,7 +152,7 @@ impl Server {
     }
 }
 
-/// Everything that serves NFSv3 and its locks in one place, without an export.
+/// Everything that serves NFSv3 and its locks on a node, without an export.
 pub struct Daemons {
     nfsdcld: Child,
 }
@@ -169,7 +169,7 @@ impl Daemons {
         let daemons = Daemons {
             nfsdcld: start_nfsdcld(node)?,
         };
-        // Short periods: whatever cannot be ended by hand ends soon.
+        // Short periods, so that a grace that cannot be ended by hand ends soon.
         for (file, seconds) in [
             (NLM_TIMEOUT, "3"),
             (NLM_GRACE_PERIOD, "3"),
@@ -203,7 +203,7 @@ pub fn end_grace_of(node: &TestNode, control: &str) -> Result<()> {
         if state.starts_with('Y') {
             return Ok(Seen::Yes(()));
         }
-        // EBUSY while client tracking still starts: look again.
+        // EBUSY while client tracking is still starting: try again.
         let said = node.write(control, "Y").err();
         Ok(Seen::No(format!(
             "{control} reads {state:?}; write: {said:?}"
@@ -242,7 +242,7 @@ pub fn export_options(fsid: u32) -> String {
     format!("rw,no_root_squash,no_subtree_check,insecure,fsid={fsid},sec=sys")
 }
 
-/// The bridge for clients, with an address of the place's own.
+/// The bridge for clients, with the node's own address.
 ///
 /// # Errors
 /// If `ip` fails: the bridge may be there already.
@@ -283,7 +283,7 @@ fn mount_ext4(node: &TestNode, at: &Path) -> Result<()> {
     File::create(IMAGE)
         .and_then(|image| image.set_len(BYTES))
         .context(IMAGE)?;
-    // Without udev nothing loads it when its control device is missing.
+    // Without udev, the module is not loaded if its control device is missing.
     run(tool("modprobe").arg("loop"))?;
     run(node.command("mkfs.ext4").args(["-q", "-F", IMAGE]))?;
     node.create_dir(at)?;
@@ -305,9 +305,9 @@ pub fn start_rpc(node: &TestNode) -> Result<()> {
     Ok(())
 }
 
-/// With nfsdcld up before nfsd, nfsd knows that no NFSv4 client can reclaim
-/// and skips a grace of 90 s, which would refuse NLM locks too. nfsd looks for
-/// its pipe's reader at start: wait until nfsdcld watches the directory.
+/// If nfsdcld runs before nfsd starts, nfsd knows that no NFSv4 client can reclaim, and skips a grace
+/// of 90 s, which would refuse NLM locks too. nfsd looks for the reader of its pipe when it starts, so
+/// this waits until nfsdcld watches the directory.
 fn start_nfsdcld(node: &TestNode) -> Result<Child> {
     let mut nfsdcld = silent(node.command("nfsdcld"))
         .args(["-F", "-p", "/run/rpc_pipefs"])

@@ -5,26 +5,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Long enough for the slowest step under emulation on a machine that has much
-/// else to do, short enough that a hung scenario says so before the host gives
-/// up on the virtual machine.
+/// Long enough for the slowest step under emulation on a busy machine, short enough that a hung
+/// scenario reports it before the host gives up on the virtual machine.
 pub const DEADLINE: Duration = Duration::from_mins(4);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a condition saw when it was looked at.
+/// The result of checking a condition.
 pub enum Seen<T> {
-    /// The condition holds, with what it yields.
+    /// The condition holds, with its value.
     Yes(T),
-    /// Not yet; the words go into the error if the time runs out.
+    /// Not yet; the text goes into the error if the time runs out.
     No(String),
 }
 
-/// Looks at `condition` until it says yes, for at most [`DEADLINE`].
+/// Checks `condition` until it holds, for at most [`DEADLINE`].
 ///
 /// # Errors
-/// The condition's own error at once, or, when the time is up, `what` was
-/// waited for and what was seen last.
+/// The condition's own error at once, or, when the time is up, `what` and the text that was seen last.
 pub fn until<T>(what: &str, condition: impl FnMut() -> Result<Seen<T>>) -> Result<T> {
     until_for(DEADLINE, what, condition)
 }

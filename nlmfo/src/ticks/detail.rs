@@ -102,9 +102,9 @@ pub struct Gauges {
     pub clients: u64,
 }
 
-/// The gauges of every VIP of the table's.
+/// The gauges of every VIP in the table.
 pub fn gauges(table: &LockTable) -> BTreeMap<IpAddr, Gauges> {
-    // By host first: hosts are few.
+    // Counted by host first, since there are few hosts.
     let mut by_host = vec![Gauges::default(); table.hosts.len()];
     for lock in &table.locks {
         by_host[lock.host.index()].held += 1;

@@ -47,7 +47,7 @@ pub enum EventKind {
     Notify,
     /// Serving stopped or began.
     Server,
-    /// More than are listed.
+    /// There were more events than are listed.
     More,
 }
 
@@ -216,7 +216,7 @@ impl Events {
                 let reclaimed = |window: &WindowReport| plural(window.lockd.reclaimed, "lock");
                 let text = match (after, before) {
                     (Some(window), _) => format!("grace ended, {} reclaimed", reclaimed(window)),
-                    // The gate is gone, and its last counts with it.
+                    // The gate is gone, and with it its last counts.
                     (None, Some(window)) => {
                         format!("grace ended, at least {} reclaimed", reclaimed(window))
                     }
@@ -227,7 +227,7 @@ impl Events {
             _ => {}
         }
         let Some(after) = after else { return };
-        // Another window begins with none.
+        // A new window begins with none.
         let known = before.map_or(0, |before| before.violations.len());
         let known = if known > after.violations.len() {
             0
@@ -252,7 +252,7 @@ pub fn causes(released: &Released) -> [(&'static str, u64); 6] {
     ]
 }
 
-/// What lockd's releases are counted in.
+/// The unit in which lockd's releases are counted.
 fn owner_files(count: u64) -> String {
     match count {
         1 => "1 owner on a file".to_owned(),

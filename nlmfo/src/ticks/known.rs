@@ -20,7 +20,7 @@ const NAME_HOLDS: Duration = Duration::from_mins(1);
 #[derive(Debug, Default)]
 pub struct Ages {
     hasher: RandomState,
-    /// By what makes a lock the same lock: [`Keys`].
+    /// By the identity of a lock: see [`Keys`].
     seen: HashMap<u64, u64>,
     first_look_ms: Option<u64>,
 }
@@ -62,7 +62,7 @@ impl Ages {
         let keys = Keys::of(table, &self.hasher);
         if table.locks.len() > AGES {
             self.seen = HashMap::new();
-            // Locks that come back may have been held all the time.
+            // A lock that appears again may have been held all the time.
             self.first_look_ms = None;
             return keys;
         }

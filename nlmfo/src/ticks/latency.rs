@@ -7,11 +7,11 @@ use nlmfo_common::counters::LATENCY_BUCKETS;
 /// Counts of calls: bucket `i` holds those of 2^i to 2^(i+1) - 1 ns.
 pub type Buckets = [u64; LATENCY_BUCKETS];
 
-/// After this time calls count half.
+/// After this time, a call counts half.
 const HALF_LIFE_MS: f64 = 5_000.0;
 
-/// The calls of the last seconds, the older the less they weigh: a percentile of one
-/// interval alone would jump where calls are few.
+/// The calls of the last seconds. Older calls have less weight: a percentile of a single interval would
+/// jump if there are few calls.
 #[derive(Clone, Debug)]
 pub struct Recent {
     weights: [f32; LATENCY_BUCKETS],
@@ -26,7 +26,7 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Takes the calls of one interval.
+    /// Adds the calls of one interval.
     pub fn add(&mut self, calls: &Buckets, interval_ms: u64) {
         let fade = 0.5f64.powf(interval_ms as f64 / HALF_LIFE_MS) as f32;
         for (weight, &calls) in self.weights.iter_mut().zip(calls) {

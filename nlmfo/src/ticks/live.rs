@@ -24,7 +24,7 @@ use crate::ticks::pace::{next_look, next_tick, process_time, thread_time};
 use crate::ticks::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
 use crate::times::{now_milliseconds, whole_milliseconds};
 
-/// This node, watched.
+/// The observer of this node.
 pub struct Live {
     asked: Duration,
     node: String,
@@ -56,8 +56,8 @@ pub struct Live {
 }
 
 impl Live {
-    /// Watches this network namespace. Nothing is attached before the first tick: lockd
-    /// may still have to come.
+    /// Watches this network namespace. Nothing is attached before the first tick, since lockd may not
+    /// be loaded yet.
     pub fn new(asked: Duration, state: &StateDir) -> std::io::Result<Self> {
         let now = Instant::now();
         let asked_ms = whole_milliseconds(asked);
@@ -96,14 +96,14 @@ impl Live {
         self.forget_cost();
     }
 
-    /// Attaches the probes at once, for who cannot wait for lockd.
+    /// Attaches the probes at once, for callers that cannot wait for lockd.
     pub fn attach(&mut self) -> Result<(), ObserveError> {
         self.probes.follow(lockd::incarnation())?;
         self.forget_cost();
         Ok(())
     }
 
-    /// Has the detail of this VIP made before the others'.
+    /// Makes the detail of this VIP before the others.
     pub fn show_first(&mut self, vip: Option<IpAddr>) {
         self.first = vip;
     }
@@ -155,7 +155,7 @@ impl Live {
         let mut began = thread_time();
         let states = self.probes.states(self.netns);
         if self.states.is_none() {
-            // The first time it loads programs, which is done once.
+            // The first call loads the programs, which is done only once.
             began = thread_time();
         }
         self.states = states.map(|states| states.map_err(|error| chain(&error)));
@@ -191,7 +191,7 @@ impl Live {
         };
         let interval = next_look(cost, self.light, self.interval());
         self.pace.look_ms = whole_milliseconds(interval);
-        // A tick that comes a little early must not put the look off to the next one.
+        // A tick that is a little early must not delay the look to the next tick.
         self.look_due = now + interval - self.asked.min(interval) / 10;
         cost
     }
@@ -205,7 +205,7 @@ impl Live {
             Ok(claims) => self.claims = claims,
             Err(error) => troubles.push(chain(&error)),
         }
-        // In the order of the numbers: a VIP's highest is the one that stays.
+        // In ascending order, so that the highest number of a VIP is kept.
         let told = (self.claims.iter())
             .flat_map(|(&number, claim)| claim.vips.iter().map(move |&vip| (vip, number)));
         let told: BTreeMap<IpAddr, u32> = told.collect();
@@ -282,8 +282,8 @@ impl Live {
         }
     }
 
-    /// What all but looks has cost since the last tick, the screen too, decides when the
-    /// next one comes.
+    /// The cost of everything but looks since the last tick, including the screen, determines the time
+    /// of the next tick.
     fn account(&mut self, look_cost: Duration) {
         let spent = (self.clock)();
         self.light = (spent - self.spent).saturating_sub(look_cost);
@@ -291,7 +291,7 @@ impl Live {
         self.pace.tick_ms = whole_milliseconds(next_tick(self.light, self.asked));
     }
 
-    /// Attaching is done once, and is no tick's cost.
+    /// Attaching is done once, and is not part of a tick's cost.
     fn forget_cost(&mut self) {
         self.spent = (self.clock)();
         self.at_look = (Instant::now(), self.spent);
@@ -302,7 +302,7 @@ impl Live {
 type Gated = (BTreeMap<IpAddr, WindowReport>, BTreeSet<IpAddr>);
 
 fn windows() -> Result<Gated, GraceError> {
-    // It may be taken out of the kernel just now, pin by pin: then it is gone.
+    // The gate may just be being removed from the kernel, pin by pin: then it counts as gone.
     let read = || -> Result<Option<Gated>, GraceError> {
         let Some(gate) = Gate::in_force()? else {
             return Ok(None);
@@ -319,7 +319,7 @@ fn windows() -> Result<Gated, GraceError> {
     Ok(found.unwrap_or_default())
 }
 
-/// If nfsd cannot be asked, lockd may serve nevertheless.
+/// If nfsd's state cannot be read, lockd may serve nevertheless.
 fn server() -> Server {
     if !lockd::is_loaded() {
         return Server::NotLoaded;

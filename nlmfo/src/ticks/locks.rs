@@ -1,4 +1,4 @@
-//! The last look at what lockd and nfsd hold, and what is made of it.
+//! The last look at what lockd and nfsd hold, and the details made from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,9 +28,9 @@ pub struct Locks {
     ages: Ages,
     names: Names,
     keys: Keys,
-    /// As they are now.
+    /// The current details.
     details: BTreeMap<IpAddr, Detail>,
-    /// Those of them that were not sent yet.
+    /// The details that were not sent yet.
     changed: BTreeSet<IpAddr>,
 }
 
@@ -103,7 +103,7 @@ impl Locks {
             .iter()
             .filter_map(|vip| self.details.get(vip).cloned());
         let details: Vec<Detail> = details.collect();
-        // That there is nothing was told now.
+        // The caller now knows that there is nothing.
         self.details.retain(|_, detail| !detail.is_empty());
         details
     }

@@ -1,4 +1,4 @@
-//! This node at one moment, again and again: what `watch` shows and `serve` measures.
+//! This node over time, tick by tick: what `watch` shows and `serve` measures.
 //!
 //! [`live`] makes ticks of the kernel's counters, lists and grace windows, at a bounded share of
 //! a processor. [`tick`] is one of them, [`events`] says what happened between two, and [`world`]

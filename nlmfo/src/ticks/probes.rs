@@ -12,18 +12,18 @@ use crate::observe::snapshot::{Snapshot, Snapshots};
 use crate::observe::states::take::{StateSnapshot, StatesError};
 use crate::ticks::pace::{next_tick, thread_time};
 
-/// The probes, if lockd is there.
+/// The probes, if lockd is loaded.
 #[derive(Default)]
 pub struct Probes {
     attached: Option<Attached>,
-    /// Counted up to the last reading, by earlier probes too.
+    /// The counters at the last reading, including those of earlier probes.
     counted: PerVip,
-    /// Counted by earlier probes.
+    /// The counters of earlier probes.
     carried: PerVip,
     /// The same for NFSv4.
     counted4: PerVip4,
     carried4: PerVip4,
-    /// After a failure: not before this moment.
+    /// After a failure, the next attempt is not before this moment.
     retry_at: Option<Instant>,
     failure: Option<String>,
 }
@@ -38,8 +38,8 @@ struct Attached {
 }
 
 impl Probes {
-    /// Attaches them to the lockd of this number, unless they are. Without one they are
-    /// taken away: their functions are gone. True if anything was attached.
+    /// Attaches them to the lockd with this number, unless they are attached. Without a lockd, they are
+    /// dropped: their functions are gone. True if anything was attached.
     pub fn follow(&mut self, incarnation: Option<u64>) -> Result<bool, ObserveError> {
         let attached = self.attached.as_ref().map(|attached| attached.incarnation);
         let incarnation = incarnation.map(|lockd| (lockd, kernel::nfsd::incarnation()));
@@ -66,7 +66,7 @@ impl Probes {
         Ok(true)
     }
 
-    /// [`Probes::follow`] that does not try too often what fails; the failure as text.
+    /// [`Probes::follow`], which is not retried too often after a failure. Returns the failure as text.
     pub fn try_follow(
         &mut self,
         incarnation: Option<u64>,
@@ -84,7 +84,7 @@ impl Probes {
         outcome
     }
 
-    /// Reads lockd's lists once: a screen can show that locks changed meanwhile.
+    /// Reads lockd's lists once: the screen shows if locks changed in the meantime.
     pub fn look(&mut self) -> Option<Result<Snapshot, ObserveError>> {
         let attached = self.attached.as_mut()?;
         Some(attached.snapshots.take(None, Duration::ZERO))

@@ -1,4 +1,4 @@
-//! Ticks to begin with, as a node in each state would give them.
+//! Sample ticks, as of a node in each state.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// Nobody has locked anything.
+/// No client has locked anything.
 pub fn empty() -> Tick {
     Tick {
         schema: SCHEMA.into(),
@@ -266,7 +266,7 @@ pub fn in_grace() -> Tick {
     tick
 }
 
-/// One lock was granted that was no reclaim.
+/// One lock was granted that was not a reclaim.
 pub fn violation() -> Tick {
     let before = in_grace();
     let mut tick = later(&before);

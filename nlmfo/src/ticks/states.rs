@@ -73,7 +73,7 @@ pub struct LastSeen {
 }
 
 impl LastSeen {
-    /// Takes the clients of a look. The server forgets clients, and so does this.
+    /// Takes the clients of a look, and forgets those that the server has forgotten.
     pub fn look(&mut self, table: &StateTable) {
         let mut now = HashMap::with_capacity(table.clients.len());
         for client in &table.clients {
@@ -168,7 +168,7 @@ pub fn files(table: &StateTable) -> impl Iterator<Item = &FileInfo> {
 #[derive(Debug, Default)]
 pub struct OfVip {
     pub clients: Vec<ClientLine4>,
-    /// The number of lines that found no room.
+    /// The number of lines that did not fit.
     pub more: u64,
     lines: usize,
 }

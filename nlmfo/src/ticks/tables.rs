@@ -1,4 +1,4 @@
-//! Lock tables to begin with.
+//! Sample lock tables.
 
 use crate::foreign::Name;
 use crate::observe::host::Host;

@@ -37,7 +37,7 @@ pub struct Series {
 }
 
 impl Series {
-    /// What half of the recent LOCK calls, and 99 % of them, took at most.
+    /// The 50th and 99th percentile of the latency of recent LOCK calls.
     pub fn percentiles(&self) -> (Option<Duration>, Option<Duration>) {
         (self.recent.quantile(0.5), self.recent.quantile(0.99))
     }
@@ -54,8 +54,7 @@ pub struct World {
 }
 
 impl World {
-    /// Takes the next tick. One of an earlier moment begins again: a recording that was
-    /// wound back.
+    /// Takes the next tick. A tick from an earlier moment starts over: a recording was restarted.
     pub fn take(&mut self, mut tick: Tick) {
         let before = self.tick.take();
         let before = before.filter(|before| before.elapsed_ms <= tick.elapsed_ms);
@@ -89,8 +88,7 @@ impl World {
 }
 
 impl Series {
-    /// A VIP without a tick before has no rates yet, unless it is new: then it counted
-    /// from nothing.
+    /// A VIP has no rates before its second tick, unless it is new: then its counters started at 0.
     fn take(&mut self, before: Option<&VipTick>, now: &VipTick, interval_ms: u64) {
         if interval_ms == 0 {
             return;

@@ -1,4 +1,4 @@
-//! Keys, apart from how a terminal sends them.
+//! Keys, independent of how a terminal sends them.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 

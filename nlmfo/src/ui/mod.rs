@@ -1,5 +1,4 @@
-//! `nlmfo watch`: what a [`Tick`] says, made live or read from a recording, and
-//! shown on a terminal.
+//! `nlmfo watch`: shows a [`Tick`] on a terminal, whether live or from a recording.
 //!
 //! [`source`] has ticks, [`state`] takes them and keys, [`draw`] turns the state
 //! into cells: the screen never knows whether a tick is live.

@@ -17,9 +17,9 @@ use super::terminal::Screen;
 /// Length of the message queue; sources wait while it is full.
 const WAITING: usize = 16;
 
-/// Shows what `source` sends until an operator or a signal ends it, or the source ends
-/// with an error. The source runs on a thread of its own; it gets what the screen asks
-/// for and sends messages; sending returns false when the receiver is gone.
+/// Shows what `source` sends until the operator or a signal ends it, or the source ends with an error.
+/// The source runs on a thread of its own. It gets the screen's requests and sends messages; sending
+/// returns false when the receiver is gone.
 ///
 /// # Errors
 /// If the terminal cannot be set up or drawn to, or the source ends with an error.
@@ -54,7 +54,7 @@ where
     let shown = run(&mut app, theme, &mut screen, &messages, |effect| {
         let _ = ask.send(effect);
     });
-    // Without these, the source ends.
+    // Dropping these ends the source.
     drop((ask, messages, screen));
     shown.map_err(RunError::Terminal)?;
     match source.join() {

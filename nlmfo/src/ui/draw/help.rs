@@ -51,7 +51,7 @@ pub(super) fn draw(theme: &Theme, line: usize, canvas: &mut Canvas) {
     });
 }
 
-/// The keys that work now.
+/// The keys of the current pane.
 pub(super) fn footer<'a>(app: &App, theme: &Theme) -> Line<'a> {
     let move_keys = theme.either("↑↓", "jk");
     let mut keys: Vec<(&str, &str)> = Vec::new();

@@ -1,4 +1,4 @@
-//! How long LOCK calls took, as bars.
+//! The latency of LOCK calls, as bars.
 
 use ratatui::text::Span;
 
@@ -9,7 +9,7 @@ use crate::ticks::latency::{self, Buckets};
 /// Cells of a bar, with the gap behind it.
 const BAR: usize = 2;
 
-/// Bars at most: 24 powers of two are more than seven decimal ones.
+/// Maximum number of bars: 24 powers of two span more than seven powers of ten.
 const BARS: usize = 24;
 
 /// Cells of the whole.
@@ -60,7 +60,7 @@ fn part(buckets: &Buckets) -> (usize, &[u64]) {
     (first, &buckets[first..=last])
 }
 
-/// What a bar has in a line, counted from the bottom. Who has any calls is seen.
+/// The cell of a bar in a line, counted from the bottom. A bucket with any calls is visible.
 fn cell(calls: u64, most: u64, line: usize, height: usize, theme: &Theme) -> &'static str {
     let bars = theme.bars();
     let eighths = (u128::from(calls) * (height as u128 * 8)).div_ceil(u128::from(most)) as usize;

@@ -40,7 +40,7 @@ pub fn draw(app: &App, theme: &Theme, buffer: &mut Buffer) {
 /// A part of the screen that lines are taken from.
 struct Canvas<'a> {
     buffer: &'a mut Buffer,
-    /// What is left.
+    /// The remaining area.
     area: Rect,
 }
 

@@ -27,7 +27,7 @@ struct Columns {
     history: usize,
 }
 
-/// Cells of the columns that are always there but the VIP's, with their gaps.
+/// Width of the columns that are always shown, except that of the VIP, with their gaps.
 const ALWAYS: usize = 7 + 5 + 5 + 8 + 7 + 7 + 1 + 21;
 const NFS4: usize = 7;
 const SHARES: usize = 7;
@@ -45,7 +45,7 @@ impl Columns {
             latency: false,
             history: 0,
         };
-        // An address that is cut is better than a percentile that is not there.
+        // A truncated address is better than a missing percentile.
         let least = widest.min(19);
         if left >= least + LATENCY {
             columns.latency = true;

@@ -62,8 +62,8 @@ pub fn without_head(text: &str, width: usize, ascii: bool) -> String {
     cut(text, width, ascii, 0)
 }
 
-/// Keeps `head` cells, a mark, and as much of the end as there is room for. Characters
-/// that are no printable ASCII are `?` where nothing else is allowed.
+/// Keeps `head` cells, a mark, and as much of the end as there is room for. Characters that are not
+/// printable ASCII become `?` in ASCII mode.
 fn cut(text: &str, width: usize, ascii: bool, head: usize) -> String {
     let text: String = text
         .chars()

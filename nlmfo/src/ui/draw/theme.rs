@@ -12,7 +12,7 @@ use crate::ticks::judge::VipState;
 pub struct Theme {
     /// Colours may be used.
     pub colour: bool,
-    /// No other characters than those.
+    /// Only ASCII characters may be used.
     pub ascii: bool,
 }
 

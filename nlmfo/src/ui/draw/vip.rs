@@ -185,7 +185,7 @@ fn of_state(state: &StateLine4) -> Cells<'_> {
     Cells::new(what, range, &state.file)
 }
 
-/// A line's cells as they are.
+/// The cells of a line, unchanged.
 struct Cells<'a> {
     what: String,
     range: String,
