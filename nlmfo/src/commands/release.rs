@@ -83,7 +83,7 @@ async fn work(plan: &Plan) -> Result<TargetedReport, Failure> {
     done.map_err(|error| {
         let exit = match &error {
             RunError::Refused(refusal) if refusal.is_unsupported() => Exit::Unsupported,
-            RunError::Lacking(_) => Exit::Unsupported,
+            RunError::Unsupported(_) => Exit::Unsupported,
             RunError::After(_) => Exit::NotConfirmed,
             _ => Exit::CouldNotRun,
         };

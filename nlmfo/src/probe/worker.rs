@@ -19,7 +19,7 @@ use super::known::Kernel;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Maximum time for the testbed to come up, to be reset between two checks, and to go down.
-const BED: Duration = Duration::from_mins(2);
+const TESTBED_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Maximum time for the holders, which only stop nfsd and kill the processes of their node.
 const HOLDERS: Duration = Duration::from_secs(20);
@@ -74,11 +74,11 @@ impl Worker {
             // The receiver may be gone.
             let _ = sender.send(Event::Down(left));
         });
-        let up = match worker.next(BED) {
+        let up = match worker.next(TESTBED_TIMEOUT) {
             Ok(Some(Event::Up)) => return Ok(worker),
             Ok(Some(Event::Down(Err(error)))) => error.context("the testbed did not come up"),
             Ok(Some(_)) => anyhow!("unexpected event from the testbed's thread"),
-            Ok(None) => anyhow!("the testbed did not come up within {BED:?}"),
+            Ok(None) => anyhow!("the testbed did not come up within {TESTBED_TIMEOUT:?}"),
             Err(error) => error,
         };
         let _ = worker.end();
@@ -99,12 +99,12 @@ impl Worker {
                 broken: hangs("the previous check", timeout),
             });
         };
-        let broken = match self.next(BED)? {
+        let broken = match self.next(TESTBED_TIMEOUT)? {
             Some(Event::Swept(Ok(()))) => None,
             Some(Event::Swept(Err(error))) => {
                 Some(format!("could not reset the server: {error:#}"))
             }
-            _ => hangs("the reset of the server", BED),
+            _ => hangs("the reset of the server", TESTBED_TIMEOUT),
         };
         Ok(Outcome { done, took, broken })
     }
@@ -112,7 +112,7 @@ impl Worker {
     /// Takes the testbed down. Returns what nlmfo and lockd did not release.
     pub fn end(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        let deadline = Instant::now() + BED;
+        let deadline = Instant::now() + TESTBED_TIMEOUT;
         while let Some(rest) = deadline.checked_duration_since(Instant::now()) {
             match self.events.recv_timeout(rest) {
                 Ok(Event::Down(Ok(left))) => return left,

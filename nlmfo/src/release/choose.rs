@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_left_locks_is_followed_by_the_next() {
+    fn a_method_that_left_locks_is_followed_by_the_next() {
         let facts = Facts {
             filesystems: Suitability::Fit,
             reboot_allowed: true,

@@ -45,7 +45,7 @@ const NFSD: &str = "/proc/fs/nfsd";
 const BPF: &str = "/sys/fs/bpf";
 
 /// Maximum time for each step at the end.
-const PATIENCE: Duration = Duration::from_secs(3);
+const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The line that a holder prints once its namespaces can be used.
 const READY: &str = "ready";
@@ -409,7 +409,7 @@ fn kill_all(is_chosen: impl Fn(&str) -> bool) -> Result<()> {
     for process in chosen()? {
         let _ = kill(Pid::from_raw(process.id), Signal::SIGKILL);
     }
-    let _ = until_for(PATIENCE, "processes to end", || {
+    let _ = until_for(STEP_TIMEOUT, "processes to end", || {
         let left = chosen()?.len();
         Ok(match left {
             0 => Seen::Yes(()),
@@ -431,5 +431,5 @@ fn unmount_nfs() {
         }
         let _ = sender.send(());
     });
-    let _ = done.recv_timeout(PATIENCE);
+    let _ = done.recv_timeout(STEP_TIMEOUT);
 }

@@ -27,7 +27,7 @@ use crate::scenarios::own_server::{Asks, User, Users, VERSIONS, failover_to, two
 const VIP: &str = "10.77.0.1";
 
 /// Between two looks at the clients.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A client that waits for longer is said to.
 const WAITS: Duration = Duration::from_secs(2);
@@ -221,7 +221,7 @@ fn answered_more(users: &Users, times: u64) -> Result<()> {
 fn look_at(users: &Users, recording: &Recording, over: Receiver<()>) -> Result<()> {
     let began = Instant::now();
     let mut waits = vec![false; users.users.len()];
-    while over.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+    while over.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout) {
         let all = seen(users)?;
         for (client, waits) in all.iter().zip(&mut waits) {
             let silent = Duration::from_millis(client.silent_ms);

@@ -117,14 +117,14 @@ fn exact(context: &Context, filesystem: Filesystem) -> Result<End> {
 
 /// Whether a snapshot that walks the kernel's lists has what one has that reads page by page.
 fn ensure_both_ways_agree() -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(30);
     let layout = nlmfo::kernel::layout::load()?;
     let by_pages = Layout {
         lock_lists: LockLists::default(),
         ..layout
     };
     let take = |layout: &Layout| -> Result<Snapshot> {
-        let snapshot = Snapshots::attach(Programs::load(layout)?)?.take(None, PATIENCE)?;
+        let snapshot = Snapshots::attach(Programs::load(layout)?)?.take(None, SNAPSHOT_TIMEOUT)?;
         ensure!(snapshot.is_exact(), "locks change while nobody locks");
         Ok(snapshot)
     };

@@ -70,7 +70,7 @@ pub enum RunError {
     #[error("nothing was released: {}; --force releases it anyway", signs(.0))]
     Alive(Vec<Alive>),
     #[error("nothing was released: {0}")]
-    Lacking(String),
+    Unsupported(String),
     #[error("nothing was released")]
     Before(#[source] anyhow::Error),
     #[error("some state may be released, nothing is confirmed; run the command again")]
@@ -353,7 +353,7 @@ fn refuse_silent(plan: &Plan, looked: &Looked) -> Result<(), RunError> {
         Some(Ok(states)) => &states.table,
         Some(Err(error)) => {
             let reason = format!("what NFSv4 clients hold is not known: {}", chain(error));
-            return Err(RunError::Lacking(reason));
+            return Err(RunError::Unsupported(reason));
         }
         None => return Ok(()),
     };
@@ -378,18 +378,18 @@ fn ensure_possible(
     if facts.nfsd_threads.unwrap_or(0) == 0 && !selection.is_empty() {
         let reason = "nfsd is stopped in this network namespace: start it (`systemctl start \
                       nfs-server`), or stop lockd too, which releases all of its locks";
-        return Err(RunError::Lacking(reason.to_owned()));
+        return Err(RunError::Unsupported(reason.to_owned()));
     }
     match &plan.asked.whole {
-        Some(Whole::Filesystem(_)) if !watch.revokes_states() => Err(RunError::Lacking(
+        Some(Whole::Filesystem(_)) if !watch.revokes_states() => Err(RunError::Unsupported(
             "unlock_filesystem of this kernel does not revoke NFSv4 state (requires 6.9)"
                 .to_owned(),
         )),
         Some(Whole::Export(_)) => {
-            let netlink = NfsdNetlink::open().map_err(|e| RunError::Lacking(chain(&e)))?;
+            let netlink = NfsdNetlink::open().map_err(|e| RunError::Unsupported(chain(&e)))?;
             match netlink.offers(Command::UnlockExport) {
                 true => Ok(()),
-                false => Err(RunError::Lacking(
+                false => Err(RunError::Unsupported(
                     "this kernel cannot release an export (requires 7.2)".to_owned(),
                 )),
             }
