@@ -117,7 +117,7 @@ fn show(nlmfo: &Path) -> Result<usize> {
         })
     })?;
     println!("{gone} was removed from the server, and its fence with it");
-    // For the routes to it to be as they were.
+    // So that the routes to it are as before.
     lab.server.add_vip(gone)?;
     Traces::of(lab.server.node())?.ensure_as(&before)?;
     println!("rules, routes, probes and pinned objects of the server: as before");
@@ -189,8 +189,8 @@ fn typed(tool: &Tool<'_>, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Another client asks the server, through a VIP that stays, whether it could
-/// have what is locked for writing: what was released is free, all else is refused.
+/// Another client asks the server, through a VIP that stays, whether it could lock the same ranges:
+/// those that were released are free, all others are refused.
 ///
 /// Of read locks the answer says nothing: 6.12's `nlmsvc_testlock()`
 /// (fs/lockd/svclock.c) forgets which type is asked for and tests for reading.

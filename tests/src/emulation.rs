@@ -29,7 +29,7 @@ pub fn processors(repeats: bool, full: bool) -> u32 {
 /// (`xtask::lab::Outcome::is_emulators_fault`).
 pub const TRIES: u32 = 3;
 
-/// After this a scenario hangs. The long form of one kills a command at each of its steps.
+/// A scenario that takes longer hangs. The long form of one kills a command at each of its steps.
 pub const fn scenario_deadline(full: bool) -> Duration {
     match full {
         true => Duration::from_hours(4),
@@ -37,13 +37,13 @@ pub const fn scenario_deadline(full: bool) -> Duration {
     }
 }
 
-/// After this a machine that boots or is swept hangs.
+/// A machine that takes longer to boot or to be reset hangs.
 pub const SWEEP_DEADLINE: Duration = Duration::from_mins(2);
 
 /// A whole run of `nlmfo probe`.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(400);
 
-/// Reclaims of clients that live; their grace is longer.
+/// Maximum time for the reclaims of running clients; their grace is longer.
 pub const RECLAIMED: Duration = Duration::from_secs(20);
 
 /// Maximum time that a client of another VIP waits for an answer. Grace for the whole node would

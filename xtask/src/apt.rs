@@ -134,7 +134,7 @@ impl Apt {
             return Ok(());
         }
         let _lock = self.cache.lock("apt")?;
-        // Whoever held the lock may have done it.
+        // The previous holder of the lock may have done it.
         if fresh(&stamp)? {
             return Ok(());
         }
@@ -280,7 +280,7 @@ impl Index {
             return present(&debs, arch, pins);
         }
         let _lock = self.apt.cache.lock("debs")?;
-        // Whoever held the lock may have got some.
+        // The previous holder of the lock may have downloaded some.
         let missing = missing(&debs, arch, pins)?;
         if !missing.is_empty() {
             // A partial file never gets the name of a whole one.
@@ -357,13 +357,13 @@ pub fn unpack<P: AsRef<Path>>(debs: impl IntoIterator<Item = P>, into: &Path) ->
     Ok(())
 }
 
-/// Writes a file unless it says so already: apt rebuilds its cache of the
-/// package indices when a source is newer.
+/// Writes a file unless it has this content: apt rebuilds its cache of the package indices when a
+/// source is newer.
 fn write_changed(path: &Path, contents: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|old| old == contents) {
         return Ok(());
     }
-    // Another xtask may be reading it: it is replaced whole.
+    // Another xtask may be reading it, so it is replaced atomically.
     let write = || -> io::Result<()> {
         let dir = path
             .parent()
@@ -376,7 +376,7 @@ fn write_changed(path: &Path, contents: &str) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// The pins whose files are not there.
+/// The pins whose files are missing.
 fn missing(debs: &Path, arch: Arch, pins: &[Pin]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     for pin in pins {

@@ -46,8 +46,8 @@ impl Arch {
         format!("lib/{}-linux-gnu", self.machine())
     }
 
-    /// Of a name in the cache that this machine's architecture has to itself: entries of
-    /// others are set apart.
+    /// Suffix of names in the cache: empty for this machine's architecture, so that entries of other
+    /// architectures are separate.
     pub fn suffix(self) -> &'static str {
         match (self, Self::HERE) {
             (Self::Amd64, Self::Arm64) => "-amd64",
@@ -72,8 +72,8 @@ impl Arch {
         }
     }
 
-    /// QEMU's processor where it emulates: everything that it knows. The signatures of
-    /// pointers are computed in a way of QEMU's own: the architecture's is slow to emulate.
+    /// QEMU's processor for emulation: all features. Pointer signatures use QEMU's own algorithm, since
+    /// that of the architecture is slow to emulate.
     pub(crate) const fn emulated_processor(self) -> &'static str {
         match self {
             Self::Amd64 => "max",
@@ -81,7 +81,7 @@ impl Arch {
         }
     }
 
-    /// What only its kernels are told: the serial console above all.
+    /// Kernel arguments of this architecture: mainly the serial console.
     ///
     /// `no_timer_check`: on a busy host an emulated timer may miss the few ticks by which the
     /// kernel proves it ("8254 timer not connected to IO-APIC", a panic).
@@ -92,7 +92,7 @@ impl Arch {
         }
     }
 
-    /// Where its kernel puts modules, as far as that can be known before.
+    /// Where its kernel puts the first module, as far as that is known in advance.
     pub(crate) const fn first_module(self) -> u64 {
         match self {
             Self::Amd64 => 0xffff_ffff_c000_0000,

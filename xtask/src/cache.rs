@@ -89,9 +89,9 @@ impl Cache {
 
     /// The entry (a file or directory), built by `build` if it does not exist.
     ///
-    /// `build` gets a path that does not exist, and must create a file or a
-    /// directory there; it is renamed to the entry's name. The path lies in a
-    /// directory of its own, where `build` may leave what it needs on the way.
+    /// `build` gets a path that does not exist, and must create a file or a directory there; it is
+    /// renamed to the entry's name. The path lies in a directory of its own, where `build` may leave
+    /// temporary files.
     pub fn once(&self, entry: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.path(entry);
         if path.exists() {
@@ -113,8 +113,8 @@ impl Cache {
     }
 }
 
-/// An empty temporary directory of this name. The caller holds the lock that makes
-/// it the only one to use the name, so what is there is of an interrupted run.
+/// An empty temporary directory of this name. The caller holds the lock for this name, so existing
+/// files are from an interrupted run.
 pub(crate) fn scratch(parent: &Path, name: &str) -> Result<TempDir> {
     let stale = parent.join(name);
     let context = || format!("make the temporary directory {}", stale.display());

@@ -1,4 +1,4 @@
-//! The crates that nlmfo is built of, as cargo tells.
+//! The crates that nlmfo is built of, by cargo.
 
 use std::{env, path::PathBuf, process::Command};
 

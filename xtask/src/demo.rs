@@ -19,7 +19,7 @@ use crate::{
     lab::{Cluster, Kernel, KernelName, Lab, Offered, Run, Stream, UnlockIp, kernel::newest},
 };
 
-/// Far longer than the demo writes nothing, even under emulation.
+/// Far longer than any pause in the demo's output, even under emulation.
 const DEADLINE: Duration = Duration::from_mins(5);
 
 /// The servers of the cluster, as `tests/src/cluster.rs` knows them.
@@ -103,7 +103,7 @@ pub fn moves(lab: &Lab, kernel: &Kernel, programs: &Path, record: Option<&Path>)
         servers: servers.into(),
         disks: vec![DISK; 2],
     };
-    // An emulated processor costs the host time that three machines do not have.
+    // Each emulated processor costs the host time, and there are three machines.
     cluster.driver.processors = 1;
     for server in &mut cluster.servers {
         server.processors = 1;
@@ -111,7 +111,7 @@ pub fn moves(lab: &Lab, kernel: &Kernel, programs: &Path, record: Option<&Path>)
     forwarded(|output| lab.run_cluster(&cluster, output)?.status())
 }
 
-/// Shows what the machine says while it runs.
+/// Shows the output of the machine while it runs.
 fn forwarded(run: impl FnOnce(&mut dyn FnMut(Stream, &[u8])) -> Result<i32>) -> Result<i32> {
     let mut lost = None;
     let status = run(&mut |stream, bytes| {

@@ -1,5 +1,5 @@
-//! What we build on: licences that go with ours, sources that are crates.io or this
-//! workspace, and no crate in two versions, but for those that are named here.
+//! Checks the dependencies: licences that are compatible with ours, sources that are crates.io or this
+//! workspace, and no crate in two versions, except those that are listed here.
 //!
 //! A test on `cargo metadata` rather than `cargo deny`: that is a build of minutes for the
 //! same answer, and advisories need a database of the day, which a check of this tree cannot
@@ -19,7 +19,7 @@ const LICENCES: [&str; 7] = [
     "Zlib",
 ];
 
-/// Crates that are there twice, and why.
+/// Crates that are in the tree in two versions, and why.
 const TWICE: [(&str, &str); 2] = [
     ("syn", "derive macros are moving from 2 to 3"),
     ("vte", "the tests' terminal is behind the progress bars"),

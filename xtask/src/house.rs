@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// What every room may use: no room of theirs, and no knowledge of the kernel.
+/// What every room may use: modules that use no room and know nothing of the kernel.
 const GROUND: &[&str] = &["causes", "exit", "foreign", "interrupt", "runtime", "times"];
 
 /// Each room and what it may use besides [`GROUND`] and itself, lowest first.
@@ -70,7 +70,7 @@ const AYA: &[&str] = &["grace", "observe"];
 /// those of the namespaces that it makes; the probe checks these very files.
 const KERNEL_PATHS: &[&str] = &["kernel", "probe", "testbed"];
 
-/// What is not yet as it should be: room of the file, what it uses.
+/// Known exceptions: the room of the file, and what it uses.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
 struct Source {

@@ -26,7 +26,7 @@ const FUNCTIONS: [&str; 4] = [
 /// Compiling takes some 15 s under emulation.
 const START: Duration = Duration::from_mins(2);
 
-/// Taking its probes away waits for every CPU and task, probe by probe.
+/// Removing its probes waits for every CPU and task, probe by probe.
 const END: Duration = Duration::from_mins(5);
 
 const KPROBES: &str = "/sys/kernel/debug/kprobes/list";

@@ -46,7 +46,7 @@ impl State {
         }
     }
 
-    /// What is left of the bare rate, at least.
+    /// The minimum share of the bare rate.
     fn target(self) -> (f64, &'static str) {
         match self {
             State::Attached => (0.99, ">= 99 %"),
@@ -56,7 +56,7 @@ impl State {
     }
 }
 
-/// What one turn came to, in seconds.
+/// The result of one turn, in seconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Turn {
     write: f64,
@@ -79,8 +79,8 @@ pub struct GateCost {
     calls: u32,
     bare: Vec<Turn>,
     costs: Vec<Cost>,
-    /// What the gate takes of the clock for a packet that is not lockd's, in
-    /// nanoseconds, by the kernel's own statistics of BPF programs.
+    /// The gate's time for a packet that is not for lockd, in nanoseconds, by the kernel's own
+    /// statistics of BPF programs.
     ns_per_packet: f64,
     packets: u64,
 }
@@ -161,8 +161,8 @@ fn enter(runtime: &Runtime, state: State, vips: &[IpAddr]) -> Result<()> {
     })
 }
 
-/// Work that is not measured: it opens what later turns find open, and the kernel frees
-/// the last gate's maps meanwhile, which takes as long as some thousand calls.
+/// Work that is not measured: it opens connections and files for later turns. Meanwhile, the kernel
+/// frees the last gate's maps, which takes as long as some thousand calls.
 fn settled(file: &Path) -> Result<()> {
     turn(file).map(drop)
 }

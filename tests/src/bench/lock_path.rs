@@ -19,7 +19,7 @@ use crate::guest::raw::RawNet;
 /// Client addresses that lock and unlock at once, each a file of its own.
 const CLIENTS: usize = 64;
 
-/// What one turn came to.
+/// The result of one turn.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Turn {
     pairs_per_second: f64,
@@ -82,7 +82,7 @@ pub fn run(net: &RawNet, vip: IpAddr, files: &[FileHandle], effort: Effort) -> R
         };
         Ok((turn, rate.pairs))
     };
-    // The first turn opens what later ones find open.
+    // The first turn opens connections and files for later ones.
     turn()?;
     let (mut bare, _) = turn()?;
     let mut rounds = Vec::new();

@@ -2,12 +2,11 @@
 //! cost lockd's clients, what a snapshot costs, how long a release takes, what the
 //! grace gate costs NFS, and what `nlmfo watch` takes of a core.
 //!
-//! The virtual machine's clock counts the instructions that it executes, unless
-//! `cargo xtask bench` is told otherwise: then neither emulation nor what else the
-//! host does shows in the numbers, and the same work takes the same time in every
-//! run. They are no machine's real speed all the same, so every number that is
-//! judged is a ratio of two that were taken next to each other: the median of
-//! several, with the lowest and the highest.
+//! The virtual machine's clock counts the instructions that it executes, unless `cargo xtask bench` is
+//! told otherwise: then neither emulation nor other work of the host affects the numbers, and the same
+//! work takes the same time in every run. They are still not the speed of a real machine, so every
+//! number with a target is a ratio of two that were measured next to each other: the median of several,
+//! with the lowest and the highest.
 
 mod bpftrace;
 mod gate;
@@ -42,8 +41,8 @@ const IPV6_VIP: &str = "fd77::1";
 /// Files that those locks are on.
 const FILES: usize = 1000;
 
-/// What can be measured by itself; a release and the watch want the snapshot's locks,
-/// but not its measuring.
+/// The parts that can be measured separately. A release and the watch need the snapshot's locks, but
+/// not its measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     LockPath,
@@ -53,13 +52,13 @@ pub enum Part {
     Watch,
 }
 
-/// What the virtual machine's clock runs by.
+/// The clock of the virtual machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Clock {
     /// A nanosecond per instruction executed, on one processor.
     Instructions,
-    /// The host's time: numbers scatter with whatever the host does.
+    /// The host's time: numbers vary with the load of the host.
     Host,
 }
 
@@ -108,7 +107,7 @@ impl Effort {
         }
     }
 
-    /// With so many clients and, as near as it goes, so many locks.
+    /// With this number of clients and about this number of locks.
     pub fn holding(self, locks: Option<u32>, clients: Option<u16>) -> Effort {
         let holders = clients.unwrap_or(self.holders).max(1);
         let locks_each = match locks {
@@ -136,7 +135,7 @@ struct Report {
     watch: Option<watch::Watch>,
 }
 
-/// A line of the table: what, how much, what it should be, whether it is.
+/// A row of the table: what, its value, its target, and whether it is met.
 type Row = (String, String, &'static str, Option<bool>);
 
 /// Measures `parts`, or everything; JSON goes to standard output, progress and the table to
@@ -198,7 +197,7 @@ pub fn run(nlmfo: &Path, parts: &[Part], effort: Effort, clock: Clock) -> Result
     Ok(())
 }
 
-/// Takes the locks that are looked at and released; returns how many each VIP has.
+/// Takes the locks for the measurements; returns how many each VIP has.
 fn hold(
     server: &Server,
     net: &RawNet,

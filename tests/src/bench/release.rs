@@ -11,17 +11,17 @@ use serde_json::Value;
 
 use super::Row;
 
-/// Longer than a release takes by the host's time, in seconds: a slow one is to be
-/// measured, not cut off.
+/// Longer than a release takes in the host's time, in seconds: a slow one must be measured, not
+/// interrupted.
 const DEADLINE: &str = "600";
 
-/// One way that was gone.
+/// One method that was tried.
 #[derive(Debug, Serialize)]
 struct Step {
     method: String,
     /// Locks released by it.
     released: u64,
-    /// With the look at what is left.
+    /// Including the snapshot afterwards.
     took_ms: f64,
 }
 
@@ -29,7 +29,7 @@ struct Step {
 pub struct Release {
     vip: IpAddr,
     locks: usize,
-    /// Of the whole command.
+    /// Time of the whole command.
     seconds: f64,
     /// From the first snapshot to the verdict.
     took_ms: f64,
@@ -39,7 +39,7 @@ pub struct Release {
 /// `nlmfo failover --phase release` of `vip`, through which `locks` are held.
 ///
 /// # Errors
-/// If it is not confirmed, or other than that many locks went.
+/// If it is not confirmed, or another number of locks was released.
 pub fn run(nlmfo: &Path, vip: IpAddr, locks: usize) -> Result<Release> {
     let began = Instant::now();
     let output = Command::new(nlmfo)
@@ -63,7 +63,7 @@ pub fn run(nlmfo: &Path, vip: IpAddr, locks: usize) -> Result<Release> {
     let released = ours["released"].as_array().map_or(0, Vec::len);
     ensure!(
         released == locks,
-        "{released} of {locks} locks of {vip} went"
+        "{released} of {locks} locks of {vip} were released"
     );
     let steps = (ours["steps"].as_array().into_iter().flatten())
         .map(|step| {

@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 use super::measured::Measured;
 use super::{Effort, Row, Spread};
 
-/// Long enough that an exact snapshot is not given up.
+/// Long enough for an exact snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What the library took, in a process of its own.
+/// The cost of a snapshot by the library, in a process of its own.
 #[derive(Debug, Serialize, Deserialize)]
 struct Taken {
     locks: usize,
     seconds: f64,
     peak_kib: i64,
-    /// For which other lock operations were kept waiting.
+    /// The time for which other lock operations were blocked.
     longest_run_ms: f64,
 }
 
@@ -77,7 +77,7 @@ fn nlmfo_locks(nlmfo: &Path) -> Result<Measured> {
     Measured::of(nlmfo, &["locks", "--json"])
 }
 
-/// What everything takes while nothing is held.
+/// The cost while nothing is held.
 #[derive(Debug, Serialize)]
 pub struct Empty {
     snapshot_peak_kib: i64,

@@ -1,4 +1,4 @@
-//! What `nlmfo watch` takes of a core while many locks are held and more come and go.
+//! The share of a core that `nlmfo watch` uses while many locks are held and more come and go.
 
 use std::fs;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use crate::guest::raw::RawNet;
 /// Lock operations a second: as many LOCKs as UNLOCKs.
 const OPERATIONS: f64 = 1000.0;
 
-/// Some looks at all locks long.
+/// As long as several snapshots of all locks.
 const LASTS: Duration = Duration::from_secs(150);
 
 #[derive(Debug, Serialize)]
@@ -79,7 +79,7 @@ pub fn run(
     })
 }
 
-/// Asked before each batch of pairs: waits for its turn, until the time is up.
+/// Called before each batch of pairs: waits for its turn. False when the time is up.
 fn paced(began: Instant) -> impl Fn() -> bool + Sync {
     let batch = Duration::from_secs_f64(2.0 * PAIRS_AT_ONCE as f64 / OPERATIONS);
     move || {

@@ -7,7 +7,7 @@ use super::agent::{AGENT, quoted};
 use super::service::Service;
 use crate::guest::wait::{Seen, until};
 
-/// A moment in a command's life, as a condition of the node's shell.
+/// A step of a command, as a condition for the node's shell.
 pub struct Step {
     /// In words, for errors.
     pub name: &'static str,
@@ -15,7 +15,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// The gate is in the kernel, the fence about to rise or just up.
+    /// The gate is in the kernel, and the fence is being raised or just up.
     pub fn gate_loaded() -> Step {
         Step {
             name: "the gate is loaded",
@@ -169,7 +169,7 @@ impl Node {
         self.shell(&script).with_context(|| step.name)
     }
 
-    /// Waits until nothing of the tool's is in this kernel any more.
+    /// Waits until the tool has nothing left in this kernel.
     pub fn wait_gate_gone(&self) -> Result<()> {
         until(&format!("the gate to be gone from {}", self.name()), || {
             let left = self.shell("find /sys/fs/bpf -mindepth 1")?;

@@ -1,5 +1,5 @@
-//! What clients of two VIPs lose, and how long they wait, while one of the VIPs moves. The clients
-//! are the only witnesses, so that any cluster manager and any shape of server can be measured.
+//! What clients of two VIPs lose, and how long they wait, while one of the VIPs moves. Only the clients
+//! are observed, so that any cluster manager and any shape of server can be measured.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -136,7 +136,7 @@ impl Watched {
             held: self.held.len(),
             ..Seen::default()
         };
-        // It gets an answer once more: the VIP serves then, and grace is over.
+        // Once it gets another answer, the VIP serves, and grace is over.
         for tally in self.asking.finish()? {
             ensure!(tally.held > 0, "a client has not got to ask: {tally:?}");
             seen.slowest = seen.slowest.max(tally.slowest);

@@ -133,8 +133,8 @@ impl Cluster {
         Ok(daemons)
     }
 
-    /// Leaves release records without a client or a lock where a cluster manager keeps them, which
-    /// `path` says: the first start of the services need not wait for clients that nobody knows.
+    /// Writes empty release records to `path`, where a cluster manager keeps them, so that the first
+    /// start of the services does not wait for unknown clients.
     pub fn record_nobody(&self, path: impl Fn(usize, &Service) -> String) -> Result<()> {
         for (number, service) in (1..).zip(&self.services) {
             let (vip, record) = (service.vip.to_string(), path(number, service));
@@ -193,8 +193,7 @@ impl Node {
         Tool::new(&self.tool, &self.node)
     }
 
-    /// Runs lines of shell there, which end at the first that fails, and returns what they
-    /// printed.
+    /// Runs lines of shell there, up to the first that fails, and returns their output.
     pub fn shell(&self, script: &str) -> Result<String> {
         run(self.node.command("sh").args(["-ec", script]))
             .with_context(|| format!("on node {}", self.name()))
@@ -216,11 +215,11 @@ impl Node {
         self.wait_up()
     }
 
-    /// Ends the machine at once: no process, no connection and no disk is told.
+    /// Ends the machine at once, like a power failure.
     pub fn kill(&self) -> Result<()> {
         let mut shell = self.node.command("sh");
         shell.args(["-c", "echo b >/proc/sysrq-trigger"]);
-        // It gets no answer, nor the end of its connection.
+        // There is no answer, and the connection does not end.
         let mut last = silent(shell).spawn()?;
         let ended = until(&format!("the end of node {}", self.name()), || {
             let mut ping = Command::new("ping");

@@ -24,10 +24,10 @@ pub struct Resource {
     pub(super) xml: String,
 }
 
-/// How a node that does not answer is kept from the disks.
+/// How a node that does not answer is fenced from the disks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fencing {
-    /// Not at all: a server of the scenario falls silent only when its machine has ended.
+    /// Not at all: in this scenario, a server stops answering only when its machine has ended.
     No,
     /// Its machine is ended.
     Lab,
@@ -101,7 +101,7 @@ impl Pacemaker<'_> {
         Ok(pacemaker)
     }
 
-    /// The node that an operator would ask: one that lives.
+    /// A node that runs, which an operator would ask.
     fn asked(&self) -> &Node {
         let lives = |node: &Node| node.shell("true").is_ok();
         match lives(&self.cluster.a) {
@@ -210,7 +210,7 @@ impl Pacemaker<'_> {
         self.settle(node)
     }
 
-    /// The starts and stops of resources until now, on the nodes that live.
+    /// The starts and stops of resources until now, on the nodes that run.
     pub fn actions(&self) -> Result<String> {
         let said = [&self.cluster.a, &self.cluster.b].map(|node| {
             let log = "grep -hE 'Result of (start|stop) operation' /var/log/pacemaker/pacemaker.log || true";
@@ -220,7 +220,7 @@ impl Pacemaker<'_> {
         Ok(a? + &b?)
     }
 
-    /// Runs shell on a node that lives, and waits until all that follows is done.
+    /// Runs shell on a node that runs, and waits until everything that follows is done.
     pub fn act(&self, script: &str) -> Result<()> {
         let asked = self.asked();
         asked.shell(&format!(
@@ -240,7 +240,7 @@ impl Pacemaker<'_> {
         Ok(())
     }
 
-    /// What happened on the nodes that live.
+    /// What happened on the nodes that run.
     pub fn logs(&self) -> String {
         let log = "grep -hE '(grace|takeover|server)\\(|error:|warning:|notice: Result|Initiating' \
                    /var/log/pacemaker/pacemaker.log | tail -n 80";
@@ -315,7 +315,7 @@ fn cib(resources: &[Resource], fencing: Fencing) -> String {
     };
     let properties = [
         ("stonith-enabled", enabled),
-        // Nobody turns a machine of the lab on again.
+        // Machines of the lab are not switched on again.
         ("stonith-action", "off"),
         // A node that is still booting.
         ("startup-fencing", "false"),

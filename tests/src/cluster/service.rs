@@ -11,7 +11,7 @@ use super::{Node, STATE};
 use crate::guest::proc_locks::{self, PosixLock};
 use crate::guest::server::export_options;
 
-/// Where a hand-over program leaves its mark when it has done all.
+/// The file that a hand-over program creates when it is done.
 pub const HANDED_OVER: &str = "/tmp/handed-over";
 
 /// A VIP with a filesystem on a disk that both servers have.

@@ -26,10 +26,10 @@ use crate::scenarios::own_server::{Asks, User, Users, VERSIONS, failover_to, two
 
 const VIP: &str = "10.77.0.1";
 
-/// Between two looks at the clients.
+/// Time between two checks of the clients.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A client that waits for longer is said to.
+/// A client that waits for longer is reported.
 const WAITS: Duration = Duration::from_secs(2);
 
 /// A client at one moment.
@@ -194,7 +194,7 @@ fn move_it(nlmfo: &Path, record: Option<&Path>, cluster: &Cluster, users: &Users
     })
 }
 
-/// Waits until everybody, the thief too, has been answered that many times more.
+/// Waits until every client, including the thief, has received that many more answers.
 fn answered_more(users: &Users, times: u64) -> Result<()> {
     let asked = || -> Result<Vec<Tally>> {
         let mut all = users.thief().concat();
@@ -217,7 +217,7 @@ fn answered_more(users: &Users, times: u64) -> Result<()> {
     })
 }
 
-/// Records the clients until the other end is dropped, and says who waits and who goes on.
+/// Records the clients until the other end is dropped, and reports which wait and which continue.
 fn look_at(users: &Users, recording: &Recording, over: Receiver<()>) -> Result<()> {
     let began = Instant::now();
     let mut waits = vec![false; users.users.len()];

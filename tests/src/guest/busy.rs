@@ -19,7 +19,7 @@ use super::wait::{Seen, until};
 /// machine.
 pub const PACE: Duration = Duration::from_millis(100);
 
-/// The same where many locks are asked for, for minutes, beside much else.
+/// The same for many locks, over minutes, beside other work.
 pub const SLOW_PACE: Duration = Duration::from_secs(1);
 
 /// A lock to ask for.
@@ -89,11 +89,11 @@ pub struct Busy {
     child: Child,
     stdin: Option<ChildStdin>,
     tallies: Arc<Mutex<Vec<Tally>>>,
-    /// Until it is joined.
+    /// None once it is joined.
     reader: Option<JoinHandle<Result<()>>>,
 }
 
-/// A panicking reader leaves the tallies whole, so poison means nothing.
+/// A panicking reader leaves the tallies consistent, so poisoning is ignored.
 fn locked(tallies: &Mutex<Vec<Tally>>) -> MutexGuard<'_, Vec<Tally>> {
     tallies.lock().unwrap_or_else(PoisonError::into_inner)
 }

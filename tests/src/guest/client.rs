@@ -103,7 +103,7 @@ impl Client {
         let _watch = super::stuck::watch(format!("mounting {vip}"));
         let source = match vip {
             IpAddr::V4(v4) => format!("{v4}:{}", export.display()),
-            // The same on every link: its own is named too.
+            // The same on every link, so the client's own link is named too.
             IpAddr::V6(v6) if v6.is_unicast_link_local() => {
                 format!("[{v6}%eth0]:{}", export.display())
             }

@@ -248,7 +248,7 @@ fn option(stream: &TcpStream, name: i32, value: i32) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// The header of RFC 1071's kind that Wikipedia and everybody checks with.
+    /// The usual test header for the checksum of RFC 1071.
     #[test]
     fn a_header_has_the_checksum_that_makes_its_sum_zero() {
         let from = Ipv4Addr::new(192, 168, 0, 1);

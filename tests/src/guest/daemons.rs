@@ -23,7 +23,7 @@ fn named(name: &str) -> Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        // It may end while we look.
+        // It may end in the meantime.
         let is = fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name);
         let dead = fs::read_to_string(path.join("stat")).is_ok_and(|stat| stat.contains(") Z "));
         if is && !dead && fs::read_link(path.join("ns/net")).is_ok_and(|net| net == here) {

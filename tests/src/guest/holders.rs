@@ -108,7 +108,7 @@ impl Holders {
         self.holders.iter().map(busy).collect()
     }
 
-    /// No lock can be had by others.
+    /// Other clients can get none of the locks.
     pub fn all_held(&self) -> Result<()> {
         let locker = self.thief.locker()?;
         for holder in &self.holders {
@@ -142,7 +142,7 @@ impl Holders {
         holder.locks.into_iter().try_for_each(HeldLock::release)
     }
 
-    /// Every holder gives its locks back to the server.
+    /// Every holder releases its locks.
     pub fn release(self) -> Result<()> {
         for holder in self.holders {
             holder.locks.into_iter().try_for_each(HeldLock::release)?;

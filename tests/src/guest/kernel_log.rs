@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use super::command::run;
 
 /// What a client's lockd says of a lock that it could not reclaim and will not try again
-/// (`nlmclnt_reclaim` in fs/lockd/clntproc.c, 6.1). The server may well hold it, and the
-/// application believes so; at the next move it is lost.
+/// (`nlmclnt_reclaim` in fs/lockd/clntproc.c, 6.1). The server may still hold it, and the application
+/// believes so, but it is lost at the next move.
 const REFUSED: &str = "failed to reclaim lock";
 
 /// Checks that no client of this machine was refused a reclaim.

@@ -49,7 +49,7 @@ impl Monitoring {
     }
 }
 
-/// What a run of LOCK+UNLOCK pairs came to.
+/// The result of a run of LOCK+UNLOCK pairs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Rate {
     pub pairs: u64,

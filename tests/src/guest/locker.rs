@@ -88,7 +88,7 @@ struct Inbox {
 }
 
 impl Answers {
-    /// A panicking reader leaves the inbox whole, so poison means nothing.
+    /// A panicking reader leaves the inbox consistent, so poisoning is ignored.
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -198,13 +198,13 @@ impl Locker {
 
 impl Drop for Locker {
     fn drop(&mut self) {
-        // Not waited for: dropping NFS locks may take a dead server's timeout.
+        // Not waited for: dropping NFS locks may take as long as the timeout for a dead server.
         let _ = self.child.kill();
         let _ = self.child.try_wait();
     }
 }
 
-/// An `F_SETLKW` on its way.
+/// A pending `F_SETLKW`.
 pub struct Waiter<'a> {
     locker: &'a Locker,
     id: u64,
@@ -255,7 +255,7 @@ fn open_once(files: &mut HashMap<PathBuf, Arc<File>>, path: &Path) -> io::Result
     Ok(file)
 }
 
-/// For locks of either mode; made where it is missing.
+/// Opens it for locks of either mode, and creates it if it is missing.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -265,7 +265,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Does it, and waits for what comes of it.
+/// Executes the request, and waits for its result.
 pub(super) fn act(file: &File, range: Range, action: Action) -> Outcome {
     let lock_type = match action {
         Action::Unlock => libc::F_UNLCK,
@@ -296,7 +296,7 @@ pub(super) fn act(file: &File, range: Range, action: Action) -> Outcome {
     }
 }
 
-/// Whoever does not listen any more does not need the answer.
+/// A requester that has ended does not need the answer.
 fn say(id: u64, outcome: Outcome) {
     let line = serde_json::to_string(&Answer { id, outcome }).expect("an answer has no odd keys");
     let _ = writeln!(io::stdout(), "{line}");

@@ -93,7 +93,7 @@ impl Pty {
         screen.screen().contents()
     }
 
-    /// Waits until the screen is as wanted; what it shows then.
+    /// Waits until the screen is as wanted. Returns its content.
     pub fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
         until(what, || {
             let text = self.text();
@@ -115,7 +115,7 @@ impl Pty {
         })?;
         let modes = tcgetattr(&self.terminal).context("the terminal's modes")?;
         let cooked = LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG;
-        // Its last words may still be on their way through the terminal.
+        // Its last output may still be in the terminal.
         until("the ordinary screen", || {
             let screen = self.screen.lock().expect("the reader does not panic");
             let alternate = screen.screen().alternate_screen() || screen.screen().hide_cursor();

@@ -81,8 +81,9 @@ pub fn known(report: &Value, list: &str) -> Result<BTreeSet<Known>> {
     entries(report, list)?.iter().map(Entry::known).collect()
 }
 
-/// Ensures that after a restart or a move of a server, all of at least `expected` locks and opens are
-/// back, and that the server was in each of `graces` ("lockd", "nfsd"), which ended early.
+/// Ensures that after a restart or a move of a server, all recorded locks and opens are back, at least
+/// `expected` of them, and that the server was in each of `graces` ("lockd", "nfsd"), which ended
+/// early.
 pub fn ensure_kept(report: &Value, graces: &[&str], expected: u64) -> Result<()> {
     let start = &report["start"];
     let none = |kind: &str| start["missing"][kind].as_array().is_some_and(Vec::is_empty);

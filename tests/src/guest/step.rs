@@ -19,11 +19,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Stepped {
-    /// The change after which it got its signal, in words; none if it made fewer and has ended
-    /// by itself.
+    /// The change after which it got its signal, as text; none if it made fewer changes and ended by
+    /// itself.
     pub at: Option<String>,
     /// Its exit code, or 128 + the signal that ended it.
     pub code: i32,

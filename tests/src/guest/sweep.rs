@@ -27,7 +27,7 @@ use super::wait::{Seen, until_for};
 /// Maximum time for each step of a sweep. A machine that needs longer is not used again.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A step of a sweep that takes longer is told.
+/// A step of a sweep that takes longer is reported.
 const NOTEWORTHY: Duration = Duration::from_secs(5);
 
 /// Where the files of a fresh machine are kept.
@@ -76,7 +76,7 @@ pub struct Before {
 }
 
 impl Before {
-    /// Looks now.
+    /// Reads the current state.
     pub fn look() -> Result<Before> {
         Ok(Before {
             programs: programs()?.into_keys().collect(),
@@ -153,7 +153,7 @@ impl Fresh {
         Ok(Swept::Clean)
     }
 
-    /// The part of a sweep that a machine needs which is not used again.
+    /// The part of a sweep that even a machine that is not used again needs.
     ///
     /// # Errors
     /// The machine cannot be inspected.
@@ -181,8 +181,8 @@ impl Fresh {
         })
     }
 
-    /// Runs `nlmfo cleanup` where something of nlmfo's is in the kernel, and returns what
-    /// is there all the same.
+    /// Runs `nlmfo cleanup` if nlmfo has left something in the kernel, and returns what is still there
+    /// after that.
     fn clean_up(&self) -> Result<Option<String>> {
         if self.before.of_nlmfo()?.is_none() {
             return Ok(None);
@@ -433,7 +433,7 @@ fn settings() -> Result<BTreeMap<PathBuf, String>> {
             if meta.is_dir() {
                 folders.push(path);
             } else if meta.permissions().mode() & 0o600 == 0o600 {
-                // Some have nothing to say in this kernel's state.
+                // Some cannot be read in this state of the kernel.
                 if let Ok(value) = fs::read_to_string(&path) {
                     found.insert(path, value);
                 }
@@ -452,7 +452,7 @@ fn programs() -> Result<BTreeMap<u32, String>> {
                 let name = program.name_as_str().unwrap_or("?").to_owned();
                 found.insert(program.id(), name);
             }
-            // It was freed while we looked.
+            // It was freed in the meantime.
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error).context("listing BPF programs"),
         }

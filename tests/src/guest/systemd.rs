@@ -111,7 +111,7 @@ impl Drop for Systemd {
     fn drop(&mut self) {
         let _ = self.holder.kill();
         let _ = self.holder.wait();
-        // Programs that it attached to them would stay.
+        // Programs that systemd attached to control groups would stay.
         let _ = remove_cgroups();
     }
 }

@@ -56,7 +56,7 @@ impl<'a> Tool<'a> {
         command
     }
 
-    /// Runs it to its end, whatever comes of it, and says how long it took.
+    /// Runs it to its end, whatever its exit status, and reports the time.
     pub fn run(&self, arguments: &[&str]) -> Result<Finished> {
         let started = Instant::now();
         let watch = super::stuck::watch(format!("nlmfo {}", arguments.join(" ")));
@@ -114,7 +114,7 @@ impl<'a> Tool<'a> {
     }
 }
 
-/// An `nlmfo` on its way. Dropping it kills it.
+/// A running `nlmfo`. Dropping it kills it.
 pub struct Running {
     child: Child,
 }

@@ -18,7 +18,7 @@ const BPF: &str = "/sys/fs/bpf";
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// Looks now.
+    /// Reads the current state.
     pub fn of(node: &TestNode) -> Result<Traces> {
         let mut traces = BTreeSet::new();
         for arguments in [

@@ -21,7 +21,7 @@ use super::locker::Range;
 use super::node::TestNode;
 use super::raw::credential;
 
-/// For an answer, over the worst of networks that scenarios make.
+/// Maximum time for an answer, over the worst network of the scenarios.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// File handles of NLM v1 and v3 have this length, see [`super::raw`].
@@ -65,7 +65,7 @@ impl Ask {
 /// datagram with the number and port of an earlier one is the same call once more.
 static NEXT_XID: AtomicU32 = AtomicU32::new(1);
 
-/// Who calls: what its calls say of it.
+/// The caller, as its calls describe it.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub name: String,
@@ -265,7 +265,7 @@ impl Datagrams {
         Ok(Datagrams(socket.into()))
     }
 
-    /// Goes on with another peer, from the same port.
+    /// Continues with another peer, from the same port.
     pub fn redirect(&self, peer: SocketAddr) -> Result<()> {
         (self.0.connect(peer)).with_context(|| format!("connecting to {peer}"))
     }

@@ -1,5 +1,5 @@
-//! A server with some VIPs in grace and raw clients that send it what they like: the
-//! common ground of the grace gate's scenarios.
+//! A server with some VIPs in grace and raw clients that send arbitrary bytes: the fixture of the grace
+//! gate's scenarios.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub struct Wired {
     pub counts: [(u64, u64); 2],
 }
 
-/// What one client sends, and what must come of it.
+/// What one client sends, and the expected answers.
 #[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,

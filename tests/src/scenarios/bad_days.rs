@@ -1,5 +1,5 @@
-//! Bad input and bad days: each ends with a sentence, the right exit code, and
-//! nothing of ours left in the kernel.
+//! Bad input and failures: each ends with a message, the right exit status, and nothing of nlmfo left
+//! in the kernel.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
@@ -229,8 +229,8 @@ fn cleanup_nothing(context: &Context) -> Result<End> {
 /// Enough lockd hosts behind one VIP to make a release last.
 const HOSTS: u16 = 400;
 
-/// A server with [`HOSTS`] clients of an IPv6 VIP, which needs a call in each
-/// client's name where the kernel's own way cannot take IPv6.
+/// A server with [`HOSTS`] clients of an IPv6 VIP, which needs a call in each client's name if the
+/// kernel's own method cannot take IPv6.
 fn long_release() -> Result<(Lab, RawNet)> {
     let lab = Lab::up(&["fd77::1"], 0)?;
     let net = RawNet::join(&lab.server)?;
@@ -238,7 +238,7 @@ fn long_release() -> Result<(Lab, RawNet)> {
     Ok((lab, net))
 }
 
-/// Has [`HOSTS`] clients hold locks through the first VIP.
+/// Makes [`HOSTS`] clients hold locks through the first VIP.
 pub fn hold_many(lab: &Lab, net: &RawNet) -> Result<()> {
     let names: Vec<_> = (0..16).map(|i| format!("held{i}")).collect();
     let files = net.files(&lab.server, lab.vips[0], &names)?;
@@ -254,8 +254,8 @@ pub fn hold_many(lab: &Lab, net: &RawNet) -> Result<()> {
     )
 }
 
-/// Starts the release and stops it (SIGSTOP) in its middle; none if the kernel's own way was
-/// faster than we can look.
+/// Starts the release and stops it (SIGSTOP) in its middle; none if the kernel's own method was too
+/// fast.
 pub fn in_the_middle(tool: &Tool<'_>, lab: &Lab, arguments: &[&str]) -> Result<Option<Running>> {
     let all = lab.server.locks()?.len();
     let mut running = tool.start(arguments)?;
@@ -283,7 +283,8 @@ pub fn in_the_middle(tool: &Tool<'_>, lab: &Lab, arguments: &[&str]) -> Result<O
 /// What [`in_the_middle`] cannot show.
 pub fn too_fast() -> End {
     End::Unsupported(
-        "the release is over before its middle can be seen: the kernel's own way takes IPv6".into(),
+        "the release is over before its middle can be seen: the kernel's own method takes IPv6"
+            .into(),
     )
 }
 
@@ -354,7 +355,7 @@ fn check(context: &Context) -> Result<End> {
         "check touched a lock: {report}"
     );
 
-    // The proof is in trying: the kernel's own way, on a lock that is ours.
+    // Only a test shows it: the kernel's own method, on a lock of the test.
     run(lab
         .server
         .node()

@@ -92,7 +92,7 @@ fn book(context: &Context) -> Result<End> {
         "{listing}"
     );
 
-    // Who holds a lock is noted again by the one that looks for the first time.
+    // A new `nlmfo serve` notes clients that hold locks again.
     old.release()?;
     // Two at once: a second one finds the first one's book.
     let _again = self::serve(&tool)?;
@@ -172,7 +172,7 @@ fn callout(context: &Context) -> Result<End> {
             Err(error) => Seen::No(format!("{error:#}")),
         })
     })?;
-    // Whoever may read the book is not left to the umask.
+    // The umask does not decide who may read the book.
     let umask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let serve = serve(&tool);
     nix::sys::stat::umask(umask);
@@ -219,7 +219,7 @@ fn callout(context: &Context) -> Result<End> {
         "nobody reads the client book: {asked:?}"
     );
 
-    // What does not work is in the log.
+    // Failures are in the log.
     const LOG: &str = "/dev/log";
     let _ = fs::remove_file(LOG);
     let log = UnixDatagram::bind(LOG).context(LOG)?;

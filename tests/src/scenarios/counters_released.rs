@@ -79,7 +79,7 @@ fn released(_: &Context) -> Result<End> {
         server,
         watch: Counted::attach()?,
     };
-    // Untouched until everything on the filesystem goes.
+    // Untouched until everything on the filesystem is released.
     hold(&net, server, second, 100)?;
 
     for (vip, number) in [(first, 1), (third, 10)] {
@@ -129,7 +129,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Goes `way` for `vip`; how many locks went, by the kernel's own list.
+    /// Releases `vip` by the method. Returns how many locks are gone, by the kernel's own list.
     fn after(&mut self, method: &dyn Method, vip: IpAddr) -> Result<usize> {
         let table = self.watch.snapshot()?.table;
         let netns = netns::network()?.inode as u32;

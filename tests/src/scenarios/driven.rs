@@ -97,7 +97,7 @@ fn driven(context: &Context) -> Result<End> {
     );
     export("-u")?;
 
-    // Nobody is there (TEST-NET-1).
+    // No host has this address (TEST-NET-1).
     let unseen = doctor("192.0.2.1", exit::NOT_CONFIRMED)?;
     ensure!(unseen["peer"]["there"].is_null(), "{unseen}");
     let refused = drive("192.0.2.1", program, exit::COULD_NOT_RUN)?;
@@ -106,7 +106,7 @@ fn driven(context: &Context) -> Result<End> {
         "{refused}"
     );
     mine.ensure_on(service, a)?;
-    // What would lose the locks there is seen before anything is done.
+    // Problems there that would lose the locks are found before anything is done.
     let signal = |signal: &str| {
         let kill = format!("kill -{signal} $(pidof rpc.statd)");
         run(b.node().command("sh").args(["-c", &kill]))

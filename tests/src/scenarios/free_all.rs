@@ -1,6 +1,5 @@
-//! FREE_ALL in a client's name, and the detour it goes by, without the rest of
-//! the tool: one lockd host goes at a time, whether its VIP is still on the
-//! server or not.
+//! FREE_ALL in a client's name, and the detour that it uses, without the rest of the tool: one lockd
+//! host is released at a time, whether its VIP is still on the server or not.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};

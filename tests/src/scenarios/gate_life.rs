@@ -234,7 +234,7 @@ fn lockd_restart(context: &Context) -> Result<End> {
     };
     ensure_again("before the restart")?;
 
-    // Long: it ends by our word, between two calls.
+    // A long window: the test ends it, between two calls.
     root.write("/proc/sys/fs/nfs/nlm_grace_period", "90")?;
     scene.lab.server.stop_nfsd()?;
     run(root.command("rpc.nfsd").args(["--tcp", "--udp", "4"]))?;
@@ -311,7 +311,7 @@ fn killed(context: &Context) -> Result<End> {
     let answer = scene.ask_from(scene.net.node(), source, vip, Transport::Tcp, RECLAIM)?;
     ensure!(answer == REFUSED, "a reclaim after the window: {answer:?}");
 
-    // It is over, but its gate is still in the kernel: the next one that looks, tidies up.
+    // The window is over, but its gate is still in the kernel: the next command cleans up.
     ensure_one_filter_each()?;
     let listed = tool.json(exit::CONFIRMED, &["grace", "--list"])?;
     ensure_gone()?;

@@ -257,7 +257,7 @@ fn ways_in(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// Raises a fence, or takes it away; nothing else is done about it.
+/// Raises a fence or removes it, and does nothing else.
 fn fence(vip: IpAddr, lasting: Option<Duration>) -> Result<()> {
     let mut gate = Gate::in_force()?.context("the gate is gone")?;
     let before = gate.maps.window(vip.into())?.context("no window")?;

@@ -1,7 +1,6 @@
-//! `nlmfo failover --phase release` where no exact way is left: clients behind
-//! link-local addresses, for which FREE_ALL cannot be called, and which
-//! `unlock_ip` does not match, on every kernel (IPv6 before 7.2; from then on it
-//! compares the link too, and an address alone names none).
+//! `nlmfo failover --phase release` where no exact method is left: clients behind link-local addresses,
+//! for which FREE_ALL cannot be called, and which `unlock_ip` does not match, on every kernel (IPv6
+//! before 7.2; from then on it compares the link too, and an address alone names none).
 
 use std::net::IpAddr;
 
@@ -66,7 +65,7 @@ impl LinkLocal {
         })
     }
 
-    /// Unasked, the tool takes no way that is not exact, and says so.
+    /// Without an option, the tool uses only exact methods, and says so.
     fn ensure_not_released_unasked(&self, tool: &Tool<'_>) -> Result<()> {
         let arguments = arguments(&[self.vip], &[]);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -124,7 +123,7 @@ fn reboot_notice(context: &Context) -> Result<End> {
     let before = Traces::of(node)?;
     lab.ensure_not_released_unasked(&tool)?;
     let report = confirmed(&tool, &[lab.vip], &["--reboot-notice"])?;
-    ensure_last_way(&report, lab.vip, "reboot")?;
+    ensure_last_method(&report, lab.vip, "reboot")?;
     Traces::of(node)?.ensure_as(&before)?;
     lab.ensure_held(1)?;
     Ok(End::Pass)
@@ -142,7 +141,7 @@ fn unlock_filesystem(context: &Context) -> Result<End> {
     lab.ensure_no_nfs4_lock_is_revoked(&tool, &arguments)?;
     // The other VIP's lock is on the same filesystem: that is no clean release.
     let report = Releases::of(tool.json(exit::NOT_CONFIRMED, &arguments)?)?;
-    ensure_last_way(&report, lab.vip, "filesystem")?;
+    ensure_last_method(&report, lab.vip, "filesystem")?;
     let release = report.vip(lab.vip)?;
     ensure!(
         release.verdict == "confirmed" && release.remaining.is_empty(),
@@ -157,8 +156,8 @@ fn unlock_filesystem(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
-/// The lock went by this way, after the exact ones.
-fn ensure_last_way(report: &Releases, vip: IpAddr, method: &str) -> Result<()> {
+/// The lock was released by this method, after the exact ones were tried.
+fn ensure_last_method(report: &Releases, vip: IpAddr, method: &str) -> Result<()> {
     let release = report.vip(vip)?;
     let methods = release.methods();
     ensure!(

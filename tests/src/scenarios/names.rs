@@ -63,8 +63,8 @@ fn names(context: &Context) -> Result<End> {
     held.extend(lock_through_both(&lab, &by_address, |vip| vip)?);
     let taken = move_here(&tool, exit::CONFIRMED, "90s")?;
     ensure!(missing(&taken).is_empty(), "{taken}");
-    // Either VIP's word reaches both clients for both VIPs; the second must not make them
-    // reclaim again, as grace ends with the last lock.
+    // A notification for either VIP reaches both clients for both VIPs. The second one must not make
+    // them reclaim again, since grace ends with the last lock.
     for vip in vips(&taken) {
         ensure!(vip["window"]["lockd"]["reclaimed"] == 2, "{taken}");
     }
@@ -132,7 +132,7 @@ fn vips(taken: &Value) -> impl Iterator<Item = &Value> {
     taken["vips"].as_array().into_iter().flatten()
 }
 
-/// Through which VIP whose lock is not back.
+/// The client and the VIP of each lock that is not back.
 fn missing(taken: &Value) -> Vec<(&str, &str)> {
     vips(taken)
         .flat_map(|vip| vip["missing"].as_array().into_iter().flatten())

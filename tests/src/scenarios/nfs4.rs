@@ -1,4 +1,4 @@
-//! NFSv4 state: seen as the kernel has it, with its VIPs, and never taken for nothing.
+//! NFSv4 state: listed as the kernel has it, with its VIPs, and never overlooked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -142,7 +142,7 @@ fn seen_not_confirmed(context: &Context) -> Result<End> {
     ensure_counted(&counted, &lab)?;
     let listing = tool.json(exit::CONFIRMED, &["locks"])?;
     if let Some(reason) = listing["nfs4"]["reason"].as_str() {
-        // What cannot be seen is not taken for nothing.
+        // State that cannot be read does not count as none.
         let arguments = ["failover", "--phase", "release", "--vip", VIPS[1]];
         let report = tool.json(exit::NOT_CONFIRMED, &arguments)?;
         ensure!(report["vips"][0]["nfs4"]["state"] == "unknown", "{report}");

@@ -125,7 +125,7 @@ pub fn listed(tool: &Tool, lab: &Lab, clients: &[Mounted]) -> Result<()> {
             false => Seen::No(text),
         })
     })?;
-    // What waits is nobody's to release but its client's.
+    // Only its client can cancel a waiting request.
     until("the release of a request to be refused", || {
         let listing = tool.json(exit::CONFIRMED, &["locks", "--waiters"])?;
         let Some(id) = listing["nfs4"]["waiters"][0]["id"].as_str() else {

@@ -1,4 +1,4 @@
-//! Notification a VIP's clients, and no others, that their server has moved.
+//! Notifies a VIP's clients, and no others, that their server has moved.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -43,7 +43,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 const VIPS: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 const VIP_V6: &str = "fd77::1";
-/// An address on the clients' link that nobody has.
+/// An address on the clients' link that no host has.
 const DEAD: &str = "10.77.9.9";
 
 fn reclaim(context: &Context) -> Result<End> {

@@ -225,7 +225,7 @@ fn statuses() -> Result<()> {
         act("takeover", "stop", SUCCESS, status, &warn)?;
         act("takeover", "monitor", NOT_RUNNING, status, &[])?;
         act("server", "start", server, status, &[])?;
-        // One that goes on is not stopped, whatever is wanted.
+        // A server that continues to serve counts as not stopped, whatever is configured.
         for state in ["FAKE_STATE=serving", "FAKE_STATE=degraded"] {
             let others = [state, warn[0]];
             act("server", "stop", ERROR, status, &others)?;
@@ -265,7 +265,7 @@ fn shared(lab: &Lab) -> Result<()> {
     let after = lab.server.locks()?;
     ensure!(after == before, "{after:?} where {before:?} was held");
 
-    // A tool that is gone: a stop releases nothing, and says so.
+    // The tool is gone: a stop releases nothing, and says so.
     let gone = [VIP, "nlmfo=/nonesuch"];
     act("takeover", "stop", ERROR, &gone)?;
     act("takeover", "monitor", SUCCESS, &gone)?;
@@ -393,7 +393,7 @@ fn own(context: &Context) -> Result<()> {
     drop(client);
     act("server", "stop", SUCCESS, &[MAIL])?;
 
-    // As another node leaves it that crashed.
+    // The state that a crashed node leaves.
     let script = format!(
         "mount {device} /mnt\n\
          echo '{{\"node\":\"b\",\"boot\":\"1\",\"since\":1}}' > /mnt/.nlmfo/holder.json\n\

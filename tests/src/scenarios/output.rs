@@ -1,5 +1,5 @@
-//! What is done does not depend on what can be said, and a signal leaves nothing unsaid.
-//! The judges are the kernel's locks, the report that is kept, and the exit status.
+//! What a command does is independent of its output, and after a signal it reports everything. Checked
+//! by the kernel's locks, the stored report, and the exit status.
 
 use std::fs;
 use std::net::IpAddr;
@@ -86,7 +86,7 @@ fn names(context: &Context) -> Result<End> {
 fn unheard(context: &Context) -> Result<End> {
     let (lab, _held) = Lab::with_one_lock()?;
     let (vip, before) = (lab.vips[0], lab.server.locks()?);
-    // A name that would clear the screen and say what nlmfo says.
+    // A name that would clear the screen and imitate nlmfo's output.
     let export = lab.server.export();
     fs::rename(export.join("held"), export.join(EVIL))?;
     let listed =
@@ -158,7 +158,7 @@ fn signals(context: &Context) -> Result<End> {
     let (vip, address) = (lab.vips[0], "fd77::1");
     let before = Traces::of(lab.server.node())?;
 
-    // A window that stands is said to stand; this is fast on every kernel.
+    // An open window is reported as open; this is fast on every kernel.
     let takeover = [
         "failover",
         "--phase",

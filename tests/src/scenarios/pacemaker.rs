@@ -225,7 +225,7 @@ fn bad_days(context: &Context) -> Result<End> {
     ))?;
     ensure_on(to, robbing)?;
 
-    // What happens by hand is none of Pacemaker's business.
+    // Pacemaker does not react to what is done by hand.
     let robbing = both.robbed_by(thief)?;
     pacemaker.maintenance(true)?;
     let before = pacemaker.actions()?;
@@ -379,7 +379,7 @@ fn own_fenced(context: &Context) -> Result<End> {
     let (from, to) = pacemaker.spread(mail, data)?;
     let users = owned.users()?;
     let began = Instant::now();
-    // The server goes on serving: only the end of the machine is the end of that.
+    // The server continues to serve until its machine ends.
     from.shell("kill -KILL $(pidof corosync)")?;
     pacemaker.wait_taken_over(mail, to)?;
     eprintln!("fenced and taken over in {:?}", began.elapsed());

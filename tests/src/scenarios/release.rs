@@ -220,7 +220,7 @@ fn one_vip(context: &Context, leaving: usize) -> Result<End> {
     ensure_told(&busy, &report, &[vip])?;
     Traces::of(busy.lab.server.node())?.ensure_as(&before)?;
     if vip.is_ipv4() {
-        ensure_the_kernels_way(&busy, &report, leaving)?;
+        ensure_the_kernels_method(&busy, &report, leaving)?;
     }
     busy.ensure_only_gone(&[vip])?;
     Ok(End::Pass)
@@ -228,7 +228,7 @@ fn one_vip(context: &Context, leaving: usize) -> Result<End> {
 
 /// `unlock_ip` alone where it releases, FREE_ALL where it does not: found out
 /// here by a lock that is taken for it, without the tool.
-fn ensure_the_kernels_way(busy: &Busy, report: &Releases, leaving: usize) -> Result<()> {
+fn ensure_the_kernels_method(busy: &Busy, report: &Releases, leaving: usize) -> Result<()> {
     let vip = busy.lab.vips[leaving];
     let mounted = &busy.lab.clients[0];
     let trial =

@@ -90,7 +90,7 @@ pub(super) struct Archives {
 
 impl Archives {
     pub(super) fn of_this_machine() -> Result<Self> {
-        // Without the machine's own package lists, which it would read in vain.
+        // Without the machine's own package lists, which would be read for nothing.
         let targets = run(Command::new("apt-get").args([
             "indextargets",
             "--no-release-info",

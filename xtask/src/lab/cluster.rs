@@ -1,5 +1,5 @@
-//! A cluster: servers, and the driver that all of them are cabled to. Each is a machine
-//! with a kernel of its own, so that one can end while the others go on.
+//! A cluster: servers, and the driver that all of them are cabled to. Each is a machine with a kernel
+//! of its own, so that one can end while the others continue.
 
 use std::{fs::File, os::unix::net::UnixStream};
 
@@ -12,14 +12,14 @@ use super::{
 
 /// What to boot, and what the machines have in common.
 ///
-/// The driver's `eth0` leads to the first server's `eth0`, its `eth1` to the second's, and
-/// so on: it is the switch, if it makes a bridge of them. The servers share the disks
-/// (`/dev/vda` on), of which nothing is kept; keeping to one user at a time is theirs.
+/// The driver's `eth0` leads to the first server's `eth0`, its `eth1` to the second's, and so on: it is
+/// the switch, if it makes a bridge of them. The servers share the disks (`/dev/vda` on), which are not
+/// kept. They must ensure that only one of them uses a disk at a time.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     /// Its command's end, or its deadline, is the end of the whole run.
     pub driver: Run,
-    /// What they bring back or exit with does not count, and they may end at any time.
+    /// Their files and exit statuses do not count, and they may end at any time.
     pub servers: Vec<Run>,
     /// The disks' sizes in bytes.
     pub disks: Vec<u64>,

@@ -1,6 +1,6 @@
 //! Reads the guest's kernel console and finds messages of a kernel fault.
 
-/// How a kernel announces that a result from it cannot be trusted.
+/// Messages after which a result from this kernel cannot be trusted.
 ///
 /// From kernel/panic.c, init/initramfs.c, arch/x86/kernel/dumpstack.c, lib/bug.c,
 /// `kernel/rcu/tree_stall.h`, kernel/watchdog.c, `kernel/hung_task.c`,

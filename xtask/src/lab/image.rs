@@ -42,8 +42,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Downloads, unpacks and converts the kernel that `name` means, where an
-    /// earlier run has not.
+    /// Downloads, unpacks and converts the kernel that `name` means, unless an earlier run has done so.
     pub fn get(cache: &Cache, apt: &Apt, tools: &Tools, name: &KernelName) -> Result<Self> {
         match name {
             KernelName::Path { image, modules } => {

@@ -106,12 +106,12 @@ fn program(path: &Path) -> Result<Vec<u8>> {
         .status();
     match status {
         Ok(status) if status.success() => Ok(fs::read(stripped.path())?),
-        // No binutils here, or a file that they do not understand.
+        // There are no binutils here, or they do not understand the file.
         _ => Ok(contents),
     }
 }
 
-/// A word for the shell that stands for itself.
+/// Quotes a word for the shell.
 fn quoted(word: &OsStr) -> Vec<u8> {
     let mut out = vec![b'\''];
     for &byte in word.as_bytes() {

@@ -257,7 +257,7 @@ pub fn select<'a>(kernels: &'a [Offered], prefix: Option<&str>) -> Option<&'a Of
     }
 }
 
-/// Whether `prefix` ends where a number of `version` ends: 6.1 is no start of 6.12.
+/// Whether `prefix` ends where a number of `version` ends: 6.1 is not a prefix of 6.12.
 fn starts_with_version(version: &str, prefix: &str) -> bool {
     version
         .strip_prefix(prefix)

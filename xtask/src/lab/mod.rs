@@ -1,11 +1,9 @@
 //! The lab: distribution kernels with a real NFS server and real clients, in
 //! QEMU.
 //!
-//! A run boots a kernel from nothing with a Debian 12 userland in memory, runs
-//! one command, and brings back its output, exit status and files. Nothing of
-//! one run is left for the next, so every run starts from the same machine.
-//! Where the processor cannot be lent to the guest (KVM), QEMU translates: a
-//! boot takes seconds either way.
+//! A run boots a kernel from nothing with a Debian 12 userland in memory, runs one command, and brings
+//! back its output, exit status and files. Nothing of one run is left for the next, so every run starts
+//! from the same machine. Without KVM, QEMU emulates the processor: a boot takes seconds either way.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -130,8 +128,7 @@ impl Lab {
 
     /// Boots and runs the command; `output` gets what it writes, as it comes.
     ///
-    /// An error means that the run could not be made; how it went, well or not,
-    /// is the [`Outcome`]'s to say.
+    /// An error means that the run could not be made. The [`Outcome`] says how it went.
     pub fn run(&self, run: &Run, output: &mut dyn FnMut(Stream, &[u8])) -> Result<Outcome> {
         let accelerator = self.accelerator(&run.kernel)?;
         self.run_alone(accelerator, run, output)

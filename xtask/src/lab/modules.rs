@@ -184,7 +184,7 @@ impl<'a> Dependencies<'a> {
         )
     }
 
-    /// Adds a module and its dependencies; false if there is none of the name.
+    /// Adds a module and its dependencies; false if there is no module of this name.
     fn add(&self, name: &str, wanted: &mut BTreeSet<&'a str>) -> bool {
         match self.0.get(name) {
             Some(paths) => {

@@ -27,31 +27,30 @@ use rustix::{
 use super::{tools::Tools, tsc};
 use crate::arch::Arch;
 
-/// What executes the guest's code.
+/// How the guest's code is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
-    /// The processor itself, where the machine can.
+    /// KVM: the processor itself, if this machine supports it.
     Kvm,
     /// QEMU's translator: slower, and works everywhere.
     Tcg,
 }
 
-/// What makes time pass in the guest.
+/// The clock of the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Clock {
     /// This machine's clock.
     #[default]
     Host,
-    /// The guest's instructions, one nanosecond each, on a single processor (QEMU's
-    /// `-icount`); where nothing runs, the clock jumps to the next timer. What else
-    /// this machine does, and how fast it is, no longer shows: the same work takes
-    /// the same time. It is no processor's real time, as caches and pipelines have
-    /// no part in it.
+    /// The guest's instructions, one nanosecond each, on a single processor (QEMU's `-icount`); when
+    /// nothing runs, the clock jumps to the next timer. The load and speed of this machine have no
+    /// effect: the same work takes the same time. It is not the time of a real processor, since it
+    /// ignores caches and pipelines.
     Instructions,
 }
 
 impl Clock {
-    /// As the guest's programs are told.
+    /// Its name for the guest's programs.
     pub fn name(self) -> &'static str {
         match self {
             Clock::Host => "host",
