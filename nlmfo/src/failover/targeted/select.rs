@@ -103,8 +103,8 @@ pub enum Refusal {
     },
     #[error(
         "NFSv4 state is on it ({counts}), which the kernel cannot revoke for one file: --client \
-         drops all state of a client, --unlock-filesystem and --unlock-export revoke all NFSv4 state on \
-         the filesystem or under the export, and --nfs 3 ignores it"
+         drops all state of a client, --unlock-filesystem revokes all state on the filesystem, \
+         --unlock-export all NFSv4 state under the export, and --nfs 3 ignores it"
     )]
     StateOnFile { counts: Counts4 },
     #[error(

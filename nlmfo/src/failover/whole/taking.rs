@@ -100,7 +100,7 @@ pub fn hindrances() -> Vec<String> {
     let mut hindrances = Vec::new();
     if nfsd::runs() {
         hindrances.push(
-            "the NFS server runs here: stop it, since clients reclaim only from a server that starts"
+            "the NFS server runs here: stop it, since clients reclaim only when a server starts"
                 .to_owned(),
         );
     }
