@@ -43,7 +43,7 @@ const RECORD: &str = "/tmp/it's a \"record\".json";
 const FAKE: &str = "/tmp/it's a \"fake\" $nlmfo";
 const FAKE_PROGRAM: &str = "#!/bin/sh\n\
     case \"$*\" in\n\
-    --version) echo \"nlmfo ${FAKE_VERSION:-9.9.9}\" ;;\n\
+    --version) printf 'nlmfo %s\\ntested on Linux 7.3\\n' \"${FAKE_VERSION:-9.9.9}\" ;;\n\
     'server status mail') echo \"- server mail: ${FAKE_STATE:-stopped}\"\n\
     [ \"$FAKE_STATE\" != degraded ] || exit 3 ;;\n\
     *) echo '✗ NOT CONFIRMED: as it was told'; echo '✗ failed; see above'; exit \"$FAKE_EXIT\" ;;\n\
