@@ -66,7 +66,7 @@ pub fn came() -> Option<&'static str> {
 
 /// The work is done: from now on a signal ends the command with `status`, since printing to a reader
 /// that does not read may take forever.
-pub fn only_words_are_left(status: u8) {
+pub fn work_is_done(status: u8) {
     for number in ENDING {
         // Without the handler, a signal does not end a command that waits for its reader.
         if let Err(error) =

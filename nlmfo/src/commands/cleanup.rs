@@ -66,7 +66,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, Failure> {
         None => Exit::Done,
         Some(_) => Exit::NotConfirmed,
     };
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     if args.json {
         let cleaned = Cleaned {
             schema: "nlmfo.cleanup/1",

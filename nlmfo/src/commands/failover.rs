@@ -25,7 +25,7 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     if let Some(server) = own::server_of(&options.vips)? {
         return own::run(&options, &server, &mut |done, ended| {
             if let Some(exit) = ended {
-                interrupt::only_words_are_left(exit as u8);
+                interrupt::work_is_done(exit as u8);
             }
             print_own(args.json, &server, &done);
         });
@@ -41,7 +41,7 @@ pub fn run(args: &FailoverArgs) -> Result<Exit, Failure> {
     let exit = ended
         .as_ref()
         .map_or_else(|failure| failure.exit, |exit| *exit);
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     print(args.json, &reports, kept.as_deref());
     ended
 }

@@ -36,7 +36,7 @@ struct Listing {
     /// Reports of ended windows whose gate is gone; only without a gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     ended: Option<LastReport>,
-    /// The VIPs whose lock traffic is dropped; only where it was asked what stands.
+    /// The VIPs whose lock traffic is dropped; only for `--list`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fences: Vec<Fence>,
     /// Of the node's own server; null if that was not asked for.
@@ -120,7 +120,7 @@ async fn open(args: &GraceArgs, plan: &Plan) -> Result<Exit, Failure> {
         true => Exit::NotConfirmed,
         false => verdict(&listing),
     };
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     match args.json {
         true => output::report_json(None, &listing),
         false => output::report(None, |out| print_opened(out, plan, &listing)),
@@ -170,7 +170,7 @@ fn print_kernels(out: &mut impl Write, listing: &Listing) -> fmt::Result {
 
 /// Only the kernel knows how long such a grace lasts, and which locks it refuses.
 fn by_rfc_file(args: &GraceArgs) -> Result<Exit, Failure> {
-    interrupt::only_words_are_left(Exit::Done as u8);
+    interrupt::work_is_done(Exit::Done as u8);
     if args.json {
         output::report_json(None, &Listing::of(Vec::new()));
     } else {
@@ -201,7 +201,7 @@ async fn end(args: &GraceArgs) -> Result<Exit, Failure> {
         true => verdict(&listing),
         false => Exit::NotConfirmed,
     };
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     match args.json {
         true => output::report_json(None, &listing),
         false => output::report(None, |out| {

@@ -49,7 +49,7 @@ pub fn run(args: &NotifyArgs) -> Result<Exit, Failure> {
         Some(_) => Exit::NotConfirmed,
         None => report.exit(),
     };
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     match args.json {
         true => output::report_json(None, &report),
         false => output::report(None, |out| write!(out, "{report}")),

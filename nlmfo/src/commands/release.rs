@@ -68,7 +68,7 @@ pub fn run(args: &TargetedArgs) -> Result<Exit, Failure> {
         Verdict::Confirmed | Verdict::Planned => Exit::Done,
     };
     let kept = keep(Some(exit), None, Some(&report));
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     match args.json {
         true => output::report_json(kept.as_deref(), &report),
         false => output::report(kept.as_deref(), |out| write!(out, "{report}")),

@@ -62,7 +62,7 @@ fn start(args: &StartArgs) -> Result<Exit, Failure> {
     let server = Server::named(&args.name)?;
     let started = own::start(&server, *after_fencing)?;
     let exit = started.exit();
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     print_or_json(args.json, Started::SCHEMA, &server, &started, |out| {
         print_started(out, &server, &started)
     });
@@ -126,7 +126,7 @@ fn restart(args: &NamedServer) -> Result<Exit, Failure> {
     let server = Server::named(&args.name)?;
     let restarted = own::restart(&server)?;
     let exit = restarted.exit();
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     print_or_json(args.json, Restarted::SCHEMA, &server, &restarted, |out| {
         print_stopped(out, &server, &restarted.stop)?;
         print_started(out, &server, &restarted.start)

@@ -82,7 +82,7 @@ pub(super) fn run<T: Display + Serialize>(
     })?;
     let exit = exit(&report);
     let kept = keep(Some(exit), None, Some(&report));
-    interrupt::only_words_are_left(exit as u8);
+    interrupt::work_is_done(exit as u8);
     match json {
         true => output::report_json(kept.as_deref(), &report),
         false => output::report(kept.as_deref(), |out| write!(out, "{report}")),

@@ -236,7 +236,7 @@ impl Numbers {
     }
 }
 
-/// The lowest number for the claim.
+/// A number for the claim must be higher than this.
 fn floor(claim: &Claim) -> u32 {
     let clock = u32::try_from(claim.at).unwrap_or(u32::MAX);
     let apart = claim.vips.iter().map(|&vip| apart(vip)).max().unwrap_or(0);

@@ -31,22 +31,22 @@ const LIMIT: u64 = 1 << 20;
 /// The result of one check.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
-    /// nfsd's.
+    /// Number of nfsd's threads.
     pub threads: u32,
     pub daemons: Vec<Seen>,
-    /// What rpcbind has forgotten.
+    /// The registrations that rpcbind has lost.
     pub forgotten: Vec<Registration>,
 }
 
 impl Look {
-    /// Those of the daemons.
+    /// The processes of the daemons.
     pub fn processes(&self) -> Vec<i32> {
         let daemons = self.daemons.iter();
         daemons.filter_map(|seen| seen.process).collect()
     }
 }
 
-/// How many nfsd has.
+/// Number of nfsd's threads.
 pub fn threads() -> Result<u32, ServerError> {
     Ok(Nfsd::mounted()?.threads()?)
 }

@@ -237,7 +237,7 @@ pub struct Nfs4<'a> {
     pub selected: &'a StateTable,
     pub besides: &'a StateTable,
     pub before: &'a StateTable,
-    /// After it, the later one last, each with whether it was exact.
+    /// Snapshots after it, the later one last, each with whether it was exact.
     pub looks: [(&'a StateTable, bool); 2],
     /// Seconds from before the first look until after the last.
     pub seconds: u64,

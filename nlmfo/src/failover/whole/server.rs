@@ -38,16 +38,16 @@ pub trait Server: Sync {
     /// What it is and how it is stopped and started, for reports.
     fn title(&self) -> String;
 
-    /// Stops its threads. Also if they are stopped already.
+    /// Stops its threads. Succeeds if they are stopped already.
     fn stop(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
-    /// Starts what must run before its threads do: nfsdcld, which listens when this returns,
-    /// and statd. Returns what still does not run. By default, the start does it.
+    /// Starts what must run before its threads do: nfsdcld, which listens when this returns, and statd.
+    /// Returns what still does not run. By default, does nothing: the start does it.
     fn prepare(&self) -> impl Future<Output = Vec<NotReady>> + Send {
         async { Vec::new() }
     }
 
-    /// Starts its threads. Also if they run already.
+    /// Starts its threads. Succeeds if they run already.
     fn start(&self) -> impl Future<Output = Result<(), ServerError>> + Send;
 
     /// Deals with other programs that would notify clients later, when grace may be over: runs them
