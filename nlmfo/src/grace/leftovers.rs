@@ -188,7 +188,7 @@ pub async fn cleanup() -> Result<usize, GraceError> {
     }
     // Filters whose pins are gone.
     removed += gate::detach_filters(&[]).await?;
-    let living = netns::living_cookies().map_err(GraceError::Namespace)?;
+    let living = netns::existing_cookies().map_err(GraceError::Namespace)?;
     for (cookie, versions) in pins::all()? {
         if !living.contains(&cookie) {
             for pins in versions {

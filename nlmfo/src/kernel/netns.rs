@@ -62,7 +62,7 @@ pub(crate) fn cookie() -> io::Result<u64> {
 /// The cookies of the network namespaces that some thread is in, or that are mounted
 /// where `ip netns` mounts them. One that only an open file or socket keeps alive is
 /// not among them.
-pub(crate) fn living_cookies() -> io::Result<BTreeSet<u64>> {
+pub(crate) fn existing_cookies() -> io::Result<BTreeSet<u64>> {
     let mut living = BTreeSet::from([cookie()?]);
     let mut seen = BTreeSet::from([network()?.inode]);
     let threads = threads()?.map(|thread| thread.join("ns/net"));
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn this_namespace_lives() {
-        assert!(living_cookies().unwrap().contains(&cookie().unwrap()));
+        assert!(existing_cookies().unwrap().contains(&cookie().unwrap()));
     }
 
     #[test]

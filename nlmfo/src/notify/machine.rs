@@ -233,7 +233,7 @@ impl Machine {
     /// The last datagram of [`Machine::send`] for this peer was not sent: this node had no buffer
     /// for it.
     pub fn put_off(&mut self, now: Duration, to: SocketAddr) {
-        let Some(index) = self.talk_with(to) else {
+        let Some(index) = self.exchange_with(to) else {
             return;
         };
         let put_off = now + self.pace.put_off;
@@ -248,7 +248,7 @@ impl Machine {
     /// answers, and datagrams of others.
     pub fn received(&mut self, now: Duration, from: SocketAddr, datagram: &[u8]) {
         let record = datagram_as_record(datagram);
-        let Some(index) = self.talk_with(from) else {
+        let Some(index) = self.exchange_with(from) else {
             return;
         };
         let talk = &mut self.talks[index];
@@ -294,7 +294,7 @@ impl Machine {
 
     /// Handles a network error for a datagram to this peer.
     pub fn failed(&mut self, now: Duration, to: SocketAddr, error: &io::Error) {
-        let Some(index) = self.talk_with(to) else {
+        let Some(index) = self.exchange_with(to) else {
             return;
         };
         let talk = &mut self.talks[index];
@@ -316,7 +316,7 @@ impl Machine {
     }
 
     /// The exchange that waits for an answer from this address and port.
-    fn talk_with(&self, peer: SocketAddr) -> Option<usize> {
+    fn exchange_with(&self, peer: SocketAddr) -> Option<usize> {
         let &index = self.by_address.get(&peer.ip())?;
         let talk = &self.talks[index];
         (talk.progress.told.is_none() && talk.peer().port() == peer.port()).then_some(index)

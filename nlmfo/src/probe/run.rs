@@ -65,11 +65,11 @@ pub fn run(plan: Plan, on: impl FnMut(usize, &Checked)) -> Result<Report> {
         Some(check) if check.name == LEAKS => checks.pop(),
         _ => None,
     };
-    let ran = run.on_bed(checks, plan.timeout, &plan.interrupt);
+    let ran = run.on_testbed(checks, plan.timeout, &plan.interrupt);
     let start = Instant::now();
     let mut left = before.restore();
-    let on_bed = ran.as_ref().map_or_else(|_| Vec::new(), Clone::clone);
-    left.splice(0..0, on_bed);
+    let on_testbed = ran.as_ref().map_or_else(|_| Vec::new(), Clone::clone);
+    left.splice(0..0, on_testbed);
     if leaks.is_none() || ran.is_err() {
         for left in &left {
             output::note(format_args!("left behind: {left}"));
@@ -96,7 +96,7 @@ struct Run<F> {
 
 impl<F: FnMut(usize, &Checked)> Run<F> {
     /// Runs checks on a testbed. Returns what nlmfo and lockd did not release.
-    fn on_bed(
+    fn on_testbed(
         &mut self,
         checks: Vec<Check>,
         timeout: Duration,
@@ -111,12 +111,12 @@ impl<F: FnMut(usize, &Checked)> Run<F> {
         self.kernel = Some(kernel.clone());
         let checks = Arc::new(checks);
         let worker = Worker::start(Arc::clone(&checks), kernel, Arc::clone(interrupt))?;
-        let told = self.tell_all(&worker, &checks, timeout);
+        let told = self.report_all(&worker, &checks, timeout);
         let left = worker.end();
         told.map(|()| left)
     }
 
-    fn tell_all(&mut self, worker: &Worker, checks: &[Check], timeout: Duration) -> Result<()> {
+    fn report_all(&mut self, worker: &Worker, checks: &[Check], timeout: Duration) -> Result<()> {
         let mut broken: Option<String> = None;
         for check in checks {
             if let Some(reason) = &broken {

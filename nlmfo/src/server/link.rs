@@ -93,11 +93,11 @@ fn raising(description: &Description) -> String {
 
 /// Drops packets to the addresses while answers still leave: without these routes, the kernel does not
 /// accept packets to an address, but still sends from it.
-pub fn deafen(description: &Description) -> Result<(), ServerError> {
-    ip(&deafening(description))
+pub fn drop_packets(description: &Description) -> Result<(), ServerError> {
+    ip(&drop_routes(description))
 }
 
-fn deafening(description: &Description) -> String {
+fn drop_routes(description: &Description) -> String {
     let interface = interface(&description.link);
     let mut commands = String::new();
     for Vip { address, .. } in &description.vips {
@@ -119,7 +119,7 @@ pub fn lower(description: &Description) -> Result<(), ServerError> {
 
 /// Removes an interface that was made, in the server's network namespace: the kernel does it
 /// itself only some time after the namespace's end.
-pub fn unmake() -> Result<(), ServerError> {
+pub fn remove() -> Result<(), ServerError> {
     match netns::has_interface(INTERFACE) {
         true => ip(&format!("link del {INTERFACE}\n")),
         false => Ok(()),
@@ -175,7 +175,7 @@ mod tests {
              -6 route replace default via fd77::fe dev nlmfo0\n"
         );
         assert_eq!(
-            deafening(&macvlan),
+            drop_routes(&macvlan),
             "route del local 10.77.0.1 dev nlmfo0 table local\n\
              -6 route del local fd77::1 dev nlmfo0 table local\n"
         );

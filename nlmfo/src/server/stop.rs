@@ -33,28 +33,28 @@ pub fn pins(server: &Server) -> Vec<String> {
 /// reach them: if an answer were lost, the client would ask for the lock again, and not reclaim it.
 pub fn fence(server: &Server) -> Result<(), ServerError> {
     phase::set(Phase::Unfinished)?;
-    match link::deafen(&server.description) {
+    match link::drop_packets(&server.description) {
         Ok(()) => Ok(()),
         // An interrupted stop has removed the route, or the address is gone.
-        Err(_) => silence(server),
+        Err(_) => take_addresses_down(server),
     }
 }
 
 /// Takes the addresses down: no packet reaches clients or comes from them any more. Runs in the
 /// server's namespaces.
-fn silence(server: &Server) -> Result<(), ServerError> {
+fn take_addresses_down(server: &Server) -> Result<(), ServerError> {
     link::lower(&server.description)
 }
 
 /// Brings the addresses of a server that continues to serve up again. Runs in its namespaces.
 pub fn unfence(server: &Server) -> Result<(), ServerError> {
-    silence(server)?;
+    take_addresses_down(server)?;
     start::raise(server, Phase::Serving)
 }
 
 /// Stops nfsd, which then has no thread and no NFSv4 client. Runs in the server's namespaces.
 pub fn halt(server: &Server) -> Result<(), ServerError> {
-    silence(server)?;
+    take_addresses_down(server)?;
     let before = facts::here()?;
     keep_list(server)?;
     if before.threads > 0 {
@@ -120,5 +120,5 @@ pub fn end(namespaces: &Namespaces) -> Result<(), ServerError> {
     });
     stopped.map_err(enter)??;
     daemons::end(all)?;
-    namespaces.within(link::unmake).map_err(enter)?
+    namespaces.within(link::remove).map_err(enter)?
 }

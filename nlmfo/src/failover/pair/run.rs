@@ -146,12 +146,12 @@ impl Pair<'_> {
         let (step, checked) = self.there.check().await;
         self.report.steps.push(step);
         if checked != Exit::Done {
-            return self.mend(Action::Check, checked).await;
+            return self.recover(Action::Check, checked).await;
         }
         let (step, armed) = self.there.arm().await;
         self.report.steps.push(step);
         if armed != Exit::Done {
-            return self.mend(Action::Arm, armed).await;
+            return self.recover(Action::Arm, armed).await;
         }
         let began = Instant::now();
         match release::run(self.options, self.working.as_ref()).await {
@@ -162,13 +162,13 @@ impl Pair<'_> {
                 self.step(Action::Release, began, error);
                 self.report.release = Some(done.report);
                 if !confirmed {
-                    return self.mend(Action::Release, Exit::NotConfirmed).await;
+                    return self.recover(Action::Release, Exit::NotConfirmed).await;
                 }
             }
             Err(Failure { exit, error }) => {
                 self.step(Action::Release, began, Some(format!("{error:#}")));
                 self.released |= exit == Exit::NotConfirmed;
-                return self.mend(Action::Release, exit).await;
+                return self.recover(Action::Release, exit).await;
             }
         }
         if let Some(program) = &self.node.hand_over {
@@ -180,7 +180,7 @@ impl Pair<'_> {
             let failed = error.is_some();
             self.step(Action::HandOver, began, error);
             if failed {
-                return self.mend(Action::HandOver, Exit::NotConfirmed).await;
+                return self.recover(Action::HandOver, Exit::NotConfirmed).await;
             }
         }
         self.working = None;
@@ -190,7 +190,7 @@ impl Pair<'_> {
             Err(error) => {
                 let error = format!("{:#}", anyhow!(error));
                 self.step(Action::TakeOver, began, Some(error));
-                return self.mend(Action::TakeOver, Exit::NotConfirmed).await;
+                return self.recover(Action::TakeOver, Exit::NotConfirmed).await;
             }
         };
         let (step, taken, exit) = self.there.take_over(&text).await;
@@ -198,7 +198,7 @@ impl Pair<'_> {
         self.report.steps.push(step);
         self.report.takeover = taken;
         match failed {
-            true => self.mend(Action::TakeOver, exit).await,
+            true => self.recover(Action::TakeOver, exit).await,
             false => exit,
         }
     }
@@ -214,7 +214,7 @@ impl Pair<'_> {
 
     /// After a failed step: restores a safe state on both nodes and reports it. The failover has
     /// failed in any case.
-    async fn mend(&mut self, failed: Action, exit: Exit) -> Exit {
+    async fn recover(&mut self, failed: Action, exit: Exit) -> Exit {
         let to = self.report.to.clone();
         let is_here = |vip: &IpAddr| netns::has_address(*vip).unwrap_or(false);
         let standing = Standing {
