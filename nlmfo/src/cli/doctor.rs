@@ -29,7 +29,7 @@ pub struct DoctorArgs {
 #[command(mut_arg("rsh", |rsh| rsh.requires("peer")))]
 #[command(mut_arg("remote_nlmfo", |nlmfo| nlmfo.requires("peer")))]
 pub struct PeerArgs {
-    /// Compare with this node
+    /// Compare this node with HOST
     #[arg(long, value_name = "HOST", value_parser = host)]
     pub peer: Option<String>,
     #[command(flatten)]

@@ -60,7 +60,7 @@ pub struct FailoverArgs {
 #[command(mut_arg("rsh", |rsh| rsh.requires("to")))]
 #[command(mut_arg("remote_nlmfo", |nlmfo| nlmfo.requires("to")))]
 pub struct PairArgs {
-    /// Move the VIPs to this node: start grace there, release here, hand over, take over
+    /// Move the VIPs to HOST: start grace there, release here, hand over, take over
     /// there
     #[arg(long, value_name = "HOST", value_parser = host, conflicts_with_all = ["phase", "dry_run", "expect"])]
     #[arg(value_parser = host)]
