@@ -1,4 +1,4 @@
-//! The part of XDR (RFC 4506) that NLM, NSM, rpcbind and EXCHANGE_ID need.
+//! The part of XDR (RFC 4506) that NLM, NSM, rpcbind and `EXCHANGE_ID` need.
 //!
 //! Everything is big-endian in units of four bytes; opaques and strings carry
 //! their length in front and are padded with zeros.

@@ -100,7 +100,7 @@ impl Part {
     }
 }
 
-/// The clients that have sent RECLAIM_COMPLETE.
+/// The clients that have sent `RECLAIM_COMPLETE`.
 fn done(now: &StateTable) -> BTreeSet<&Name> {
     (now.clients.iter())
         .filter(|client| client.has_reclaimed && !client.name.is_cut())
@@ -108,7 +108,7 @@ fn done(now: &StateTable) -> BTreeSet<&Name> {
         .collect()
 }
 
-/// Whether a client of 4.1 or newer in the record has come back and has not yet sent RECLAIM_COMPLETE:
+/// Whether a client of 4.1 or newer in the record has come back and has not yet sent `RECLAIM_COMPLETE`:
 /// it may have got more just before the stop than is recorded.
 pub fn are_reclaiming(record: &Record, now: &StateTable) -> bool {
     let done = done(now);
@@ -247,7 +247,7 @@ impl Coverage {
     }
 
     /// Adds what cannot come back because of the configuration. Its clients did not give it up, even if
-    /// they sent RECLAIM_COMPLETE: they could not ask for it.
+    /// they sent `RECLAIM_COMPLETE`: they could not ask for it.
     pub fn and_of_lost(mut self, lost: &Record, now: Present<'_>) -> Self {
         let present = Present {
             given_up: &GivenUp::default(),

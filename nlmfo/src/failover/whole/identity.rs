@@ -1,5 +1,5 @@
 //! The identity by which NFSv4 clients know the node's server (`eir_server_owner` and
-//! `eir_server_scope` of EXCHANGE_ID): they reclaim only from a server with the same one. nfsd takes it
+//! `eir_server_scope` of `EXCHANGE_ID`): they reclaim only from a server with the same one. nfsd takes it
 //! from the host name of the process that starts it, or from the netlink request, and no file shows it.
 //! So nlmfo asks the server as a client does.
 

@@ -34,7 +34,7 @@ use crate::times::milliseconds;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long nothing may have been reclaimed before grace is ended, once all of the record is back, if
-/// clients of NFSv3 or 4.0 are recorded. Newer clients send RECLAIM_COMPLETE.
+/// clients of NFSv3 or 4.0 are recorded. Newer clients send `RECLAIM_COMPLETE`.
 const QUIET: Duration = Duration::from_millis(500);
 
 /// The same if NFSv4 clients could open and lock while the record was taken, so that more may
