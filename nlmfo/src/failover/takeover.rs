@@ -324,24 +324,38 @@ impl Takeover<'_> {
         Ok(reclaims)
     }
 
-    /// Waits for the VIPs, if it is told to, and announces each that is up.
+    /// Waits for the VIPs, if it is told to, and announces each as soon as it is up. Without a wait,
+    /// all are announced.
     async fn wait_for_addresses(&self) -> anyhow::Result<()> {
-        let max_wait = self.plan.wait_address;
-        let until = max_wait.map(|max_wait| self.until.min(Instant::now() + max_wait));
-        for &vip in &self.plan.vips {
-            let is_up = || netns::has_address(vip).context("reading this node's addresses");
-            while let (Some(until), false) = (until, is_up()?) {
-                anyhow::ensure!(
-                    Instant::now() < until,
-                    "{vip} is not an address of this node after {} s: bring it up, or give \
-                     --wait-address more time",
-                    max_wait.unwrap_or_default().as_secs_f64()
-                );
-                sleep(POLL_INTERVAL).await;
+        let mut awaited = self.plan.vips.clone();
+        let Some(max_wait) = self.plan.wait_address else {
+            awaited.into_iter().for_each(announce);
+            return Ok(());
+        };
+        let began = Instant::now();
+        let until = self.until.min(began + max_wait);
+        loop {
+            let addresses = netns::addresses().context("reading this node's addresses")?;
+            awaited.retain(|vip| {
+                let is_up = addresses.contains(vip);
+                if is_up {
+                    announce(*vip);
+                }
+                !is_up
+            });
+            if awaited.is_empty() {
+                return Ok(());
             }
-            announce(vip);
+            let awaited: Vec<String> = awaited.iter().map(IpAddr::to_string).collect();
+            anyhow::ensure!(
+                Instant::now() < until,
+                "not an address of this node after {:.1} s: {}; bring it up, or give --wait-address \
+                 and --grace more time",
+                began.elapsed().as_secs_f64(),
+                awaited.join(", ")
+            );
+            sleep(POLL_INTERVAL).await;
         }
-        Ok(())
     }
 
     /// Checks whether nfsd has been stopped, which drops all reclaimed locks, even if it runs

@@ -241,13 +241,17 @@ impl Pair<'_> {
                 }
             }
             Remedy::TakeBack => {
-                self.end_there().await;
-                match self.take_back().await {
-                    true => "the VIPs are still on this node, and their clients have reclaimed their locks here"
-                        .to_owned(),
-                    false => "the VIPs are still on this node, and their clients may have lost locks; see above"
-                        .to_owned(),
-                }
+                let there = match self.end_there().await {
+                    true => String::new(),
+                    false => {
+                        format!("; if grace was started on {to}, it remains until its time is over")
+                    }
+                };
+                let clients = match self.take_back().await {
+                    true => "have reclaimed their locks here",
+                    false => "may have lost locks; see above",
+                };
+                format!("the VIPs are still on this node, and their clients {clients}{there}")
             }
             Remedy::LeaveThere => format!(
                 "locks are released here, and grace on {to} remains until its time is over; bring the \

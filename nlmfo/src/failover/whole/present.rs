@@ -55,7 +55,8 @@ impl Held {
     /// How much is held. If two counts in a row are the same, nothing was reclaimed in between.
     pub fn count(&self) -> (usize, Counts4) {
         let states = self.states.as_ref().map(StateTable::counts);
-        (self.locks.locks.len(), states.unwrap_or_default())
+        let nfs3 = self.locks.locks.len() + self.locks.shares.len();
+        (nfs3, states.unwrap_or_default())
     }
 
     /// What is left after a stop, as text; empty if nothing is. Blocked requests count too.

@@ -248,7 +248,8 @@ pub async fn follow(
 fn readable(state: &StateDir, notes: &mut Vec<String>) -> Option<Record> {
     stored(state).unwrap_or_else(|error| {
         notes.push(match stop::set_aside(state, &error) {
-            Ok(note) => note,
+            Ok(Some(note)) => note,
+            Ok(None) => chain(&error),
             Err(kept) => format!("{}; {}", chain(&error), chain(&kept)),
         });
         None
