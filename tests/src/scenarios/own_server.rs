@@ -1,5 +1,6 @@
 //! VIPs that are NFS servers of their own.
 
+mod full;
 mod killed;
 mod listings;
 mod moves;
@@ -35,6 +36,14 @@ pub const SCENARIOS: &[Scenario] = &[
         claim: "after SIGKILL at any step of a start, stop or restart of a server of its own, the \
                 same command again goes on, and clients of NFSv3 and 4.2 keep their locks",
         run: killed::killed,
+        kernels: Kernels::One(SHARED_LOCKD),
+        machine: Machine::Own("nfsd of several network namespaces"),
+        ..Scenario::DEFAULT
+    },
+    Scenario {
+        name: "own-server-full",
+        claim: "the filesystem of a server of its own is full: it restarts, and clients of NFSv3,                 4.0, 4.1 and 4.2 keep their locks",
+        run: full::full,
         kernels: Kernels::One(SHARED_LOCKD),
         machine: Machine::Own("nfsd of several network namespaces"),
         ..Scenario::DEFAULT

@@ -27,6 +27,7 @@ pub mod node;
 pub mod own;
 pub mod present;
 pub mod report;
+mod reserve;
 pub mod run;
 pub mod server;
 mod sm_notify;

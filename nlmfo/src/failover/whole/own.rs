@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use super::report::{Ended, StartReport, StopReport};
 use super::run::{following, of_start, of_stop};
 use super::stop::StopError;
-use super::{Server, ServerError, delegations, start, stop};
+use super::{Server, ServerError, delegations, reserve, start, stop};
 use crate::causes::chain;
 use crate::exit::Failure;
 use crate::failover::watch::Watch;
@@ -63,6 +63,7 @@ impl Server for Own<'_> {
 
     async fn appear(&self) -> Result<(), ServerError> {
         let crashed = self.crashed;
+        reserve::take_half(&state(self.server));
         server::start::appear(self.server, Phase::Reclaiming { crashed }).map_err(other)
     }
 
@@ -118,6 +119,7 @@ pub async fn stop(
             .map_err(|error| anyhow::Error::from(error).into()),
     };
     if done.is_err() && nfsd::runs() {
+        reserve::take_all(&state(server));
         server::stop::unfence(server).map_err(anyhow::Error::from)?;
     }
     done.map(|report| Stopped {
@@ -212,6 +214,7 @@ pub async fn begin(
         }
         None => grace.stands().then(|| following(observe)),
     };
+    reserve::free(&state(server));
     let own = Own { server, crashed };
     let begun = start::begin(&own, false, attached).await;
     begun.map_err(of_start)
@@ -236,6 +239,7 @@ pub async fn follow(
         }
         report = Some(done);
     }
+    reserve::take_all(&state(server));
     phase::set(Phase::Serving).map_err(anyhow::Error::from)?;
     Ok(report)
 }

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use super::leases::Paused;
 use super::report::{RestartReport, StartReport, StopReport};
 use super::stop::{self, StopError};
-use super::{Server, ServerError, delegations, fence, identity, leases, start};
+use super::{Server, ServerError, delegations, fence, identity, leases, reserve, start};
 use crate::causes::chain;
 use crate::exit::{Exit, Failure};
 use crate::failover::watch::Watch;
@@ -164,6 +164,7 @@ async fn stop_half(
         let recorded = stop::record(server, &half, &mut watch).map_err(of_stop)?;
         let blockers = recorded.blockers(&half, &prepared);
         if !blockers.is_empty() && !plan.force {
+            reserve::take_all(&plan.state);
             return Err(of_stop(StopError::Refused(blockers)));
         }
         let (mut fences, unfenced) = raise(fence::LASTING).await;
@@ -172,6 +173,7 @@ async fn stop_half(
         let stopped = recorded.stop(server, &half, unfenced, &mut watch).await;
         if stopped.is_err() && nfsd::runs() {
             // The server continues to serve.
+            reserve::take_all(&plan.state);
             said(fence::withdraw().await);
         }
         // It runs in parallel, so that it does not delay the start.
@@ -210,6 +212,7 @@ async fn start_half(
     mut watching: Option<Watch>,
     paused: Option<Paused>,
 ) -> Result<(StartReport, Instant), Failure> {
+    reserve::free(&plan.state);
     // It was prepared before the stop.
     let prepare = watching.is_none();
     let paused = leases::pause_if(stop::allows_pause(&plan.state), paused).await;
@@ -246,6 +249,7 @@ async fn start_half(
     if start::is_used(&started) {
         start::forget(&plan.state);
     }
+    reserve::take_all(&plan.state);
     Ok((started, over))
 }
 

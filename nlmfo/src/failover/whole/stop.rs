@@ -11,7 +11,7 @@ use super::coverage::Coverage;
 use super::present::Held;
 use super::report::StopReport;
 use super::unrecorded::Unrecorded;
-use super::{Clients, NotReady, Server, ServerError, delegations, identity};
+use super::{Clients, NotReady, Server, ServerError, delegations, identity, reserve};
 use crate::causes::chain;
 use crate::failover::noted;
 use crate::failover::record::{Record, RecordError};
@@ -107,18 +107,21 @@ pub fn used(state: &StateDir) -> Result<(), FileError> {
     files::remove(&path).map_err(FileError::io("removing", &path))
 }
 
-/// Renames a record that cannot be read because of `error`: the next stop would be refused. Returns a
-/// note for the report.
-pub fn set_aside(state: &StateDir, error: &RecordError) -> Result<String, FileError> {
+/// Renames a record that `error` says is damaged or no record: it would make the next stop fail.
+/// Returns a note for the report. After any other error the record stays.
+pub fn set_aside(state: &StateDir, error: &RecordError) -> Result<Option<String>, FileError> {
+    let (RecordError::Damaged { .. } | RecordError::Foreign { .. }) = error else {
+        return Ok(None);
+    };
     let path = record_path(state);
     let aside = path.with_extension("damaged");
     let renamed = std::fs::rename(&path, &aside);
     renamed.map_err(FileError::io("renaming", &path))?;
-    Ok(format!(
+    Ok(Some(format!(
         "{}; it was renamed to {}",
         chain(error),
         aside.display()
-    ))
+    )))
 }
 
 /// What is recorded, and where.
@@ -139,16 +142,15 @@ pub struct Recorded {
 /// means that its locks are to come back.
 pub fn record(server: &impl Server, plan: &Plan, watch: &mut Watch) -> Result<Recorded, StopError> {
     let began = Instant::now();
+    reserve::free(&plan.state);
     let folder = folder(&plan.state);
     state_dir::create(&folder, Readers::Nobody).map_err(|source| StopError::Folder {
         path: folder,
         source,
     })?;
     let aside = match stored(&plan.state) {
-        Err(error @ (RecordError::Damaged { .. } | RecordError::Foreign { .. })) => {
-            Some(set_aside(&plan.state, &error).map_err(RecordError::from)?)
-        }
-        _ => None,
+        Err(error) => set_aside(&plan.state, &error).map_err(RecordError::from)?,
+        Ok(_) => None,
     };
     let place = Record::place(&record_path(&plan.state))?;
     let mut paths = PathFinder::new(0).map_err(StopError::Paths)?;
@@ -330,7 +332,8 @@ impl Recorded {
 
 /// What is missing and is needed by clients that hold something.
 fn needed(missing: &[NotReady], record: &Record) -> Vec<String> {
-    let (nfs3, nfs4) = (!record.locks.is_empty(), !record.nfs4.is_empty());
+    let nfs3 = !record.locks.is_empty() || !record.shares.is_empty();
+    let nfs4 = !record.nfs4.is_empty();
     let is_needed = |one: &&NotReady| match one.clients {
         Clients::Nfs3 => nfs3,
         Clients::Nfs4 => nfs4,
