@@ -1,5 +1,6 @@
 //! `nlmfo locks`: locks, waiters and NFSv4 state with their VIP and client.
 
+mod lines;
 mod nfs4;
 
 use std::fmt::{self, Write};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Serialize, Serializer};
 
+use self::lines::lock_lines;
 use self::nfs4::{Nfs4Listing, behind, state_rows};
 use super::{everywhere, require_root, table};
 use crate::cli::{LocksArgs, NfsVersion};
@@ -258,10 +260,6 @@ fn rows<T>(
         id: ids.of(&item),
         line,
     })
-}
-
-fn lock_lines<S: Serializer>(lines: &Lines, out: S) -> Result<S::Ok, S::Error> {
-    out.collect_seq(lines.locks())
 }
 
 fn waiter_lines<S: Serializer>(lines: &Lines, out: S) -> Result<S::Ok, S::Error> {

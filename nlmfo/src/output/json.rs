@@ -3,16 +3,36 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
-use serde_json::Serializer;
+use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 
 use crate::foreign::is_visible;
 
 /// One object and a newline.
 pub fn write(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, Visible))?;
+    write_value(out, value)?;
     out.write_all(b"\n")
+}
+
+fn write_value(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut serializer = serde_json::Serializer::with_formatter(out, Visible);
+    Ok(value.serialize(&mut serializer)?)
+}
+
+/// A value as [`write`] writes it, for [`Rendered`].
+pub fn text(value: &impl Serialize) -> io::Result<String> {
+    let mut text = Vec::new();
+    write_value(&mut text, value)?;
+    String::from_utf8(text).map_err(io::Error::other)
+}
+
+/// JSON that is there already. [`write`] copies it; other serializers cannot.
+pub struct Rendered<'a>(pub &'a str);
+
+impl Serialize for Rendered<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_bytes(self.0.as_bytes())
+    }
 }
 
 /// Visible, in ASCII.
@@ -41,6 +61,11 @@ impl Formatter for Visible {
             from = at + c.len_utf8();
         }
         out.write_all(&text.as_bytes()[from..])
+    }
+
+    /// Only [`Rendered`] is bytes: JSON itself has none.
+    fn write_byte_array<W: ?Sized + Write>(&mut self, out: &mut W, json: &[u8]) -> io::Result<()> {
+        out.write_all(json)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::causes::chain;
 use crate::exit::Failure;
 use crate::foreign::Shown;
 
-pub(crate) use self::json::write as write_json;
+pub(crate) use self::json::{Rendered, text as json_text, write as write_json};
 pub(crate) use self::text::{Text, is_dumb, is_utf8};
 
 /// Prints a listing.
