@@ -103,13 +103,18 @@ impl Mode {
     pub fn from_kernel(mode: u32) -> Self {
         if mode == 0 { Mode::Read } else { Mode::Write }
     }
+
+    /// As shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Read => "read",
+            Mode::Write => "write",
+        }
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Mode::Read => "read",
-            Mode::Write => "write",
-        })
+        f.pad(self.name())
     }
 }

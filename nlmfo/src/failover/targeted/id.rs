@@ -35,10 +35,10 @@ impl RowIds {
         self.0 = Some((host, of_host));
         let hash = match &item.what {
             What::Lock { svid, mode, range } => {
-                of_host.with(format_args!(" {file:?} lock {svid} {mode} {range}"))
+                of_host.with_request(file, "lock", *svid, *mode, *range)
             }
             What::Waiter { svid, mode, range } => {
-                of_host.with(format_args!(" {file:?} waiter {svid} {mode} {range}"))
+                of_host.with_request(file, "waiter", *svid, *mode, *range)
             }
             What::Share {
                 owner,
@@ -101,6 +101,46 @@ impl Hash {
         let _ = self.write_fmt(text);
         self
     }
+
+    /// The same as [`Hash::with`] of ` {file:?} {kind} {svid} {mode} {range}`, in a third of the
+    /// time: nearly all rows are such.
+    fn with_request(
+        self,
+        (major, minor, ino): (u32, u32, u64),
+        kind: &str,
+        svid: u32,
+        mode: Mode,
+        range: Range,
+    ) -> Self {
+        let hash = (self.with_text(" (").with_number(major))
+            .with_text(", ")
+            .with_number(minor)
+            .with_text(", ")
+            .with_number(ino)
+            .with_text(") ")
+            .with_text(kind)
+            .with_text(" ")
+            .with_number(svid)
+            .with_text(" ")
+            .with_text(mode.name())
+            .with_text(" ")
+            .with_number(range.start)
+            .with_text("-");
+        match range.end {
+            Range::EOF => hash.with_text("EOF"),
+            end => hash.with_number(end),
+        }
+    }
+
+    fn with_number(self, number: impl itoa::Integer) -> Self {
+        self.with_text(itoa::Buffer::new().format(number))
+    }
+
+    fn with_text(self, text: &str) -> Self {
+        let mut hasher = FnvHasher::with_key(self.0);
+        hasher.write(text.as_bytes());
+        Hash(hasher.finish())
+    }
 }
 
 impl Default for Hash {
@@ -111,9 +151,7 @@ impl Default for Hash {
 
 impl Write for Hash {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut hasher = FnvHasher::with_key(self.0);
-        hasher.write(text.as_bytes());
-        self.0 = hasher.finish();
+        *self = self.with_text(text);
         Ok(())
     }
 }
@@ -165,6 +203,19 @@ mod tests {
     #[test]
     fn an_id_is_the_same_for_ever() {
         assert_eq!(RowId::of(&item(7, 9)).to_string(), "8ff94a10cf6a");
+    }
+
+    #[test]
+    fn an_id_is_the_hash_of_what_the_lock_is_called() {
+        for end in [9, Range::EOF, u64::MAX] {
+            let item = item(7, end);
+            let What::Lock { svid, mode, range } = item.what else {
+                panic!()
+            };
+            let (host, file) = (item.host, item.file);
+            let lock = format_args!("1 {host} {file:?} lock {svid} {mode} {range}");
+            assert_eq!(RowId::of(&item), RowId::hash(lock));
+        }
     }
 
     #[test]
