@@ -211,6 +211,14 @@ impl Nfsd {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
+    /// The TCP ports that it listens on.
+    pub fn tcp_ports(&self) -> Result<BTreeSet<u16>, NfsdError> {
+        let ports = self.ports()?.into_iter();
+        Ok(ports
+            .filter_map(|line| line.strip_prefix("tcp ")?.trim().parse().ok())
+            .collect())
+    }
+
     /// The number of NFSv4 clients.
     pub fn clients(&self) -> Result<usize, NfsdError> {
         let path = self.root.join("clients");
@@ -380,6 +388,13 @@ mod tests {
             fs::read(folder.path().join("unlock_ip")).unwrap(),
             b"10.77.0.1\n"
         );
+    }
+
+    #[test]
+    fn the_ports_of_tcp_are_numbers() {
+        let ports = "rdma 20049\ntcp 2049\nudp 2049\ntcp 20049\n";
+        let (_folder, nfsd) = nfsd(&[("threads", "8\n"), ("portlist", ports)]);
+        assert_eq!(nfsd.tcp_ports().unwrap(), [2049, 20049].into());
     }
 
     #[test]

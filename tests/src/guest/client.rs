@@ -121,6 +121,18 @@ impl Client {
 
     /// [`Client::mount_nfs4`] of the directory that the VIP's server exports.
     pub fn mount_export_nfs4(&self, export: &Path, vip: IpAddr, minor: u8) -> Result<Mount> {
+        let trunking = if minor > 0 { ",max_connect=4" } else { "" };
+        self.mount_nfs4_with(export, vip, minor, trunking)
+    }
+
+    /// [`Client::mount_export_nfs4`] with these options, each after a comma.
+    pub fn mount_nfs4_with(
+        &self,
+        export: &Path,
+        vip: IpAddr,
+        minor: u8,
+        options: &str,
+    ) -> Result<Mount> {
         let at = PathBuf::from(format!(
             "/run/mnt/{}-v4.{minor}",
             vip.to_string().replace(':', "-")
@@ -129,9 +141,8 @@ impl Client {
             IpAddr::V4(v4) => v4.to_string(),
             IpAddr::V6(v6) => format!("[{v6}]"),
         };
-        let trunking = if minor > 0 { ",max_connect=4" } else { "" };
         let netid = netid(Transport::Tcp, vip);
-        let options = format!("vers=4.{minor},proto={netid}{trunking}");
+        let options = format!("vers=4.{minor},proto={netid}{options}");
         let source = format!("{host}:{}", export.display());
         self.mounted(at, &["-t", "nfs", "-o", &options, &source])
     }

@@ -21,6 +21,7 @@ mod locks;
 mod metrics;
 mod names;
 mod nfs4;
+mod nfs4_migration;
 mod nfs4_waiters;
 mod notify;
 mod ocf;
@@ -185,6 +186,7 @@ pub fn on_one_machine() -> Vec<Scenario> {
         probe::SCENARIOS,
         names::SCENARIOS,
         nfs4::SCENARIOS,
+        nfs4_migration::SCENARIOS,
         own_server::SCENARIOS,
         own_server_run::SCENARIOS,
         ocf::SCENARIOS,

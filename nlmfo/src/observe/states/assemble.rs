@@ -19,19 +19,43 @@ const RECLAIM_COMPLETE: u64 = 1 << 3;
 pub struct ReadClient {
     pub number: u64,
     pub record: ClientRecord,
-    /// Sorted.
+    /// Sorted. Of 4.0, TCP connections from its address, where its name does not tell its VIP.
     pub connections: Vec<ConnectionRecord>,
     pub states: Vec<StateRecord>,
 }
 
 impl ReadClient {
+    /// Whether an NFSv4.0 client may use another address than the one through which it introduced
+    /// itself last. A Linux client with the mount option `migration` introduces itself through each
+    /// address that it mounts, with one name, and goes on using its first connection. Without the
+    /// option it has a name for each address, which ends with it.
+    pub fn may_use_others(&self) -> bool {
+        let record = &self.record;
+        if record.minor > 0 {
+            return false;
+        }
+        // A name that is cut does not tell.
+        let name = match record.name_len as usize {
+            length if length > OWNER_MAX => return true,
+            length => String::from_utf8_lossy(&record.name[..length]),
+        };
+        // Old clients have the transport behind it.
+        let last = name.rsplit('/').next().unwrap_or_default();
+        let address = last.split(' ').next().unwrap_or_default();
+        address.parse::<IpAddr>().ok() != Some(record.vip.ip())
+    }
+
     fn vips(&self) -> (Vec<IpAddr>, bool) {
         const NONE: Addr = Addr([0; 16]);
-        let seen: Vec<Addr> = match self.record.minor {
-            0 => vec![self.record.vip],
-            _ => self.connections.iter().map(|conn| conn.vip).collect(),
+        let mut seen: Vec<Addr> = self.connections.iter().map(|conn| conn.vip).collect();
+        let lone = match self.record.minor {
+            0 => self.may_use_others() && seen.is_empty(),
+            _ => seen.is_empty(),
         };
-        let unknown = seen.is_empty() || seen.contains(&NONE);
+        if self.record.minor == 0 {
+            seen.push(self.record.vip);
+        }
+        let unknown = lone || seen.contains(&NONE);
         let mut vips: Vec<IpAddr> = (seen.into_iter().filter(|vip| *vip != NONE))
             .map(Addr::ip)
             .collect();

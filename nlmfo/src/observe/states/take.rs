@@ -1,21 +1,23 @@
 //! Taking a snapshot of NFSv4 state.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nlmfo_common::Addr;
 use nlmfo_common::state::{ClientRecord, ConnectionRecord, RangeRecord, StateRecord, kind};
 use tracing::debug;
 
 use super::StateTable;
 use super::assemble::{ReadClient, assemble, is_same};
 use super::info::Info;
+use crate::kernel::connections::{self, Connection};
 use crate::kernel::layout::LayoutError;
 use crate::kernel::nfs4_clients::Clients;
-use crate::kernel::nfsd::NfsdError;
+use crate::kernel::nfsd::{Nfsd, NfsdError};
 use crate::kernel::{self, state_layout};
 use crate::observe::error::ObserveError;
 use crate::observe::programs::Probe;
@@ -251,6 +253,12 @@ impl Snapshots {
                 }
             }
         }
+        if all.iter().any(ReadClient::may_use_others) {
+            let connections = nfs_connections()?;
+            for client in all.iter_mut().filter(|client| client.may_use_others()) {
+                add_connections(client, &connections);
+            }
+        }
         let control = self.control()?;
         // A line without a call of the probe is a state that we did not see.
         Ok((control.lost == 0 && lines <= control.shown).then_some(all))
@@ -273,6 +281,38 @@ impl Snapshots {
         ranges.retain(|range| range.netns == netns);
         Ok(Some(ranges))
     }
+}
+
+/// The established TCP connections to the server in this thread's network namespace.
+fn nfs_connections() -> Result<Vec<Connection>, StatesError> {
+    let ports = Nfsd::mounted()?.tcp_ports()?;
+    let all = connections::established(|_| true).map_err(|source| StatesError::Read {
+        path: "/proc/net/tcp".into(),
+        source,
+    })?;
+    let of_server = all
+        .into_iter()
+        .filter(|connection| ports.contains(&connection.port));
+    Ok(of_server.collect())
+}
+
+/// Adds those from the client's address. They may be another client's of the same host: then the
+/// client has a VIP too many.
+fn add_connections(client: &mut ReadClient, connections: &[Connection]) {
+    let address = client.record.address.ip();
+    let ours = connections.iter().filter(|one| one.client == address);
+    let vips: BTreeSet<IpAddr> = ours.map(|connection| connection.vip).collect();
+    let at = client.record.client;
+    client
+        .connections
+        .extend(vips.into_iter().map(|vip| ConnectionRecord {
+            kind: kind::CONNECTION,
+            pad: 0,
+            client: at,
+            vip: Addr::from(vip),
+            peer: Addr::from(address),
+        }));
+    client.connections.sort_unstable();
 }
 
 fn numbers(clients: &Clients) -> Result<Vec<u64>, StatesError> {

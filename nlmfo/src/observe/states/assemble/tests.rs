@@ -31,7 +31,6 @@ fn client(address: u64, minor: u32, vips: &[&str]) -> ReadClient {
             name,
         },
         connections: (vips.iter())
-            .filter(|_| minor > 0)
             .map(|text| ConnectionRecord {
                 kind: kind::CONNECTION,
                 pad: 0,
@@ -148,6 +147,42 @@ fn a_client_without_a_connection_may_use_any_vip() {
     };
     assert_eq!(of("10.77.0.1"), [10, 30]);
     assert_eq!(of("10.77.0.2"), [10, 20, 30]);
+}
+
+fn named(mut client: ReadClient, name: &str) -> ReadClient {
+    client.record.name = [0; OWNER_MAX];
+    client.record.name[..name.len()].copy_from_slice(name.as_bytes());
+    client.record.name_len = name.len() as u32;
+    client
+}
+
+#[test]
+fn an_old_client_uses_the_vip_in_its_name_or_that_of_any_of_its_connections() {
+    let introduced = |name: &str| {
+        let mut client = named(client(10, 0, &["10.77.0.2"]), name);
+        client.connections.clear();
+        client
+    };
+    for certain in [
+        "Linux NFSv4.0 c1/10.77.0.2",
+        "Linux NFSv4.0 c1/a0b1/10.77.0.2",
+        "Linux NFSv4.0 10.77.1.1/10.77.0.2 tcp",
+    ] {
+        let client = introduced(certain);
+        assert!(!client.may_use_others(), "{certain}");
+        assert_eq!(client.vips(), (vec![ip("10.77.0.2")], false));
+    }
+    for uncertain in ["Linux NFSv4.0 c1", "Linux NFSv4.0 c1/10.77.0.1", ""] {
+        let mut of_name = introduced(uncertain);
+        assert!(of_name.may_use_others(), "{uncertain}");
+        assert_eq!(of_name.vips(), (vec![ip("10.77.0.2")], true));
+        of_name.connections = client(10, 1, &["10.77.0.1"]).connections;
+        assert_eq!(
+            of_name.vips(),
+            (vec![ip("10.77.0.1"), ip("10.77.0.2")], false)
+        );
+    }
+    assert!(!client(10, 1, &[]).may_use_others());
 }
 
 #[test]
