@@ -223,6 +223,10 @@ fn files(context: &Context) -> Result<End> {
     Ok(End::Pass)
 }
 
+fn count(list: &Value) -> usize {
+    list.as_array().map_or(0, Vec::len)
+}
+
 fn mixed(context: &Context) -> Result<End> {
     let lab = Lab::up(&["10.77.0.1", "fd77::1"], 0)?;
     let tool = Tool::new(&context.nlmfo, lab.server.node());
@@ -270,11 +274,18 @@ fn mixed(context: &Context) -> Result<End> {
         ensure!(said.stderr.contains("10.77.0.1 and fd77::1"), "{said:?}");
     }
     dead.node().ip("link set eth0 down\n")?;
-    // When its lease is over, nfsd drops it itself for the next who asks for its lock.
+    // When its lease is over, nfsd drops it itself for the next who asks for its lock: nobody may.
+    waiting.node().ip("link set eth0 down\n")?;
     let report = tool.json(
         exit::CONFIRMED,
         &["release", "--client", "10.77.1.3", "--all-vips", "--force"],
     )?;
+    waiting.node().ip("link set eth0 up\n")?;
+    let (dropped, states) = (&report["nfs4"]["clients"], &report["nfs4"]["states"]);
+    ensure!(
+        count(dropped) == 1 && dropped[0]["client"] == "10.77.1.3" && count(states) >= 3,
+        "the client and its states were not there to be dropped: {report}"
+    );
     ensure!(
         waits.held_within(NEXT_POLL)?,
         "the 4.2 client did not get it: {report}"
