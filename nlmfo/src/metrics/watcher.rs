@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::last::Last;
 use super::report::{Happened, Kind, Level};
-use crate::ticks::detail::WaitLine;
+use crate::ticks::detail::Detail;
 use crate::ticks::events::{Event, EventKind};
 use crate::ticks::tick::Tick;
 use crate::ticks::world::World;
@@ -30,7 +30,8 @@ pub struct Watcher {
 struct Wait {
     vip: IpAddr,
     client: IpAddr,
-    svid: u32,
+    /// None of NFSv4.
+    svid: Option<u32>,
     file: String,
     start: u64,
 }
@@ -75,29 +76,17 @@ impl Watcher {
     fn waits(&mut self, at_ms: u64, elapsed_ms: u64, world: &World) -> Vec<Happened> {
         let mut waits = BTreeMap::new();
         let mut happened = Vec::new();
-        for detail in world.details.values() {
-            for line in detail.waiters.iter().filter(|line| !line.granted) {
-                let Some(client) = detail.clients.get(line.client) else {
-                    continue;
-                };
-                let wait = Wait {
-                    vip: detail.vip,
-                    client: client.client,
-                    svid: line.svid,
-                    file: line.file.clone(),
-                    start: line.range.start,
-                };
-                let mut seen = self.waits.get(&wait).copied().unwrap_or(Seen {
-                    since_ms: elapsed_ms,
-                    reported: false,
-                });
-                let waited_ms = elapsed_ms.saturating_sub(seen.since_ms);
-                if !seen.reported && waited_ms >= self.long_wait_ms && happened.len() < PER_LOOK {
-                    seen.reported = true;
-                    happened.push(long_wait(at_ms, waited_ms, &wait, line));
-                }
-                waits.insert(wait, seen);
+        for (wait, holder) in world.details.values().flat_map(waiting) {
+            let mut seen = self.waits.get(&wait).copied().unwrap_or(Seen {
+                since_ms: elapsed_ms,
+                reported: false,
+            });
+            let waited_ms = elapsed_ms.saturating_sub(seen.since_ms);
+            if !seen.reported && waited_ms >= self.long_wait_ms && happened.len() < PER_LOOK {
+                seen.reported = true;
+                happened.push(long_wait(at_ms, waited_ms, &wait, holder));
             }
+            waits.insert(wait, seen);
         }
         self.waits = waits;
         happened
@@ -175,19 +164,47 @@ impl Watcher {
     }
 }
 
-fn long_wait(at_ms: u64, waited_ms: u64, wait: &Wait, line: &WaitLine) -> Happened {
+/// The requests that wait, each with a client that holds the lock.
+fn waiting(detail: &Detail) -> Vec<(Wait, Option<IpAddr>)> {
+    let of_nfs3 = detail.waiters.iter().filter(|line| !line.granted);
+    let of_nfs3 = of_nfs3.filter_map(|line| {
+        let wait = Wait {
+            vip: detail.vip,
+            client: detail.clients.get(line.client)?.client,
+            svid: Some(line.svid),
+            file: line.file.clone(),
+            start: line.range.start,
+        };
+        Some((wait, line.holder))
+    });
+    let of_nfs4 = detail.nfs4.iter().flat_map(|client| {
+        client.waiters.iter().map(|line| {
+            let wait = Wait {
+                vip: detail.vip,
+                client: client.client,
+                svid: None,
+                file: line.file.clone(),
+                start: line.range.start,
+            };
+            (wait, line.holder)
+        })
+    });
+    of_nfs3.chain(of_nfs4).collect()
+}
+
+fn long_wait(at_ms: u64, waited_ms: u64, wait: &Wait, holder: Option<IpAddr>) -> Happened {
     let Wait {
         vip, client, file, ..
     } = wait;
     let seconds = waited_ms as f64 / 1000.0;
-    let behind = match line.holder {
+    let behind = match holder {
         Some(holder) => format!("behind {holder}"),
         None => "behind a local process".to_owned(),
     };
     Happened {
         client: Some(*client),
         file: Some(file.clone()),
-        behind: line.holder,
+        behind: holder,
         seconds: Some(seconds),
         ..Happened::new(
             at_ms,
@@ -275,9 +292,11 @@ mod tests {
         assert!(look(&first).0.is_empty());
         assert!(look(&later(&first, 29_000)).0.is_empty());
         let (happened, oldest) = look(&later(&first, 31_000));
-        let [wait] = &happened[..] else {
+        let [wait, of_nfs4] = &happened[..] else {
             panic!("{happened:?}")
         };
+        assert_eq!(of_nfs4.client, Some("10.77.0.13".parse().unwrap()));
+        assert_eq!(of_nfs4.behind, Some("10.77.0.11".parse().unwrap()));
         assert_eq!((wait.kind, wait.seconds), (Kind::LongWait, Some(31.0)));
         assert!(
             wait.behind.is_some() && wait.text.contains("behind"),

@@ -1,6 +1,6 @@
 //! Which locks a request waits for: those that conflict with it. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::host::Host;
 use super::local::{Inode, locals};
 use super::states::{StateTable, Waiter4};
-use super::table::{LockTable, Mode, Range, Waiter};
+use super::table::{FileInfo, LockTable, Mode, Range, Waiter};
 use crate::foreign::Name;
 use crate::kernel::locks::Listed;
 
@@ -35,6 +35,16 @@ pub enum Who {
     },
     /// A process of this node, or a server of another network namespace.
     Local { pid: i32 },
+}
+
+impl Holder {
+    /// The client that holds it; none of a process of this node.
+    pub fn client(&self) -> Option<IpAddr> {
+        match &self.who {
+            Who::Client { client, .. } => Some(*client),
+            Who::Local { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Holder {
@@ -64,33 +74,7 @@ pub struct Holders {
 impl Holders {
     /// `all` is the kernel's list of everything that is held.
     pub fn new(nlm: &LockTable, states: &StateTable, all: Vec<Listed>) -> Self {
-        let mut holders = Holders::default();
-        for lock in &nlm.locks {
-            let (file, host) = (nlm.file(lock.file), nlm.host(lock.host));
-            let who = Who::Client {
-                client: host.key.client,
-                client_name: host.name.clone(),
-                nfs: "3".to_owned(),
-                vips: vec![host.key.vip],
-            };
-            let owner = Owner::Nlm(host.key, lock.svid);
-            let inode = (file.major, file.minor, file.ino);
-            holders.add(inode, owner, who, (lock.mode, lock.range));
-        }
-        for state in &states.states {
-            let client = &states.clients[state.client];
-            let Some(file) = &state.file else { continue };
-            for &held in &state.ranges {
-                let who = Who::Client {
-                    client: client.address,
-                    client_name: client.name.clone(),
-                    nfs: format!("4.{}", client.minor),
-                    vips: client.vips.clone(),
-                };
-                let owner = Owner::Nfs4(client.id, state.owner.clone());
-                holders.add((file.major, file.minor, file.ino), owner, who, held);
-            }
-        }
+        let mut holders = Holders::of_clients(nlm, states, |_| true);
         for lock in locals(all, nlm, states) {
             if !matches!(&*lock.class, "POSIX" | "OFDLCK") {
                 continue;
@@ -110,6 +94,53 @@ impl Holders {
         holders
     }
 
+    /// Without local processes, of the files that somebody waits for.
+    pub fn of_awaited(nlm: &LockTable, states: &StateTable) -> Self {
+        let of_nlm = nlm.waiters.iter().filter(|waiter| !waiter.granted);
+        let of_nlm = of_nlm.map(|waiter| nlm.file(waiter.file));
+        let files = of_nlm.chain(states.waiters.iter().map(|waiter| &waiter.file));
+        let awaited: HashSet<Inode> = files.map(inode).collect();
+        match awaited.is_empty() {
+            true => Holders::default(),
+            false => Holders::of_clients(nlm, states, |file| awaited.contains(&file)),
+        }
+    }
+
+    fn of_clients(nlm: &LockTable, states: &StateTable, keep: impl Fn(Inode) -> bool) -> Self {
+        let mut holders = Holders::default();
+        for lock in &nlm.locks {
+            let (file, host) = (nlm.file(lock.file), nlm.host(lock.host));
+            if !keep(inode(file)) {
+                continue;
+            }
+            let who = Who::Client {
+                client: host.key.client,
+                client_name: host.name.clone(),
+                nfs: "3".to_owned(),
+                vips: vec![host.key.vip],
+            };
+            let owner = Owner::Nlm(host.key, lock.svid);
+            holders.add(inode(file), owner, who, (lock.mode, lock.range));
+        }
+        for state in &states.states {
+            let client = &states.clients[state.client];
+            let Some(file) = state.file.as_ref().filter(|file| keep(inode(file))) else {
+                continue;
+            };
+            for &held in &state.ranges {
+                let who = Who::Client {
+                    client: client.address,
+                    client_name: client.name.clone(),
+                    nfs: format!("4.{}", client.minor),
+                    vips: client.vips.clone(),
+                };
+                let owner = Owner::Nfs4(client.id, state.owner.clone());
+                holders.add(inode(file), owner, who, held);
+            }
+        }
+        holders
+    }
+
     fn add(&mut self, inode: Inode, owner: Owner, who: Who, (mode, range): (Mode, Range)) {
         let all = self.by_inode.entry(inode).or_default();
         all.push((owner, Holder { who, mode, range }));
@@ -119,16 +150,13 @@ impl Holders {
     pub fn of(&self, table: &LockTable, waiter: &Waiter) -> Vec<Holder> {
         let file = table.file(waiter.file);
         let owner = Owner::Nlm(table.host(waiter.host).key, waiter.svid);
-        let inode = (file.major, file.minor, file.ino);
-        self.against(inode, &owner, waiter.mode, waiter.range)
+        self.against(inode(file), &owner, waiter.mode, waiter.range)
     }
 
     /// The locks that an NFSv4 request waits for.
     pub fn of4(&self, table: &StateTable, waiter: &Waiter4) -> Vec<Holder> {
         let owner = Owner::Nfs4(table.clients[waiter.client].id, waiter.owner.clone());
-        let file = &waiter.file;
-        let inode = (file.major, file.minor, file.ino);
-        self.against(inode, &owner, waiter.mode, waiter.range)
+        self.against(inode(&waiter.file), &owner, waiter.mode, waiter.range)
     }
 
     fn against(&self, inode: Inode, owner: &Owner, mode: Mode, range: Range) -> Vec<Holder> {
@@ -144,11 +172,14 @@ impl Holders {
     }
 }
 
+fn inode(file: &FileInfo) -> Inode {
+    (file.major, file.minor, file.ino)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::states::{Kind, State, sample};
-    use crate::observe::table::FileInfo;
 
     const FILE: Inode = (8, 1, 5);
 
@@ -219,5 +250,16 @@ mod tests {
         assert_eq!(behind(b"one", Mode::Write, 5, 44), [local]);
         assert_eq!(behind(b"", Mode::Write, 9, 40).len(), 3);
         assert_eq!(behind(b"", Mode::Read, 30, 49), [""; 0]);
+    }
+
+    #[test]
+    fn only_awaited_files_are_looked_at() {
+        let mut states = states();
+        let nlm = LockTable::default();
+        assert!(Holders::of_awaited(&nlm, &states).by_inode.is_empty());
+        let waits = waiter(b"two", Mode::Write, 5, 14);
+        states.waiters = vec![waits.clone()];
+        let holders = Holders::of_awaited(&nlm, &states);
+        assert_eq!(holders.of4(&states, &waits).len(), 1);
     }
 }

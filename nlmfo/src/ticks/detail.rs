@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::states::ClientLine4;
 use crate::foreign;
 use crate::observe::host::{Host, NlmVersion, Transport};
-use crate::observe::table::{FileId, HostId, Lock, LockTable, Mode, Range, Waiter};
+use crate::observe::states::Waiter4;
+use crate::observe::table::{FileId, FileInfo, HostId, Lock, LockTable, Mode, Range, Waiter};
 
 /// Maximum number of lines of one VIP.
 pub(super) const PER_VIP: usize = 1_000;
@@ -79,7 +80,7 @@ pub struct WaitLine {
     pub file: String,
     /// The lock is granted, and lockd is notifying the client.
     pub granted: bool,
-    /// A holder, through any VIP, that it waits for; none if a local process holds the lock.
+    /// A client, through any VIP, that it waits for; none if a local process holds the lock.
     pub holder: Option<IpAddr>,
 }
 
@@ -135,16 +136,19 @@ pub fn gauges(table: &LockTable) -> BTreeMap<IpAddr, Gauges> {
     all
 }
 
-/// The details of all VIPs. `first` has room before the others. `file` names a file;
-/// `since` tells when a lock was first seen.
+/// The details of all VIPs. `first` has room before the others. `waiters4` are NFSv4 clients'
+/// requests, `file` names a file, `since` tells when a lock was first seen, and `holder` whom a
+/// request waits for.
 pub fn details(
     table: &LockTable,
+    waiters4: &[Waiter4],
     first: Option<IpAddr>,
     mut file: impl FnMut(FileId) -> String,
     since: impl Fn(&Lock) -> Option<Since>,
+    holder: impl Fn(&Waiter) -> Option<IpAddr>,
 ) -> Vec<Detail> {
     let gauges = gauges(table);
-    let queues = Queues::of(table);
+    let queues = Queues::of(table, waiters4);
     let mut room = room(&gauges, first);
     let mut details: BTreeMap<IpAddr, Detail> = BTreeMap::new();
     let mut places: Vec<Option<usize>> = vec![None; table.hosts.len()];
@@ -184,9 +188,7 @@ pub fn details(
                 range: waiter.range,
                 file: file(waiter.file),
                 granted: waiter.granted,
-                holder: queues
-                    .holder(waiter)
-                    .map(|host| table.host(host).key.client),
+                holder: holder(waiter),
             };
             of(&mut details, vip).waiters.push(line);
         }
@@ -264,61 +266,75 @@ fn room(gauges: &BTreeMap<IpAddr, Gauges>, first: Option<IpAddr>) -> BTreeMap<Ip
     room
 }
 
-/// Holders and waiters of the files with waiters.
+/// The requests that wait, by file.
 struct Queues<'a> {
-    by_file: HashMap<FileId, (Vec<&'a Lock>, Vec<&'a Waiter>)>,
+    nfs3: HashMap<FileId, Vec<&'a Waiter>>,
+    nfs4: HashMap<FileId, Vec<&'a Waiter4>>,
 }
 
 impl<'a> Queues<'a> {
-    fn of(table: &'a LockTable) -> Self {
-        let mut by_file: HashMap<FileId, (Vec<&Lock>, Vec<&Waiter>)> = HashMap::new();
+    fn of(table: &'a LockTable, waiters4: &'a [Waiter4]) -> Self {
+        let mut nfs3: HashMap<FileId, Vec<&Waiter>> = HashMap::new();
         for waiter in table.waiters.iter().filter(|waiter| !waiter.granted) {
-            by_file.entry(waiter.file).or_default().1.push(waiter);
+            nfs3.entry(waiter.file).or_default().push(waiter);
         }
-        if !by_file.is_empty() {
+        let mut by_inode: HashMap<_, Vec<&Waiter4>> = HashMap::new();
+        for waiter in waiters4 {
+            by_inode
+                .entry(inode(&waiter.file))
+                .or_default()
+                .push(waiter);
+        }
+        let mut nfs4 = HashMap::new();
+        if !by_inode.is_empty() {
             for lock in &table.locks {
-                if let Some((locks, _)) = by_file.get_mut(&lock.file) {
-                    locks.push(lock);
+                if let Some(waiters) = by_inode.get(&inode(table.file(lock.file))) {
+                    nfs4.entry(lock.file).or_insert_with(|| waiters.clone());
                 }
             }
         }
-        Queues { by_file }
+        Queues { nfs3, nfs4 }
     }
 
     fn behind(&self, lock: &Lock) -> u64 {
-        self.by_file.get(&lock.file).map_or(0, |(_, waiters)| {
-            waiters
-                .iter()
-                .filter(|waiter| conflict(lock, waiter))
-                .count() as u64
-        })
-    }
-
-    fn holder(&self, waiter: &Waiter) -> Option<HostId> {
-        let (locks, _) = self.by_file.get(&waiter.file)?;
-        (locks.iter().find(|lock| conflict(lock, waiter))).map(|lock| lock.host)
+        let nfs3 = self.nfs3.get(&lock.file).into_iter().flatten();
+        let nfs3 = nfs3.filter(|waiter| {
+            let same_owner = (lock.host, lock.svid) == (waiter.host, waiter.svid);
+            !same_owner && conflict(lock, waiter.mode, waiter.range)
+        });
+        let nfs4 = self.nfs4.get(&lock.file).into_iter().flatten();
+        let nfs4 = nfs4.filter(|waiter| conflict(lock, waiter.mode, waiter.range));
+        (nfs3.count() + nfs4.count()) as u64
     }
 }
 
-/// Whether the request cannot be granted while the lock is held.
-fn conflict(lock: &Lock, waiter: &Waiter) -> bool {
-    let same_owner = (lock.host, lock.svid) == (waiter.host, waiter.svid);
-    let shared = lock.mode == Mode::Read && waiter.mode == Mode::Read;
-    let apart = lock.range.end < waiter.range.start || waiter.range.end < lock.range.start;
-    !same_owner && !shared && !apart
+fn inode(file: &FileInfo) -> (u32, u32, u64) {
+    (file.major, file.minor, file.ino)
+}
+
+/// Whether another owner's request cannot be granted while the lock is held.
+fn conflict(lock: &Lock, mode: Mode, range: Range) -> bool {
+    let shared = lock.mode == Mode::Read && mode == Mode::Read;
+    !shared && lock.range.overlaps(range)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::behind::{Holder, Holders};
+    use crate::observe::states::StateTable;
     use crate::ticks::tables;
 
     fn all(table: &LockTable, first: Option<IpAddr>) -> Vec<Detail> {
+        let states = StateTable::default();
+        let holders = Holders::of_awaited(table, &states);
         details(
             table,
+            &states.waiters,
             first,
             |file| format!("/srv/{}", file.index()),
             |_| None,
+            |waiter| holders.of(table, waiter).iter().find_map(Holder::client),
         )
     }
 
@@ -348,6 +364,18 @@ mod tests {
         };
         assert_eq!((first.behind, second.behind), (1, 0));
         assert_eq!(detail.waiters[0].holder, Some(table.hosts[0].key.client));
+        // An NFSv4 client that waits for the same.
+        let waiter = &table.waiters[0];
+        let waiter4 = Waiter4 {
+            client: 0,
+            file: table.file(waiter.file).clone(),
+            mode: waiter.mode,
+            range: waiter.range,
+            owner: Vec::new(),
+            owner_at: 1,
+        };
+        let queues = Queues::of(&table, std::slice::from_ref(&waiter4));
+        assert_eq!(queues.behind(&table.locks[0]), 2);
         let holder = &detail.clients[first.client];
         assert_eq!(holder.client, table.hosts[0].key.client);
         assert_eq!(detail.more, 0);

@@ -259,6 +259,7 @@ impl Live {
                     .map(|counted| counted.get(&vip).copied().unwrap_or_default()),
                 held4: (self.locks.held4.as_ref())
                     .map(|held| held.get(&vip).copied().unwrap_or_default()),
+                waiters4: (self.locks.waiting4.get(&vip).copied()).unwrap_or_default(),
                 last_held4: (self.locks.last_held4.get(&vip).copied()).unwrap_or_default(),
                 fenced,
                 window,

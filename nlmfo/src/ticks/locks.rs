@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::known::{Ages, Keys, Names};
 use super::states::{self, LastSeen, NotConnected};
 use crate::kernel::path::PathFinder;
+use crate::observe::behind::{Holder, Holders};
 use crate::observe::states::{Counts4, StateTable};
 use crate::observe::table::{FileId, FileInfo, LockTable};
 use crate::ticks::detail::{self, Detail, Gauges};
@@ -20,6 +21,8 @@ pub struct Locks {
     pub gauges: BTreeMap<IpAddr, Gauges>,
     /// What NFSv4 clients hold; none if it could not be read.
     pub held4: Option<BTreeMap<IpAddr, Counts4>>,
+    /// Blocked requests of NFSv4 clients.
+    pub waiting4: BTreeMap<IpAddr, u64>,
     /// NFSv4 clients without a connection.
     pub not_connected: Vec<NotConnected>,
     /// What they hold, by the VIPs on which they were last seen.
@@ -54,6 +57,7 @@ impl Locks {
             self.last_seen.look(states);
         }
         self.states = states.cloned().unwrap_or_default();
+        self.waiting4 = states::waiting(&self.states);
         self.not_connected = self.last_seen.not_connected(&self.states);
         self.last_held4 = self.last_seen.held(&self.states);
         self.describe(first)
@@ -69,18 +73,22 @@ impl Locks {
             String::new()
         };
         // Which files have a line at all: only those are looked up.
-        detail::details(table, first, &mut named, |_| None);
+        let holders = Holders::of_awaited(table, &self.states);
+        let waiters4 = &self.states.waiters;
+        let holder = |waiter: &_| holders.of(table, waiter).iter().find_map(Holder::client);
+        detail::details(table, waiters4, first, &mut named, |_| None, holder);
         let files = files.into_iter().map(|id| table.file(id));
         let files: Vec<&FileInfo> = files.chain(states::files(&self.states)).collect();
         let looked_up =
             PathFinder::new(0).map(|mut finder| self.names.look_up(&files, &mut finder));
         let name = |id| self.names.name(table.file(id));
-        let made = detail::details(table, first, name, since);
+        let made = detail::details(table, waiters4, first, name, since, holder);
         let mut details: BTreeMap<IpAddr, Detail> = made
             .into_iter()
             .map(|detail| (detail.vip, detail))
             .collect();
-        let nfs4 = states::clients(&self.states, &self.last_seen, |file| self.names.name(file));
+        let name = |file: &_| self.names.name(file);
+        let nfs4 = states::clients(&self.states, &self.last_seen, &holders, name);
         for (vip, of_vip) in nfs4 {
             let detail = details.entry(vip).or_insert_with(|| Detail::empty(vip));
             detail.nfs4 = of_vip.clients;

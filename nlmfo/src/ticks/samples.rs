@@ -15,7 +15,7 @@ use crate::observe::table::{Mode, Range};
 use crate::ticks::detail::{ClientLine, Detail, HeldLine, ShareLine, Since, WaitLine};
 use crate::ticks::events;
 use crate::ticks::judge::VipState;
-use crate::ticks::states::{ClientLine4, StateLine4};
+use crate::ticks::states::{ClientLine4, StateLine4, WaitLine4};
 use crate::ticks::tick::{Look, Pace, SCHEMA, Server, Tick, VipTick};
 
 fn ip(text: &str) -> IpAddr {
@@ -98,6 +98,7 @@ fn vip(vip: IpAddr) -> VipTick {
             delegations: 1,
             ..Counts4::default()
         }),
+        waiters4: 1,
         last_held4: Counts4::default(),
         fenced: false,
         window: None,
@@ -194,6 +195,12 @@ fn detail(vip: IpAddr) -> Detail {
                 ),
                 state(Kind::Delegation, None, "/srv/data/index"),
             ],
+            waiters: vec![WaitLine4 {
+                mode: Mode::Read,
+                range: Range { start: 0, end: 99 },
+                file: "/srv/data/mail/c1-a.mbox".to_owned(),
+                holder: Some(ip("10.77.0.11")),
+            }],
         }],
         more: 808,
     }

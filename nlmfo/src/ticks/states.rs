@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::detail::{IN_ALL, PER_VIP};
 use crate::foreign;
-use crate::observe::states::{Access, Counts4, Kind, Nfs4Client, State, StateTable};
+use crate::observe::behind::{Holder, Holders};
+use crate::observe::states::{Access, Counts4, Kind, Nfs4Client, State, StateTable, Waiter4};
 use crate::observe::table::{FileInfo, Mode, Range};
 
 /// An NFSv4 client that holds something.
@@ -25,6 +26,9 @@ pub struct ClientLine4 {
     /// Everything that it holds, including what is beyond the limit.
     pub held: u64,
     pub lines: Vec<StateLine4>,
+    /// Its blocked requests.
+    #[serde(default)]
+    pub waiters: Vec<WaitLine4>,
 }
 
 fn yes() -> bool {
@@ -142,6 +146,28 @@ pub struct StateLine4 {
     pub file: String,
 }
 
+/// A blocked request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitLine4 {
+    pub mode: Mode,
+    pub range: Range,
+    #[serde(deserialize_with = "foreign::text")]
+    pub file: String,
+    /// A client, through any VIP, that it waits for; none if a local process holds the lock.
+    pub holder: Option<IpAddr>,
+}
+
+/// The blocked requests of each VIP's clients. A client that uses several counts for each.
+pub fn waiting(table: &StateTable) -> BTreeMap<IpAddr, u64> {
+    let mut waiting = BTreeMap::new();
+    for waiter in &table.waiters {
+        for vip in &table.clients[waiter.client].vips {
+            *waiting.entry(*vip).or_default() += 1;
+        }
+    }
+    waiting
+}
+
 /// What is held through each VIP. A client that uses several counts for each.
 pub fn held(table: &StateTable) -> BTreeMap<IpAddr, Counts4> {
     let mut held: BTreeMap<IpAddr, Counts4> = BTreeMap::new();
@@ -159,9 +185,15 @@ fn shown(table: &StateTable) -> impl Iterator<Item = &State> {
     held.take(IN_ALL)
 }
 
+/// The requests that panes may show.
+fn shown_waiters(table: &StateTable) -> impl Iterator<Item = &Waiter4> {
+    table.waiters.iter().take(PER_VIP)
+}
+
 /// Their files.
 pub fn files(table: &StateTable) -> impl Iterator<Item = &FileInfo> {
-    shown(table).filter_map(|state| state.file.as_ref())
+    let of_states = shown(table).filter_map(|state| state.file.as_ref());
+    of_states.chain(shown_waiters(table).map(|waiter| &waiter.file))
 }
 
 /// The clients of one VIP with their lines.
@@ -177,8 +209,18 @@ pub struct OfVip {
 pub fn clients(
     table: &StateTable,
     last_seen: &LastSeen,
+    holders: &Holders,
     name: impl Fn(&FileInfo) -> String,
 ) -> BTreeMap<IpAddr, OfVip> {
+    let mut waiters: Vec<Vec<WaitLine4>> = vec![Vec::new(); table.clients.len()];
+    for waiter in shown_waiters(table) {
+        waiters[waiter.client].push(WaitLine4 {
+            mode: waiter.mode,
+            range: waiter.range,
+            file: name(&waiter.file),
+            holder: holders.of4(table, waiter).iter().find_map(Holder::client),
+        });
+    }
     let mut lines: Vec<Vec<StateLine4>> = vec![Vec::new(); table.clients.len()];
     for state in shown(table) {
         let file = state.file.as_ref().map_or_else(String::new, &name);
@@ -203,9 +245,10 @@ pub fn clients(
     }
     let mut all: BTreeMap<IpAddr, OfVip> = BTreeMap::new();
     let counts = table.counts_of_each();
-    for ((client, lines), counts) in table.clients.iter().zip(lines).zip(counts) {
+    let clients = table.clients.iter().zip(lines).zip(waiters).zip(counts);
+    for (((client, lines), waiters), counts) in clients {
         let held = counts.total() as u64;
-        if held == 0 {
+        if held == 0 && waiters.is_empty() {
             continue;
         }
         for vip in last_seen.vips(client) {
@@ -214,7 +257,11 @@ pub fn clients(
             of_vip.lines += room;
             of_vip.more += held - (room as u64).min(held);
             let lines = lines[..room].to_vec();
-            of_vip.clients.push(line(client, held, lines));
+            let line = ClientLine4 {
+                waiters: waiters.clone(),
+                ..line(client, held, lines)
+            };
+            of_vip.clients.push(line);
         }
     }
     all
@@ -228,6 +275,7 @@ fn line(client: &Nfs4Client, held: u64, lines: Vec<StateLine4>) -> ClientLine4 {
         connected: !client.vips.is_empty(),
         held,
         lines,
+        waiters: Vec::new(),
     }
 }
 
@@ -235,6 +283,7 @@ fn line(client: &Nfs4Client, held: u64, lines: Vec<StateLine4>) -> ClientLine4 {
 mod tests {
     use super::*;
     use crate::observe::states::{Standing, sample};
+    use crate::observe::table::LockTable;
 
     /// A client of two VIPs that holds `opens` opens and one lock, and one without a connection.
     fn table(opens: usize) -> StateTable {
@@ -265,6 +314,40 @@ mod tests {
         }
     }
 
+    fn of_each(table: &StateTable, last_seen: &LastSeen) -> BTreeMap<IpAddr, OfVip> {
+        let holders = Holders::of_awaited(&LockTable::default(), table);
+        clients(table, last_seen, &holders, |_| String::new())
+    }
+
+    #[test]
+    fn a_request_is_shown_with_whom_it_waits_for() {
+        let mut table = table(1);
+        let file = FileInfo {
+            major: 8,
+            minor: 1,
+            ino: 5,
+            fh: Vec::new(),
+        };
+        table.states[1].file = Some(file.clone());
+        table.clients[1] = sample::client(&["10.77.0.3"]);
+        table.clients[1].id = [1, 3];
+        table.waiters = vec![Waiter4 {
+            client: 1,
+            file,
+            mode: Mode::Read,
+            range: Range { start: 9, end: 9 },
+            owner: Vec::new(),
+            owner_at: 1,
+        }];
+        let vip = "10.77.0.3".parse().unwrap();
+        assert_eq!(waiting(&table), [(vip, 1)].into());
+        let line = &of_each(&table, &LastSeen::default())[&vip].clients[0].waiters[0];
+        assert_eq!(
+            (line.mode, line.holder),
+            (Mode::Read, Some([10, 77, 1, 1].into()))
+        );
+    }
+
     #[test]
     fn a_trunked_client_is_shown_with_each_of_its_vips() {
         let table = table(2);
@@ -272,7 +355,7 @@ mod tests {
         assert_eq!(held.len(), 2);
         for (vip, counts) in &held {
             assert_eq!((counts.clients, counts.opens, counts.locks), (1, 2, 1));
-            let of_vip = &clients(&table, &LastSeen::default(), |_| String::new())[vip];
+            let of_vip = &of_each(&table, &LastSeen::default())[vip];
             assert_eq!((of_vip.clients.len(), of_vip.more), (1, 0));
             let client = &of_vip.clients[0];
             assert_eq!(client.held, 3);
@@ -284,7 +367,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted() {
         let table = table(2 * PER_VIP);
-        for of_vip in clients(&table, &LastSeen::default(), |_| String::new()).into_values() {
+        for of_vip in of_each(&table, &LastSeen::default()).into_values() {
             assert_eq!(of_vip.clients[0].lines.len(), PER_VIP);
             assert_eq!(of_vip.more, PER_VIP as u64 + 1);
         }
@@ -304,7 +387,7 @@ mod tests {
             lost.to_string()
                 .ends_with("3 held, not connected, last seen on 10.77.0.1, 10.77.0.2")
         );
-        let of_vip = &clients(&table, &seen, |_| String::new())[&lost.last_seen[0]];
+        let of_vip = &of_each(&table, &seen)[&lost.last_seen[0]];
         assert!(!of_vip.clients[0].connected);
         assert_eq!(seen.held(&table)[&lost.last_seen[1]].opens, 2);
 

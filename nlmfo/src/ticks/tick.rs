@@ -126,6 +126,9 @@ pub struct VipTick {
     /// What NFSv4 clients hold; null if it could not be read.
     #[serde(default)]
     pub held4: Option<Counts4>,
+    /// Blocked requests of NFSv4 clients.
+    #[serde(default)]
+    pub waiters4: u64,
     /// What NFSv4 clients hold that were last seen on this VIP and are not connected now.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub last_held4: Counts4,
@@ -143,6 +146,11 @@ fn is_nothing(counts: &Counts4) -> bool {
 }
 
 impl VipTick {
+    /// Blocked requests of NFSv3 and NFSv4 clients.
+    pub fn waiting(&self) -> u64 {
+        self.waiters + self.waiters4
+    }
+
     /// How much NFSv4 clients hold, as text; with `+N?` what those hold that were last seen here.
     pub fn held4_text(&self) -> String {
         let last = match self.last_held4.total() {

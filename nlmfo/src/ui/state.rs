@@ -195,7 +195,7 @@ impl App {
         match self.sort {
             Sort::Vip => {}
             Sort::Held => rows.sort_by_key(|row| std::cmp::Reverse(row.held)),
-            Sort::Waiters => rows.sort_by_key(|row| std::cmp::Reverse(row.waiters)),
+            Sort::Waiters => rows.sort_by_key(|row| std::cmp::Reverse(row.waiting())),
             Sort::Granted => rows.sort_by(|a, b| {
                 rate(b, |rates| rates.granted).total_cmp(&rate(a, |rates| rates.granted))
             }),

@@ -125,6 +125,7 @@ pub fn listed(tool: &Tool, lab: &Lab, clients: &[Mounted]) -> Result<()> {
             false => Seen::No(text),
         })
     })?;
+    watched(tool, &expected)?;
     // Only its client can cancel a waiting request.
     until("the release of a request to be refused", || {
         let listing = tool.json(exit::CONFIRMED, &["locks", "--waiters"])?;
@@ -141,6 +142,37 @@ pub fn listed(tool: &Tool, lab: &Lab, clients: &[Mounted]) -> Result<()> {
 
     drop((waiting, lockers, local));
     nothing_left(lab, inode)
+}
+
+/// `nlmfo watch` has the requests of NFSv4 clients too, each with a client that holds the lock.
+fn watched(tool: &Tool, expected: &BTreeSet<Waiting>) -> Result<()> {
+    let nfs4 = expected.iter().filter(|(nfs, ..)| nfs != "3");
+    let nfs4: BTreeSet<(String, u64)> = nfs4
+        .map(|(_, client, start, _)| (client.clone(), *start))
+        .collect();
+    until("every NFSv4 request in nlmfo watch", || {
+        let tick = tool.json(exit::CONFIRMED, &["watch", "--once"])?;
+        let mut seen = BTreeSet::new();
+        for detail in tick["details"].as_array().context("details")? {
+            let mut of_vip = 0;
+            for client in detail["nfs4"].as_array().context("nfs4")? {
+                for waiter in client["waiters"].as_array().context("waiters")? {
+                    ensure!(waiter["mode"] == "read", "{waiter}");
+                    let client = client["client"].as_str().context("client")?.to_owned();
+                    let start = waiter["range"]["start"].as_u64().context("start")?;
+                    seen.insert((client, start));
+                    of_vip += 1;
+                }
+            }
+            let mut vips = tick["vips"].as_array().context("vips")?.iter();
+            let vip = vips.find(|vip| vip["vip"] == detail["vip"]);
+            ensure!(vip.context("no VIP")?["waiters4"] == of_vip, "{tick}");
+        }
+        Ok(match seen == nfs4 {
+            true => Seen::Yes(()),
+            false => Seen::No(format!("expected {nfs4:?}, seen {seen:?}")),
+        })
+    })
 }
 
 /// The server's clients give up what ended processes had.

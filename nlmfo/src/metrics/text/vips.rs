@@ -15,13 +15,18 @@ const BOUNDS: [usize; 12] = [12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34];
 
 pub(super) fn gauges(out: &mut Families, vips: &[VipTick]) {
     type Of = fn(&VipTick) -> f64;
-    let gauges: [(&str, &str, Of); 5] = [
+    let gauges: [(&str, &str, Of); 6] = [
         ("nlmfo_locks", "NFSv3 locks held through the VIP.", |vip| {
             vip.held as f64
         }),
         ("nlmfo_waiters", "Blocked NFSv3 lock requests.", |vip| {
             vip.waiters as f64
         }),
+        (
+            "nlmfo_nfs4_waiters",
+            "Blocked NFSv4 lock requests.",
+            |vip| vip.waiters4 as f64,
+        ),
         ("nlmfo_shares", "NFSv3 share reservations.", |vip| {
             vip.shares as f64
         }),

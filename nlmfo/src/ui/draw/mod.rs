@@ -6,7 +6,7 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
 use super::state::{App, Pane};
-use crate::ticks::tick::{Server, Tick};
+use crate::ticks::tick::{Server, Tick, VipTick};
 
 mod events;
 mod help;
@@ -125,7 +125,7 @@ fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
         canvas.line("nlmfo watch: taking the first snapshot");
         return;
     };
-    let sum = |of: fn(&crate::ticks::tick::VipTick) -> u64| tick.vips.iter().map(of).sum::<u64>();
+    let sum = |of: fn(&VipTick) -> u64| tick.vips.iter().map(of).sum::<u64>();
     let title = vec![
         Span::styled("nlmfo watch", theme.bold()),
         Span::raw(format!(
@@ -137,7 +137,7 @@ fn header(app: &App, theme: &Theme, canvas: &mut Canvas) {
             "  VIPs: {}  held: {}  waiting: {}",
             tick.vips.len(),
             text::count(sum(|vip| vip.held)),
-            text::count(sum(|vip| vip.waiters))
+            text::count(sum(VipTick::waiting))
         )),
     ];
     canvas.line_and_right(title, flags(app, theme));

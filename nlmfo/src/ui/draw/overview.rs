@@ -139,7 +139,7 @@ fn row<'a>(vip: &VipTick, series: Option<&Series>, columns: &Columns, theme: &Th
     line += &format!(
         "{:>7}{:>5}",
         text::count(vip.held),
-        text::count(vip.waiters)
+        text::count(vip.waiting())
     );
     if columns.shares {
         line += &format!("{:>7}", text::count(vip.shares));

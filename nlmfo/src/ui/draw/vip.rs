@@ -9,7 +9,8 @@ use super::theme::Theme;
 use super::{Canvas, histogram, overview, text};
 use crate::observe::counters::nfs4::Counters4;
 use crate::observe::states::{Access, Kind};
-use crate::ticks::detail::{Detail, HeldLine, Since, WaitLine};
+use crate::observe::table::Range;
+use crate::ticks::detail::{Detail, HeldLine, Since};
 use crate::ticks::states::StateLine4;
 use crate::ui::state::{App, Line};
 
@@ -37,7 +38,7 @@ pub(super) fn draw(app: &App, theme: &Theme, vip: IpAddr, line: usize, canvas: &
         Span::raw(format!(
             "  held: {}  waiting: {}  shares: {}  clients: {}",
             text::count(tick.held),
-            text::count(tick.waiters),
+            text::count(tick.waiting()),
             text::count(tick.shares),
             text::count(tick.clients)
         )),
@@ -102,7 +103,29 @@ fn one<'a>(line: Line, detail: &Detail, now: u64, width: usize, theme: &Theme) -
             of_client(client.client, &client.name, &version, client.held, theme)
         }
         Line::Lock(place) => of_lock(&detail.locks[place], now, width, theme),
-        Line::Waiter(place) => of_waiter(&detail.waiters[place], width, theme),
+        Line::Waiter(place) => {
+            let waiter = &detail.waiters[place];
+            let state = if waiter.granted { "granted" } else { "waits" };
+            let cells = Waits {
+                what: format!("{state} {}", waiter.mode),
+                range: waiter.range,
+                svid: waiter.svid.to_string(),
+                holder: waiter.holder,
+                file: &waiter.file,
+            };
+            cells.line(width, theme)
+        }
+        Line::Waiter4(client, place) => {
+            let waiter = &detail.nfs4[client].waiters[place];
+            let cells = Waits {
+                what: format!("waits {}", waiter.mode),
+                range: waiter.range,
+                svid: "-".to_owned(),
+                holder: waiter.holder,
+                file: &waiter.file,
+            };
+            cells.line(width, theme)
+        }
         Line::Share(place) => {
             let share = &detail.shares[place];
             let what = format!("share {} {}", access(share.access), access(share.deny));
@@ -156,19 +179,28 @@ fn of_lock<'a>(lock: &HeldLine, now: u64, width: usize, theme: &Theme) -> Text<'
     Text::styled(cells.line(width, theme), style)
 }
 
-fn of_waiter<'a>(waiter: &WaitLine, width: usize, theme: &Theme) -> Text<'a> {
-    let state = if waiter.granted { "granted" } else { "waits" };
-    let holder = (waiter.holder).map_or_else(String::new, |holder| format!("for {holder} "));
-    let range = text::without_middle(&waiter.range.to_string(), 15, theme.ascii);
-    let line = format!(
-        "  {:<12} {range:<15} {:>10} {holder:<12}",
-        format!("{state} {}", waiter.mode),
-        waiter.svid
-    );
-    let file = width.saturating_sub(line.len());
-    let file = text::without_head(&waiter.file, file, theme.ascii);
-    let style = theme.coloured(ratatui::style::Color::Yellow);
-    Text::styled(line + &file, style)
+/// A blocked request.
+struct Waits<'a> {
+    what: String,
+    range: Range,
+    svid: String,
+    holder: Option<IpAddr>,
+    file: &'a str,
+}
+
+impl Waits<'_> {
+    fn line<'a>(self, width: usize, theme: &Theme) -> Text<'a> {
+        let holder = (self.holder).map_or_else(String::new, |holder| format!("for {holder} "));
+        let range = text::without_middle(&self.range.to_string(), 15, theme.ascii);
+        let line = format!(
+            "  {:<12} {range:<15} {:>10} {holder:<12}",
+            self.what, self.svid
+        );
+        let file = width.saturating_sub(line.len());
+        let file = text::without_head(self.file, file, theme.ascii);
+        let style = theme.coloured(ratatui::style::Color::Yellow);
+        Text::styled(line + &file, style)
+    }
 }
 
 fn of_state(state: &StateLine4) -> Cells<'_> {

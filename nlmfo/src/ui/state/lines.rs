@@ -15,6 +15,8 @@ pub enum Line {
     Lock(usize),
     /// An NFSv4 client.
     Client4(usize),
+    /// One of its requests: the places of both.
+    Waiter4(usize, usize),
     /// One of its states: the places of both.
     State(usize, usize),
     /// So many are not listed.
@@ -51,6 +53,7 @@ impl Filter {
                 || detail.nfs4.iter().any(|client| {
                     self.takes_client(&client.name, client.client)
                         || client.lines.iter().any(|line| self.takes(&line.file))
+                        || client.waiters.iter().any(|line| self.takes(&line.file))
                 })
         };
         self.takes(&vip.to_string()) || world.details.get(&vip).is_some_and(in_detail)
@@ -107,10 +110,13 @@ pub fn of_vip(world: &World, vip: IpAddr, filter: &str) -> Vec<Line> {
     }
     for (place, client) in detail.nfs4.iter().enumerate() {
         let whole = all || filter.takes_client(&client.name, client.client);
-        let taken = (client.lines.iter().enumerate())
+        let waiters = (client.waiters.iter().enumerate())
+            .filter(|(_, line)| whole || filter.takes(&line.file))
+            .map(|(line, _)| Line::Waiter4(place, line));
+        let states = (client.lines.iter().enumerate())
             .filter(|(_, line)| whole || filter.takes(&line.file))
             .map(|(line, _)| Line::State(place, line));
-        let taken: Vec<Line> = taken.collect();
+        let taken: Vec<Line> = waiters.chain(states).collect();
         if whole || !taken.is_empty() {
             lines.push(Line::Client4(place));
             lines.extend(taken);
