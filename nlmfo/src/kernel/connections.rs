@@ -7,7 +7,10 @@ use procfs::net::{TcpNetEntries, TcpState};
 use procfs::{FromReadSI, current_system_info};
 use serde::{Deserialize, Serialize};
 
-const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+/// The list of those over IPv4.
+pub const PATH: &str = "/proc/thread-self/net/tcp";
+
+const TABLES: [&str; 2] = [PATH, "/proc/thread-self/net/tcp6"];
 
 /// An established connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -287,7 +287,7 @@ impl Snapshots {
 fn nfs_connections() -> Result<Vec<Connection>, StatesError> {
     let ports = Nfsd::mounted()?.tcp_ports()?;
     let all = connections::established(|_| true).map_err(|source| StatesError::Read {
-        path: "/proc/net/tcp".into(),
+        path: connections::PATH.into(),
         source,
     })?;
     let of_server = all
