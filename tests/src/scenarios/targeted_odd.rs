@@ -275,12 +275,14 @@ fn mixed(context: &Context) -> Result<End> {
     }
     dead.node().ip("link set eth0 down\n")?;
     // When its lease is over, nfsd drops it itself for the next who asks for its lock: nobody may.
-    waiting.node().ip("link set eth0 down\n")?;
+    // Its cable is cut at the server's end, so that it keeps its IPv6 address.
+    let cable = |state| lab.server.node().ip(&format!("link set vc4 {state}\n"));
+    cable("down")?;
     let report = tool.json(
         exit::CONFIRMED,
         &["release", "--client", "10.77.1.3", "--all-vips", "--force"],
     )?;
-    waiting.node().ip("link set eth0 up\n")?;
+    cable("up")?;
     let (dropped, states) = (&report["nfs4"]["clients"], &report["nfs4"]["states"]);
     ensure!(
         count(dropped) == 1 && dropped[0]["client"] == "10.77.1.3" && count(states) >= 3,
