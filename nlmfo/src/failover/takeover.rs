@@ -346,13 +346,17 @@ impl Takeover<'_> {
             if awaited.is_empty() {
                 return Ok(());
             }
+            let what = match awaited.len() {
+                1 => "is not an address",
+                _ => "are not addresses",
+            };
             let awaited: Vec<String> = awaited.iter().map(IpAddr::to_string).collect();
             anyhow::ensure!(
                 Instant::now() < until,
-                "not an address of this node after {:.1} s: {}; bring it up, or give --wait-address \
+                "{} {what} of this node after {:.1} s: bring up what is missing, or give --wait-address \
                  and --grace more time",
-                began.elapsed().as_secs_f64(),
-                awaited.join(", ")
+                awaited.join(", "),
+                began.elapsed().as_secs_f64()
             );
             sleep(POLL_INTERVAL).await;
         }
