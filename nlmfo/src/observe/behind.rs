@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::host::Host;
-use super::local::{Inode, locals};
+use super::local::locals;
 use super::states::{StateTable, Waiter4};
-use super::table::{FileInfo, LockTable, Mode, Range, Waiter};
+use super::table::{FileInfo, Inode, LockTable, Mode, Range, Waiter, conflict};
 use crate::foreign::Name;
 use crate::kernel::locks::Listed;
 
@@ -99,7 +99,7 @@ impl Holders {
         let of_nlm = nlm.waiters.iter().filter(|waiter| !waiter.granted);
         let of_nlm = of_nlm.map(|waiter| nlm.file(waiter.file));
         let files = of_nlm.chain(states.waiters.iter().map(|waiter| &waiter.file));
-        let awaited: HashSet<Inode> = files.map(inode).collect();
+        let awaited: HashSet<Inode> = files.map(FileInfo::inode).collect();
         match awaited.is_empty() {
             true => Holders::default(),
             false => Holders::of_clients(nlm, states, |file| awaited.contains(&file)),
@@ -110,7 +110,7 @@ impl Holders {
         let mut holders = Holders::default();
         for lock in &nlm.locks {
             let (file, host) = (nlm.file(lock.file), nlm.host(lock.host));
-            if !keep(inode(file)) {
+            if !keep(file.inode()) {
                 continue;
             }
             let who = Who::Client {
@@ -120,11 +120,11 @@ impl Holders {
                 vips: vec![host.key.vip],
             };
             let owner = Owner::Nlm(host.key, lock.svid);
-            holders.add(inode(file), owner, who, (lock.mode, lock.range));
+            holders.add(file.inode(), owner, who, (lock.mode, lock.range));
         }
         for state in &states.states {
             let client = &states.clients[state.client];
-            let Some(file) = state.file.as_ref().filter(|file| keep(inode(file))) else {
+            let Some(file) = state.file.as_ref().filter(|file| keep(file.inode())) else {
                 continue;
             };
             for &held in &state.ranges {
@@ -135,7 +135,7 @@ impl Holders {
                     vips: client.vips.clone(),
                 };
                 let owner = Owner::Nfs4(client.id, state.owner.clone());
-                holders.add(inode(file), owner, who, held);
+                holders.add(file.inode(), owner, who, held);
             }
         }
         holders
@@ -150,30 +150,24 @@ impl Holders {
     pub fn of(&self, table: &LockTable, waiter: &Waiter) -> Vec<Holder> {
         let file = table.file(waiter.file);
         let owner = Owner::Nlm(table.host(waiter.host).key, waiter.svid);
-        self.against(inode(file), &owner, waiter.mode, waiter.range)
+        self.against(file.inode(), &owner, waiter.mode, waiter.range)
     }
 
     /// The locks that an NFSv4 request waits for.
     pub fn of4(&self, table: &StateTable, waiter: &Waiter4) -> Vec<Holder> {
         let owner = Owner::Nfs4(table.clients[waiter.client].id, waiter.owner.clone());
-        self.against(inode(&waiter.file), &owner, waiter.mode, waiter.range)
+        self.against(waiter.file.inode(), &owner, waiter.mode, waiter.range)
     }
 
     fn against(&self, inode: Inode, owner: &Owner, mode: Mode, range: Range) -> Vec<Holder> {
         let all = self.by_inode.get(&inode).into_iter().flatten();
         let conflicts = |(other, held): &&(Owner, Holder)| {
-            other != owner
-                && held.range.overlaps(range)
-                && (mode == Mode::Write || held.mode == Mode::Write)
+            other != owner && conflict((held.mode, held.range), (mode, range))
         };
         all.filter(conflicts)
             .map(|(_, held)| held.clone())
             .collect()
     }
-}
-
-fn inode(file: &FileInfo) -> Inode {
-    (file.major, file.minor, file.ino)
 }
 
 #[cfg(test)]

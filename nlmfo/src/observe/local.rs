@@ -3,21 +3,18 @@
 use std::collections::HashMap;
 
 use super::states::StateTable;
-use super::table::{LockTable, Mode, Range};
+use super::table::{FileInfo, Inode, LockTable, Mode, Range};
 use crate::kernel::locks::Listed;
-
-/// Major and minor number of the device, and the inode.
-pub type Inode = (u32, u32, u64);
 
 /// What is in the kernel's list and in neither table.
 pub fn locals(all: Vec<Listed>, nlm: &LockTable, states: &StateTable) -> Vec<Listed> {
     let mut of_nfs: HashMap<(Inode, bool, u64, u64), usize> = HashMap::new();
     let of_nlm = nlm.locks.iter().map(|lock| {
         let file = nlm.file(lock.file);
-        ((file.major, file.minor, file.ino), lock.mode, lock.range)
+        (file.inode(), lock.mode, lock.range)
     });
     let of_nfs4 = states.states.iter().flat_map(|state| {
-        let inode = state.file.as_ref().map(|f| (f.major, f.minor, f.ino));
+        let inode = state.file.as_ref().map(FileInfo::inode);
         let ranges = state.ranges.iter();
         ranges.filter_map(move |&(mode, range)| Some((inode?, mode, range)))
     });

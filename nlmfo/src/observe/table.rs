@@ -114,6 +114,9 @@ pub struct HostInfo {
     pub expires: u64,
 }
 
+/// Major and minor number of the device, and the inode.
+pub type Inode = (u32, u32, u64);
+
 /// A file that lockd holds open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInfo {
@@ -125,6 +128,19 @@ pub struct FileInfo {
     pub ino: u64,
     /// The NFS file handle, at most 128 bytes.
     pub fh: Vec<u8>,
+}
+
+impl FileInfo {
+    /// What identifies the file on this node.
+    pub fn inode(&self) -> Inode {
+        (self.major, self.minor, self.ino)
+    }
+}
+
+/// Whether a lock keeps another owner's request from being granted.
+pub fn conflict(held: (Mode, Range), asked: (Mode, Range)) -> bool {
+    let shared = held.0 == Mode::Read && asked.0 == Mode::Read;
+    !shared && held.1.overlaps(asked.1)
 }
 
 /// A held lock. Its owner, in lockd's sense, is its host and svid together.

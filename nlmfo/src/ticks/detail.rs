@@ -9,7 +9,7 @@ use super::states::ClientLine4;
 use crate::foreign;
 use crate::observe::host::{Host, NlmVersion, Transport};
 use crate::observe::states::Waiter4;
-use crate::observe::table::{FileId, FileInfo, HostId, Lock, LockTable, Mode, Range, Waiter};
+use crate::observe::table::{FileId, HostId, Lock, LockTable, Mode, Range, Waiter, conflict};
 
 /// Maximum number of lines of one VIP.
 pub(super) const PER_VIP: usize = 1_000;
@@ -281,14 +281,14 @@ impl<'a> Queues<'a> {
         let mut by_inode: HashMap<_, Vec<&Waiter4>> = HashMap::new();
         for waiter in waiters4 {
             by_inode
-                .entry(inode(&waiter.file))
+                .entry(waiter.file.inode())
                 .or_default()
                 .push(waiter);
         }
         let mut nfs4 = HashMap::new();
         if !by_inode.is_empty() {
             for lock in &table.locks {
-                if let Some(waiters) = by_inode.get(&inode(table.file(lock.file))) {
+                if let Some(waiters) = by_inode.get(&table.file(lock.file).inode()) {
                     nfs4.entry(lock.file).or_insert_with(|| waiters.clone());
                 }
             }
@@ -297,25 +297,16 @@ impl<'a> Queues<'a> {
     }
 
     fn behind(&self, lock: &Lock) -> u64 {
+        let held = (lock.mode, lock.range);
         let nfs3 = self.nfs3.get(&lock.file).into_iter().flatten();
         let nfs3 = nfs3.filter(|waiter| {
             let same_owner = (lock.host, lock.svid) == (waiter.host, waiter.svid);
-            !same_owner && conflict(lock, waiter.mode, waiter.range)
+            !same_owner && conflict(held, (waiter.mode, waiter.range))
         });
         let nfs4 = self.nfs4.get(&lock.file).into_iter().flatten();
-        let nfs4 = nfs4.filter(|waiter| conflict(lock, waiter.mode, waiter.range));
+        let nfs4 = nfs4.filter(|waiter| conflict(held, (waiter.mode, waiter.range)));
         (nfs3.count() + nfs4.count()) as u64
     }
-}
-
-fn inode(file: &FileInfo) -> (u32, u32, u64) {
-    (file.major, file.minor, file.ino)
-}
-
-/// Whether another owner's request cannot be granted while the lock is held.
-fn conflict(lock: &Lock, mode: Mode, range: Range) -> bool {
-    let shared = lock.mode == Mode::Read && mode == Mode::Read;
-    !shared && lock.range.overlaps(range)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ enum Way {
     Behind,
 }
 
-/// A client's end, without a socket of TCP.
+/// A TCP client whose segments are built by hand.
 struct HandMade {
     wire: Wire,
     /// What the client gets.

@@ -18,10 +18,10 @@ use crate::kernel::path::PathFinder;
 use crate::kernel::preflight::Facts;
 use crate::kernel::{self, netns};
 use crate::observe::describe::{Described, FileLine, LockLine};
-use crate::observe::local::{Inode, locals};
+use crate::observe::local::locals;
 use crate::observe::states::StateTable;
 use crate::observe::states::describe::{ClientLine4, StateLine, describe};
-use crate::observe::table::LockTable;
+use crate::observe::table::{FileInfo, Inode, LockTable};
 use crate::release::HostReport;
 use crate::times::milliseconds;
 
@@ -242,8 +242,7 @@ fn on_file(
     let states = seen.table4().unwrap_or(&nothing);
     let goes = held_ids(&selection.nfs4);
     let stays = holders(states, |state| {
-        let is_on =
-            |f: &crate::observe::table::FileInfo| files.contains(&(f.major, f.minor, f.ino));
+        let is_on = |file: &FileInfo| files.contains(&file.inode());
         state.is_held()
             && state.file.as_ref().is_some_and(is_on)
             && !goes.contains(&super::proof::key(states, state))
